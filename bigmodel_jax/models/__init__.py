@@ -1,6 +1,7 @@
-"""Model families, one file each; `MODELS` is the one table of what ships.
+"""The model families, one file each. `MODELS` is the one table of all families that ship.
 
-A model of one's own needs no entry here: a config file may define its `ModelConfig` beside `get_config`.
+A model of your own needs no entry in `MODELS`: a config file may define its `ModelConfig` beside
+`get_config`.
 """
 
 from bigmodel_jax.models.autoencoder import AutoencoderConfig

@@ -1,6 +1,7 @@
-"""What each weight of a model gets from an adapter, and the model's functions around it.
+"""Wraps a model so that it reads its weights through adapters.
 
-A spec says how a product reads a weight; a tree of parameters becomes one with nodes `Adapted` (nn/lora.py).
+A `Place` says what one weight gets from an adapter. The model's functions then receive a parameter
+tree in which each adapted weight is a node `Adapted` (nn/lora.py).
 """
 
 import dataclasses
@@ -16,14 +17,17 @@ from bigmodel_jax.core.params import Init, Param, Tree
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.nn.lora import BRANCH, Adapted, Low
 
-STACKS = ("layers", "experts")  # dimensions along which each weight is one of several
+STACKS = ("layers", "experts")  # axes that count separate weights, each with an adapter of its own
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What one weight gets: the parts that are trained (nn/lora.py `Low`), and how they are read.
+    """What one weight gets from an adapter: the trained parts and how a product reads them.
 
-    layers: of how many layers the weight is one, 0 = it stands alone.
+    spec: the trained parts by their names in nn/lora.py `Low`. num_in, turned: as in `Adapted`.
+    scale: the factor of the low-rank product. rate: the dropout rate of the product's input.
+    layers: the number of layers stacked in the weight; 0: the weight is not stacked.
+    start: the first row of the part "rows".
     """
 
     spec: dict[str, Param]
@@ -35,7 +39,10 @@ class Place:
     start: int = 0
 
     def low(self, path: str, parts: dict, rng: jax.Array | None) -> Low:
-        """rng: of the call, None outside training."""
+        """The `Low` of this place.
+
+        parts: its arrays by name. rng: the call's key, None outside training.
+        """
         key = None
         if self.rate and rng is not None:
             key = jax.random.fold_in(rng, zlib.crc32(path.encode()))
@@ -43,18 +50,22 @@ class Place:
         return Low(**parts, key=key, scale=self.scale, rate=self.rate, start=self.start)
 
 
-# ------------------------------------------------------------------------------------------------ which weights
+# ------------------------------------------------------------------------------------ which weights
 
 
 class Dims(NamedTuple):
+    """Sizes of some dimensions of a weight, and their logical axes."""
+
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
 
 
 class Matrix(NamedTuple):
-    """A weight seen as a map from its inner dimensions to its outer ones, for each entry along `lead`.
+    """A weight seen as a linear map from its inner to its outer dimensions.
 
-    table: its input are tokens. turned: its outer dimensions stand first.
+    lead: the leading dimensions, which count separate maps (layers, experts). table: the weight is
+    an embedding table, whose input is a token. turned: the weight's outer dimensions come before
+    its inner ones, as in the table of a head.
     """
 
     lead: Dims
@@ -64,27 +75,29 @@ class Matrix(NamedTuple):
     turned: bool = False
 
     def param(self, shape: tuple, axes: tuple, init: Init, **facts) -> Param:
-        """A parameter for each entry along `lead`."""
+        """A parameter of `shape` for each entry along `lead`, each drawn separately."""
         for _ in self.lead.shape:
             init = Init(init.name, params.each(init.fn))
         return Param((*self.lead.shape, *shape), (*self.lead.axes, *axes), init, **facts)
 
 
 def is_table(p: Param) -> bool:
+    """Whether a parameter is an embedding table or the table of a head: (vocab, embed)."""
     return len(p.shape) == 2 and p.axes[0] == "vocab"
 
 
 def matrix(path: str, p: Param) -> Matrix | None:
-    """How a product reads the weight; None for a vector, however its dimensions are written.
+    """How a product reads the weight at `path`; None for a vector of any number of dimensions.
 
-    A table is looked up by its rows, but under head/, where these are the outputs. (embed, heads, head_dim) goes out of its
-    first dimension, (heads, head_dim, embed) into its last one.
+    A table maps tokens to rows; a table below "head/" maps features to its rows instead. Of the
+    other weights, (embed, heads, head_dim) has one input dimension, its first, and (heads,
+    head_dim, embed) has one output dimension, its last.
     """
     lead = next((n for n, axis in enumerate(p.axes) if axis not in STACKS), len(p.axes))
     shape, axes = p.shape[lead:], p.axes[lead:]
     if not p.decay or len(shape) < 2:
         return None
-    if not lead and len(shape) > 2 and axes[0] is None and axes[1] is not None:  # a stack without a name
+    if not lead and len(shape) > 2 and axes[0] is None and axes[1] is not None:  # a stack, axis unnamed
         lead, shape, axes = 1, shape[1:], axes[1:]
     first = 1 if len(shape) == 2 or axes[0] == "embed" else len(shape) - 1
     parts = (Dims(p.shape[:lead], p.axes[:lead]), Dims(shape[:first], axes[:first]), Dims(shape[first:], axes[first:]))
@@ -94,11 +107,14 @@ def matrix(path: str, p: Param) -> Matrix | None:
     return Matrix(*parts)
 
 
-# ------------------------------------------------------------------------------------------------ the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 def adapted(model: Model, spec: Tree, places: dict[str, dict[str, Place]]) -> Model:
-    """The model with parameters of `spec`; places: of each adapter, by its name."""
+    """The model with the parameters of `spec`, read through adapters.
+
+    places: for each adapter's name, {path of a weight: what the weight gets}.
+    """
     tables = frozenset(path for path, p in params.paths(model.spec).items() if is_table(p))
     read = functools.partial(weave, places, tables)
     if model.parts:
@@ -117,7 +133,7 @@ def _apply(read: Callable, apply: Callable, tree: Tree, batch: dict, *, rng=None
 
 
 def _init(init: Callable, spec: Tree, rng: jax.Array) -> Tree:
-    """The base's own initial values, as `spec` stores them, and those of the adapters."""
+    """The base's own initial values, stored as `spec` says, and the adapters' initial values."""
     declared, own = params.paths(spec), params.init({BRANCH: spec[BRANCH]}, rng)
 
     def stored(path: str, x: jax.Array) -> Any:
@@ -128,8 +144,11 @@ def _init(init: Callable, spec: Tree, rng: jax.Array) -> Tree:
 
 
 def weave(places: dict[str, dict[str, Place]], tables: frozenset[str], tree: Tree, rng: jax.Array | None) -> Tree:
-    """The base's tree with a node `Adapted` for each weight that has an adapter in the tree, and for each table, of which
-    no gradient is then computed. A tree without adapters is the base's own."""
+    """The base's parameters with a node `Adapted` for each weight that has an adapter in the tree.
+
+    Tables get a node even without adapters, because no gradient is computed for the weight of a
+    node. A tree without adapters is returned unchanged.
+    """
     on = tree.get(BRANCH)
     if on is None:
         return tree
@@ -139,20 +158,23 @@ def weave(places: dict[str, dict[str, Place]], tables: frozenset[str], tree: Tre
     apart = {
         path: tuple(_of_layer(nodes, path, layer, i) for i, layer in enumerate(layers))
         for path, layers in flat.items()
-        if isinstance(layers, tuple)  # stack.py `apart`
+        if isinstance(layers, tuple)  # unstacked layers: stack.py `apart`
     }
     return params.from_paths(flat | nodes(flat) | apart)
 
 
 def _of_layer(nodes: Callable, stack: str, layer: Tree, i: int) -> Tree:
-    """One layer of a stack whose layers lie apart."""
+    """One layer of an unstacked stack, with its nodes; i: the layer's index."""
     flat = {f"{stack}/{path}": x for path, x in params.paths(layer).items()}
     made = flat | nodes(flat, lambda x: x[i])
     return params.from_paths({path.removeprefix(f"{stack}/"): x for path, x in made.items()})
 
 
 def _nodes(places, tables, parts, rng, flat: dict[str, Any], of: Callable = lambda x: x) -> dict[str, Adapted]:
-    """A node for each weight of `flat` that has one; of(part) of an adapter: what belongs to these weights."""
+    """A node for each weight of `flat` that an adapter changes.
+
+    of: takes from an adapter's part the piece that belongs to `flat`, such as one layer.
+    """
     nodes = {path: Adapted(flat[path]) for path in tables if path in flat}
     for name, of_weights in places.items():
         for path, place in of_weights.items():
@@ -167,7 +189,7 @@ def _nodes(places, tables, parts, rng, flat: dict[str, Any], of: Callable = lamb
 
 
 def merge(model: Model, tree: Tree) -> Tree:
-    """One set of weights, of the model without adapters, whose outputs are those of the base with the adapters in `tree`."""
+    """The weights of a model without adapters that computes what `tree` computes with its own."""
     read = model.parts.read if model.parts else model.apply.args[0]
     woven = read(tree, None)
     return jax.tree.map(

@@ -1,7 +1,8 @@
-"""Adapters: a change of any model's spec, after which small matrices train beside a base that stays as it is.
+"""Adapters: a model whose weights stay constant while small matrices beside them train.
 
-The base's trained parameters become constants at their own paths; what is trained lies at adapters/<name>/<path>/<part>
-(nn/lora.py `Low` names the parts). The model's functions get a node `Adapted` in the place of each such parameter.
+The base's trained parameters become constants at their own paths. The trained parameters lie at
+adapters/<name>/<path>/<part>; nn/lora.py `Low` names the parts. The model's functions get a node
+`Adapted` in place of each adapted parameter.
 """
 
 import dataclasses
@@ -26,23 +27,26 @@ NAME = re.compile(r"\w[\w.-]*")
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-    """No adapters; base of the configs of every kind of them."""
+    """No adapters; the base class of the config of every kind of adapter."""
 
     def validate(self, config: ModelConfig, model: Model, parallel: ParallelConfig) -> None:
-        """Raises ValueError where `model`, which `config` makes, cannot have these adapters."""
+        """Raises ValueError if `model`, made by `config`, cannot have these adapters."""
 
     def adapt(self, model: Model) -> Model:
-        """The model whose base is constant and whose adapters are trained."""
+        """The model with a constant base and trained adapters."""
         return model
 
     def named(self) -> dict[str, "AdapterConfig"]:
-        """Its adapters by their names, of which `generate`, `eval` and `export` may take some."""
+        """The adapters by name; `generate`, `eval` and `export` may select some of them."""
         return {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """Another rank, and alpha, for the weights whose whole path matches `pattern`; alpha None: as for all."""
+    """Rank and alpha for the weights whose whole path matches `pattern`.
+
+    rank, alpha: replace those of `Lora` for these weights; alpha None: `Lora.alpha`.
+    """
 
     pattern: str
     rank: Count
@@ -51,15 +55,22 @@ class Ranked:
 
 @dataclasses.dataclass(frozen=True)
 class Lora(AdapterConfig):
-    """LoRA (arXiv:2106.09685) on every matrix whose whole path matches `targets`; PEFT's `LoraConfig` by other names.
+    """LoRA (arXiv:2106.09685) on every matrix whose whole path matches `targets`.
 
-    rank_stabilised: the scale is alpha / sqrt(rank) (arXiv:2312.03732) and not alpha / rank. dora: arXiv:2402.09353, with
-    dropout on the low-rank part alone. dropout: of a product's input; PEFT, too, has none on an embedding. trained: weights
-    of any kind that are trained in full (PEFT's `modules_to_save`), as what they differ by from the base. new_tokens_from:
-    the first token of those whose rows of the tables are trained in full, 0 = none. ranks: the first that matches holds.
+    The reference implementation is PEFT's `LoraConfig`; the fields differ in their names alone.
+
+    name: the adapter's name in paths. targets: a regular expression; "" = no low-rank adapters.
+    rank: columns of the low-rank matrices. alpha: the adapter's product is scaled by alpha / rank.
+    rank_stabilised: the scale is alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732).
+    dora: DoRA (arXiv:2402.09353); dropout acts on its low-rank part alone.
+    dropout: rate at which a product's input is dropped; embeddings have none, as in PEFT.
+    trained: regular expression of weights of any kind that are trained in full (PEFT's
+    `modules_to_save`) and stored as their difference from the base.
+    new_tokens_from: first of the tokens whose rows of the tables are trained in full; 0 = none.
+    ranks: other ranks for some weights; the first entry that matches a path applies.
     base: how the frozen weights are stored; QLoRA (arXiv:2305.14314) is matrices='nf4'.
 
-    An adapter on a table that is the head as well changes both: there is one table, and its adapter is part of it.
+    An adapter on a table that serves as embedding and head changes both.
     """
 
     name: str = "default"
@@ -68,7 +79,7 @@ class Lora(AdapterConfig):
     alpha: Positive = 32.0
     rank_stabilised: bool = False
     dora: bool = False
-    dropout: ShareBelowOne = 0.0
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     trained: str = ""
     new_tokens_from: CountOrZero = 0
     ranks: tuple[Ranked, ...] = ()
@@ -99,7 +110,10 @@ class Lora(AdapterConfig):
         return {self.name: self}
 
     def places(self, spec: Tree) -> dict[str, Place]:
-        """{path: what it gets}, for each weight that gets something; ValueError, one line, for a pattern that cannot be."""
+        """Returns {path: what the weight gets} for each weight that gets something.
+
+        Raises ValueError, one line, for a pattern that is invalid or matches no weight.
+        """
         flat = {path: p for path, p in params.paths(spec).items() if p.kind == "trained"}
         low = _matching(
             "targets", self.targets, flat, {path: p for path, p in flat.items() if matrix(path, p)}, "matrix"
@@ -157,10 +171,10 @@ class Lora(AdapterConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Several(AdapterConfig):
-    """Adapters beside each other on one base, whose changes add up in this order; `lora.only` chooses some of them.
+    """Several adapters on one base, whose changes add up in this order; `lora.only` selects some.
 
-    trained: the name of the one that is trained, "" = all; the others are constants, and begin as `train.init_from` has
-    them.
+    adapters: the adapters, which must have equal `base`. trained: name of the adapter that trains,
+    "" = all. The other adapters are constants and start from the values in `train.init_from`.
     """
 
     adapters: tuple[Lora, ...] = ()
@@ -189,10 +203,11 @@ class Several(AdapterConfig):
 
 
 def _spread(axes: tuple[str | None, ...], others: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """The axes of one side of a weight, in the half of its adapter that has this side alone.
+    """The axes of one side of a weight, in the adapter's half that has this side alone.
 
-    The weight is cut along "embed", which may be the other side; this half is then cut as finely along its own: along the
-    heads, or where these are few along what one has. Rows of a vocabulary stay as the table's.
+    The weight is sharded along "embed", which may lie on its other side. This half is then sharded
+    as finely along its own side: along the heads, or along head_dim where kv heads come first,
+    since these are few. A table's rows keep the table's axes.
     """
     if "embed" not in others or "embed" in axes or "vocab" in axes:
         return axes
@@ -209,13 +224,13 @@ def _whole(p: Param) -> Place:
 
 
 def _uniform(inputs: int) -> Init:
-    """Kaiming's uniform with a = sqrt(5), by which torch and PEFT begin a linear map: +- 1 / sqrt(inputs)."""
+    """U(-1/sqrt(inputs), 1/sqrt(inputs)), from which torch's linear layer and PEFT's `a` start."""
     bound = inputs**-0.5
     return Init(f"uniform({bound:.4g})", lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound))
 
 
 def _matching(field: str, pattern: str, every: dict[str, Any], wanted: dict[str, Any], what: str) -> list[str]:
-    """Paths among `wanted` whose whole matches the pattern; ValueError where there is none."""
+    """The paths of `wanted` that the pattern matches as a whole; ValueError if there is none."""
     if field == "targets" and not pattern:
         return []
     text = f"adapters.{field} = {pattern!r}"

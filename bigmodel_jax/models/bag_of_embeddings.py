@@ -1,8 +1,11 @@
-"""A bag of embeddings: means over a text's words, word pairs and runs of characters, a hidden layer, the classes.
+"""A bag of embeddings: a text classifier over mean embeddings of words, bigrams and n-grams.
 
-Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759, section 2; the characters
-as in Bojanowski et al., arXiv:1607.04606. Each kind has a mean of its own, and x is their sum: in one mean the many runs
-of characters would leave nothing of the words.
+Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759,
+section 2; character n-grams follow Bojanowski et al., arXiv:1607.04606. A hidden layer and the
+class logits follow the means. Words, bigrams and n-grams are averaged separately, and the means are
+added: in one mean, the many n-grams would drown the words.
+
+Shapes: B batch, T words, N character n-grams, D embed, V n-gram buckets.
 """
 
 import dataclasses
@@ -26,22 +29,25 @@ from bigmodel_jax.nn.dropout import dropout
 
 @dataclasses.dataclass(frozen=True)
 class BagOfEmbeddingsConfig(ModelConfig):
-    """A classifier of texts by the mean of their words' embeddings (arXiv:1607.01759)."""
+    """A classifier of texts by the mean of their words' embeddings.
 
-    vocab_size: Count = 20_000
-    num_classes: Classes = 2
-    embed_dim: Count = 64
-    hidden_dim: CountOrZero = 64  # 0 = the classes directly
+    The architecture is fastText's (arXiv:1607.01759), with an optional hidden layer.
+    """
+
+    vocab_size: Count = 20_000  # tokens in the vocabulary
+    num_classes: Classes = 2  # number of classes
+    embed_dim: Count = 64  # width of the residual stream
+    hidden_dim: CountOrZero = 64  # width of the hidden layer; 0 = no hidden layer
     bigram_buckets: CountOrZero = (
-        65_536  # rows that all pairs of neighbouring words share by their hash; 0 = words alone
+        65_536  # rows of the table into which pairs of neighbouring words are hashed; 0 = no bigrams
     )
-    ngram_buckets: CountOrZero = 0  # rows for the runs of characters that the data numbers; 0 = none
-    embed_std: NonNegative = 0.1  # of the initial embeddings
-    dropout: ShareBelowOne = 0.0  # of the mean, in training
-    word_dropout: ShareBelowOne = 0.0  # words left out of a text, in training
+    ngram_buckets: CountOrZero = 0  # rows for the character n-grams that the data numbers; 0 = none
+    embed_std: NonNegative = 0.1  # standard deviation of the initial embeddings
+    dropout: ShareBelowOne = 0.0  # dropout rate of the mean, in training
+    word_dropout: ShareBelowOne = 0.0  # share of a text's words that are left out, in training
     activation: Activation = "relu"  # of the hidden layer
     init: Initial = "default"  # of the kernels; default: He's normal for the hidden layer, LeCun's for the head
-    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
+    init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     SIZES: ClassVar[tuple] = (
         *(Cut(name, "vocab") for name in ("vocab_size", "bigram_buckets", "ngram_buckets")),
@@ -60,6 +66,7 @@ class BagOfEmbeddingsConfig(ModelConfig):
 
 
 def spec(cfg: BagOfEmbeddingsConfig) -> Tree:
+    """embed table (vocab, D), bigrams and ngrams (buckets, D), hidden (D, hidden_dim) and head."""
     init = normal(cfg.embed_std)
     tree = {"embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=init)}
     if cfg.bigram_buckets:
@@ -75,7 +82,10 @@ def spec(cfg: BagOfEmbeddingsConfig) -> Tree:
 
 
 def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
-    """A bucket (...) int32 for each pair of word numbers (...): multiply and mix in 32 bits, as MurmurHash3 ends."""
+    """The bucket (...), int32, of each pair of word ids (...).
+
+    The hash multiplies and mixes in 32 bits, with MurmurHash3's constants for its final mix.
+    """
     x = first.astype(jnp.uint32) * jnp.uint32(0x9E3779B1) + second.astype(jnp.uint32)
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -83,7 +93,7 @@ def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
 
 
 def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
-    """(B, D): the mean over the words that are `real`, and that over the pairs of neighbours which both are."""
+    """Returns (B, D): the mean over real words plus the mean over pairs of real neighbours."""
     total = mean(linear.embed(p["embed"], tokens_BT), real_BT)
     if cfg.bigram_buckets:
         pairs = hash_pairs(tokens_BT[:, :-1], tokens_BT[:, 1:], cfg.bigram_buckets)
@@ -92,13 +102,17 @@ def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, re
 
 
 def mean(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
+    """Returns (B, D): the mean of x (B, T, D) where `real` is true; zeros for an empty row."""
     weights = real_BT.astype(x_BTD.dtype)
     return jnp.einsum("btd,bt->bd", x_BTD, weights) / jnp.maximum(weights.sum(axis=1), 1)[:, None]
 
 
 def mean_ngrams(p: Tree, ngrams_BN: jax.Array, real_BN: jax.Array) -> jax.Array:
-    """(B, D), as `mean`: how often each bucket occurs, times the table. A text has hundreds of runs, and the gradient of
-    looking them up would be written row by row."""
+    """Returns (B, D): the mean embedding of the real n-grams.
+
+    It is counts (B, V) times the table (V, D). A lookup would be slower: a text has hundreds of
+    n-grams, and the gradient of a lookup is written row by row.
+    """
     table = p["ngrams"]["table"]
     weights = real_BN.astype(table.dtype)
     rows = jnp.arange(ngrams_BN.shape[0])[:, None]
@@ -108,8 +122,11 @@ def mean_ngrams(p: Tree, ngrams_BN: jax.Array, real_BN: jax.Array) -> jax.Array:
 
 
 def apply(cfg: BagOfEmbeddingsConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, num_classes) of batch["tokens"] (B, T) where batch["segment_ids"] is not 0, and of batch["ngrams"]
-    (B, N) where these are not 0."""
+    """Logits (B, num_classes).
+
+    batch: tokens (B, T), of which those with segment_ids 0 are padding; ngrams (B, N), 0 being
+    padding.
+    """
     tokens = batch["tokens"]
     real = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
     word_rng, mean_rng = jax.random.split(rng) if train and (cfg.dropout or cfg.word_dropout) else (None, None)

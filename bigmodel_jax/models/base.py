@@ -1,4 +1,7 @@
-"""What a model is: two pure functions, made from a frozen config; the second may be given in three parts."""
+"""What a model is: two pure functions, `init` and `apply`, made from a frozen config.
+
+`apply` may be given in three parts (`Parts`): before, inside and after the stack of layers.
+"""
 
 import dataclasses
 import functools
@@ -15,12 +18,15 @@ from bigmodel_jax.nn.head import Head
 
 
 class Out(NamedTuple):
-    """value: the model's output (logits); updates: new values of non-trainable parameters by path, or what
-    `Model.advance` makes them of; losses: auxiliary losses to add to the objective's, by name (mean over tokens); cache:
-    the decode cache after this call.
+    """What a model's `apply` returns.
 
-    head: what the logits over a vocabulary are made of, for an objective that does without them: of the two, the
-    compiler drops the one that is not used."""
+    value: the model's output, such as logits. updates: new values of non-trainable parameters by
+    path, or the sums from which `Model.advance` makes them. losses: auxiliary losses by name, each
+    a mean over tokens, to be added to the objective's loss. cache: the decode cache after this
+    call.
+    head: the inputs of the logits over a vocabulary, for an objective that computes its loss
+    without them. The compiler removes whichever of `value` and `head` is unused.
+    """
 
     value: Any
     updates: dict[str, jax.Array] = {}  # noqa: RUF012 - never mutated
@@ -32,9 +38,10 @@ class Out(NamedTuple):
 class Entry(NamedTuple):
     """What a model hands to its stack of layers.
 
-    x: what a layer passes to the next; xs: what each layer takes for itself, (L, ...) (keys, a cache); shared: what all
-    layers take, each leaf with the batch as its dimension 0; whole: what all layers take and no row of the batch changes
-    (a number, a table made of parameters); kept: what `leave` takes over.
+    x: the activation that one layer passes to the next. xs: what each layer takes for itself, such
+    as dropout keys or a cache, with a leading dimension L. shared: what all layers take; dimension
+    0 of each leaf is the batch. whole: what all layers take and what is independent of the batch's
+    rows, such as a number or a table made of parameters. kept: what `leave` takes over.
     """
 
     x: Any
@@ -50,13 +57,17 @@ def _as_they_are(params: Tree, rng: Any) -> Tree:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A model of one stack of layers in its three parts; called, it is the model's `apply`.
+    """A model of one stack of layers, given as three functions; a call is the model's `apply`.
 
-    enter(params, batch, *, rng, train, cache) -> Entry: all that comes before the stack; rng is None outside training.
-    block(layer, x, xs, *shared, *whole, train) -> (x, ys): one layer. In a pipeline ys must be sums over rows.
-    leave(params, entry, x, ys, batch, *, train) -> Out: all that comes after the stack.
-    stack: the name of the layers in the parameters; `enter` and `leave` get the parameters without it.
-    read(params, rng) -> the parameters that the parts get, of those that the model declares; rng is None outside training.
+    enter(params, batch, *, rng, train, cache) -> Entry: everything before the stack; rng is None
+    outside training.
+    block(layer, x, xs, *shared, *whole, train) -> (x, ys): one layer. In a pipeline, ys must be
+    sums over rows.
+    leave(params, entry, x, ys, batch, *, train) -> Out: everything after the stack.
+    stack: the name of the layers' parameters; `enter` and `leave` get the parameters without them.
+    remat, unroll: as in compute.py.
+    read(params, rng) -> params: turns the declared parameters into those that the parts read; rng
+    is None outside training.
     """
 
     enter: Callable[..., Entry]
@@ -77,11 +88,14 @@ class Parts:
         return self.leave(outside, entry, x, ys, batch, train=train)
 
     def outside(self, params: Tree) -> Tree:
-        """The parameters without the stack's."""
+        """The parameters without those of the stack."""
         return {name: part for name, part in params.items() if name != self.stack}
 
     def layers(self, run: Callable, whole: tuple, train: bool) -> Callable:
-        """(stacked, x, xs, *, shared) -> (x, ys): the layers by `run`, stack.run or stack.sequential."""
+        """Returns the function (stacked, x, xs, *, shared) -> (x, ys) that runs the layers.
+
+        run: stack.run or stack.sequential.
+        """
 
         def body(layer, x, xs, *shared):
             return self.block(layer, x, xs, *shared, *whole, train=train)
@@ -90,20 +104,25 @@ class Parts:
 
 
 def parts_of(config: "ModelConfig", enter: Callable, block: Callable, leave: Callable, stack: str = "layers") -> Parts:
-    """The parts whose functions take the model's config first; it says how the layers are computed."""
+    """The `Parts` of functions that take the config first; it also says how layers are computed."""
     of_config = (functools.partial(part, config) for part in (enter, block, leave))
     return Parts(*of_config, stack, remat=config.compute.remat, unroll=config.compute.unroll)
 
 
 class Model(NamedTuple):
-    """spec: nested dict of `Param`; apply(params, batch, *, rng=None, train=False, cache=None) -> Out, best as `Parts`.
+    """A model: its parameters' declarations and its pure functions.
 
-    init(rng) -> params replaces `params.init(spec, rng)` only where a Flax module brings its own initial values.
-    make_cache(batch_size, length, dtype) -> the declaration of a decode cache, a tree of `Param` whose axes name the
-    rows ("batch") and the columns of a ring ("seq", models/decoder.py), for models that generate.
-    decoder_start: of an encoder-decoder, the token its decoder begins with; prompts go to the encoder.
-    advance(non-trainable parameters, sums by path) -> new ones, once a step: for a model whose `updates` are sums over
-    the tokens of a call, which add up over the pieces of a batch. Without it each piece's `updates` replace the last's.
+    spec: nested dict of `Param`.
+    apply(params, batch, *, rng=None, train=False, cache=None) -> Out, preferably a `Parts`.
+    init(rng) -> params: replaces `params.init(spec, rng)` for a Flax module, which brings its own
+    initial values.
+    make_cache(batch_size, length, dtype): the declaration of a decode cache, for models that
+    generate. It is a tree of `Param` whose axes name the rows ("batch") and the columns of a ring
+    ("seq", models/decoder.py).
+    decoder_start: the first token of an encoder-decoder's decoder; prompts go to the encoder.
+    advance(non-trainable parameters, sums by path) -> new values, called once a step: for a model
+    whose `updates` are sums over the tokens of a call, which add up over the microbatches. Without
+    `advance`, each microbatch's `updates` replace those before.
     """
 
     spec: Any
@@ -115,7 +134,7 @@ class Model(NamedTuple):
 
     @property
     def parts(self) -> Parts | None:
-        """The parts of a model whose `apply` is given in parts."""
+        """The `Parts` of a model that is given in parts; None for any other."""
         return self.apply if isinstance(self.apply, Parts) else None
 
 
@@ -126,43 +145,58 @@ POST_NORM = f"has norms after its residuals, {NO_DEPTH_FORM}"
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Base of every model's config: numbers that describe one model, and `make` to build its two functions."""
+    """Base of every model's config: the numbers that describe a
+    model, and `make`, which builds it.
+    """
 
     RENAMED: ClassVar[dict[str, str]] = compute.MOVED
-    LAYERS_ALIKE: ClassVar[bool] = True  # a layer computes the same in another's place, but for its window
-    SIZES: ClassVar[tuple] = ()  # which of its numbers fit each other and the mesh: sizes.py
+    LAYERS_ALIKE: ClassVar[bool] = True  # layers differ in their weights and windows alone
+    SIZES: ClassVar[tuple] = ()  # which fields must fit each other and the mesh: sizes.py
 
     def make(self) -> Model:
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
     def inputs(self) -> dict[str, tuple[int, ...] | None]:
-        """The arrays of a batch that the model cannot do without, by name, with the shape of one row's, None where any
-        will do. {}: not declared, and nothing is checked."""
+        """The arrays of a batch that the model needs, by name, each with the shape of one row.
+
+        None stands for any shape. {}: the model declares no inputs, and nothing is checked.
+        """
         return {}
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.RENAMED:
-            return object.__getattribute__(self, name)  # raises what it raised before
+            return object.__getattribute__(self, name)  # raises Python's usual AttributeError
         raise AttributeError(f"{type(self).__name__}.{name} is now called {self.RENAMED[name]!r}")
 
     def validate(self, parallel) -> None:
-        """Raises ValueError for a combination that cannot work, before anything is compiled; extended, not replaced."""
+        """Raises ValueError for fields that cannot work together, before anything is compiled.
+
+        A subclass extends this method and calls it.
+        """
         sizes.check(self, parallel)
         compute.check(self)
 
     def no_mup(self, depth: bool) -> str:
-        """Why μP does not hold for the model, or its depth form where `depth` is asked for; "" where it does."""
+        """Why μP does not hold for the model; "" if it does.
+
+        depth: whether depth scaling is asked for, too.
+        """
         return ""
 
     def windows(self) -> tuple[int, ...]:
-        """How many keys a token sees in each layer's causal attention, 0 = all before it; () where no layer has a window.
+        """How many keys a token sees in each layer's causal attention; 0 = all keys before it.
 
-        All its layers attend with `num_heads` heads of `head_dim`."""
+        () if no layer has a window. A model with windows has `num_heads` heads of `head_dim` in all
+        layers.
+        """
         return ()
 
 
 def with_parameters(model: Model, more: Tree) -> Model:
-    """The model with parameters beside its own, which its `apply` does not read; ValueError where a name is taken."""
+    """The model with more parameters, which its `apply` does not read.
+
+    Raises ValueError if the model already has a parameter of one of these names.
+    """
     if taken := model.spec.keys() & more.keys():
         raise ValueError(f"objective: parameters() declares {sorted(taken)[0]!r}, which the model has itself")
     init = model.init and (lambda rng: model.init(rng) | params.init(more, rng))
@@ -170,5 +204,5 @@ def with_parameters(model: Model, more: Tree) -> Model:
 
 
 def unpadded(config: ModelConfig) -> ModelConfig:
-    """The same model with tables of just its vocabulary, as published files hold them."""
+    """The same model with tables of exactly its vocabulary, as published files hold them."""
     return dataclasses.replace(config, pad_vocab=1) if hasattr(config, "pad_vocab") else config

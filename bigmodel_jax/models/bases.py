@@ -1,4 +1,4 @@
-"""A model's parameters made constants, and how each is stored: the base of adapters, a teacher, a reference."""
+"""Constant parameters and how they are stored: an adapter's base, a teacher, a reference."""
 
 import dataclasses
 import re
@@ -9,17 +9,18 @@ from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.core.storage import Blocks, Dense, Half, Storage
 
-# Small, and read in float32: near ties decide where a token goes.
+# Routers stay in float32: they are small, and near ties decide which expert gets a token.
 APART = re.compile(r"(^|/)router(/|$)")
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseConfig:
-    """How constant weights are stored: the matrices of its stacks of layers, the tables outside them, and the rest.
+    """How constant weights are stored in memory and on disk.
 
-    matrices: "int8", "int4" and "nf4" have a scale for each block of `block` values (core/storage.py `Blocks`); double:
-    these scales are in 8 bits themselves (QLoRA, arXiv:2305.14314, section 3). tables: of embeddings and the head.
-    Vectors, norms and routers keep the dtype of the spec, float32.
+    matrices: of the stacks of layers; "int8", "int4" and "nf4" have one scale per block of values
+    (core/storage.py `Blocks`). block: values in one block. double: the scales are stored in 8 bits
+    (QLoRA, arXiv:2305.14314, section 3). tables: of the embeddings and the head. Vectors, norms and
+    routers keep the dtype of the spec, float32.
     """
 
     matrices: Literal["float32", "bfloat16", "int8", "int4", "nf4"] = "float32"
@@ -28,12 +29,17 @@ class BaseConfig:
     tables: Literal["float32", "bfloat16"] = "float32"
 
     def freeze(self, spec: Tree, field: str = "adapters") -> Tree:
-        """`spec` with every trained parameter as a constant; ValueError, which names `field`, where a matrix cannot be
-        stored so."""
+        """`spec` with every trained parameter made a constant.
+
+        Raises ValueError, which names `field`, if a matrix cannot be stored as asked.
+        """
         return params.from_paths({path: self._constant(path, p, field) for path, p in params.paths(spec).items()})
 
     def of_another(self, spec: Tree, field: str) -> Tree:
-        """`spec` as the constants of another model, whose statistics stay as they are, too; errors as in `freeze`."""
+        """`spec` as the constants of another model, its statistics included.
+
+        Raises ValueError as `freeze` does.
+        """
         return params.constants(self.freeze(spec, field))
 
     def _constant(self, path: str, p: Param, field: str) -> Param:
@@ -55,5 +61,5 @@ class BaseConfig:
 
 
 def is_stack_matrix(path: str, p: Param) -> bool:
-    """Whether p is a matrix of a stack of layers, which a product reads (nn/linear.py `project`)."""
+    """Whether p is a matrix in a stack of layers that nn/linear.py `project` reads."""
     return p.axes[0:1] == ("layers",) and len(p.shape) >= 3 and bool(p.decay) and not APART.search(path)

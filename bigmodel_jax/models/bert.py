@@ -1,9 +1,9 @@
-"""BERT: a post-norm bidirectional encoder with learned positions and token types (Devlin et al., arXiv:1810.04805).
+"""BERT: a post-norm bidirectional encoder with learned positions and token types.
 
-`head` says what is read off it; RoBERTa (roberta.py), DistilBERT (distilbert.py) and DeBERTa (deberta.py) take over what
-they share with it.
+Devlin et al., arXiv:1810.04805. `head` selects the output. RoBERTa (roberta.py), DistilBERT
+(distilbert.py) and DeBERTa (deberta.py) reuse parts of this file.
 
-Shapes: B batch, T tokens, D embed, V vocab, L layers, C classes.
+Shapes: B batch, T tokens, D embed, H heads, h head_dim, F mlp, V vocab, L layers, C classes.
 """
 
 import dataclasses
@@ -37,25 +37,29 @@ SIZES = (*prenorm.SIZES, Cut("vocab_size", "vocab"))
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig(ModelConfig):
-    """Defaults: bert-base-uncased. It was trained with dropout 0.1."""
+    """A BERT encoder (Devlin et al., arXiv:1810.04805) with one of six heads.
 
-    vocab_size: Count = 30_522
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    mlp_dim: Count = 3072
-    max_seq_len: Count = 512
-    num_token_types: Count = 2
-    head: Head = "masked_lm"
-    num_classes: CountOrZero = 0  # of the heads classification and token_classification
-    norm_eps: NonNegative = 1e-12
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0
+    The reference implementation is transformers' `BertModel` and its heads. The defaults are those
+    of bert-base-uncased, which was trained with dropout 0.1.
+    """
+
+    vocab_size: Count = 30_522  # tokens in the vocabulary
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    mlp_dim: Count = 3072  # hidden width of the feed-forward layer
+    max_seq_len: Count = 512  # longest sequence, in tokens
+    num_token_types: Count = 2  # rows of the token type table
+    head: Head = "masked_lm"  # what the model returns: see `leave`
+    num_classes: CountOrZero = 0  # classes of the heads classification and token_classification
+    norm_eps: NonNegative = 1e-12  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = SIZES
-    POOLED: ClassVar[tuple[str, ...]] = ("none", "pretraining", "classification")  # heads that read the pooled token
-    POOLER: ClassVar[Callable] = jnp.tanh  # the function after its dense layer
+    POOLED: ClassVar[tuple[str, ...]] = ("none", "pretraining", "classification")  # heads that have a pooler
+    POOLER: ClassVar[Callable] = jnp.tanh  # the pooler's activation
 
     @property
     def head_dim(self) -> int:
@@ -85,10 +89,11 @@ class BertConfig(ModelConfig):
         return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32)
 
 
-# ------------------------------------------------------------------------------------------------ parameters
+# --------------------------------------------------------------------------------------- parameters
 
 
 def block_spec(cfg) -> params.Tree:
+    """One layer: attention (D, H, h) and MLP (D, F), with biases and a LayerNorm after each."""
     init, D, H = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads
     return {
         "attn": attention.spec(D, H, H, cfg.head_dim, init=init, out_init=init, bias=True),
@@ -99,6 +104,7 @@ def block_spec(cfg) -> params.Tree:
 
 
 def head_spec(cfg: BertConfig) -> params.Tree:
+    """The parameters of `cfg.head`: pooler (D, D), mlm, next_sentence (D, 2) or head (D, C)."""
     dense = functools.partial(linear.linear_spec, cfg.embed_dim, axes=("embed", None), init=normal(cfg.init_std))
     tree = {}
     if cfg.head in cfg.POOLED:
@@ -113,7 +119,10 @@ def head_spec(cfg: BertConfig) -> params.Tree:
 
 
 def masked_lm_spec(cfg) -> params.Tree:
-    """A dense layer and its norm before the embedding table turned around, and the logits' bias."""
+    """The masked LM head: a dense layer (D, D), a norm and the logits' bias (V,).
+
+    Its output projection is the embedding table, transposed.
+    """
     D = cfg.embed_dim
     return {
         "dense": linear.linear_spec(D, D, axes=("embed", None), init=normal(cfg.init_std), bias=True),
@@ -123,6 +132,7 @@ def masked_lm_spec(cfg) -> params.Tree:
 
 
 def spec(cfg: BertConfig) -> params.Tree:
+    """The tables of tokens, positions and token types, the stacked layers, and the head."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     types = {"token_types": linear.embedding_spec(cfg.num_token_types, D, init=init, axis=None)}
     return {
@@ -135,11 +145,11 @@ def spec(cfg: BertConfig) -> params.Tree:
     }
 
 
-# ------------------------------------------------------------------------------------------------ apply
+# -------------------------------------------------------------------------------------------- apply
 
 
 def split(cfg, rng) -> tuple:
-    """Dropout keys of the embeddings, the head and the layers (L,); None where nothing is dropped."""
+    """Dropout keys (embeddings, head, layers (L,)); (None, None, None) if nothing is dropped."""
     if rng is None or cfg.dropout == 0.0:
         return None, None, None
     keys = jax.random.split(rng, cfg.num_layers + 2)
@@ -147,7 +157,10 @@ def split(cfg, rng) -> tuple:
 
 
 def layer(cfg, p, x_BTD, rng, attend):
-    """Norms after the residual sums; attend(p, x) is the attention with its output projection."""
+    """One post-norm layer, (B, T, D) -> (B, T, D): a norm follows each residual sum.
+
+    attend(p, x): the attention with its output projection, (B, T, D).
+    """
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
     h = dropout(cfg.dropout, attend(p["attn"], x_BTD), attn_rng)
     x_BTD = constrain(norm.layer(p["attn_norm"], x_BTD + h, eps=cfg.norm_eps), "batch", "seq", "embed")
@@ -156,6 +169,8 @@ def layer(cfg, p, x_BTD, rng, attend):
 
 
 def block(cfg: BertConfig, p, x_BTD, rng, here, *, train: bool):
+    """One layer of the stack, (B, T, D) -> (B, T, D); here: where the tokens stand."""
+
     def attend(p, x_BTD):
         h = attention.attend(*attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.compute.attention)
         return attention.project_out(p, h)
@@ -164,7 +179,10 @@ def block(cfg: BertConfig, p, x_BTD, rng, here, *, train: bool):
 
 
 def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """Embeddings of a batch: its tokens are (B, T), and so are token_types, positions and segment_ids, which it may lack."""
+    """Embeds a batch: tokens (B, T).
+
+    Optional arrays, also (B, T), are token_types, positions and segment_ids.
+    """
     embed_rng, head_rng, layer_rngs = split(cfg, rng)
     here, _, _ = where(batch, None)
     types = batch.get("token_types")
@@ -178,23 +196,25 @@ def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def pool(cfg: BertConfig, p, x_BTD):
-    """The pooler's function of a dense layer over the first token, (B, D)."""
+    """Returns (B, D): a dense layer and `POOLER` over the state of each row's first token."""
     return type(cfg).POOLER(linear.linear(p["pooler"], jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)))
 
 
 def masked_lm(cfg, p, x_BTD) -> TableHead:
-    """The head over the vocabulary."""
+    """The head over the vocabulary, made of the last states (B, T, D)."""
     h = norm.layer(p["mlm"]["norm"], gelu(linear.linear(p["mlm"]["dense"], x_BTD)), eps=cfg.norm_eps)
     return TableHead(h, p["embed"]["table"], p["mlm"]["bias"])
 
 
 def leave(cfg: BertConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """What the head gives.
+    """The output of the head.
 
-    none: {"hidden" (B, T, D), "pooled" (B, D)}, the latter where there is a pooler; masked_lm: logits (B, T, V);
-    pretraining: {"logits" (B, T, V), "next_sentence" (B, 2)}; classification: (B, C); token_classification: (B, T, C);
-    question_answering: (B, T, 2), the logits of where an answer starts and ends. What is pooled is the row's first token,
-    so such rows hold one document.
+    none: {"hidden" (B, T, D)}, with "pooled" (B, D) if the model has a pooler.
+    masked_lm: logits (B, T, V).
+    pretraining: {"logits" (B, T, V), "next_sentence" (B, 2)}.
+    classification: logits (B, C). token_classification: logits (B, T, C).
+    question_answering: (B, T, 2), the logits of an answer's start and end. The pooler reads a row's
+    first token, so a row holds one document for the heads that use it.
     """
     if cfg.head == "none":
         return Out({"hidden": x_BTD} | ({"pooled": pool(cfg, p, x_BTD)} if "pooler" in p else {}))

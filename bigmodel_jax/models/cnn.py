@@ -1,8 +1,11 @@
-"""A small convolutional classifier, written twice in Flax: one network through both of `flax_module`'s doors.
+"""A small convolutional classifier, written twice in Flax: in NNX and in Linen.
 
-B batch, H height, W width, C channels. Every stage: 3x3 convolution, 2x2 max-pooling, batch norm, ReLU; then one hidden
-layer with dropout, and the class head. Kernels carry logical axes: input channels "embed" (stored over fsdp), output
-channels "mlp" (split over tensor).
+The two versions show both functions of flax_module.py on one network. Each stage is a 3x3
+convolution, 2x2 max-pooling, batch norm and ReLU. A hidden layer with dropout and the class head
+follow. Kernels carry logical axes: "embed" for input channels (sharded over fsdp) and "mlp" for
+output channels (sharded over tensor).
+
+Shapes: B batch, H height, W width, C channels.
 """
 
 import dataclasses
@@ -24,22 +27,27 @@ from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 
 ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
-MOMENTUM = 0.9  # of the running statistics: runs of a few hundred steps would never reach Flax's default 0.99
+# Momentum of batch norm's running statistics. Flax's default, 0.99, is too slow for runs of a few
+# hundred steps.
+MOMENTUM = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class CNNConfig(ModelConfig):
-    """A small convolutional classifier of images, one stage per entry of `channels`."""
+    """A small convolutional classifier of images, with one stage per entry of `channels`.
 
-    image_shape: tuple[Count, Count, Count] = (28, 28, 1)
-    num_classes: Count = 10
-    channels: tuple[Count, ...] = (32, 64)  # one stage each; a stage halves height and width
-    hidden_dim: Count = 128
-    dropout: ShareBelowOne = 0.0
-    activation: Activation = "relu"
+    It has no paper of its own; its two implementations, NNX and Linen, are each other's reference.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (28, 28, 1)  # height, width and channels
+    num_classes: Count = 10  # number of classes
+    channels: tuple[Count, ...] = (32, 64)  # of each stage; a stage halves height and width
+    hidden_dim: Count = 128  # width of the layer before the head
+    dropout: ShareBelowOne = 0.0  # dropout rate after the hidden layer, in training
+    activation: Activation = "relu"  # of the stages and the hidden layer
     init: Initial = "default"  # of the kernels; default: He's normal
-    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
-    door: Literal["nnx", "linen"] = "nnx"
+    init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
+    door: Literal["nnx", "linen"] = "nnx"  # which of the two implementations is used
 
     def inputs(self):
         return {"image": self.image_shape}
@@ -63,18 +71,23 @@ class CNNConfig(ModelConfig):
 
 
 def kernel_init(cfg: CNNConfig, axes: tuple[str | None, ...]) -> tuple[Callable, tuple[str | None, ...]]:
-    """(initial distribution, logical axes) of a kernel; by default He's, for ReLU (arXiv:1502.01852)."""
+    """Returns (initial distribution, logical axes) of a kernel.
+
+    The default is He's normal distribution, for ReLU (arXiv:1502.01852).
+    """
     return initial.initializer("he_normal" if cfg.init == "default" else cfg.init, cfg.init_std, axes), axes
 
 
 def conv_axes(in_channels: int) -> tuple[str | None, ...]:
+    """The logical axes of a convolution's kernel (height, width, in_channels, out_channels)."""
     return (None, None, "embed" if in_channels > 1 else None, "mlp")
 
 
 def max_pool(x_BHWC: jax.Array) -> jax.Array:
-    """Largest of each 2x2 square, an odd last row or column left out.
+    """Maps (B, H, W, C) -> (B, H // 2, W // 2, C): the maximum of each 2x2 square.
 
-    By reshape: the gradient of Flax's windowed `max_pool` takes twice the time of the convolutions on a CPU.
+    Odd edges are cut off. It is a reshape and a `max`: on a CPU the gradient of Flax's windowed
+    `max_pool` takes twice the time of the convolutions.
     """
     B, H, W, C = x_BHWC.shape
     squares = x_BHWC[:, : H // 2 * 2, : W // 2 * 2].reshape(B, H // 2, 2, W // 2, 2, C)
@@ -83,6 +96,8 @@ def max_pool(x_BHWC: jax.Array) -> jax.Array:
 
 # ---- NNX ----
 class NnxCNN(nnx.Module):
+    """The classifier as an NNX module: images (B, H, W, C) -> logits (B, num_classes)."""
+
     def __init__(self, cfg: CNNConfig, rngs: nnx.Rngs):
         bias = nnx.with_partitioning(ZEROS, ("mlp",))
         scale = nnx.with_partitioning(ONES, ("mlp",))
@@ -104,7 +119,7 @@ class NnxCNN(nnx.Module):
         dtype = x_BHWC.dtype
         for i in range(self.num_stages):
             x_BHWC = max_pool(getattr(self, f"conv{i}")(x_BHWC))
-            # NNX's batch norm answers in float32, its statistics' dtype.
+            # NNX's batch norm returns float32, the dtype of its statistics.
             x_BHWC = ACTIVATIONS[self.activation](getattr(self, f"norm{i}")(x_BHWC).astype(dtype))
         x = ACTIVATIONS[self.activation](self.hidden(x_BHWC.reshape(x_BHWC.shape[0], -1)))
         return self.head(self.dropout(x))
@@ -112,6 +127,8 @@ class NnxCNN(nnx.Module):
 
 # ---- Linen ----
 class LinenCNN(nn.Module):
+    """The classifier as a Linen module: images (B, H, W, C) -> logits (B, num_classes)."""
+
     cfg: CNNConfig
 
     @nn.compact

@@ -1,4 +1,7 @@
-"""How a model is computed, apart from what it computes: `compute`, one part of every config that has stacks of layers."""
+"""How a model's layers are computed, apart from what they compute: the config part `compute`.
+
+Every config with stacks of layers has this part.
+"""
 
 import dataclasses
 from typing import Any
@@ -7,15 +10,15 @@ from bigmodel_jax.core import ranges
 from bigmodel_jax.nn import stack
 from bigmodel_jax.nn.attention.attention import Implementation
 
-# These fields stood in the models' own configs once.
+# Fields that older configs had in the model itself -> where they are now.
 MOVED = {name: f"compute.{name}" for name in ("remat", "unroll", "attention")}
 
 
 @dataclasses.dataclass(frozen=True)
 class StackCompute:
-    """How the layers of a model are computed whose attention has one form alone."""
+    """How the layers of a model are computed whose attention has one implementation alone."""
 
-    remat: stack.Remat = "none"  # what the backward pass computes again, or waits for in the host's memory
+    remat: stack.Remat = "none"  # which activations the backward pass recomputes or fetches from host memory
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
 
 
@@ -23,11 +26,14 @@ class StackCompute:
 class Compute(StackCompute):
     """How the layers of a model and their attention are computed."""
 
-    attention: Implementation = "auto"
+    attention: Implementation = "auto"  # which implementation of attention is used
 
 
 def reset(config: Any) -> Any:
-    """`config` with every `compute` in it, towers' included, as declared: what is left says which model it is."""
+    """`config` with the default `compute` everywhere, towers included.
+
+    What is left says which model it is.
+    """
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -39,19 +45,19 @@ def reset(config: Any) -> Any:
 
 
 def of(config: Any) -> StackCompute | None:
-    """The `compute` of a model's config; None where it has none of its own."""
+    """The `compute` of a model's config; None if it has none of its own."""
     found = getattr(config, "compute", None)
     return found if isinstance(found, StackCompute) else None
 
 
 def remat(config: Any) -> str:
-    """What a model's config asks to be computed again; "" where it has no such choice."""
+    """The remat policy that a model's config asks for; "" if the model has no such choice."""
     found = of(config)
     return found.remat if found else ""
 
 
 def check(config: Any) -> None:
-    """ValueError for a kind of attention where the model's has one form alone, though its `compute` may hold one."""
+    """Raises ValueError if the config chooses an attention and the model has one alone."""
     attention = getattr(of(config), "attention", "auto")
     if attention != "auto" and ranges.hints(type(config)).get("compute") is StackCompute:
         raise ValueError(
@@ -61,5 +67,5 @@ def check(config: Any) -> None:
 
 
 def changed(config: Any, **fields: Any) -> Any:
-    """`config` with other fields in its `compute`."""
+    """`config` with other values in the fields of its `compute`."""
     return dataclasses.replace(config, compute=dataclasses.replace(config.compute, **fields))

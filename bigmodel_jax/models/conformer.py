@@ -1,10 +1,12 @@
-"""Conformer: attention and convolution by turns over the frames of a spectrogram (Gulati et al., arXiv:2005.08100).
+"""Conformer: attention and convolution over the frames of a spectrogram (arXiv:2005.08100).
 
-Shapes and names are those of NVIDIA's Parakeet (Fast Conformer, arXiv:2305.05084): convolutions that are separable by
-depth shorten the spectrogram, positions are relative (Transformer-XL, arXiv:1901.02860), and a linear head gives logits for
-CTC. A padded frame changes nothing of the others: every convolution, batch norm and attention leaves it out.
+Shapes and names are those of NVIDIA's Parakeet (Fast Conformer, arXiv:2305.05084): depthwise
+separable convolutions shorten the spectrogram, positions are relative (Transformer-XL,
+arXiv:1901.02860), and a linear head gives logits for CTC. Padding frames do not affect other
+frames: every convolution, batch norm and attention masks them.
 
-Shapes: B batch, T frames, F bins of the spectrogram, D embed, H heads, h head_dim, V vocab, K kernel, P positions 2T - 1.
+Shapes: B batch, T frames, F mel bins, C channels, D embed, H heads, h head_dim, V vocab, K kernel
+width, P positions 2T - 1.
 """
 
 import dataclasses
@@ -31,24 +33,28 @@ from bigmodel_jax.nn.dropout import dropout
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig(ModelConfig):
-    """Defaults: Parakeet-CTC 0.6B, which are also those of transformers' class; it was trained with dropout 0.1."""
+    """A Conformer encoder with a CTC head (arXiv:2005.08100).
 
-    num_mels: Count = 80
-    vocab_size: Count = 1025  # the blank of CTC included; the objective says which one that is
+    The reference implementation is transformers' `ParakeetForCTC`, whose defaults, Parakeet-CTC
+    0.6B, are the defaults here. That model was trained with dropout 0.1.
+    """
+
+    num_mels: Count = 80  # mel bins of a frame
+    vocab_size: Count = 1025  # tokens, CTC's blank included; the objective says which id is the blank
     subsampling: Literal[2, 4, 8, 16] = 8
-    "so many frames of the spectrogram become one"
-    subsampling_dim: Count = 256
-    num_layers: Depth = 24
-    embed_dim: Count = 1024
-    num_heads: Count = 8
-    mlp_dim: Count = 4096
-    conv_width: Count = 9  # an odd number of frames
+    "how many frames of the spectrogram become one frame of the layers"
+    subsampling_dim: Count = 256  # channels of the convolutions that shorten the spectrogram
+    num_layers: Depth = 24  # number of blocks
+    embed_dim: Count = 1024  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    mlp_dim: Count = 4096  # hidden width of the feed-forward layer
+    conv_width: Count = 9  # frames that a layer's convolution spans; odd
     conv_norm: Literal["batch", "layer"] = "batch"
-    "layer: no statistics, for small batches"
-    bias: bool = True  # of attention, feed-forward layers and the convolution module
-    scale_input: bool = True  # by the square root of embed_dim
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0  # of what enters the layers, and of what each module adds
+    "the norm after a layer's convolution; layer: keeps no running statistics, for small batches"
+    bias: bool = True  # whether attention, feed-forward layers and the convolution module have biases
+    scale_input: bool = True  # whether the input of the layers is multiplied by sqrt(embed_dim)
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate of the layers' input and of each module's output
     compute: StackCompute = StackCompute()
 
     SIZES: ClassVar[tuple] = (
@@ -89,10 +95,8 @@ class ConformerConfig(ModelConfig):
         return cls(num_mels=16, vocab_size=12, subsampling=4, subsampling_dim=8, init_std=0.1, **sizes)
 
 
-# ------------------------------------------------------------------------------------------------ parameters
-
-
 def mlp_spec(cfg: ConformerConfig) -> params.Tree:
+    """up (D, mlp_dim) and down (mlp_dim, D)."""
     init = normal(cfg.init_std)
     dense = functools.partial(linear.linear_spec, init=init, bias=cfg.bias)
     return {
@@ -102,9 +106,10 @@ def mlp_spec(cfg: ConformerConfig) -> params.Tree:
 
 
 def attention_spec(cfg: ConformerConfig) -> params.Tree:
+    """q, k, v, positions (D, H, h), o (H, h, D), and two biases (H, h) for the queries."""
     init, D, H, h = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads, cfg.head_dim
     positions = Param((D, H, h), ("embed", "heads", "head_dim"), init)
-    # decay=False: (H, h) biases are vectors in disguise.
+    # decay=False: a bias (H, h) is a vector, although it has two dimensions.
     biases = {
         name: Param((H, h), ("heads", "head_dim"), init, decay=False) for name in ("content_bias", "position_bias")
     }
@@ -113,6 +118,7 @@ def attention_spec(cfg: ConformerConfig) -> params.Tree:
 
 
 def conv_spec(cfg: ConformerConfig) -> params.Tree:
+    """The convolution module: value and gate (D, D), depthwise kernel (K, D), norm, out (D, D)."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     dense = functools.partial(linear.linear_spec, D, D, init=init, bias=cfg.bias)
     depthwise = {"kernel": Param((cfg.conv_width, D), (None, "mlp"), normal(cfg.conv_width**-0.5))}
@@ -127,6 +133,7 @@ def conv_spec(cfg: ConformerConfig) -> params.Tree:
 
 
 def block_spec(cfg: ConformerConfig) -> params.Tree:
+    """One layer: two feed-forward modules, attention, convolution, and their norms."""
     D = cfg.embed_dim
     return {
         "mlp1_norm": norm.layer_spec(D),
@@ -142,7 +149,7 @@ def block_spec(cfg: ConformerConfig) -> params.Tree:
 
 
 def subsampling_spec(cfg: ConformerConfig) -> params.Tree:
-    """One convolution, then pairs of one by depth and one over channels, then a linear map of what is left."""
+    """A convolution, then depthwise and pointwise convolutions in turn, then a linear map to D."""
     C, D = cfg.subsampling_dim, cfg.embed_dim
     bias = Param((C,), ("mlp",), zeros())
     tree = {"conv0": {"kernel": Param((3, 3, 1, C), (None, None, None, "mlp"), normal(1 / 3)), "bias": bias}}
@@ -157,6 +164,7 @@ def subsampling_spec(cfg: ConformerConfig) -> params.Tree:
 
 
 def spec(cfg: ConformerConfig) -> params.Tree:
+    """The subsampling, the stacked layers, and the head (D, V)."""
     head = linear.linear_spec(cfg.embed_dim, cfg.vocab_size, axes=("embed", None), init=normal(cfg.init_std), bias=True)
     return {
         "subsampling": subsampling_spec(cfg),
@@ -165,24 +173,23 @@ def spec(cfg: ConformerConfig) -> params.Tree:
     }
 
 
-# ------------------------------------------------------------------------------------------------ the spectrogram
-
-
 def subsampled(cfg: ConformerConfig, length):
-    """How many frames the layers see of `length` frames of a spectrogram."""
+    """The number of frames that the layers see of a spectrogram of `length` frames."""
     for _ in range(int(math.log2(cfg.subsampling))):
         length = convolution.halved(length)
     return length
 
 
 def masked(x_BTFC: jax.Array, length_B: jax.Array) -> jax.Array:
-    """Zeros in the frames behind each row's length."""
+    """x (B, T, F, C) with zeros in the frames beyond each row's length (B,)."""
     inside = jnp.arange(x_BTFC.shape[1]) < length_B[:, None]
     return x_BTFC * inside[..., None, None].astype(x_BTFC.dtype)
 
 
 def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """((B, T', D), lengths (B,)): frames behind a row's length are zeros before every convolution."""
+    """Shortens a spectrogram (B, T, F): ((B, T', D), lengths (B,));
+    convolutions see padding as 0.
+    """
     x = masked(log_mel_BTF[..., None], length_B)[..., 0]
     length_B = convolution.halved(length_B)
     x = masked(convolution.halving(x, p["conv0"]["kernel"]) + p["conv0"]["bias"], length_B)
@@ -197,17 +204,14 @@ def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Arr
 
 
 def relative_positions(T: int, dim: int) -> jax.Array:
-    """(2T - 1, dim) float32: sines and cosines by turns of the distances T - 1 .. -(T - 1)."""
+    """Sines and cosines, interleaved, of the distances T - 1 .. -(T - 1): (2T - 1, dim) float32."""
     distance = jnp.arange(T - 1, -T, -1, dtype=jnp.float32)
     angle = distance[:, None] / 10_000.0 ** (jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(2 * T - 1, -1)
 
 
-# ------------------------------------------------------------------------------------------------ apply
-
-
 def split(cfg: ConformerConfig, rng) -> tuple:
-    """Dropout keys of what enters the layers, and of the layers (L,); None where nothing is dropped."""
+    """Dropout keys: (of the input, of the layers (L,)); (None, None) if nothing is dropped."""
     if rng is None or cfg.dropout == 0.0:
         return None, None
     keys = jax.random.split(rng, cfg.num_layers + 1)
@@ -215,7 +219,7 @@ def split(cfg: ConformerConfig, rng) -> tuple:
 
 
 def enter(cfg: ConformerConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """The batch holds log_mel (B, T, F) float and num_frames (B,) int32, the frames that are no padding."""
+    """batch: log_mel (B, T, F) float, num_frames (B,) int32 (frames that are not padding)."""
     first, rest = split(cfg, rng)
     dtype = p["head"]["kernel"].dtype
     x_BTD, length_B = subsample(cfg, p["subsampling"], batch["log_mel"].astype(dtype), batch["num_frames"])
@@ -229,7 +233,7 @@ def enter(cfg: ConformerConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def block(cfg: ConformerConfig, p, x_BTD, rng, where: Where, table_PD, *, train: bool):
-    """Half a feed-forward layer, attention, convolution, the other half, a norm (equation 1 of the paper)."""
+    """Maps (B, T, D) -> (B, T, D): half an MLP, attention, convolution, half an MLP, a norm."""
     rngs = (None,) * 4 if rng is None else jax.random.split(rng, 4)
     drop = functools.partial(dropout, cfg.dropout)
     x_BTD = x_BTD + 0.5 * drop(mlp(p["mlp1"], norm.layer(p["mlp1_norm"], x_BTD)), rngs[0])
@@ -242,11 +246,12 @@ def block(cfg: ConformerConfig, p, x_BTD, rng, where: Where, table_PD, *, train:
 
 
 def mlp(p, x_BTD: jax.Array) -> jax.Array:
+    """Maps (B, T, D) -> (B, T, D): a feed-forward layer with the SiLU activation."""
     return feedforward.mlp(p, x_BTD, jax.nn.silu)
 
 
 def attend(cfg: ConformerConfig, p, x_BTD, where: Where, table_PD) -> jax.Array:
-    """Attention whose logits are those of content and of distance, each with a bias of its own (section 3.3 of XL)."""
+    """Attention (B, T, D) by content and by distance (Transformer-XL, section 3.3)."""
     q, k, v = attention.qkv(p, x_BTD)
     distances_PHh = linear.project(table_PD, p["positions"])
     bias = jnp.einsum("bthx,phx->bhtp", q + p["position_bias"], distances_PHh) * cfg.head_dim**-0.5
@@ -255,14 +260,15 @@ def attend(cfg: ConformerConfig, p, x_BTD, where: Where, table_PD) -> jax.Array:
 
 
 def by_distance(x_BHTP: jax.Array) -> jax.Array:
-    """(B, H, T, S): of the logits of all distances, for each query and key the one of theirs (appendix B of XL)."""
+    """Picks each pair's logit by distance: (B, H, T, P) -> (B, H, T, T) (XL, appendix B)."""
     B, H, T, P = x_BHTP.shape
+    # Padding by one column and reshaping shifts row t by t columns, without a gather.
     x = jnp.pad(x_BHTP, ((0, 0), (0, 0), (0, 0), (1, 0))).reshape(B, H, P + 1, T)
     return x[:, :, 1:].reshape(B, H, T, P)[..., :T]
 
 
 def convolve(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.Array, dict]:
-    """(the convolution module's output, new statistics of batch norm where there are any)."""
+    """Returns (the convolution module's output (B, T, D), new statistics of batch norm or {})."""
     x_BTD = linear.linear(p["value"], x_BTD) * jax.nn.sigmoid(linear.linear(p["gate"], x_BTD))
     x_BTD = x_BTD * mask_BT[..., None].astype(x_BTD.dtype)
     x_BTD = constrain(convolution.depthwise(x_BTD, p["depthwise"]["kernel"]), "batch", "seq", "mlp")
@@ -272,6 +278,7 @@ def convolve(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.
 
 
 def normalise(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax.Array, dict]:
+    """Batch norm over unmasked frames, or LayerNorm: (normalised (B, T, D), new statistics)."""
     if cfg.conv_norm == "layer":
         return norm.layer(p, x_BTD), {}
     if not train:
@@ -281,12 +288,12 @@ def normalise(cfg: ConformerConfig, p, x_BTD, mask_BT, train: bool) -> tuple[jax
 
 
 def _over_devices(x: jax.Array) -> jax.Array:
-    """A sum over the devices of a step that runs per device; elsewhere arrays are those of all devices."""
+    """The sum over all devices inside a per-device step (pmap, shard_map); x itself elsewhere."""
     return jax.lax.psum(x, BATCH_AXIS) if inside_batch_axis() else x
 
 
 def leave(cfg: ConformerConfig, p, entry: Entry, x_BTD, new, batch, *, train: bool) -> Out:
-    """{"logits" (B, T', V), "num_frames" (B,) int32}: T' frames of which a row's first num_frames are no padding."""
+    """Returns {"logits" (B, T', V), "num_frames" (B,) int32, the frames without padding}."""
     logits = linear.linear(p["head"], x_BTD)
     return Out(
         {"logits": logits, "num_frames": entry.kept}, updates={f"layers/conv/norm/{name}": x for name, x in new.items()}

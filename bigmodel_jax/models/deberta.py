@@ -1,9 +1,11 @@
-"""DeBERTa-v3: attention that reads content and distance apart, no positions in the input (arXiv:2006.03654, 2111.09543).
+"""DeBERTa-v3: attention to content and to relative positions, and no positions in the input.
 
-The logit of a query for a key is the sum of content to content, content to distance and distance to content; distances
-fall into buckets that grow with the logarithm beyond a quarter of their number.
+He et al., arXiv:2006.03654 and 2111.09543. The logit of a query for a key is the sum of
+content-to-content, content-to-distance and distance-to-content. Distances fall into buckets that
+grow logarithmically beyond half of `num_buckets`.
 
-Shapes: B batch, T queries, S keys, D embed, H heads, h head_dim, V vocab, L layers, R rows of the distance table.
+Shapes: B batch, T queries, S keys, D embed, H heads, h head_dim, V vocab, L layers, R rows of the
+distance table.
 """
 
 import dataclasses
@@ -30,19 +32,23 @@ from bigmodel_jax.nn.dropout import dropout
 
 @dataclasses.dataclass(frozen=True)
 class DebertaConfig(ModelConfig):
-    """Defaults: deberta-v3-base. It was trained with dropout 0.1."""
+    """A DeBERTa-v3 encoder with disentangled attention (arXiv:2111.09543).
 
-    vocab_size: Count = 128_100
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    mlp_dim: Count = 3072
-    max_seq_len: Count = 512
-    num_buckets: Count = 256  # of distances in each direction
-    head: Literal["none", "masked_lm"] = "masked_lm"
-    norm_eps: NonNegative = 1e-7
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0
+    The reference implementation is transformers' `DebertaV2ForMaskedLM`. The defaults are those of
+    deberta-v3-base, which was trained with dropout 0.1.
+    """
+
+    vocab_size: Count = 128_100  # tokens in the vocabulary
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    mlp_dim: Count = 3072  # hidden width of the feed-forward layer
+    max_seq_len: Count = 512  # longest sequence, in tokens
+    num_buckets: Count = 256  # buckets of distances in each direction
+    head: Literal["none", "masked_lm"] = "masked_lm"  # none: the model returns the hidden states
+    norm_eps: NonNegative = 1e-7  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     compute: StackCompute = StackCompute()
 
     SIZES: ClassVar[tuple] = bert.SIZES
@@ -74,6 +80,7 @@ class DebertaConfig(ModelConfig):
 
 
 def spec(cfg: DebertaConfig) -> params.Tree:
+    """The tables of tokens (V, D) and distances (R, D), BERT's layers, and the head."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     tree = {
         "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
@@ -86,10 +93,10 @@ def spec(cfg: DebertaConfig) -> params.Tree:
 
 
 def buckets(num_buckets: int, max_seq_len: int) -> np.ndarray:
-    """The bucket of each distance -(max_seq_len - 1) ... max_seq_len - 1, in -num_buckets ... num_buckets.
+    """The bucket, -num_buckets .. num_buckets, of each distance 1 - max_seq_len .. max_seq_len - 1.
 
-    Up to half of num_buckets a distance is its own; float32 as in transformers' make_log_bucket_position, since a
-    logarithm that is rounded otherwise may fall into the next bucket.
+    A distance up to num_buckets / 2 has a bucket of its own. The logarithm is computed in float32,
+    as in transformers' make_log_bucket_position: a different rounding may select the next bucket.
     """
     distance = np.arange(1 - max_seq_len, max_seq_len)
     middle = num_buckets // 2
@@ -100,7 +107,7 @@ def buckets(num_buckets: int, max_seq_len: int) -> np.ndarray:
 
 
 def rows(cfg: DebertaConfig, positions: jax.Array) -> jax.Array:
-    """The row of the distance table for each query and key, (B, T, S); positions (B, T)."""
+    """Returns (B, T, T) int32: the distance table's row for each query and key."""
     furthest = cfg.max_seq_len - 1
     distance = jnp.clip(positions[:, :, None] - positions[:, None, :], -furthest, furthest)
     bucket = jnp.asarray(buckets(cfg.num_buckets, cfg.max_seq_len))[distance + furthest]
@@ -108,8 +115,12 @@ def rows(cfg: DebertaConfig, positions: jax.Array) -> jax.Array:
 
 
 def distance_bias(q, k, distance_q, distance_k, rows_BTS):
-    """Content to distance plus distance to content, (B, H, T, S) float32; distance_q and distance_k (R, H, h)."""
+    """Content-to-distance plus distance-to-content logits, (B, H, T, S) float32.
+
+    q, k (B, T, H, h); distance_q, distance_k (R, H, h): projections of the distance table.
+    """
     to_rows = functools.partial(jnp.einsum, "bthd,rhd->bhtr", preferred_element_type=jnp.float32)
+    # Products with all R rows, then a gather per pair: the (T, S, h) array of keys is never made.
     from_query = jnp.take_along_axis(to_rows(q, distance_k), rows_BTS[:, None], axis=-1)
     from_key = jnp.take_along_axis(to_rows(k, distance_q), rows_BTS.swapaxes(1, 2)[:, None], axis=-1)
     return from_query + from_key.swapaxes(2, 3)
@@ -127,7 +138,11 @@ def enter(cfg: DebertaConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def block(cfg: DebertaConfig, p, x_BTD, rng, here, rows_BTS, distances, *, train: bool):
-    scale = 1 / math.sqrt(3 * cfg.head_dim)  # three terms, each of the variance that one has elsewhere
+    """One layer, (B, T, D) -> (B, T, D).
+
+    rows_BTS: as from `rows`. distances: the normed distance table, (1, R, D).
+    """
+    scale = 1 / math.sqrt(3 * cfg.head_dim)  # a logit sums three terms, each of variance head_dim
 
     def attend(p, x_BTD):
         q, k, v = attention.qkv(p, x_BTD)
@@ -141,7 +156,7 @@ def block(cfg: DebertaConfig, p, x_BTD, rng, here, rows_BTS, distances, *, train
 
 
 def leave(cfg: DebertaConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """Logits (B, T, V) float32, or {"hidden" (B, T, D)} without a head."""
+    """Logits (B, T, V) float32; without a head, {"hidden" (B, T, D)}."""
     if cfg.head == "none":
         return Out({"hidden": x_BTD})
     head = bert.masked_lm(cfg, p, x_BTD)

@@ -1,4 +1,7 @@
-"""What every decoder-only model shares: the parts around its blocks, its decode cache and which of its sizes fit each other."""
+"""What all decoder-only models share: parts around their blocks, decode cache, size checks.
+
+Shapes: B batch, T tokens, S cache length, D embed, K kv heads, h head_dim, L layers, V vocab.
+"""
 
 import dataclasses
 import functools
@@ -29,12 +32,16 @@ ROTARY = Multiple("head_dim", 2, "rotary positions turn pairs of dimensions")
 def model(
     cfg, spec: Tree, *, embed: Callable, block: Callable, head: Callable, losses: Callable = lambda *_: {}
 ) -> Model:
-    """A decoder of one stack of layers; every function takes its config first.
+    """A decoder of one stack of layers; every function takes the model's config first.
 
-    embed(cfg, params, tokens, positions, rng) -> (x, xs, shared): the embeddings (B, T, D), what each layer takes beside
-    its cache, and what all layers take beside the places of queries and keys, a tuple.
-    block(cfg, layer, x, (cache, xs), q_where, k_where, *shared, index, train) -> (x, (cache, found)); the layer's cache.
-    head(cfg, params, x) -> Head. losses(cfg, found, batch) -> auxiliary losses, of what the layers found.
+    embed(cfg, params, tokens, positions, rng) -> (x, xs, shared): the embeddings (B, T, D), what
+    each layer takes besides its cache, and a tuple of what all layers take besides the places of
+    queries and keys.
+    block(cfg, layer, x, (cache, xs), q_where, k_where, *shared, index, train) -> (x, (cache,
+    found)): one layer; `cache` is that layer's.
+    head(cfg, params, x) -> Head: the logits' inputs.
+    losses(cfg, found, batch) -> dict: the auxiliary losses, made of what the layers returned in
+    `found`.
     """
     before, after = functools.partial(enter, embed), functools.partial(leave, head, losses)
     parts = parts_of(cfg, before, functools.partial(with_new_columns, block), after)
@@ -42,8 +49,10 @@ def model(
 
 
 def with_new_columns(block: Callable, cfg, layer: Tree, x_BTD, xs, *where, train: bool):
-    """`block`, of whose cache the columns of this call alone are given back: a loop over layers would otherwise write the
-    whole cache to another place, for one token a row."""
+    """`block` that returns only the cache columns written in this call.
+
+    A scan over layers would otherwise copy the whole cache for each generated token.
+    """
     x_BTD, (cache, found) = block(cfg, layer, x_BTD, xs, *where, train=train)
     if isinstance(xs[0], dict):
         index, num = where[-1], x_BTD.shape[1]
@@ -52,8 +61,10 @@ def with_new_columns(block: Callable, cfg, layer: Tree, x_BTD, xs, *where, train
 
 
 def enter(embed: Callable, cfg, p: Tree, batch: dict, *, rng, train: bool, cache: "Cache | None") -> Entry:
-    """Embeddings, and where queries and keys stand; batch: tokens, positions, segment_ids (B, T), which follow the
-    cache's own."""
+    """Embeds tokens and says where queries and keys stand.
+
+    batch: tokens, positions and segment_ids (B, T), which follow the tokens in the cache.
+    """
     q_where, k_where, cache = where(batch, cache)
     x_BTD, xs, shared = embed(cfg, p, batch["tokens"], q_where.positions, rng)
     x_BTD = constrain(x_BTD, "batch", "seq", "embed")
@@ -70,11 +81,14 @@ def leave(head: Callable, losses: Callable, cfg, p: Tree, entry: Entry, x_BTD, y
 
 @struct.dataclass
 class Cache:
-    """Keys and values seen so far: layers {"k", "v"}: (L, B, S, K, h); positions and segments (B, S) of the columns,
-    segment 0 = column not filled or padding; index: the column that the next token takes, the same for all rows.
+    """The keys and values seen so far.
 
-    The S columns are a ring: the column after the last is the first. Masks count positions, so a row may begin at any
-    column, and rows of unequal length share one index.
+    layers: {"k", "v"}, each (L, B, S, K, h). positions, segments: (B, S) int32, of the columns;
+    segment 0 marks an empty or a padding column. index: the column that the next token takes, the
+    same for all rows.
+
+    The S columns form a ring: column 0 follows the last one. Masks compare positions and not
+    columns, so a row may start at any column, and rows of unequal length share one index.
     """
 
     layers: Any
@@ -83,7 +97,11 @@ class Cache:
     index: jax.Array
 
     def advance(self, layers: Any, num: int) -> "Cache":
-        """After `num` tokens more; layers: of each array the new columns (L, B, num, ...) or all; apart, {"k", "v"} of each."""
+        """The cache after `num` more tokens.
+
+        layers: for each array the new columns (L, B, num, ...) or all columns; unstacked layers:
+        {"k", "v"} of each layer.
+        """
         if isinstance(layers, stack.Apart):
             layers = stack.Apart(tuple(HeadsFirst(**_turned(one)) for one in layers.layers))
         elif isinstance(layers, dict):
@@ -93,34 +111,40 @@ class Cache:
 
 
 def make_cache(cfg, batch_size: int, length: int, dtype: Any) -> Cache:
-    """The declaration of a cache for `length` tokens a row."""
+    """The declaration of a cache for `length` tokens per row."""
     shape = (cfg.num_layers, batch_size, length, cfg.num_kv_heads, cfg.head_dim)
     keys = declared(shape, ("layers", "batch", "seq", "kv_heads", "head_dim"), dtype)
     return ring({"k": keys, "v": keys}, batch_size, length)
 
 
 def declared(shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: Any) -> Param:
-    """One array of a decode cache; "batch" names the dimension of the rows, "seq" that of the ring's columns."""
+    """One array of a decode cache; the axis "batch" counts rows, "seq" the columns of the ring."""
     return Param(shape, axes, zeros(), jnp.dtype(dtype).name)
 
 
 def ring(layers: Any, batch_size: int, length: int) -> Cache:
-    """The declaration of a cache around that of its layers."""
+    """The declaration of a cache, given the declaration of its layers."""
     places = declared((batch_size, length), ("batch", "seq"), jnp.int32)
     return Cache(layers, places, places, declared((), (), jnp.int32))
 
 
 @struct.dataclass
 class HeadsFirst:
-    """A layer's keys and values as (B, K, S, h): attention multiplies them as they lie, where XLA's CPU backend would
-    otherwise copy both, transposed, for every token."""
+    """One layer's keys and values as (B, K, S, h).
+
+    Attention multiplies them in this layout. In the layout (B, S, K, h), XLA's CPU backend would
+    transpose a copy of both for every token.
+    """
 
     k: Any
     v: Any
 
 
 def apart(cache: Any) -> Any:
-    """The cache, or the declaration of one, with its layers one by one, for layers that lie `apart`; another form stays."""
+    """The cache, or its declaration, with unstacked layers.
+
+    Caches of other models are returned unchanged.
+    """
     if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
         return cache
     leaf = jax.tree.leaves(cache.layers, is_leaf=lambda x: isinstance(x, Param))[0]
@@ -132,9 +156,10 @@ def apart(cache: Any) -> Any:
 
 
 def narrowed(cache: Any) -> Any:
-    """The declaration of a cache with keys and values in int8, each place's of a head with a scale of its own, bfloat16.
+    """The declaration of a cache with int8 keys and values.
 
-    ValueError for a cache of another form.
+    Each head's vector has a bfloat16 scale. Raises ValueError for a cache that does not hold keys
+    and values by heads.
     """
     if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
         raise ValueError("cache = 'int8': this model keeps no keys and values by heads; it must be 'compute'")
@@ -151,7 +176,7 @@ def _turned(layer: dict) -> dict:
 
 
 def _heads_first(p: Param) -> Param:
-    """A layer of what `make_cache` declares for all."""
+    """The declaration of one layer, from the declaration `make_cache` gives for all layers."""
 
     def turned(x):
         _, rows, columns, heads, dim = x
@@ -161,9 +186,10 @@ def _heads_first(p: Param) -> Param:
 
 
 def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]:
-    """Where the queries and the keys of this call stand, and the cache with the new tokens' places written into it.
+    """Returns (places of the queries, places of the keys, the updated cache).
 
-    A batch without positions or segment_ids is one document a row.
+    The cache holds the new tokens' places. A batch without positions or segment_ids holds one
+    document per row.
     """
     B, T = batch["tokens"].shape
     positions = batch.get("positions")
@@ -183,9 +209,9 @@ def where(batch: dict, cache: Cache | None) -> tuple[Where, Where, Cache | None]
 
 
 def update_cache(cache: Any, k: jax.Array, v: jax.Array, index: jax.Array) -> tuple[Any, Any]:
-    """All keys and values of one layer, (B, S, K, h): the cache's with the new ones (B, T, K, h) written at `index`.
+    """One layer's keys and values (B, S, K, h), with the new ones (B, T, K, h) written at `index`.
 
-    Those of a cache in int8 are nodes (core/storage.py), which attention reads.
+    The keys and values of an int8 cache are storage nodes (core/storage.py), which attention reads.
     """
     if cache is None:
         return k, v
@@ -208,12 +234,15 @@ def _written(cache: dict, new: dict, at: tuple) -> dict:
 
 
 def table_rows(cfg) -> int:
-    """Rows of the embedding and the head: the vocabulary, and the zeros behind it up to a multiple of model.pad_vocab."""
+    """Rows of the embedding and the head: vocab_size rounded up to a multiple of pad_vocab."""
     return padded(cfg.vocab_size, cfg.pad_vocab)
 
 
 def table_spec(cfg, init: Init) -> dict[str, Param]:
-    """table (rows, D); the vocabulary's rows begin as those of a table without padding."""
+    """Returns {"table": (rows, D)}.
+
+    The vocabulary's rows have the initial values of a table without padding.
+    """
     rows = table_rows(cfg)
 
     def draw(key, shape, dtype):

@@ -1,7 +1,6 @@
-"""DeepSeek-V3: latent attention, many small experts beside shared ones, routing balanced by biases, and prediction of
-several tokens ahead in training (arXiv:2412.19437).
+"""DeepSeek-V3: latent attention, routed and shared experts, multi-token training.
 
-Shapes: B batch, T tokens, S cache length, D embed, R latent, r rotary dimensions, E experts, V vocab, M modules ahead.
+Shapes: B batch, T tokens, D embed, R latent, r rotary dimensions, V vocab, M modules ahead.
 """
 
 import dataclasses
@@ -28,44 +27,42 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class DeepseekConfig(ModelConfig):
-    """Latent attention and a mixture of experts (arXiv:2412.19437); the defaults are those of DeepSeek V3."""
+    """DeepSeek-V3 (arXiv:2412.19437) as in transformers' DeepseekV3ForCausalLM; V3's defaults."""
 
-    vocab_size: Count = 129_280
-    num_layers: Depth = 61
-    num_dense_layers: CountOrZero = 3  # the first ones, without experts
-    embed_dim: Count = 7168
-    num_heads: Count = 128
-    q_lora_rank: CountOrZero = 1536  # 0 = queries without a latent
-    kv_lora_rank: Count = 512
-    qk_nope_head_dim: Count = 128
-    qk_rope_head_dim: Count = 64
-    v_head_dim: Count = 128
-    mlp_dim: Count = 18_432  # of a dense layer
-    expert_dim: Count = 2048  # of one expert
-    num_experts: Count = 256
-    num_shared_experts: CountOrZero = 1  # those that every token goes to
-    experts_per_token: Count = 8
-    num_groups: Count = 8
-    groups_per_token: Count = 4
-    normalize_weights: bool = True  # the weights of a token's experts sum to 1
-    routed_scale: Positive = 2.5
+    vocab_size: Count = 129_280  # tokens in the vocabulary
+    num_layers: Depth = 61  # number of blocks
+    num_dense_layers: CountOrZero = 3  # the first layers, which have no experts
+    embed_dim: Count = 7168  # width of the residual stream
+    num_heads: Count = 128  # attention heads of a layer
+    q_lora_rank: CountOrZero = 1536  # dimensions of the queries' latent; 0 = queries without a latent
+    kv_lora_rank: Count = 512  # dimensions of the latent of keys and values
+    qk_nope_head_dim: Count = 128  # dimensions of a head's queries and keys without rotary positions
+    qk_rope_head_dim: Count = 64  # dimensions of a head's queries and keys with rotary positions
+    v_head_dim: Count = 128  # dimensions of a head's values
+    mlp_dim: Count = 18_432  # hidden width of a dense layer's feed-forward part
+    expert_dim: Count = 2048  # hidden width of one expert
+    num_experts: Count = 256  # routed experts of a layer
+    num_shared_experts: CountOrZero = 1  # experts that process every token
+    experts_per_token: Count = 8  # routed experts that process a token
+    num_groups: Count = 8  # groups of experts
+    groups_per_token: Count = 4  # groups from which a token's experts are chosen
+    normalize_weights: bool = True  # whether the weights of a token's experts sum to 1
+    routed_scale: Positive = 2.5  # factor of the routed experts' output
     expert_buffer: NonNegative = 0.0
-    "in training over several devices, rows that one's experts take over an even share; 0 = no token is dropped"
-    bias_update_rate: NonNegative = 0.001  # by how much a training step moves a routing bias
-    balance_loss: NonNegative = 1e-4  # weight of the balance within a sequence
+    "in training, rows that a device's experts take, relative to an even share; 0 = no token is dropped"
+    bias_update_rate: NonNegative = 0.001  # step size of the routing biases
+    balance_loss: NonNegative = 1e-4  # weight of the loss that balances experts within a sequence
     num_mtp_layers: CountOrZero = 0  # modules that predict one token further each, in training alone
-    mtp_loss: NonNegative = 0.3  # weight of their mean loss
-    max_seq_len: Count = 4096
-    rope_theta: Positive = 10_000.0
+    mtp_loss: NonNegative = 0.3  # weight of these modules' mean loss
+    max_seq_len: Count = 4096  # longest sequence, in tokens
+    rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()
     mscale: NonNegative = 0.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two scales
-    mscale_all_dim: NonNegative = (
-        0.0  # logits are multiplied by the square of its scale, (0.1 mscale_all_dim ln(factor) + 1)
-    )
-    norm_eps: NonNegative = 1e-6
-    init_std: NonNegative = 0.006
+    mscale_all_dim: NonNegative = 0.0  # logits are multiplied by (0.1 mscale_all_dim ln(factor) + 1)^2
+    norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
+    init_std: NonNegative = 0.006  # standard deviation of the initial weights
     compute: Compute = Compute()
-    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables' rows are padded to a multiple of this; padding rows are never tokens
 
     SIZES: ClassVar[tuple] = (
         *decoder.SIZES,
@@ -112,6 +109,7 @@ class DeepseekConfig(ModelConfig):
 
 
 def block_spec(cfg: DeepseekConfig, *, dense: bool) -> params.Tree:
+    """One layer: latent attention, then a SwiGLU layer or a router with its experts."""
     init = normal(cfg.init_std)
     tree = {
         "attn_norm": norm.rms_spec(cfg.embed_dim),
@@ -139,6 +137,7 @@ def block_spec(cfg: DeepseekConfig, *, dense: bool) -> params.Tree:
 
 
 def spec(cfg: DeepseekConfig) -> params.Tree:
+    """The tables, the dense layers, the layers with experts, and the multi-token modules "mtp"."""
     init = normal(cfg.init_std)
     sparse = cfg.num_layers - cfg.num_dense_layers
     tree = {
@@ -158,7 +157,7 @@ def spec(cfg: DeepseekConfig) -> params.Tree:
 
 
 def make_cache(cfg: DeepseekConfig, batch_size: int, length: int, dtype) -> decoder.Cache:
-    """The declaration of a cache: each layer keeps a token's latent (R) and shared rotary key (r), whatever the heads."""
+    """The declaration of a cache: a layer keeps a latent (R) and a rotary key (r) per token."""
     stacks = {"dense_layers": cfg.num_dense_layers, "layers": cfg.num_layers - cfg.num_dense_layers}
     shape = (batch_size, length, cfg.kv_lora_rank, cfg.qk_rope_head_dim)
     layers = {name: latent_attention.empty_cache(n, *shape, dtype) for name, n in stacks.items() if n}
@@ -166,6 +165,7 @@ def make_cache(cfg: DeepseekConfig, batch_size: int, length: int, dtype) -> deco
 
 
 def rope_angles(cfg: DeepseekConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of the rotary positions, scaled by the ratio of the two mscales."""
     scaling = cfg.rope_scaling
     if cfg.mscale and cfg.mscale_all_dim and not scaling.attention_factor:
         factor = position.mscale(scaling.factor, cfg.mscale) / position.mscale(scaling.factor, cfg.mscale_all_dim)
@@ -174,7 +174,7 @@ def rope_angles(cfg: DeepseekConfig, positions: jax.Array) -> tuple[jax.Array, j
 
 
 def attend(cfg: DeepseekConfig, p, x_BTD, cache, q_where, k_where, angles, index):
-    """The attention half of a block, with its residual; (x, the layer's cache)."""
+    """The attention half of a block, with its residual: (x (B, T, D), the layer's cache)."""
     h = norm.rms(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
     q, kv = latent_attention.queries(p["attn"], h, angles), latent_attention.latents(p["attn"], h, angles)
     absorb = False
@@ -194,7 +194,7 @@ def attend(cfg: DeepseekConfig, p, x_BTD, cache, q_where, k_where, angles, index
 
 
 def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT, *, train: bool):
-    """Shared and routed experts; (their sum, what the routing's balance needs of this layer)."""
+    """Returns (shared plus routed experts (B, T, D), the routing's token counts and balance)."""
     routing = bias_routing.route(
         p["router"],
         h_BTD,
@@ -204,7 +204,7 @@ def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT, *, train: bool):
         normalize=cfg.normalize_weights,
         scale=cfg.routed_scale,
     )
-    # Tokens are dropped in training alone: what a token is told later must not depend on the tokens beside it.
+    # Tokens are dropped in training alone: elsewhere the output must not depend on other rows.
     y = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer if train else 0.0)
     y += feedforward.swiglu(p["shared"], h_BTD)
     balance = bias_routing.sequence_balance(routing, mask_BT)
@@ -212,7 +212,7 @@ def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT, *, train: bool):
 
 
 def block(cfg: DeepseekConfig, p, x_BTD, cache, q_where, *where, train: bool):
-    """One layer of either kind; (x, (the layer's cache, what its routing did))."""
+    """One layer of either kind: (x (B, T, D), (the layer's cache, what its routing found))."""
     x_BTD, cache = attend(cfg, p, x_BTD, cache, q_where, *where)
     h, mask_BT = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps), q_where.segments > 0
     y, routed = (feedforward.swiglu(p["mlp"], h), {}) if "mlp" in p else mixture(cfg, p, h, mask_BT, train=train)
@@ -220,12 +220,12 @@ def block(cfg: DeepseekConfig, p, x_BTD, cache, q_where, *where, train: bool):
 
 
 def parts(cfg: DeepseekConfig) -> Parts:
-    """The few layers of another kind in front are no part of the stack, unless there are no others."""
+    """The layers with experts form the stack; if there are none, the dense layers do."""
     return parts_of(cfg, enter, block, leave, "dense_layers" if cfg.num_dense_layers == cfg.num_layers else "layers")
 
 
 def enter(cfg: DeepseekConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: tokens, positions, segment_ids (B, T); with a cache they follow its own."""
+    """batch: tokens, positions, segment_ids (B, T), which follow the tokens of the cache."""
     q_where, k_where, cache = decoder.where(batch, cache)
     shared, whole = (q_where, k_where, rope_angles(cfg, q_where.positions)), (cache and cache.index,)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")
@@ -237,8 +237,8 @@ def enter(cfg: DeepseekConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def leave(cfg: DeepseekConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """Logits (B, T, V) float32. In training, updates of the routing biases and, with num_mtp_layers, the loss of the
-    modules: that needs targets and weights (B, T) in the batch."""
+    """Logits (B, T, V) float32; in training also losses and the routing biases' token counts.
+    With num_mtp_layers, the batch must hold targets and weights (B, T)."""
     (new, found), (cache, caches) = ys, entry.kept
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     head = Head(x_BTD, p["head"]["table"], vocab=cfg.vocab_size)
@@ -260,8 +260,8 @@ def leave(cfg: DeepseekConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool
 
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
-    """The head of the modules that predict further, x (M, B, T, D), and what their routing did; hidden: the normed output.
-    Every module is told the places of the hidden states: rotary positions count by their differences alone."""
+    """Returns (the multi-token modules' head with x (M, B, T, D), what their routing found). hidden
+    is normed. Modules share its positions: rotary positions depend on differences alone."""
 
     def run(layer, x, segments):
         at_tokens = Where(at.positions, segments)

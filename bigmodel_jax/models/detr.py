@@ -1,16 +1,19 @@
-"""DETR: a ResNet, a Transformer over its last map, and queries that become boxes (Carion et al., arXiv:2005.12872).
+"""DETR: a ResNet, a Transformer over its last feature map, and queries that become boxes.
 
-Places of the map and queries have position vectors that are added to what attention compares, and not to what it carries.
-Each query gives logits over the classes and "no object", the last of them, and a box. In training the heads are applied to
-what leaves every layer of the decoder ("auxiliary" outputs).
+Carion et al., arXiv:2005.12872. Position vectors are added to the queries and keys of attention,
+and not to its values. Each object query gives a box and logits over the classes, the last class
+being "no object". In training the heads also read the output of every earlier decoder layer
+("auxiliary" outputs).
 
-Published models have `queries` "learned": a table of position vectors, whose queries begin as zeros. With "places" a query
-belongs to one place of the map: it begins as what the encoder says of that place, has the place's position vector, and its
-box is predicted from the place's centre. The heads are applied to what it begins as, too. That is the first stage of
-two-stage Deformable DETR (Zhu et al., arXiv:2010.04159, section 4.2) without its choice of places, and a small set of
-pictures trains it in minutes.
+Published models have `queries` "learned": a table of position vectors, and object queries that
+start as zeros. With "places", there is one query per place of the feature map: it starts as the
+encoder's output at that place, has that place's position vector, and predicts its box relative to
+the place's centre. The heads also read these starting values. This is the first stage of two-stage
+Deformable DETR (Zhu et al., arXiv:2010.04159, section 4.2) without its selection of places; it
+trains on a small set of pictures within minutes.
 
-Shapes: B batch, H height and W width of the map, T = H W places, Q queries, D embed, L decoder layers, K classes.
+Shapes: B batch, H height and W width of the map, T = H W places, Q queries, D embed, L decoder
+layers, K classes.
 """
 
 import dataclasses
@@ -37,35 +40,39 @@ from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 
 EPS = 1e-5  # of every LayerNorm: torch's default
-TEMPERATURE = 10_000.0  # of the sines
-BOX_LAYERS = 3
-FROZEN = ("scale", "bias")  # of a batch norm that is constant
+TEMPERATURE = 10_000.0  # base of the wavelengths of the position vectors
+BOX_LAYERS = 3  # linear layers of the box head
+FROZEN = ("scale", "bias")  # parameters of a batch norm that a frozen one does not train
 
 
 @dataclasses.dataclass(frozen=True)
 class DetrConfig(ModelConfig):
-    """Defaults: DETR with ResNet-50 for COCO, whose categories' numbers go up to 90."""
+    """An object detector (Carion et al., arXiv:2005.12872).
 
-    image_shape: tuple[Count, Count, Count] = (800, 800, 3)
-    num_classes: Count = 91
+    The reference implementation is transformers' `DetrForObjectDetection`. The defaults are those
+    of DETR with ResNet-50 for COCO, whose category ids go up to 90.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (800, 800, 3)  # height, width and channels
+    num_classes: Count = 91  # without "no object"
     num_queries: Count = 100
-    "with queries = 'places' they are as many as the map has places, and this number is not more"
-    depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # of the ResNet, as its channels, stem_channels, block and stem
-    channels: tuple[Count, ...] = (256, 512, 1024, 2048)
-    stem_channels: Count = 64
-    block: Literal["basic", "bottleneck"] = "bottleneck"
-    stem: Literal["imagenet", "cifar"] = "imagenet"
+    "object queries of an image; with queries = 'places' it must be the number of places of the feature map"
+    depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # blocks of the ResNet's stages
+    channels: tuple[Count, ...] = (256, 512, 1024, 2048)  # output channels of the ResNet's stages
+    stem_channels: Count = 64  # as in ResNetConfig
+    block: Literal["basic", "bottleneck"] = "bottleneck"  # as in ResNetConfig
+    stem: Literal["imagenet", "cifar"] = "imagenet"  # as in ResNetConfig
     batch_norm: Literal["frozen", "trained"] = "frozen"
     "frozen: statistics, scales and biases of the ResNet never change (published models); trained: for a random start"
-    embed_dim: Count = 256
-    num_heads: Count = 8
-    mlp_dim: Count = 2048
-    num_layers: Depth = 6  # of the encoder
-    num_decoder_layers: Depth = 6
-    queries: Literal["learned", "places"] = "learned"
-    activation: Activation = "relu"
-    dropout: ShareBelowOne = 0.1  # on what each half of a layer adds
-    init_std: NonNegative = 0.02
+    embed_dim: Count = 256  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    mlp_dim: Count = 2048  # hidden width of the feed-forward layer
+    num_layers: Depth = 6  # layers of the encoder
+    num_decoder_layers: Depth = 6  # layers of the decoder
+    queries: Literal["learned", "places"] = "learned"  # learned: a table; places: one query per place of the map
+    activation: Activation = "relu"  # of the feed-forward layer
+    dropout: ShareBelowOne = 0.1  # dropout rate of what each sublayer adds to the residual
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = (
@@ -80,6 +87,7 @@ class DetrConfig(ModelConfig):
         return {"image": self.image_shape}
 
     def trunk(self) -> ResNetConfig:
+        """The config of the ResNet."""
         names = ("image_shape", "depths", "channels", "stem_channels", "block", "stem")
         return ResNetConfig(**{name: getattr(self, name) for name in names})
 
@@ -135,7 +143,10 @@ class DetrConfig(ModelConfig):
 
 
 def map_shape(cfg: DetrConfig) -> tuple[int, int]:
-    """(height, width) of what leaves the last stage: ImageNet's stem takes a quarter, each further stage half, rounded up."""
+    """Returns (height, width) of the last feature map.
+
+    The imagenet stem divides the sides by 4 and each stage after the first by 2, rounding up.
+    """
     halvings = len(cfg.depths) - 1 + (2 if cfg.stem == "imagenet" else 0)
     sides = list(cfg.image_shape[:2])
     for _ in range(halvings):
@@ -143,10 +154,8 @@ def map_shape(cfg: DetrConfig) -> tuple[int, int]:
     return tuple(sides)
 
 
-# ---------------------------------------------------------------- parameters
-
-
 def block_spec(cfg: DetrConfig, cross: bool) -> params.Tree:
+    """One post-norm layer: self-attention, with `cross` also cross-attention, and an MLP."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     square = xavier(D, D)
     attend = attention.spec(D, H, H, D // H, init=square, out_init=square, bias=True)
@@ -160,6 +169,7 @@ def block_spec(cfg: DetrConfig, cross: bool) -> params.Tree:
 
 
 def spec(cfg: DetrConfig, backbone: params.Tree) -> params.Tree:
+    """The ResNet "backbone", projection, encoder, decoder, heads, and learned queries (Q, D)."""
     D, sizes = cfg.embed_dim, (cfg.embed_dim,) * BOX_LAYERS
     frozen = cfg.batch_norm == "frozen"
     tree = {
@@ -184,19 +194,18 @@ def spec(cfg: DetrConfig, backbone: params.Tree) -> params.Tree:
 
 
 def _norm(path: str, p: Param, frozen: bool) -> Param:
-    """A scale or bias of a frozen batch norm has no gradient, and stays as it is, as the norm's statistics do."""
+    """A parameter of the backbone; the scale and bias of a frozen batch norm become statistics."""
     place, _, name = path.rpartition("/")
     if not (frozen and place.endswith("norm") and name in FROZEN):
         return p
     return dataclasses.replace(p, trainable=False, kind="statistic", decay=False)
 
 
-# ---------------------------------------------------------------- positions
-
-
 def sines(shape: tuple[int, int], dim: int) -> np.ndarray:
-    """Position vectors (T, D) float32 of a map's places: of the row in the first half, of the column in the second; sines and
-    cosines take turns. Rows and columns count from 1 and are scaled so that the last one is at 2 pi."""
+    """Position vectors (T, D) float32 of a map's places: half for the row, half for the column.
+
+    Sines and cosines are interleaved. Rows and columns count from 1 and are scaled to end at 2 pi.
+    """
     half = dim // 2
     rate = TEMPERATURE ** (2 * (np.arange(half) // 2) / half)
     parts = []
@@ -211,25 +220,25 @@ def sines(shape: tuple[int, int], dim: int) -> np.ndarray:
 
 
 def centres(shape: tuple[int, int]) -> np.ndarray:
-    """The places' centres as logits, (T, 4) float32: x, y, and 0 for width and height."""
+    """Logits (T, 4) float32 of the places' centres: x, y, and 0 for width and height."""
     rows, columns = ((np.arange(side) + 0.5) / side for side in shape)
     y, x = np.meshgrid(rows, columns, indexing="ij")
     found = np.stack([x, y], axis=2).reshape(-1, 2)
     return np.pad(np.log(found / (1 - found)), ((0, 0), (0, 2))).astype(np.float32)
 
 
-# ---------------------------------------------------------------- the network
-
-
 def attended(cfg: DetrConfig, p, x, x_at, source, source_at, where, source_where):
-    """Attention of x (B, T, D) to source (B, S, D), which are compared with their positions, (B, T, D) and (B, S, D)."""
+    """Attention of x (B, T, D) to source (B, S, D), (B, T, D).
+
+    x_at, source_at: position vectors, of the shapes of x and source, added to queries and keys.
+    """
     q, k, v = project(p, "q", x + x_at), project(p, "k", source + source_at), project(p, "v", source)
     h = attention.attend(q, k, v, where, source_where, causal=False, implementation=cfg.compute.attention)
     return attention.project_out(p, h)
 
 
 def block(cfg: DetrConfig, p, x, rng, x_at, where, memory=None, memory_at=None, memory_where=None):
-    """A layer of the encoder, or of the decoder where there is a memory."""
+    """One layer, (B, T, D) -> (B, T, D): of the encoder, or with `memory` of the decoder."""
     rngs = iter([None] * 3 if rng is None else jax.random.split(rng, 3))
 
     def add(x, y, name):
@@ -242,7 +251,7 @@ def block(cfg: DetrConfig, p, x, rng, x_at, where, memory=None, memory_at=None, 
 
 
 def run(cfg: DetrConfig, layers, x, rng, *shared):
-    """(what leaves the last layer, what leaves each layer (L, B, T, D))."""
+    """Returns (output of the last layer (B, T, D), outputs of all layers (L, B, T, D))."""
     rngs = None if rng is None else jax.random.split(rng, stack.num_layers(layers))
 
     def body(layer, x, rng, *shared):
@@ -253,9 +262,12 @@ def run(cfg: DetrConfig, layers, x, rng, *shared):
 
 
 def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> dict[str, jax.Array]:
-    """{"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}: boxes as centre, width and height in 0 .. 1; in training those of the
-    layers before the last as well, "layer_logits" and "layer_boxes", (B, L - 1, Q, ...), the encoder's first with
-    `queries` "places"."""
+    """Returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}.
+
+    boxes: centre x and y, width and height in 0 .. 1. In training also "layer_logits" and
+    "layer_boxes", (B, L - 1, Q, ...), of the earlier layers. With `queries` "places" they have L
+    entries, the first for the encoder's output.
+    """
     B, H, W, _ = features_BHWC.shape
     encoder_rng, decoder_rng = (None, None) if rng is None else jax.random.split(rng)
     x = constrain(linear.linear(p["project"], features_BHWC).reshape(B, H * W, -1), "batch", "seq", "embed")
@@ -268,7 +280,7 @@ def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> di
         x_at = jnp.broadcast_to(p["queries"], (B, *p["queries"].shape))
         x, start = jnp.zeros_like(x_at), 0.0
     _, all_LBQD = run(cfg, p["decoder"], x, decoder_rng, x_at, places(x), memory, at, where)
-    if cfg.queries == "places":  # what the queries begin as learns boxes, too
+    if cfg.queries == "places":  # the loss also trains the queries' starting values
         all_LBQD = jnp.concatenate([memory[None], all_LBQD])
     states = norm.layer(p["decoder_norm"], all_LBQD if train else all_LBQD[-1:], eps=EPS).swapaxes(0, 1)
     logits, boxes = heads(p, states, start)
@@ -278,7 +290,7 @@ def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> di
 
 
 def heads(p, states_BLQD: jax.Array, start) -> tuple[jax.Array, jax.Array]:
-    """Logits (..., K + 1) and boxes (..., 4), both float32; start: where a query's box begins, as logits."""
+    """Logits (..., K + 1) and boxes (..., 4), float32; start: the boxes' starting logits."""
     hidden = states_BLQD
     for n in range(BOX_LAYERS):
         hidden = linear.linear(p["box"][f"layer{n}"], jax.nn.relu(hidden) if n else hidden)

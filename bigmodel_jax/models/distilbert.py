@@ -1,4 +1,7 @@
-"""DistilBERT: a BERT of half the layers, without token types and next sentences, taught by the whole (arXiv:1910.01108)."""
+"""DistilBERT: a BERT of half the depth, without token types and next sentence prediction.
+
+Sanh et al., arXiv:1910.01108.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,10 +15,15 @@ from bigmodel_jax.models.bert import BertConfig
 
 @dataclasses.dataclass(frozen=True)
 class DistilBertConfig(BertConfig):
-    """Defaults: distilbert-base-uncased. Its pooler stands in the classification head, before the classes."""
+    """A BERT of six layers that was distilled from the full one (Sanh et al., arXiv:1910.01108).
+
+    The reference implementation is transformers' `DistilBertForMaskedLM` and its siblings. The
+    defaults are those of distilbert-base-uncased. The classification head holds the pooler. The
+    other fields are those of `BertConfig`.
+    """
 
     num_layers: Depth = 6
-    num_token_types: CountOrZero = 0  # a batch's token_types are read where there is a table for them
+    num_token_types: CountOrZero = 0  # rows of the token type table; 0 = a batch's token_types are not read
 
     POOLED: ClassVar[tuple[str, ...]] = ("classification",)
     POOLER: ClassVar[Callable] = jax.nn.relu

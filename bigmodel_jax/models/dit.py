@@ -1,9 +1,9 @@
-"""DiT: a diffusion model whose network is a Transformer over patches (Peebles & Xie, arXiv:2212.09748).
+"""DiT: a diffusion model whose network is a Transformer over patches (arXiv:2212.09748).
 
-Timestep and class become one vector, which shifts, scales and gates every layer (adaLN-zero): a fresh model is the
-identity from layer to layer, and answers zero.
+Timestep and class become one conditioning vector, which shifts, scales and gates every layer
+(adaLN-zero). In a fresh model every layer is the identity, and the output is zero.
 
-Shapes: B batch, H height, W width, C channels, T patches, P patch side, D embed, L layers.
+Shapes: B batch, H height, W width, C channels, T patches, P patch side, D embed, F mlp, L layers.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from bigmodel_jax.nn.attention.attention import Where
 
 FREQUENCIES = 256  # sines and cosines of the timestep
 NORM_EPS = 1e-6
-# The layers' norms have no parameters: the conditioning vector gives scale and shift.
+# The layers' norms have no parameters of their own: the conditioning vector gives scale and shift.
 UNIT = {"scale": np.float32(1), "bias": np.float32(0)}
 
 
@@ -41,17 +41,21 @@ SIZES = (
 
 @dataclasses.dataclass(frozen=True)
 class DiTConfig(ModelConfig):
-    """Defaults: DiT-XL/2 on the 32 x 32 latents of 256-pixel ImageNet pictures."""
+    """A diffusion Transformer (Peebles & Xie, arXiv:2212.09748).
 
-    image_shape: tuple[Count, Count, Count] = (32, 32, 4)
-    num_classes: CountOrZero = 1000
-    patch_size: Count = 2
-    num_layers: Depth = 28
-    embed_dim: Count = 1152
-    num_heads: Count = 16
+    The reference implementation is facebookresearch/DiT. The defaults are those of DiT-XL/2 on the
+    32 x 32 latents of 256-pixel ImageNet pictures.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (32, 32, 4)  # height, width and channels of the latents
+    num_classes: CountOrZero = 1000  # classes; their table has one more row, for a hidden label
+    patch_size: Count = 2  # side of a patch, in latents' pixels
+    num_layers: Depth = 28  # number of blocks
+    embed_dim: Count = 1152  # width of the residual stream
+    num_heads: Count = 16  # attention heads of a layer
     label_dropout: Share = 0.1
-    "how often training hides the label, so that guidance has an unconditional model (arXiv:2207.12598)"
-    learn_sigma: bool = True  # twice the channels come out, the second half for the variance of a step
+    "share of rows whose label training hides, so that guidance has an unconditional model (arXiv:2207.12598)"
+    learn_sigma: bool = True  # whether the output has twice the channels, the second half for a step's variance
     zero_init: bool = True
     "gates and output start at zero; False: plain adaptive layer norm, the paper's ablation (figure 5)"
     compute: Compute = Compute()
@@ -79,7 +83,7 @@ class DiTConfig(ModelConfig):
 
 
 def modulation_spec(cfg: DiTConfig, num: int) -> params.Tree:
-    """From the conditioning vector to `num` vectors."""
+    """kernel (D, num, D) and bias (num, D): from the conditioning vector to `num` vectors."""
     init = zeros() if cfg.zero_init else normal(0.02)
     return {
         "kernel": Param((cfg.embed_dim, num, cfg.embed_dim), ("embed", None, "mlp"), init),
@@ -88,16 +92,18 @@ def modulation_spec(cfg: DiTConfig, num: int) -> params.Tree:
 
 
 def block_spec(cfg: DiTConfig) -> params.Tree:
+    """One layer: modulation by six vectors, attention (D, D), and an MLP (D, F) and back."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     return {
         "modulation": modulation_spec(cfg, 6),
-        # Queries, keys and values start as one (3 D, D) matrix.
+        # The initial values are those of one (3 D, D) matrix for queries, keys and values.
         "attn": attention.spec(D, H, H, D // H, init=xavier(D, 3 * D), out_init=xavier(D, D), bias=True),
         "mlp": feedforward.mlp_spec(D, F, init=xavier(D, F), out_init=xavier(F, D)),
     }
 
 
 def spec(cfg: DiTConfig) -> params.Tree:
+    """Patches, timestep MLP, labels (num_classes + 1, D), layers, and head (D, P P C_out)."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
     out = zeros() if cfg.zero_init else normal(0.02)
     return {
@@ -106,7 +112,7 @@ def spec(cfg: DiTConfig) -> params.Tree:
             "up": linear.linear_spec(FREQUENCIES, D, axes=(None, "mlp"), init=normal(0.02), bias=True),
             "down": linear.linear_spec(D, D, axes=("mlp", "embed"), init=normal(0.02), bias=True),
         },
-        # One class more: the hidden label.
+        # The last row stands for a hidden label.
         "labels": linear.embedding_spec(cfg.num_classes + 1, D, init=normal(0.02), axis=None),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         "modulation": modulation_spec(cfg, 2),
@@ -115,13 +121,19 @@ def spec(cfg: DiTConfig) -> params.Tree:
 
 
 def sines(positions: np.ndarray, dim: int) -> np.ndarray:
-    """(num, dim): sines, then cosines, of positions (num,) at dim/2 frequencies from 1 to near 1 / 10 000."""
+    """Returns (num, dim): sines, then cosines, of positions (num,).
+
+    The dim/2 frequencies run from 1 to near 1/10,000.
+    """
     angle = positions[:, None] / 10_000.0 ** (np.arange(dim // 2) / (dim // 2))
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
 def positions(cfg, scale: float = 1.0) -> np.ndarray:
-    """(T, D) float32: half of it from the patch's column, half from its row, both divided by `scale`."""
+    """Returns (T, D) float32: position vectors, half for the column and half for the row.
+
+    scale: a divisor of both.
+    """
     rows, columns = (n // cfg.patch_size for n in cfg.image_shape[:2])
     row, column = np.divmod(np.arange(rows * columns), columns)
     half = cfg.embed_dim // 2
@@ -129,32 +141,37 @@ def positions(cfg, scale: float = 1.0) -> np.ndarray:
 
 
 def embed_time(p, timestep_B) -> jax.Array:
-    """(B, D) of timesteps (B,), whole or not."""
+    """Returns (B, D): the embedding of timesteps (B,), which may be fractions."""
     frequency = np.exp(-np.log(10_000.0) * np.arange(FREQUENCIES // 2) / (FREQUENCIES // 2)).astype(np.float32)
-    # float32: bfloat16 could not tell timestep 999 from 996.
+    # The angle is float32, because bfloat16 could not tell timestep 999 from 996.
     angle = timestep_B.astype(jnp.float32)[:, None] * frequency
     waves = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1).astype(p["up"]["kernel"].dtype)
     return linear.linear(p["down"], jax.nn.silu(linear.linear(p["up"], waves)))
 
 
 def hidden_rows(batch, rng, rate: float) -> jax.Array:
-    """(B,) bool: rows whose label or text the model shall not know, by batch["hidden"]; with `rng`, others now and then."""
+    """Returns (B,) bool: the rows whose label or text is hidden from the model.
+
+    These are the rows of batch["hidden"] and, with `rng`, others at random with probability `rate`.
+    """
     num = batch["image"].shape[0]
     hidden = batch.get("hidden", jnp.zeros(num, bool))
     return hidden if rng is None or not rate else hidden | jax.random.bernoulli(rng, rate, (num,))
 
 
 def modulations(p, condition_BD) -> list[jax.Array]:
-    """Vectors (B, 1, D), from the conditioning vector after its SiLU."""
+    """A list of vectors (B, 1, D), made of the conditioning vector (B, D) after its SiLU."""
     out = linear.project(condition_BD, p["kernel"]) + p["bias"]
     return [out[:, None, n] for n in range(out.shape[1])]
 
 
 def modulate(x_BTD, shift, scale) -> jax.Array:
+    """LayerNorm of x (B, T, D) without parameters of its own, scaled by 1 + scale and shifted."""
     return norm.layer(UNIT, x_BTD, eps=NORM_EPS) * (1 + scale) + shift
 
 
 def block(cfg: DiTConfig, p, x_BTD, _, condition_BD, where: Where, *, train: bool):
+    """One layer, (B, T, D) -> (B, T, D), conditioned on condition (B, D)."""
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulations(p["modulation"], condition_BD)
     h = attention.qkv(p["attn"], modulate(x_BTD, shift, scale))
     h = attention.attend(*h, where, where, causal=False, implementation=cfg.compute.attention)
@@ -164,8 +181,11 @@ def block(cfg: DiTConfig, p, x_BTD, _, condition_BD, where: Where, *, train: boo
 
 
 def enter(cfg: DiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: image (B, H, W, C) with noise, timestep (B,), label (B,) int, num_classes meaning none; hidden (B,) bool
-    hides labels."""
+    """Embeds patches and condition.
+
+    batch: image (B, H, W, C) with noise; timestep (B,); label (B,) int, where num_classes means no
+    label; optionally hidden (B,) bool, the rows whose label is hidden.
+    """
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     x_BTD = constrain(x_BTD + jnp.asarray(positions(cfg), x_BTD.dtype), "batch", "seq", "embed")
     hidden = hidden_rows(batch, rng, cfg.label_dropout)
@@ -175,7 +195,10 @@ def enter(cfg: DiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def leave(cfg: DiTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more."""
+    """The predicted noise of each image, (B, H, W, C).
+
+    With learn_sigma it is the first C of 2 C channels.
+    """
     shift, scale = modulations(p["modulation"], entry.shared[0])
     flat = linear.linear(p["head"], modulate(x_BTD, shift, scale))
     return Out(prenorm.unpatchify(flat, cfg.image_shape, cfg.patch_size))

@@ -1,9 +1,11 @@
-"""EfficientNet-lite: inverted residuals with ReLU6 and no squeeze-and-excitation (Tan & Le, arXiv:1905.11946).
+"""EfficientNet-lite: inverted residuals with ReLU6 and no squeeze-and-excitation, in Linen.
 
-The "lite" networks are those of tensorflow/tpu's efficientnet/lite: stem and head keep their width at every scale.
-Written in Linen. Stochastic depth, which the published training used beside dropout, is not part of it.
+Tan & Le, arXiv:1905.11946. The "lite" networks are those of tensorflow/tpu's efficientnet/lite: the
+stem and the head have the same width at every scale. Stochastic depth, which the published training
+used besides dropout, is not implemented.
 
-Shapes: B batch, H height, W width, C channels. Images: (value - 127) / 128 for values 0 .. 255.
+Shapes: B batch, H height, W width, C channels. The published weights expect images as (value - 127)
+/ 128 for values 0 .. 255.
 """
 
 import dataclasses
@@ -27,19 +29,23 @@ EPS = 1e-3  # of batch norm
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetConfig(ModelConfig):
-    """Defaults: EfficientNet-lite0. One entry per stage in each of the five tuples."""
+    """EfficientNet-lite (arXiv:1905.11946); each of the five tuples has one entry per stage.
 
-    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
-    num_classes: Count = 1000
-    repeats: tuple[Blocks, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks
-    widths: tuple[Count, ...] = (3, 3, 5, 3, 5, 5, 3)  # of the depthwise convolutions
-    strides: tuple[Count, ...] = (1, 2, 2, 2, 1, 2, 1)  # of the stage's first block
+    The reference implementation is tensorflow/tpu's efficientnet/lite. The defaults are those of
+    EfficientNet-lite0.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)  # height, width and channels
+    num_classes: Count = 1000  # number of classes
+    repeats: tuple[Blocks, ...] = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
+    widths: tuple[Count, ...] = (3, 3, 5, 3, 5, 5, 3)  # kernel widths of the depthwise convolutions
+    strides: tuple[Count, ...] = (1, 2, 2, 2, 1, 2, 1)  # stride of the stage's first block
     expansions: tuple[Count, ...] = (1, 6, 6, 6, 6, 6, 6)  # channels inside a block per channel of its input
-    channels: tuple[Count, ...] = (16, 24, 40, 80, 112, 192, 320)
-    stem_channels: Count = 32
-    head_channels: Count = 1280
-    dropout: ShareBelowOne = 0.2  # before the classifier
-    momentum: Share = 0.99  # of the running statistics
+    channels: tuple[Count, ...] = (16, 24, 40, 80, 112, 192, 320)  # output channels of each stage
+    stem_channels: Count = 32  # output channels of the first convolution
+    head_channels: Count = 1280  # channels that are pooled for the classifier
+    dropout: ShareBelowOne = 0.2  # dropout rate before the classifier
+    momentum: Share = 0.99  # of batch norm's running statistics
 
     SIZES: ClassVar[tuple] = (
         *(SameLength(name, "repeats") for name in ("widths", "strides", "expansions", "channels")),
@@ -53,7 +59,7 @@ class EfficientNetConfig(ModelConfig):
         return from_linen(EfficientNet(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def blocks(self) -> list[tuple[int, int, int, int]]:
-        """(width, stride, expansion, channels) of every block."""
+        """Returns (width, stride, expansion, channels) of every block."""
         stages = zip(self.repeats, self.widths, self.strides, self.expansions, self.channels, strict=True)
         return [(k, s if n == 0 else 1, e, c) for repeats, k, s, e, c in stages for n in range(repeats)]
 
@@ -75,7 +81,10 @@ class EfficientNetConfig(ModelConfig):
 
 
 def conv_init(depthwise: bool):
-    """N(0, 2 / fan_out); a depthwise convolution has one output to a channel, as the published code counts it."""
+    """N(0, 2 / fan_out).
+
+    As in the published code, a depthwise convolution counts one output channel.
+    """
 
     def init(key, shape, dtype):
         height, width, _, outputs = shape
@@ -85,14 +94,15 @@ def conv_init(depthwise: bool):
 
 
 def head_init(key, shape, dtype):
-    """U(-1/sqrt(classes), 1/sqrt(classes)): the published code's, whose fan is the output's."""
+    """U(-1/sqrt(classes), 1/sqrt(classes)); the published code takes the output as fan."""
     return jax.random.uniform(key, shape, dtype, -(shape[1] ** -0.5), shape[1] ** -0.5)
 
 
 def depthwise(x_BHWC, kernel, strides, padding, **options) -> jax.Array:
-    """A convolution of every channel by itself; kernel (height, width, 1, C).
+    """Maps (B, H, W, C) -> (B, H', W', C): a convolution of each channel alone.
 
-    On one CPU device a sum of shifted products: XLA's grouped convolution took 2 to 8 times as long there, both ways.
+    kernel: (height, width, 1, C). On a single CPU device it is a sum of shifted products: XLA's
+    grouped convolution took 2 to 8 times as long there, forward and backward.
     """
     if not cpu.active():
         return jax.lax.conv_general_dilated(x_BHWC, kernel, strides, padding, **options)
@@ -110,7 +120,11 @@ def depthwise(x_BHWC, kernel, strides, padding, **options) -> jax.Array:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias and "SAME" padding (an odd pixel goes to the lower right), then batch norm."""
+    """A convolution without bias, then batch norm: (B, H, W, C) -> (B, H', W', features).
+
+    H' and W' are H and W over the stride, rounded up. The padding is "SAME", which puts an odd row
+    or column of padding at the lower right.
+    """
 
     features: int
     width: int
@@ -140,7 +154,10 @@ class ConvNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Widened by 1x1, filtered per channel, narrowed by 1x1; added to the input where the sizes agree."""
+    """An inverted residual: a 1x1 expansion, a depthwise convolution and a 1x1 projection.
+
+    The input is added if the output has its shape.
+    """
 
     width: int
     stride: int
@@ -159,7 +176,7 @@ class Block(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """Logits (B, num_classes) of images (B, H, W, C)."""
+    """The network: images (B, H, W, C) -> logits (B, num_classes)."""
 
     cfg: EfficientNetConfig
 

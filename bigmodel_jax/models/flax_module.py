@@ -1,8 +1,8 @@
-"""The open door: any Flax module, Linen or NNX, is a `Model`.
+"""Makes a `Model` of any Flax module, Linen or NNX.
 
-A module of one's own is used from a config file in a few lines:
+A config file uses a module of its own in a few lines:
 
-    class Net(nnx.Module):                                  # nothing in it knows this project
+    class Net(nnx.Module):                                  # a plain NNX module
         def __init__(self, width, rngs):
             self.hidden = nnx.Linear(784, width, rngs=rngs)
             self.norm = nnx.BatchNorm(width, rngs=rngs)
@@ -16,23 +16,27 @@ A module of one's own is used from a config file in a few lines:
         width: int = 256
 
         def make(self):
-            return from_nnx(lambda rngs: Net(self.width, rngs), inputs=lambda batch: (batch["image"],))
+            inputs = lambda batch: (batch["image"],)
+            return from_nnx(lambda rngs: Net(self.width, rngs), inputs=inputs)
 
-and `Config(model=NetConfig(), ...)`. A Linen module: `from_linen(Net(self.width), {"image": np.zeros((1, 28, 28, 1))}, ...)`.
+and `Config(model=NetConfig(), ...)`. For a Linen module, `make` returns
+`from_linen(Net(self.width), {"image": np.zeros((1, 28, 28, 1))}, ...)`.
 
-What becomes of a module's parts:
+How the parts of a module are treated:
 - Parameters keep Flax's names, joined by "/" ("hidden/kernel"), and Flax's own initial values.
-- Logical axes come from Flax's partitioning metadata (`nnx.with_partitioning`, `nn.with_logical_partitioning`) and must be
-  names that `sharding.Rules` knows. An array of two or more dimensions without any is stored over the fsdp axis along its
-  longest dimension; all others are whole on every device.
-- Weight decay applies to parameters of two or more dimensions, counted in one layer where `nnx.vmap`, `nn.scan` and the
-  like stack several.
-- Every other variable or collection (batch norm's statistics) is a parameter with trainable=False, whose new value
-  leaves a training call in `Out.updates`. Batch norm averages over the pmap step's devices by itself.
-- Random streams are no state: each call derives them from its `rng`.
-- Training or evaluation is told by `train()` / `eval()` (NNX), and by the first of the keywords in `MODES` that
-  `__call__` has.
-- Floating inputs are cast to the parameters' dtype: Flax promotes, so a float32 image would undo bfloat16 compute.
+- Logical axes come from Flax's partitioning metadata (`nnx.with_partitioning`,
+  `nn.with_logical_partitioning`) and must be names that `sharding.Rules` knows. An array of two or
+  more dimensions without metadata is sharded over the fsdp axis along its longest dimension; all
+  other arrays are replicated.
+- Weight decay applies to parameters of two or more dimensions, counted in one layer where
+  `nnx.vmap`, `nn.scan` and the like stack several.
+- Every other variable or collection (batch norm's statistics) is a parameter with trainable=False.
+  A training call returns its new value in `Out.updates`. Batch norm averages over a pmap step's
+  devices by itself.
+- Random streams are not state: each call derives them from its `rng`.
+- `train()` / `eval()` (NNX) and the keywords of `MODES` that `__call__` has select the mode.
+- Floating inputs are cast to the parameters' dtype: a float32 image would make Flax compute in
+  float32 instead of bfloat16.
 """
 
 import contextlib
@@ -57,25 +61,25 @@ from bigmodel_jax.nn.lora import Adapted
 
 Inputs = Callable[[dict], tuple]
 
-# Keyword of `__call__` -> its value in training; the opposite in evaluation.
+# Keyword of `__call__` -> its value in training; evaluation gets the opposite.
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 
-RANK = "rank_where_made"  # metadata of an nnx variable
+RANK = "rank_where_made"  # key of an nnx variable's metadata: its number of dimensions in one layer
 _lock = threading.RLock()
 
-# Name under which a step that runs per device (pmap, shard_map) binds its devices.
+# The axis name that a per-device step (pmap, shard_map) binds.
 BATCH_AXIS = "batch"
 
 
 def image(batch: dict) -> tuple:
-    """The default `inputs`: what a classifier of pictures reads of a batch."""
+    """The default `inputs`: a batch's images, for an image classifier."""
     return (batch["image"],)
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) -> Model:
-    """Model of the module that `make(rngs)` constructs; `inputs(batch)` gives the arguments of its `__call__`.
+    """The `Model` of the NNX module `make(rngs)`; inputs(batch): the arguments of its `__call__`.
 
-    `make` is first called abstractly, so no array exists before `init`; `init(rng)` is `make(nnx.Rngs(rng))`.
+    `make` is first called abstractly, so that no array exists before `init(rng)`, which calls it.
     """
     graph, variables = _abstract(make)
     names = {path: "/".join(map(str, path)) for path, v in variables.items() if not isinstance(v, nnx.RngState)}
@@ -92,7 +96,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) 
     def apply(params, batch, *, rng=None, train=False, cache=None) -> Out:
         flat = _gather(param_trees.paths(params), spec)
         arrays = {path: flat[name] for path, name in names.items()} | _streams(variables, rng, train)
-        # New Variables in every trace: one that belongs to an outer trace could not be written.
+        # Every trace gets new Variables, because a Variable of an outer trace cannot be written.
         state = nnx.from_flat_state((path, v.replace(arrays[path])) for path, v in variables.items())
         module = nnx.merge(graph, state)
         module.train() if train else module.eval()
@@ -106,10 +110,10 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) 
 
 
 def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> Model:
-    """Model of a Linen module; `inputs(batch)` gives the arguments of its `__call__`, `example` a batch of any size,
-    as arrays or as `jax.ShapeDtypeStruct`.
+    """The `Model` of a Linen module; inputs(batch): the arguments of its `__call__`.
 
-    `init(rng)` holds the collections that `module.init(rng, *inputs(example))` makes, merged into one tree.
+    example: a batch of any size, of arrays or `jax.ShapeDtypeStruct`. `init(rng)` merges all
+    collections of `module.init(rng, *inputs(example))` into one tree.
     """
 
     def variables(rng: jax.Array) -> dict[tuple, Any]:
@@ -135,7 +139,7 @@ def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> M
     def apply(params, batch, *, rng=None, train=False, cache=None) -> Out:
         flat = _gather(param_trees.paths(params), spec)
         tree = traverse_util.unflatten_dict({key: flat[n] for key, n in names.items()})
-        # Linen falls back to the stream "params" for every stream that is not given.
+        # Linen uses the stream "params" for every stream that is not given.
         rngs = {"params": rng} if train and rng is not None else {}
         with nn.intercept_methods(_average_over_devices):
             value, new = module.apply(
@@ -154,9 +158,9 @@ def from_linen(module: nn.Module, example: dict, *, inputs: Inputs = image) -> M
 def batch_norm(
     p: dict, x: jax.Array, *, train: bool, momentum: float, eps: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Flax's batch norm over all dimensions but the last, for a model that is written by hand: (y, new statistics).
+    """Flax's batch norm over all dimensions but the last, for a model without Flax modules.
 
-    p: scale, bias, mean and var, (C,) each. New statistics ("mean", "var") come in training alone.
+    Returns (y, new statistics "mean" and "var", in training alone). p: scale, bias, mean, var (C,).
     """
     axis = BATCH_AXIS if inside_batch_axis() else None
     norm = nn.BatchNorm(not train, momentum=momentum, epsilon=eps, axis_name=axis, dtype=x.dtype)
@@ -169,25 +173,27 @@ def batch_norm(
 
 
 def _abstract(make: Callable) -> tuple[nnx.GraphDef, dict[tuple, nnx.Variable]]:
-    """The module's structure and its variables by path, holding ShapeDtypeStructs."""
-    # Eagerly, annotated parameters would ask for a mesh. Not nnx.eval_shape: in a mesh it takes logical names for axes.
+    """The module's structure, and its variables by path, which hold ShapeDtypeStructs."""
+    # Eager sharding needs a mesh; nnx.eval_shape would take logical names for the mesh's axes.
     with nnx.use_eager_sharding(False), _nnx_ranks():
         graph, state = jax.eval_shape(lambda: nnx.split(make(nnx.Rngs(0)), graph=True))
     return graph, dict(nnx.to_flat_state(state))
 
 
 def _streams(variables: dict, rng: jax.Array | None, train: bool) -> dict[tuple, jax.Array]:
-    """The random state of one call: each stream's key from `rng` and the stream's path, its counter at zero."""
+    """The random state of one call: a key per stream, from `rng` and
+    the stream's path; counts are 0.
+    """
     streams = {path: v for path, v in variables.items() if isinstance(v, nnx.RngState)}
     if train and streams and rng is None:
         raise ValueError("this Flax module draws random numbers in training: apply needs rng")
-    rng = jax.random.key(0) if rng is None else rng  # evaluation: nothing draws from it
+    rng = jax.random.key(0) if rng is None else rng  # evaluation draws no numbers from it
 
     def one(path, variable):
         shape = variable.get_value().shape
         if isinstance(variable, nnx.RngCount):
             return jnp.zeros(shape, variable.get_value().dtype)
-        # A count and its key share a parent, which alone names the stream.
+        # A stream's count and key have the same parent, whose path names the stream.
         key = jax.random.fold_in(rng, zlib.crc32("/".join(map(str, path[:-1])).encode()))
         return jax.random.split(key, shape) if shape else key
 
@@ -196,7 +202,7 @@ def _streams(variables: dict, rng: jax.Array | None, train: bool) -> dict[tuple,
 
 @contextlib.contextmanager
 def _nnx_ranks():
-    """Every nnx variable that is made inside notes its rank, under `nnx.vmap` and the like that of one layer."""
+    """Every nnx variable made inside notes its rank; under `nnx.vmap`, the rank in one layer."""
     with _lock:
         own = nnx.Variable.__init__
 
@@ -213,8 +219,8 @@ def _nnx_ranks():
 
 @contextlib.contextmanager
 def _linen_ranks():
-    """Yields {(collection, *path): rank} of what Linen modules make inside; under `nn.scan` and `nn.vmap`, which hand a
-    module one layer of it, that is the lowest rank that any module sees."""
+    """Yields {(collection, *path): rank}, the lowest rank at which a Linen module sees a
+    variable: `nn.scan` and `nn.vmap` hand a module one layer of it."""
     ranks: dict[tuple, int] = {}
 
     def note(call, args, kwargs, context):
@@ -229,7 +235,7 @@ def _linen_ranks():
 
 
 def _param(value: jax.ShapeDtypeStruct, axes: tuple | None, trainable: bool, rank: int | None) -> Param:
-    """rank: that of one layer's; None where it is not known."""
+    """The `Param` of one variable; rank: its dimensions in one layer, None if unknown."""
     ndim = len(value.shape)
     if axes is None:
         longest = max(range(ndim), key=lambda i: value.shape[i], default=None)
@@ -252,19 +258,19 @@ def _linen_axes(value: Any) -> tuple | None:
 
 
 def _unbox(value: Any) -> Any:
-    # Not `nn.unbox`: inside a mesh with axis rules of Linen's own it constrains the value, which fails for an abstract one.
+    # `nn.unbox` would constrain the value in a mesh with Linen's axis rules; an abstract one fails.
     return value.value if isinstance(value, nn.Partitioned) else value
 
 
 def _gather(flat: dict[str, jax.Array], spec: dict[str, Param]) -> dict[str, jax.Array]:
-    """Parameters as the module uses them: whole along "embed", which is only how they are stored.
+    """Parameters as the module uses them: gathered along "embed", an axis for storage alone.
 
-    Flax's layers place no constraints of their own; without this one the compiler may move activations instead.
-    Stacked layers are left to the compiler: whole, all of them at once would defeat what fsdp is for.
+    Flax's layers constrain nothing; without this constraint the compiler may move activations
+    instead. Stacked layers stay sharded: gathering all of them at once would defeat fsdp.
     """
 
     def one(value: Any, axes: tuple) -> jax.Array:
-        value = value.dense() if isinstance(value, Adapted) else value  # a module reads arrays
+        value = value.dense() if isinstance(value, Adapted) else value  # Flax modules expect arrays
         return value if "layers" in axes else constrain(value, *(None if a == "embed" else a for a in axes))
 
     return {n: one(v, spec[n].axes) for n, v in flat.items()}
@@ -281,6 +287,7 @@ def _mode(module: Any, train: bool) -> dict[str, bool]:
 
 
 def inside_batch_axis() -> bool:
+    """Whether this code is traced inside a per-device step (pmap, shard_map)."""
     try:
         jax.lax.axis_size(BATCH_AXIS)
     except NameError:
@@ -289,7 +296,7 @@ def inside_batch_axis() -> bool:
 
 
 def _average_over_devices(call, args, kwargs, context):
-    """Linen interceptor: inside the batch axis, batch norm takes its statistics over all devices."""
+    """Linen interceptor: in a per-device step, batch norm averages over all devices."""
     if isinstance(context.module, nn.BatchNorm) and inside_batch_axis():
-        object.__setattr__(context.module, "axis_name", BATCH_AXIS)  # a bound module is frozen and cannot be cloned
+        object.__setattr__(context.module, "axis_name", BATCH_AXIS)  # a bound module is frozen, and cannot be cloned
     return call(*args, **kwargs)

@@ -1,10 +1,12 @@
-"""Gemma 1, 2 and 3, text (arXiv:2403.08295, 2408.00118, 2503.19786).
+"""The text models Gemma 1, 2 and 3 (arXiv:2403.08295, 2408.00118, 2503.19786).
 
-All: embeddings scaled by sqrt(D), RMSNorm by 1 + scale, GeGLU. From 2 on: norms after attention and MLP too, local layers
-between global ones; 2: soft caps on the logits of attention and of the model; 3: norms of queries and keys instead, and a
-slower rotation in the global layers.
+All three multiply embeddings by sqrt(D), scale RMSNorms by 1 + scale, and use GeGLU. From Gemma 2
+on, norms also follow attention and MLP, and layers with a window alternate with global ones. Gemma
+2 caps the logits of attention and of the model. Gemma 3 normalises queries and keys instead, and
+its global layers have a larger rope_theta.
 
-Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_dim, V vocab, L layers.
+Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_dim, V vocab, L
+layers.
 """
 
 import dataclasses
@@ -28,30 +30,33 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig(ModelConfig):
-    """Defaults: Gemma 7B."""
+    """Gemma (arXiv:2403.08295), a decoder with GeGLU and scaled embeddings; defaults: Gemma 7B.
 
-    vocab_size: Count = 256_000
-    num_layers: Depth = 28
-    embed_dim: Count = 3072
-    num_heads: Count = 16
-    num_kv_heads: Count = 16
-    head_dim: Count = 256
-    mlp_dim: Count = 24_576
-    max_seq_len: Count = 8192
-    rope_theta: Positive = 10_000.0
+    The reference implementation is transformers' `GemmaForCausalLM`.
+    """
+
+    vocab_size: Count = 256_000  # tokens in the vocabulary
+    num_layers: Depth = 28  # number of blocks
+    embed_dim: Count = 3072  # width of the residual stream
+    num_heads: Count = 16  # attention heads of a layer
+    num_kv_heads: Count = 16  # heads of keys and values; a divisor of num_heads
+    head_dim: Count = 256  # dimensions of a head
+    mlp_dim: Count = 24_576  # hidden width of the feed-forward layer
+    max_seq_len: Count = 8192  # longest sequence, in tokens
+    rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()  # of global layers
-    local_rope_theta: Positive = 10_000.0
-    window: CountOrZero = 0  # tokens that a token of a local layer sees, itself included; 0 = there are no local layers
-    global_every: Count = 1  # one layer in so many, the last of them, is global
+    local_rope_theta: Positive = 10_000.0  # rope_theta of local layers
+    window: CountOrZero = 0  # tokens that a token of a local layer sees, itself included; 0 = no local layers
+    global_every: Count = 1  # every n-th layer is global: layers n - 1, 2n - 1, ... counted from 0
     query_pre_attn_scalar: CountOrZero = 0  # queries are divided by its square root; 0 = head_dim
     attn_softcap: NonNegative = 0.0  # attention's logits become c tanh(logits / c); 0 = no cap
     final_softcap: NonNegative = 0.0  # the same for the model's logits
-    post_norms: bool = False
-    qk_norm: bool = False
-    norm_eps: NonNegative = 1e-6
-    init_std: NonNegative = 0.02
+    post_norms: bool = False  # whether norms also follow attention and MLP
+    qk_norm: bool = False  # whether each head's queries and keys are normalised
+    norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     compute: Compute = Compute()
-    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables' rows are padded to a multiple of this; padding rows are never tokens
 
     SIZES: ClassVar[tuple] = (*SIZES, ROTARY)
 
@@ -80,7 +85,11 @@ class GemmaConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Gemma2Config(GemmaConfig):
-    """Defaults: Gemma 2 9B."""
+    """Gemma 2 (arXiv:2408.00118), with local layers and soft caps; defaults: Gemma 2 9B.
+
+    The reference implementation is transformers' `Gemma2ForCausalLM`; the fields are
+    `GemmaConfig`'s.
+    """
 
     num_layers: Depth = 42
     embed_dim: Count = 3584
@@ -99,7 +108,11 @@ class Gemma2Config(GemmaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Gemma3Config(GemmaConfig):
-    """Defaults: Gemma 3 4B."""
+    """Gemma 3 (arXiv:2503.19786), five local layers per global one; defaults: Gemma 3 4B.
+
+    The reference implementation is transformers' `Gemma3ForCausalLM`; the fields are
+    `GemmaConfig`'s.
+    """
 
     vocab_size: Count = 262_208
     num_layers: Depth = 34
@@ -121,11 +134,12 @@ class Gemma3Config(GemmaConfig):
 
 
 def rms_spec(dim: int, axis: str = "embed") -> params.Tree:
-    """Scales around zero, which `rms` adds one to."""
+    """Returns {"scale": (dim,)}, initially zeros, since `rms` multiplies by 1 + scale."""
     return {"scale": Param((dim,), (axis,), zeros())}
 
 
 def block_spec(cfg: GemmaConfig) -> params.Tree:
+    """One layer: attention and a gated MLP, RMSNorms before and, with post_norms, after each."""
     init, D, h = normal(cfg.init_std), cfg.embed_dim, cfg.head_dim
     attn = attention.spec(D, cfg.num_heads, cfg.num_kv_heads, h, init=init, out_init=init)
     if cfg.qk_norm:
@@ -140,6 +154,7 @@ def block_spec(cfg: GemmaConfig) -> params.Tree:
 
 
 def spec(cfg: GemmaConfig) -> params.Tree:
+    """The table (rows, D), which is also the head, the stacked layers, and the last norm."""
     return {
         "embed": table_spec(cfg, normal(cfg.init_std)),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
@@ -148,18 +163,23 @@ def spec(cfg: GemmaConfig) -> params.Tree:
 
 
 def is_local(cfg: GemmaConfig) -> jax.Array | None:
-    """(L,) bool, or None where every layer is global."""
+    """Returns (L,) bool: which layers have the window; None if all layers are global."""
     return jnp.array(cfg.windows()) > 0 if cfg.window else None
 
 
 def rms(cfg: GemmaConfig, p, x):
+    """RMSNorm of x (..., D), multiplied by 1 + scale."""
     return norm.rms(p, x, eps=cfg.norm_eps, offset=1.0)
 
 
 def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, index):
-    """Attention without its norms and residual; (B, T, D), the layer's cache. angles: global and local ones."""
+    """Returns (attention's output (B, T, D) without norms and residual, the layer's cache).
+
+    local: whether this layer has the window. angles: those of global and those of local layers.
+    """
     q, k, v = attention.qkv(p, x_BTD, norm_eps=cfg.norm_eps, norm_offset=1.0)
     turn = angles[0]
+    # A scan has one program for all layers, so each layer selects its angles by a traced flag.
     if local is not None:
         turn = jax.tree.map(lambda far, near: jnp.where(local, near, far), *angles)
     q, k = position.rope(q, turn), position.rope(k, turn)
@@ -181,6 +201,10 @@ def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, i
 
 
 def block(cfg: GemmaConfig, p, x_BTD, xs, *where, train):
+    """Returns (x (B, T, D), (the layer's cache, None)).
+
+    xs: the layer's cache, and whether the layer is local.
+    """
     cache, local = xs
     h, cache = attend(cfg, p["attn"], rms(cfg, p["attn_norm"], x_BTD), cache, local, *where)
     h = rms(cfg, p["attn_post_norm"], h) if cfg.post_norms else h
@@ -191,16 +215,19 @@ def block(cfg: GemmaConfig, p, x_BTD, xs, *where, train):
 
 
 def embed(cfg: GemmaConfig, p, tokens, positions, rng):
+    """Returns (embeddings (B, T, D), which layers are local (L,), the rotary angles)."""
     angles = (
         position.rope_angles(positions, cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling),
         position.rope_angles(positions, cfg.head_dim, theta=cfg.local_rope_theta),
     )
     x_BTD = linear.embed(p["embed"], tokens)
-    # Rounded to the embedding's dtype first, as the published models were trained: sqrt(3072) is 55.5 in bfloat16.
+    # sqrt(D) is rounded to the embedding's dtype first, as in the training of the published models:
+    # sqrt(3072) is 55.5 in bfloat16.
     return x_BTD * jnp.asarray(cfg.embed_dim**0.5, x_BTD.dtype), is_local(cfg), (angles,)
 
 
 def head(cfg: GemmaConfig, p, x_BTD) -> Head:
+    """The inputs of the logits: the normed states and the embedding table."""
     return Head(rms(cfg, p["norm"], x_BTD), p["embed"]["table"], softcap=cfg.final_softcap, vocab=cfg.vocab_size)
 
 

@@ -1,5 +1,8 @@
-"""GLM-4: a Llama with a norm after each half of a block as well, of which positions turn a part of each head, in pairs of
-neighbours (arXiv:2406.12793; the models of April 2025)."""
+"""GLM-4: a Llama with a norm before and after each half of a block, and partial rotary positions.
+
+Positions rotate a part of each head's dimensions, in pairs of neighbours (arXiv:2406.12793; the
+models of April 2025).
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -15,14 +18,18 @@ from bigmodel_jax.nn import norm
 
 @dataclasses.dataclass(frozen=True)
 class Glm4Config(LlamaConfig):
-    """Defaults: GLM-4-9B-0414."""
+    """GLM-4 (arXiv:2406.12793); defaults: GLM-4-9B-0414.
+
+    The reference implementation is transformers' `Glm4ForCausalLM`; other fields are
+    `LlamaConfig`'s.
+    """
 
     vocab_size: Count = 151_552
     num_layers: Depth = 40
     num_kv_heads: Count = 2
     mlp_dim: Count = 13_696
     max_seq_len: Count = 32_768
-    rotary_dim: Count = 64  # the first dimensions of a head, which positions turn
+    rotary_dim: Count = 64  # number of a head's first dimensions that rotary positions rotate
 
     SIZES: ClassVar[tuple] = (
         *LlamaConfig.SIZES,
@@ -43,6 +50,7 @@ class Glm4Config(LlamaConfig):
 
 
 def block_spec(cfg: Glm4Config) -> params.Tree:
+    """Llama's layer with two more RMSNorms (D,), one after attention and one after the MLP."""
     after = {"attn_post_norm": norm.rms_spec(cfg.embed_dim), "mlp_post_norm": norm.rms_spec(cfg.embed_dim)}
     return llama.block_spec(cfg) | after
 

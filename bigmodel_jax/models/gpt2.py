@@ -1,6 +1,6 @@
-"""GPT-2: learned positions, pre-LayerNorm, multi-head attention with biases, GELU (Radford et al., 2019).
+"""GPT-2: a decoder with learned positions, pre-LayerNorm, biases and GELU (Radford et al., 2019).
 
-Shapes: B batch, T tokens, D embed, V vocab, L layers.
+Shapes: B batch, T tokens, S cache length, D embed, H heads, h head_dim, V vocab, L layers.
 """
 
 import dataclasses
@@ -25,18 +25,22 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config(ModelConfig):
-    """Defaults: the 124M model."""
+    """GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019).
 
-    vocab_size: Count = 50_257
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    max_seq_len: Count = 1024
-    norm_eps: NonNegative = 1e-5
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0
+    The reference implementation is transformers' `GPT2LMHeadModel`. The defaults are those of the
+    124M model. The hidden width of the MLP is 4 embed_dim.
+    """
+
+    vocab_size: Count = 50_257  # tokens in the vocabulary
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    max_seq_len: Count = 1024  # longest sequence, in tokens
+    norm_eps: NonNegative = 1e-5  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     compute: Compute = Compute()
-    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables' rows are padded to a multiple of this; padding rows are never tokens
 
     SIZES: ClassVar[tuple] = (Divides("num_heads", "embed_dim"), *SIZES)
 
@@ -64,6 +68,10 @@ class GPT2Config(ModelConfig):
 
 
 def block_spec(cfg: GPT2Config) -> params.Tree:
+    """One layer: LayerNorm, attention (D, H, h) with biases, LayerNorm, MLP (D, 4 D).
+
+    The matrices that add to the residual start smaller by sqrt(2 num_layers).
+    """
     init, out_init = normal(cfg.init_std), normal(cfg.init_std * (2 * cfg.num_layers) ** -0.5)
     D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
     return {
@@ -75,6 +83,7 @@ def block_spec(cfg: GPT2Config) -> params.Tree:
 
 
 def spec(cfg: GPT2Config) -> params.Tree:
+    """Tables of tokens (rows, D) and positions (max_seq_len, D), stacked layers, last norm."""
     init = normal(cfg.init_std)
     return {
         "embed": table_spec(cfg, init),
@@ -85,6 +94,10 @@ def spec(cfg: GPT2Config) -> params.Tree:
 
 
 def block(cfg: GPT2Config, p, x_BTD, xs, q_where, k_where, index, *, train):
+    """Returns (x (B, T, D), (the layer's cache, None)).
+
+    xs: the layer's cache and its dropout key.
+    """
     cache, rng = xs
     attn_rng, mlp_rng = (None, None) if rng is None else jax.random.split(rng)
     h = norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps)
@@ -99,12 +112,17 @@ def block(cfg: GPT2Config, p, x_BTD, xs, q_where, k_where, index, *, train):
 
 
 def embed(cfg: GPT2Config, p, tokens, positions, rng):
+    """Returns (embeddings (B, T, D), dropout keys of the layers (L,), ()).
+
+    tokens and positions: (B, T).
+    """
     rngs = None if rng is None else jax.random.split(rng, cfg.num_layers + 1)
     x_BTD = linear.embed(p["embed"], tokens) + linear.embed(p["positions"], positions)
     return dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), None if rngs is None else rngs[1:], ()
 
 
 def head(cfg: GPT2Config, p, x_BTD) -> Head:
+    """The inputs of the logits: the normed states and the embedding table."""
     return Head(norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps), p["embed"]["table"], vocab=cfg.vocab_size)
 
 

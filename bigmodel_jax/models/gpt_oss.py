@@ -1,5 +1,8 @@
-"""gpt-oss: a mixture of experts with attention sinks, every second layer windowed, YaRN positions, biases everywhere
-and a clamped SwiGLU (arXiv:2508.10925)."""
+"""gpt-oss: a mixture of experts with attention sinks (arXiv:2508.10925).
+
+Every second layer has a window. Positions are YaRN's, all projections have biases, and the experts'
+SwiGLU is clamped. Shapes as in llama.py and mixtral.py.
+"""
 
 import dataclasses
 import functools
@@ -20,7 +23,11 @@ from bigmodel_jax.nn.position import RopeScaling
 
 @dataclasses.dataclass(frozen=True)
 class GptOssConfig(MixtralConfig):
-    """Defaults: 20B. window: of the first layer and every second one after it; the others see everything before."""
+    """gpt-oss (arXiv:2508.10925); defaults: the 20B model.
+
+    The reference implementation is transformers' `GptOssForCausalLM`. window: the layers 0, 2, 4,
+    ... have it; all other layers see every token before. Other fields are `MixtralConfig`'s.
+    """
 
     vocab_size: Count = 201_088
     num_layers: Depth = 24
@@ -36,8 +43,8 @@ class GptOssConfig(MixtralConfig):
     num_experts: Count = 32
     experts_per_token: Count = 4
     load_balancing_loss: NonNegative = 0.001
-    swiglu_alpha: float = 1.702  # x sigmoid(alpha x) is near GELU there
-    swiglu_limit: NonNegative = 7.0  # gates above, and linear parts beyond it on either side, are cut off
+    swiglu_alpha: float = 1.702  # with 1.702, x sigmoid(alpha x) approximates GELU
+    swiglu_limit: NonNegative = 7.0  # gates are clipped to at most this, linear parts to -this .. this
 
     def make(self) -> Model:
         return llama.model(self, block_spec, embed=embed, block=block, losses=mixtral.losses)
@@ -51,17 +58,21 @@ class GptOssConfig(MixtralConfig):
 
 
 def is_local(cfg: GptOssConfig) -> np.ndarray:
-    """In which layers the window holds; (L,) bool."""
+    """Returns (L,) bool: which layers have the window."""
     return np.arange(cfg.num_layers) % 2 == 0
 
 
 def clamped_swiglu(gate: jax.Array, up: jax.Array, *, alpha: float, limit: float) -> jax.Array:
-    """gate sigmoid(alpha gate) (up + 1) within the limit, so that no product leaves the range of 8-bit floats."""
+    """gate sigmoid(alpha gate) (up + 1), with gate and up clipped.
+
+    The limit keeps the product in the range of 8-bit floats.
+    """
     gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
     return gate * jax.nn.sigmoid(alpha * gate) * (up + 1)
 
 
 def block_spec(cfg: GptOssConfig) -> params.Tree:
+    """Mixtral's layer, with sinks (H,) and biases of attention's output, router and experts."""
     tree = mixtral.block_spec(cfg)
     init = tree["router"]["kernel"].init
     D, E = cfg.embed_dim, cfg.num_experts
@@ -76,11 +87,13 @@ def block_spec(cfg: GptOssConfig) -> params.Tree:
 
 
 def embed(cfg: GptOssConfig, *args):
+    """As `llama.embed`, with (L,) bool, which layers have the window, for the layers."""
     x_BTD, _, shared = llama.embed(cfg, *args)
     return x_BTD, is_local(cfg), shared
 
 
 def block(cfg: GptOssConfig, *args, train: bool):
+    """As `mixtral.block`, with the clamped SwiGLU."""
     activation = functools.partial(clamped_swiglu, alpha=cfg.swiglu_alpha, limit=cfg.swiglu_limit)
     return mixtral.block(cfg, *args, train=train, activation=activation)
 

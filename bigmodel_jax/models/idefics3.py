@@ -1,6 +1,6 @@
-"""Idefics3 and SmolVLM: a Llama that reads tiles of an image, squares of patches as one token (arXiv:2408.12637, 2504.05299).
+"""Idefics3 and SmolVLM: a Llama that reads tiles of an image, with squares of patches as one token.
 
-The two families of published files differ in their names alone.
+arXiv:2408.12637 and 2504.05299. The published files of the two families differ in names alone.
 """
 
 import dataclasses
@@ -17,7 +17,11 @@ SMOLLM2 = dataclasses.replace(llama.PRESETS["smollm2-135m"], vocab_size=49_280, 
 
 @dataclasses.dataclass(frozen=True)
 class Idefics3Config(VisionLanguageConfig):
-    """Defaults: Idefics3 8B."""
+    """Idefics3 (arXiv:2408.12637): SigLIP, pixel shuffle, a linear map and a Llama; defaults: 8B.
+
+    The reference implementation is transformers' `Idefics3ForConditionalGeneration`. The fields are
+    those of `VisionLanguageConfig`.
+    """
 
     vision: VisionTower = VisionTower(image_shape=(364, 364, 3), patch_size=14, **siglip.SO400M)
     text: LlamaConfig = dataclasses.replace(llama.PRESETS["llama-3.1-8b"], vocab_size=128_259)
@@ -36,7 +40,10 @@ class Idefics3Config(VisionLanguageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SmolVLMConfig(Idefics3Config):
-    """Defaults: SmolVLM 256M."""
+    """SmolVLM (arXiv:2504.05299), Idefics3's architecture around SmolLM2; defaults: SmolVLM 256M.
+
+    The reference implementation is transformers' `SmolVLMForConditionalGeneration`.
+    """
 
     vision: VisionTower = VisionTower(image_shape=(512, 512, 3), patch_size=16, **siglip.BASE)
     text: LlamaConfig = SMOLLM2

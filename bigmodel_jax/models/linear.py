@@ -1,4 +1,4 @@
-"""One affine map: linear regression under `Regression`, logistic (softmax) regression under `Classification`."""
+"""One affine map: linear regression, or with `Classification` softmax regression."""
 
 import dataclasses
 import functools
@@ -14,12 +14,12 @@ from bigmodel_jax.nn.linear import linear, linear_spec
 
 @dataclasses.dataclass(frozen=True)
 class LinearConfig(ModelConfig):
-    """One linear layer: a regression, or with classes a logistic one."""
+    """One linear layer: linear regression or, with classes, softmax regression."""
 
-    feature_shape: tuple[Count, ...] = (10,)  # of one example
-    num_outputs: Count = 1  # numbers that are predicted, or classes
+    feature_shape: tuple[Count, ...] = (10,)  # shape of one example's features
+    num_outputs: Count = 1  # predicted numbers, or classes
     init: Initial = "default"  # of the kernels; default: zeros
-    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
+    init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     def inputs(self):
         return {"features": self.feature_shape}
@@ -33,7 +33,9 @@ class LinearConfig(ModelConfig):
 
 
 def spec(cfg: LinearConfig) -> Tree:
-    # Zeros: both losses are convex, so that the start decides nothing, and every run begins at the same loss.
+    """kernel (F, num_outputs), F = all features of an example, and bias (num_outputs,)."""
+    # Both losses are convex, so the result does not depend on the initial values. With zeros, every
+    # run starts at the same loss.
     num = math.prod(cfg.feature_shape)
     tree = linear_spec(num, cfg.num_outputs, axes=("embed", None), init=zeros(), bias=True)
     return initial.weights(tree, cfg.init, cfg.init_std)

@@ -1,10 +1,12 @@
-"""Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU (arXiv:2302.13971, 2307.09288, 2407.21783).
+"""Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-The block also serves the families that differ from it by a field: mistral.py (window), qwen.py (biases, norms of q, k),
-smollm3.py (layers without positions), olmo.py (norms after each half), granite.py (multipliers), glm.py (more norms, a
-part of a head turned).
+arXiv:2302.13971, 2307.09288, 2407.21783. The families that differ from Llama by a few fields use
+the same block: mistral.py (window), qwen.py (biases, norms of queries and keys), smollm3.py (layers
+without positions), olmo.py (norms after each half), granite.py (multipliers), glm.py (more norms,
+partial rotation).
 
-Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_dim, V vocab, L layers.
+Shapes: B batch, T tokens, S cache length, D embed, H heads, K kv heads, h head_dim, F mlp, V vocab,
+L layers.
 """
 
 import dataclasses
@@ -25,39 +27,57 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(ModelConfig):
-    """A decoder of the Llama family: RMS norms, rotary positions, grouped queries, a gated MLP (arXiv:2302.13971).
+    """A decoder-only Transformer of the Llama family (Touvron et al., arXiv:2302.13971).
 
-    The defaults are those of Llama 2 7B. Widths are in units, `window` and `max_seq_len` in tokens (window 0: all).
+    Each layer applies attention and a SwiGLU feed-forward layer, each to the RMS-normed input, and
+    adds the result to the residual stream. Attention has rotary positions (arXiv:2104.09864) and
+    grouped queries (arXiv:2305.13245). The reference implementation is transformers'
+    `LlamaForCausalLM`. The defaults are those of Llama 2 7B; `PRESETS` has other published sizes.
+
+    vocab_size: tokens in the vocabulary. num_layers: number of blocks.
+    embed_dim: width of the residual stream. mlp_dim: hidden width of the feed-forward layer.
+    num_heads, head_dim: query heads, and dimensions of a head; their product need not be embed_dim.
+    num_kv_heads: heads of keys and values, a divisor of num_heads.
+    max_seq_len: the longest sequence, in tokens.
+    rope_theta, rope_scaling: base of the rotary frequencies, and how longer contexts change them.
+    window: tokens that a token sees, itself included; 0 = all tokens before it.
+    qkv_bias, qk_norm: whether queries, keys and values have biases, or queries and keys RMSNorms.
+    norm_eps: added to the mean square in every RMSNorm.
+    init_std, depth_scaled_init: standard deviation of the initial weights, and whether the matrices
+    that add to the residual start smaller in deeper models.
+    tied_embeddings: whether the head shares the embedding table.
+    compute: how layers are computed (remat, unrolling, implementation of attention).
+    pad_vocab: the tables' rows are padded to a multiple of this.
     """
 
-    vocab_size: Count = 32_000
-    num_layers: Depth = 32
-    embed_dim: Count = 4096
-    num_heads: Count = 32
-    num_kv_heads: Count = 32
-    head_dim: Count = 128
-    mlp_dim: Count = 11_008
-    max_seq_len: Count = 4096
-    rope_theta: Positive = 10_000.0
+    vocab_size: Count = 32_000  # tokens in the vocabulary
+    num_layers: Depth = 32  # number of blocks
+    embed_dim: Count = 4096  # width of the residual stream
+    num_heads: Count = 32  # attention heads of a layer
+    num_kv_heads: Count = 32  # heads of keys and values; a divisor of num_heads
+    head_dim: Count = 128  # dimensions of a head
+    mlp_dim: Count = 11_008  # hidden width of the feed-forward layer
+    max_seq_len: Count = 4096  # longest sequence, in tokens
+    rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()
     window: CountOrZero = 0  # tokens that a token sees, itself included; 0 = all before it
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    norm_eps: NonNegative = 1e-5
-    init_std: NonNegative = 0.02
+    qkv_bias: bool = False  # whether queries, keys and values have biases
+    qk_norm: bool = False  # whether each head's queries and keys have an RMSNorm
+    norm_eps: NonNegative = 1e-5  # added to the mean square in every RMSNorm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     depth_scaled_init: bool = False  # what adds to the residual starts at init_std / sqrt(2 num_layers), as in GPT-2
-    tied_embeddings: bool = False
+    tied_embeddings: bool = False  # whether the head shares the embedding table
     compute: Compute = Compute()
-    pad_vocab: Count = 1  # the tables have a multiple of so many rows; what lies behind the vocabulary is never a token
+    pad_vocab: Count = 1  # the tables' rows are padded to a multiple of this; padding rows are never tokens
 
     SIZES: ClassVar[tuple] = (*SIZES, ROTARY)
-    # What some families of this block have as fields, at the values that Llama has.
-    rotary_dim: ClassVar[int] = 0  # dimensions of a head that positions turn; 0 = all
-    rope_interleaved: ClassVar[bool] = False  # pairs of neighbouring dimensions are turned
-    attention_multiplier: ClassVar[float] = 0.0  # of the logits of attention; 0 = 1/sqrt(head_dim)
-    embedding_multiplier: ClassVar[float] = 1.0
-    residual_multiplier: ClassVar[float] = 1.0  # of what each half of a block adds
-    logits_scaling: ClassVar[float] = 1.0  # what the logits are divided by
+    # Some families that use this block make fields of these constants, which hold Llama's values.
+    rotary_dim: ClassVar[int] = 0  # a head's dimensions that rotary positions rotate; 0 = all
+    rope_interleaved: ClassVar[bool] = False  # whether neighbouring dimensions form the rotated pairs
+    attention_multiplier: ClassVar[float] = 0.0  # factor of attention's logits; 0 = 1/sqrt(head_dim)
+    embedding_multiplier: ClassVar[float] = 1.0  # factor of the embeddings
+    residual_multiplier: ClassVar[float] = 1.0  # factor of what each half of a block adds
+    logits_scaling: ClassVar[float] = 1.0  # divisor of the logits
 
     def inputs(self):
         return {"tokens": None}
@@ -83,6 +103,10 @@ class LlamaConfig(ModelConfig):
 
 
 def block_spec(cfg: LlamaConfig) -> params.Tree:
+    """One layer: RMSNorm (D,), attention q (D, H, h), k and v (D, K, h), o (H, h, D), and an MLP.
+
+    The MLP has gate and up (D, F) and down (F, D), behind its own RMSNorm.
+    """
     init = normal(cfg.init_std)
     out_init = normal(cfg.init_std * (2 * cfg.num_layers) ** -0.5) if cfg.depth_scaled_init else init
     return {
@@ -104,6 +128,7 @@ def block_spec(cfg: LlamaConfig) -> params.Tree:
 
 
 def spec(cfg: LlamaConfig, block_spec=block_spec) -> params.Tree:
+    """The table (rows, D), stacked layers, last norm, and an untied head (rows, D)."""
     init = normal(cfg.init_std)
     tree = {
         "embed": table_spec(cfg, init),
@@ -116,19 +141,26 @@ def spec(cfg: LlamaConfig, block_spec=block_spec) -> params.Tree:
 
 
 def normed(cfg: LlamaConfig, p, name: str, x_BTD):
-    """After the norm of that name, where the block has it."""
+    """x (B, T, D) after the RMSNorm called `name`; x itself if the block has no such norm."""
     return norm.rms(p[name], x_BTD, eps=cfg.norm_eps) if name in p else x_BTD
 
 
 def add(cfg: LlamaConfig, p, name: str, x_BTD, h_BTD):
-    """The residual sum, of what the norm of that name gives where the block has one after its half."""
+    """The residual sum x + h, (B, T, D).
+
+    h first passes the norm called `name` if the block has one.
+    """
     h_BTD = normed(cfg, p, name, h_BTD)
     h_BTD = h_BTD if cfg.residual_multiplier == 1.0 else h_BTD * cfg.residual_multiplier
     return constrain(x_BTD + h_BTD, "batch", "seq", "embed")
 
 
 def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *, local=None):
-    """The attention half of a block, with its residual; (x, the layer's cache). local: whether its window holds."""
+    """The attention half of a block, with its residual: (x (B, T, D), the layer's cache).
+
+    index: the cache's first new column. local: whether this layer has the window; None:
+    `cfg.window` holds.
+    """
     q, k, v = attention.qkv(p["attn"], normed(cfg, p, "attn_norm", x_BTD), norm_eps=cfg.norm_eps)
     q, k = (position.rope(x, angles, interleaved=cfg.rope_interleaved) for x in (q, k))
     k, v = update_cache(cache, k, v, index)
@@ -140,6 +172,10 @@ def attend(cfg: LlamaConfig, p, x_BTD, cache, q_where, k_where, angles, index, *
 
 
 def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train, local=None):
+    """Returns (x (B, T, D), (the layer's cache, None)).
+
+    xs: the layer's cache, and a part that is unused here.
+    """
     cache, _ = xs
     x_BTD, cache = attend(cfg, p, x_BTD, cache, *where, local=local)
     h = feedforward.swiglu(p["mlp"], normed(cfg, p, "mlp_norm", x_BTD))
@@ -147,6 +183,7 @@ def block(cfg: LlamaConfig, p, x_BTD, xs, *where, train, local=None):
 
 
 def embed(cfg: LlamaConfig, p, tokens, positions, rng):
+    """Returns (embeddings (B, T, D), None, (rotary angles,)) of tokens and positions (B, T)."""
     turned = cfg.rotary_dim or cfg.head_dim
     angles = position.rope_angles(positions, turned, theta=cfg.rope_theta, scaling=cfg.rope_scaling)
     x_BTD = linear.embed(p["embed"], tokens)
@@ -154,13 +191,14 @@ def embed(cfg: LlamaConfig, p, tokens, positions, rng):
 
 
 def head(cfg: LlamaConfig, p, x_BTD) -> Head:
+    """The inputs of the logits: the normed states (B, T, D) and the table of the head."""
     x_BTD = norm.rms(p["norm"], x_BTD, eps=cfg.norm_eps)
     x_BTD = x_BTD if cfg.logits_scaling == 1.0 else x_BTD / cfg.logits_scaling
     return Head(x_BTD, p["embed" if cfg.tied_embeddings else "head"]["table"], vocab=cfg.vocab_size)
 
 
 def model(cfg: LlamaConfig, block_spec=block_spec, **parts) -> Model:
-    """The model; block_spec, and of `decoder.model` block, embed, head and losses may be another's."""
+    """The model; families replace block_spec, or parts of `decoder.model`."""
     return decoder.model(cfg, spec(cfg, block_spec), **({"embed": embed, "block": block, "head": head} | parts))
 
 

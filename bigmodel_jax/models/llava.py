@@ -1,4 +1,7 @@
-"""LLaVA: a Llama that reads CLIP's image through an MLP (Liu et al., arXiv:2304.08485; 1.5: arXiv:2310.03744)."""
+"""LLaVA: a Llama that reads CLIP's image states through an MLP.
+
+Liu et al., arXiv:2304.08485; LLaVA 1.5: arXiv:2310.03744.
+"""
 
 import dataclasses
 
@@ -15,7 +18,11 @@ VISION = VisionTower(
 
 @dataclasses.dataclass(frozen=True)
 class LlavaConfig(VisionLanguageConfig):
-    """Defaults: LLaVA 1.5 7B."""
+    """LLaVA 1.5 (arXiv:2310.03744): CLIP's tower, an MLP and a Llama; defaults: LLaVA 1.5 7B.
+
+    The reference implementation is transformers' `LlavaForConditionalGeneration`. The fields are
+    those of `VisionLanguageConfig`.
+    """
 
     vision: VisionTower = VISION
     text: LlamaConfig = LlamaConfig(vocab_size=32_064)

@@ -1,6 +1,6 @@
-"""Mistral: a Llama whose tokens see a window of those before them (arXiv:2310.06825).
+"""Mistral: a Llama with sliding-window attention (arXiv:2310.06825).
 
-Later versions of the published model keep the family and drop the window.
+Later versions of the published model are of this family and have no window.
 """
 
 import dataclasses
@@ -11,7 +11,11 @@ from bigmodel_jax.models.llama import LlamaConfig
 
 @dataclasses.dataclass(frozen=True)
 class MistralConfig(LlamaConfig):
-    """Defaults: the 7B model, version 0.1."""
+    """Mistral (Jiang et al., arXiv:2310.06825); defaults: the 7B model, version 0.1.
+
+    The reference implementation is transformers' `MistralForCausalLM`; the fields are
+    `LlamaConfig`'s.
+    """
 
     num_kv_heads: Count = 8
     mlp_dim: Count = 14_336

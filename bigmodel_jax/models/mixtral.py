@@ -1,7 +1,7 @@
-"""Mixtral: a Llama whose every feed-forward layer is a mixture of experts (arXiv:2401.04088).
+"""Mixtral: a Llama whose feed-forward layers are mixtures of experts (arXiv:2401.04088).
 
-The block also serves qwen_moe.py (norms of q, k; many small experts) and gpt_oss.py (sinks, biases, a clamped SwiGLU).
-Shapes as in llama.py; E experts, F their mlp_dim.
+qwen_moe.py (norms of queries and keys, many small experts) and gpt_oss.py (sinks, biases, a clamped
+SwiGLU) use the same block. Shapes as in llama.py; E experts, F the width of one expert.
 """
 
 import dataclasses
@@ -20,22 +20,26 @@ from bigmodel_jax.nn.experts import moe
 
 @dataclasses.dataclass(frozen=True)
 class MixtralConfig(LlamaConfig):
-    """Defaults: 8x7B. mlp_dim is that of one expert."""
+    """Mixtral, a sparse mixture of experts (Jiang et al., arXiv:2401.04088); defaults: 8x7B.
+
+    The reference implementation is transformers' `MixtralForCausalLM`. mlp_dim is the hidden width
+    of one expert; other fields are `LlamaConfig`'s.
+    """
 
     num_kv_heads: Count = 8
     mlp_dim: Count = 14_336
     max_seq_len: Count = 32_768
     rope_theta: Positive = 1_000_000.0
-    num_experts: Count = 8
-    experts_per_token: Count = 2
-    normalized_weights: bool = True  # the weights of a token's experts sum to 1
+    num_experts: Count = 8  # experts of a layer
+    experts_per_token: Count = 2  # experts that process a token
+    normalized_weights: bool = True  # whether the weights of a token's experts sum to 1
     capacity_factor: NonNegative = (
-        0.0  # in training, an expert's places per row over its even share; 0 = no token is dropped
+        0.0  # in training, an expert's places per row, relative to an even share; 0 = no token is dropped
     )
     expert_buffer: NonNegative = 0.0
-    "in training over several devices, rows that one's experts take over an even share; 0 = no token is dropped"
-    load_balancing_loss: NonNegative = 0.02  # coefficients of the auxiliary losses
-    router_z_loss: NonNegative = 0.0
+    "in training, rows that a device's experts take, relative to an even share; 0 = no token is dropped"
+    load_balancing_loss: NonNegative = 0.02  # coefficient of the loss that balances experts
+    router_z_loss: NonNegative = 0.0  # coefficient of the loss that keeps the router's logits small
 
     SIZES: ClassVar[tuple] = (
         *LlamaConfig.SIZES,
@@ -52,6 +56,7 @@ class MixtralConfig(LlamaConfig):
 
 
 def block_spec(cfg: MixtralConfig) -> params.Tree:
+    """Llama's layer, with a router (D, E) and experts (E, D, F), (E, F, D) in place of the MLP."""
     tree = llama.block_spec(cfg)
     init, out_init = tree["mlp"]["gate"].init, tree.pop("mlp")["down"].init
     return tree | {
@@ -61,17 +66,20 @@ def block_spec(cfg: MixtralConfig) -> params.Tree:
 
 
 def feed_forward(cfg: MixtralConfig, p, x_BTD, mask_BT, *, train: bool, activation: moe.Activation):
-    """The mixture half of a block, with its residual; (x, the layer's load)."""
+    """The mixture half of a block, with its residual: (x (B, T, D), the layer's load)."""
     h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
     routing = moe.route(p["router"], h, cfg.experts_per_token, normalize=cfg.normalized_weights)
-    # Tokens are dropped in training alone: what a token is told later must not depend on the tokens beside it.
+    # Tokens are dropped in training alone: elsewhere the output must not depend on other rows.
     room = {"capacity_factor": cfg.capacity_factor, "buffer": cfg.expert_buffer} if train else {}
     y = moe.experts(p["experts"], h, routing, mask_BT, **room, activation=activation)
     return constrain(x_BTD + y, "batch", "seq", "embed"), moe.load(routing, mask_BT)
 
 
 def block(cfg: MixtralConfig, p, x_BTD, xs, q_where, *where, train: bool, activation: moe.Activation = moe.swiglu):
-    """xs: the layer's cache, and whether its window holds."""
+    """Returns (x (B, T, D), (the layer's cache, its load)).
+
+    xs: the layer's cache, and whether the layer has the window.
+    """
     cache, local = xs
     x_BTD, cache = llama.attend(cfg, p, x_BTD, cache, q_where, *where, local=local)
     x_BTD, load = feed_forward(cfg, p, x_BTD, q_where.segments > 0, train=train, activation=activation)
@@ -79,6 +87,7 @@ def block(cfg: MixtralConfig, p, x_BTD, xs, q_where, *where, train: bool, activa
 
 
 def losses(cfg: MixtralConfig, loads: moe.Load, batch) -> dict:
+    """The auxiliary losses by name: load balancing, and the router's z-loss."""
     share = moe.token_share(batch)
     return moe.losses(loads, balance=cfg.load_balancing_loss, z=cfg.router_z_loss, share=share)
 

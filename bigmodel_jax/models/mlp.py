@@ -1,4 +1,4 @@
-"""A multi-layer perceptron classifier: the smallest whole model, and the pattern for a new one."""
+"""A multi-layer perceptron classifier: the smallest model, and the pattern for a new one."""
 
 import dataclasses
 import functools
@@ -20,15 +20,15 @@ from bigmodel_jax.nn.linear import linear, linear_spec
 
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(ModelConfig):
-    """Fully connected layers over one example, flattened."""
+    """A classifier of fully connected layers over one flattened example."""
 
-    image_shape: tuple[Count, ...] = (28, 28, 1)  # of one example, rows of features included: all of it is flattened
-    num_classes: Count = 10
-    hidden_dims: tuple[Count, ...] = (256, 256)
-    dropout: ShareBelowOne = 0.0
-    activation: Activation = "relu"
+    image_shape: tuple[Count, ...] = (28, 28, 1)  # shape of one example, which is flattened; features work too
+    num_classes: Count = 10  # number of classes
+    hidden_dims: tuple[Count, ...] = (256, 256)  # widths of the hidden layers
+    dropout: ShareBelowOne = 0.0  # dropout rate after each hidden layer, in training
+    activation: Activation = "relu"  # of the hidden layers
     init: Initial = "default"  # of the kernels; default: He's normal where an activation follows, LeCun's for the head
-    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
+    init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     def inputs(self):
         return {"image": self.image_shape}
@@ -42,10 +42,12 @@ class MLPConfig(ModelConfig):
 
 
 def spec(cfg: MLPConfig) -> Tree:
+    """hidden0, hidden1, ... and head, each with kernel (n_in, n_out) and bias (n_out,)."""
     dims = (math.prod(cfg.image_shape), *cfg.hidden_dims)
     tree = {}
     for i, (n_in, n_out) in enumerate(itertools.pairwise(dims)):
-        # He et al., arXiv:1502.01852: ReLU halves the variance. Layers are split by column, then by row.
+        # He et al., arXiv:1502.01852: ReLU halves the variance. Layers are sharded by column and by
+        # row in turn, so that a pair needs one collective.
         axes = ("mlp", "embed") if i % 2 else ("embed", "mlp")
         tree[f"hidden{i}"] = linear_spec(n_in, n_out, axes=axes, init=normal((2 / n_in) ** 0.5), bias=True)
     last = "embed" if len(dims) % 2 else "mlp"

@@ -1,9 +1,11 @@
-"""MM-DiT, the network of Stable Diffusion 3: image and text in one attention (Esser et al., arXiv:2403.03206, section 4).
+"""MM-DiT, the network of Stable Diffusion 3: image and text in one attention.
 
-Patches and text tokens have weights of their own, attend to each other as one sequence, and pass from layer to layer. The
-timestep and a pooled vector of the text shift, scale and gate both streams, as in DiT.
+Esser et al., arXiv:2403.03206, section 4. Patches and text tokens have separate weights, attend to
+each other as one sequence, and both pass through all layers. The timestep and a pooled vector of
+the text shift, scale and gate both streams, as in DiT.
 
-Shapes: B batch, H height, W width, C channels, T patches, S text tokens, P patch side, D embed, E text, L layers.
+Shapes: B batch, H height, W width, C channels, T patches, S text tokens, P patch side, D embed, F
+mlp, E text, L layers.
 """
 
 import dataclasses
@@ -29,22 +31,26 @@ from bigmodel_jax.nn.attention.attention import Where
 
 @dataclasses.dataclass(frozen=True)
 class MMDiTConfig(ModelConfig):
-    """Defaults: Stable Diffusion 3 medium on the 128 x 128 latents of 1,024-pixel pictures."""
+    """The text-to-image network of Stable Diffusion 3 (Esser et al., arXiv:2403.03206).
 
-    image_shape: tuple[Count, Count, Count] = (128, 128, 16)
-    patch_size: Count = 2
-    num_layers: Depth = 24
-    embed_dim: Count = 1536
-    num_heads: Count = 24
+    The reference implementation is diffusers' `SD3Transformer2DModel`. The defaults are those of
+    Stable Diffusion 3 medium on the 128 x 128 latents of 1,024-pixel pictures.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (128, 128, 16)  # height, width and channels of the latents
+    patch_size: Count = 2  # side of a patch, in latents' pixels
+    num_layers: Depth = 24  # number of blocks
+    embed_dim: Count = 1536  # width of the residual stream
+    num_heads: Count = 24  # attention heads of a layer
     text_dim: Count = 4096
     "width of the text's states"
     pooled_dim: Count = 2048
     "width of the vector that stands for the whole text"
-    qk_norm: bool = False  # an RMSNorm over each head's queries and keys, as Stable Diffusion 3.5 has
+    qk_norm: bool = False  # whether each head's queries and keys have an RMSNorm, as in Stable Diffusion 3.5
     position_grid: Count = 192
-    "patches along a side of the largest picture; positions are those of its middle, in units of this model's own side"
+    "patches along a side of the largest picture; this model's positions are those of its middle part"
     text_dropout: Share = 0.1
-    "how often training hides the text, so that guidance has an unconditional model (arXiv:2207.12598)"
+    "share of rows whose text training hides, so that guidance has an unconditional model (arXiv:2207.12598)"
     zero_init: bool = True
     "gates and output start at zero"
     compute: Compute = Compute()
@@ -61,7 +67,7 @@ class MMDiTConfig(ModelConfig):
 
     @property
     def last_layer(self) -> int:
-        """The layer after the stack, whose text goes nowhere."""
+        """The index of the layer after the stack, whose text output is not used."""
         return self.num_layers - 1
 
     def inputs(self):
@@ -89,7 +95,11 @@ class MMDiTConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MMDiTTextConfig(MMDiTConfig):
-    """MM-DiT with a text tower that is trained along with it, for texts as tokens; their mean state is the pooled vector."""
+    """MM-DiT with a text tower that trains along with it, for batches that hold tokens.
+
+    The mean of the tower's states is the pooled vector. The other fields are those of
+    `MMDiTConfig`.
+    """
 
     text_dim: Count = 512
     pooled_dim: Count = 512
@@ -117,7 +127,7 @@ class MMDiTTextConfig(MMDiTConfig):
 
 
 def stream_spec(cfg: MMDiTConfig, *, last: bool) -> params.Tree:
-    """One stream of one layer; the last text stream gives keys and values, and ends there."""
+    """One stream of one layer; the last layer's text stream gives keys and values alone."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     init, out = xavier(D, D), xavier(D, D)
     attn = attention.spec(D, H, H, D // H, init=init, out_init=out, bias=True, qk_norm=cfg.qk_norm)
@@ -131,10 +141,12 @@ def stream_spec(cfg: MMDiTConfig, *, last: bool) -> params.Tree:
 
 
 def block_spec(cfg: MMDiTConfig, *, last: bool = False) -> params.Tree:
+    """One layer: the image stream and the text stream."""
     return {"image": stream_spec(cfg, last=False), "text": stream_spec(cfg, last=last)}
 
 
 def spec(cfg: MMDiTConfig) -> params.Tree:
+    """Patches, timestep and text MLPs, stacked layers, the last layer, and the head."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
 
     def layer(num: int, dim: int, axes=("mlp", "embed"), init=normal(0.02)) -> dict:
@@ -153,7 +165,10 @@ def spec(cfg: MMDiTConfig) -> params.Tree:
 
 
 def positions(cfg: MMDiTConfig) -> np.ndarray:
-    """(grid * grid, D) float32 of the largest picture's patches: half from the column, half from the row."""
+    """Returns (grid * grid, D) float32: positions of the largest picture's patches.
+
+    Half of a vector is for the column, half for the row.
+    """
     grid, half = cfg.position_grid, cfg.embed_dim // 2
     row, column = np.divmod(np.arange(grid * grid), grid)
     unit = grid / (cfg.image_shape[0] // cfg.patch_size)
@@ -161,7 +176,7 @@ def positions(cfg: MMDiTConfig) -> np.ndarray:
 
 
 def middle(cfg: MMDiTConfig) -> np.ndarray:
-    """(T, D) float32: the positions of a picture that lies in the middle of the largest one."""
+    """Returns (T, D) float32: the positions of a picture in the middle of the largest one."""
     grid, (rows, columns) = cfg.position_grid, (n // cfg.patch_size for n in cfg.image_shape[:2])
     top, left = (grid - rows) // 2, (grid - columns) // 2
     table = positions(cfg).reshape(grid, grid, cfg.embed_dim)
@@ -169,26 +184,30 @@ def middle(cfg: MMDiTConfig) -> np.ndarray:
 
 
 def enter(cfg: MMDiTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: image (B, H, W, C) with noise, timestep (B,), text_states (B, S, E), text_pooled (B, pooled_dim), segment_ids
-    (B, S), 0 being padding; hidden (B,) bool hides texts. Patches, then text tokens, are one sequence (B, T + S, D)."""
+    """Joins patches and text tokens into one sequence (B, T + S, D).
+
+    batch: image (B, H, W, C) with noise, timestep (B,), text_states (B, S, E), text_pooled (B,
+    pooled_dim), segment_ids (B, S), 0 being padding; optionally hidden (B,) bool, the rows whose
+    text is hidden.
+    """
     hidden = dit.hidden_rows(batch, rng, cfg.text_dropout)
     image_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     image_BTD = image_BTD + jnp.asarray(middle(cfg), image_BTD.dtype)
-    # A hidden text's states and vector are zeros before their projections.
+    # The states and the vector of a hidden text are zeros before their projections.
     states = jnp.where(hidden[:, None, None], 0, batch["text_states"]).astype(image_BTD.dtype)
     pooled = jnp.where(hidden[:, None], 0, batch["text_pooled"]).astype(image_BTD.dtype)
     text_BSD = linear.linear(p["text_projection"], states)
     pooled = linear.linear(p["pooled"]["down"], jax.nn.silu(linear.linear(p["pooled"]["up"], pooled)))
     condition_BD = dit.embed_time(p["time"], batch["timestep"]) + pooled
     there = batch.get("segment_ids", jnp.ones(text_BSD.shape[:2], jnp.int32))
-    # A token of the text that is no padding belongs to the picture's one segment.
+    # All tokens but padding belong to segment 1, the picture's.
     seen = jnp.concatenate([jnp.ones(image_BTD.shape[:2], jnp.int32), (there > 0).astype(jnp.int32)], axis=1)
     x = constrain(jnp.concatenate([image_BTD, text_BSD], axis=1), "batch", "seq", "embed")
     return Entry(x, shared=(jax.nn.silu(condition_BD), prenorm.places(x, seen)))
 
 
 def enter_tokens(cfg: MMDiTTextConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """As `enter`, but of tokens (B, S) int instead of states and a vector."""
+    """As `enter`, for a batch with tokens (B, S) int instead of text_states and text_pooled."""
     states = clip.text_states(cfg.text, p["text"], batch, causal=False)
     share = (batch.get("segment_ids", jnp.ones(states.shape[:2])) > 0).astype(states.dtype)[..., None]
     pooled = jnp.sum(states * share, axis=1) / jnp.maximum(jnp.sum(share, axis=1), 1)
@@ -197,12 +216,16 @@ def enter_tokens(cfg: MMDiTTextConfig, p, batch, *, rng, train: bool, cache) -> 
 
 
 def block(cfg: MMDiTConfig, p, x, _, condition_BD, where: Where, *, train: bool):
+    """One layer: x (B, T + S, D) -> (B, T + S, D), patches first.
+
+    condition_BD: the conditioning vector, after its SiLU.
+    """
     num = prenorm.num_patches(cfg.image_shape, cfg.patch_size)
     streams = {"image": x[:, :num], "text": x[:, num:]}
     heads, gates = {}, {}
     for name, stream in streams.items():
         vectors = dit.modulations(p[name]["modulation"], condition_BD)
-        # The last text stream ends here; its two vectors lie in the other order, as published.
+        # The last text stream has two vectors alone, in the published files' order: scale, shift.
         shift, scale, *gates[name] = vectors if len(vectors) > 2 else vectors[::-1]
         heads[name] = attention.qkv(p[name]["attn"], dit.modulate(stream, shift, scale))
     q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(heads["image"], heads["text"], strict=True))
@@ -213,14 +236,14 @@ def block(cfg: MMDiTConfig, p, x, _, condition_BD, where: Where, *, train: bool)
 
 
 def finish(p, x, attended, gates) -> jax.Array:
-    """(B, n, D): what a stream makes of what its tokens attended to."""
+    """Returns (B, n, D): a stream's states after its attention's output and its MLP are added."""
     gate, shift, scale, mlp_gate = gates
     x = x + gate * attention.project_out(p["attn"], attended)
     return x + mlp_gate * feedforward.gelu_mlp(p["mlp"], dit.modulate(x, shift, scale))
 
 
 def leave(cfg: MMDiTConfig, p, entry: Entry, x, ys, batch, *, train: bool) -> Out:
-    """The velocity in each image, (B, H, W, C)."""
+    """The predicted velocity of each image, (B, H, W, C)."""
     x, _ = block(cfg, jax.tree.map(lambda leaf: leaf[0], p["last"]), x, None, *entry.shared, train=train)
     image_BTD = x[:, : prenorm.num_patches(cfg.image_shape, cfg.patch_size)]
     scale, shift = dit.modulations(p["modulation"], entry.shared[0])

@@ -1,12 +1,14 @@
-"""μP: one learning rate for models of every width and depth, by a comparison with a base model.
+"""μP: one learning rate for models of every width and depth, by comparison with a base model.
 
-Tensor Programs V (arXiv:2203.03466, table 8) says how initial values, rates and multipliers follow the widths; the depth form
-is CompleteP (arXiv:2505.01618, table 1, alpha = 1). Which sides of a parameter are widths is seen from the two shapes, as
-the `mup` package's base shapes show it, and which side is the input from the logical axes.
+Tensor Programs V (arXiv:2203.03466, table 8) says how initial values, learning rates and
+multipliers scale with widths. The depth scaling is CompleteP (arXiv:2505.01618, table 1, alpha =
+1). A parameter's dimensions that differ between model and base are its widths, as with the `mup`
+package's base shapes; logical axes say which of them are inputs.
 
-A factor before a weight is the same as a weight that starts and moves by that factor (arXiv:2011.14522, section 2.2): the
-weights hold the factors of the head, of attention and of residual branches, so that every other part of the program is as
-without μP. A table that is both embedding and head cannot, and its logits are multiplied.
+A multiplier before a weight equals a weight that starts and learns with that factor
+(arXiv:2011.14522, section 2.2). The weights therefore hold the multipliers of the head, of
+attention and of residual branches, and the rest of the program is the same as without μP. A table
+that serves as embedding and head cannot hold a multiplier, so its logits are multiplied.
 """
 
 import dataclasses
@@ -25,24 +27,25 @@ QUERY = ("embed", "heads", "head_dim")
 
 @dataclasses.dataclass(frozen=True)
 class MupConfig:
-    """base: the sizes in which the model's base differs, such as ("embed_dim=64", "num_heads=4"); () = no μP.
+    """The base model of μP, given by the sizes in which it differs from the model.
 
-    A size of a tower is "vision.embed_dim=64", several sizes "hidden_dims=64,64". The base model trains as without μP:
-    `optim.lr` and the model's initial values are the base's. With a number of layers among the sizes, the depth form
-    holds as well.
+    base: sizes such as ("embed_dim=64", "num_heads=4"); () = no μP. A tower's size is written
+    "vision.embed_dim=64", several sizes "hidden_dims=64,64". The base model trains as without μP:
+    `optim.lr` and the initial values are the base's. If num_layers is among the sizes, depth
+    scaling applies too.
     """
 
     base: tuple[str, ...] = ()
 
     def base_of(self, config: ModelConfig) -> ModelConfig:
-        """The base model's config; ValueError, one line, for what is no size of the model."""
+        """The base model's config; ValueError, one line, for an entry that is no size."""
         for text in self.base:
             name, _, value = text.partition("=")
             config = _with(config, name.split("."), value, text)
         return config
 
     def validate(self, config: Any) -> None:
-        """ValueError where a run of `config`, a Config, cannot have it."""
+        """Raises ValueError if a run of `config`, a Config, cannot use μP."""
         if not self.base:
             return
         base = self.base_of(config.model)
@@ -77,11 +80,11 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# ------------------------------------------------------------------------------------------------ the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 def scaled(model: Model, base: Model) -> Model:
-    """`model` with the initial values of μP and the `Width` of each parameter, by the base's spec."""
+    """`model` with μP's initial values and each parameter's `Width`, compared with `base`."""
     if model.init:
         raise ValueError("mup.base with a model that brings its own initial values; a spec must declare them")
     ours, theirs = params.paths(model.spec), params.paths(base.spec)
@@ -98,14 +101,14 @@ def scaled(model: Model, base: Model) -> Model:
 
 
 def _tied(spec: Tree) -> list[str]:
-    """The embeddings over a vocabulary, where no table is a head alone."""
+    """The embedding tables over a vocabulary, if no table is a head alone; [] otherwise."""
     tables = [path for path, p in params.paths(spec).items() if "vocab" in p.axes and len(p.axes) == 2]
     found = [path for path in tables if is_embedding(path, params.paths(spec)[path])]
     return found if found == tables else []
 
 
 def check_published(mup: MupConfig, model: Model) -> None:
-    """ValueError where logits have a factor that published forms have no place for."""
+    """Raises ValueError if the logits have a multiplier, which published formats cannot express."""
     if mup.base and model.make_cache is not None and (tied := _tied(model.spec)):
         raise ValueError(
             f"export: with mup.base the logits are multiplied, which published forms have no place for, since {tied[0]} is "
@@ -114,7 +117,7 @@ def check_published(mup: MupConfig, model: Model) -> None:
 
 
 def _drawn(p: Param, base: Param, width: Width) -> Param:
-    """`p` with its width, and drawn as the base's but for the factor that its width says."""
+    """`p` with its width, drawn like the base's parameter times the width's factor."""
     factor = width.multiplier * width.ins**-0.5
     if spread := base.init.spread:
         factor *= spread(base.shape) / spread(p.shape)
@@ -130,7 +133,7 @@ def _times(fn: Callable, factor: float, key: Any, shape: tuple[int, ...], dtype:
 
 
 def _with_head(model: Model, factor: float) -> Model:
-    """The model whose logits over a vocabulary are multiplied by `factor`."""
+    """The model with its logits over a vocabulary multiplied by `factor`."""
 
     def multiplied(out: Out) -> Out:
         if out.head is None:
@@ -149,11 +152,11 @@ def _with_head(model: Model, factor: float) -> Model:
     return model._replace(apply=functools.partial(after, model.apply))
 
 
-# ------------------------------------------------------------------------------------------------ widths
+# ------------------------------------------------------------------------------------------- widths
 
 
 def is_embedding(path: str, p: Param) -> bool:
-    """Whether a table over a vocabulary is looked up: all are but those below a `head`."""
+    """Whether a table over a vocabulary is looked up: all but those below "head" are."""
     return "vocab" in p.axes and len(p.axes) == 2 and "head" not in path.split("/")
 
 
@@ -162,7 +165,7 @@ def _width(path: str, ours: dict[str, Param], theirs: dict[str, Param]) -> Width
     ins, outs = (_ratio(p, base, side) for side in sides(path, p))
     depth = _depth(p, base)
     multiplier = _query_multiplier(path, ours, theirs) * (depth if _ends_branch(path, ours) else 1.0)
-    if outs == 1.0:  # of a width into what has none: the factor of the published form stands before the weight
+    if outs == 1.0:  # only the input is a width, as in a head: the paper's form has a multiplier of 1 / ins here
         return Width(1.0, depth / ins, multiplier / ins)
     return Width(ins, depth / outs, multiplier)
 
@@ -172,20 +175,23 @@ def _ratio(p: Param, base: Param, dims: tuple[int, ...]) -> float:
 
 
 def _depth(p: Param, base: Param) -> float:
-    """The base's layers by the model's, for what stands in a stack of layers."""
+    """The base's number of layers over the model's; 1 for a parameter outside a stack."""
     at = p.axes.index("layers") if "layers" in p.axes else None
     return 1.0 if at is None else base.shape[at] / p.shape[at]
 
 
 def _lead(p: Param) -> int:
-    """How many leading dimensions count weights of their own: layers, experts, or a stack without a name."""
+    """The number of leading dimensions that count separate weights, such as layers."""
     lead = next((i for i, axis in enumerate(p.axes) if axis not in initial.COPIES), len(p.axes))
     unnamed = not lead and len(p.axes) > 2 and p.axes[0] is None and p.axes[1] is not None
     return 1 if unnamed else lead
 
 
 def sides(path: str, p: Param) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(input dimensions, output dimensions) of a parameter; a vector, and what does not decay, has no input."""
+    """Returns (input dimensions, output dimensions) of a parameter.
+
+    A vector, and a parameter without weight decay, has no input dimensions.
+    """
     lead = _lead(p)
     axes = p.axes[lead:]
     if len(axes) < 2 or not p.decay:
@@ -195,9 +201,9 @@ def sides(path: str, p: Param) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _query_multiplier(path: str, ours: dict[str, Param], theirs: dict[str, Param]) -> float:
-    """Logits of attention are divided by head_dim and not by its root: the queries hold what is between the two.
+    """The factor between 1/head_dim, by which μP scales attention's logits, and 1/sqrt(head_dim).
 
-    Where a norm follows the queries, its scale holds it.
+    The queries hold it, or the norm's scale if a norm follows the queries.
     """
     folder, _, name = path.rpartition("/")
     query, scale = f"{folder}/q", f"{folder.removesuffix('/q_norm')}/q_norm/scale"
@@ -210,7 +216,10 @@ def _query_multiplier(path: str, ours: dict[str, Param], theirs: dict[str, Param
 
 
 def _ends_branch(path: str, ours: dict[str, Param]) -> bool:
-    """Whether a parameter makes what a layer adds to its residual: a matrix whose output is `embed` alone, or its bias."""
+    """Whether a parameter makes what a layer adds to the residual.
+
+    It is then a matrix into "embed" alone, or the bias of one.
+    """
     for end, matrix in (("", ""), ("_bias", ""), ("bias", "kernel")):
         other = ours.get(path.removesuffix(end) + matrix) if path.endswith(end) else None
         if other is not None and "layers" in other.axes:

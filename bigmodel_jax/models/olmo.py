@@ -1,5 +1,8 @@
-"""OLMo 2 and 3: a Llama with norms after attention and MLP in place of those before, and one over all queries (and keys)
-of a token (arXiv:2501.00656); from OLMo 3 on, three layers in four have a window (arXiv:2512.13961)."""
+"""OLMo 2 and 3: a Llama with norms after attention and MLP instead of before them.
+
+Another norm covers all queries of a token, and one all its keys (arXiv:2501.00656). In OLMo 3,
+three layers in four have a window (arXiv:2512.13961). Shapes as in llama.py.
+"""
 
 import dataclasses
 
@@ -19,11 +22,15 @@ from bigmodel_jax.nn.position import RopeScaling
 
 @dataclasses.dataclass(frozen=True)
 class Olmo2Config(LlamaConfig):
-    """Defaults: OLMo 2 7B."""
+    """OLMo 2 (arXiv:2501.00656); defaults: OLMo 2 7B.
+
+    The reference implementation is transformers' `Olmo2ForCausalLM`; the fields are
+    `LlamaConfig`'s.
+    """
 
     vocab_size: Count = 100_352
     rope_theta: Positive = 500_000.0
-    qk_norm: bool = True  # over all heads of a token together
+    qk_norm: bool = True  # whether queries, and keys, have an RMSNorm over all heads of a token
     norm_eps: NonNegative = 1e-6
 
     def make(self) -> Model:
@@ -35,13 +42,17 @@ class Olmo2Config(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Olmo3Config(Olmo2Config):
-    """Defaults: OLMo 3 7B. rope_scaling: of layers without the window."""
+    """OLMo 3 (arXiv:2512.13961); defaults: OLMo 3 7B.
+
+    The reference implementation is transformers' `Olmo3ForCausalLM`. rope_scaling applies to the
+    layers without the window.
+    """
 
     vocab_size: Count = 100_278
     max_seq_len: Count = 65_536
     rope_scaling: RopeScaling = RopeScaling("yarn", 8.0, 8192, attention_factor=1.2079441541679836)
     window: Count = 4096
-    global_every: Count = 4  # one layer in so many, the last of them, sees everything before it
+    global_every: Count = 4  # every n-th layer, counted from 1, sees all tokens before; the others have the window
 
     def make(self) -> Model:
         return llama.model(self, block_spec, embed=embed, block=block)
@@ -55,16 +66,17 @@ class Olmo3Config(Olmo2Config):
 
 
 def is_local(cfg: Olmo3Config) -> np.ndarray:
-    """In which layers the window holds; (L,) bool."""
+    """Returns (L,) bool: which layers have the window."""
     return (np.arange(cfg.num_layers) + 1) % cfg.global_every != 0
 
 
 def heads_norm_spec(num_heads: int, head_dim: int, axis: str) -> params.Tree:
-    """Of a norm over all heads of a token together."""
+    """The scale (num_heads, head_dim) of a norm over all heads of a token."""
     return {"scale": Param((num_heads, head_dim), (axis, "head_dim"), ones(), decay=False)}
 
 
 def block_spec(cfg: Olmo2Config) -> params.Tree:
+    """Llama's attention and MLP, norms over all queries and all keys, and norms after each half."""
     tree = llama.block_spec(cfg)
     norms = {
         "q_norm": heads_norm_spec(cfg.num_heads, cfg.head_dim, "heads"),
@@ -79,13 +91,19 @@ def block_spec(cfg: Olmo2Config) -> params.Tree:
 
 
 def embed(cfg: Olmo3Config, p, tokens, positions, rng):
+    """As `llama.embed`, with further results for the layers.
+
+    These are (L,) bool, which layers are local, and the global and local rotary angles.
+    """
     x_BTD, _, (far,) = llama.embed(cfg, p, tokens, positions, rng)
     near = position.rope_angles(positions, cfg.head_dim, theta=cfg.rope_theta)
     return x_BTD, is_local(cfg), ((far, near),)
 
 
 def block(cfg: Olmo3Config, p, x_BTD, xs, q_where, k_where, angles, index, *, train):
+    """As `llama.block`, with the window and the rotary angles that this layer has."""
     local = xs[1]
+    # A scan has one program for all layers, so each layer selects its angles by a traced flag.
     turn = jax.tree.map(lambda far, near: jnp.where(local, near, far), *angles)
     return llama.block(cfg, p, x_BTD, xs, q_where, k_where, turn, index, train=train, local=local)
 

@@ -1,4 +1,7 @@
-"""PaliGemma: a Gemma that reads SigLIP's image and the prompt in both directions (Beyer et al., arXiv:2407.07726)."""
+"""PaliGemma: a Gemma that reads SigLIP's image states, with bidirectional attention in the prompt.
+
+Beyer et al., arXiv:2407.07726.
+"""
 
 import dataclasses
 from typing import Literal
@@ -14,7 +17,11 @@ VISION = VisionTower(image_shape=(224, 224, 3), patch_size=14, **siglip.SO400M)
 
 @dataclasses.dataclass(frozen=True)
 class PaliGemmaConfig(VisionLanguageConfig):
-    """Defaults: PaliGemma 3B at 224 pixels."""
+    """PaliGemma (arXiv:2407.07726); defaults: PaliGemma 3B at 224 pixels.
+
+    The reference implementation is transformers' `PaliGemmaForConditionalGeneration`. The fields
+    are those of `VisionLanguageConfig`.
+    """
 
     vision: VisionTower = VISION
     text: GemmaConfig = dataclasses.replace(gemma.PRESETS["gemma-2b"], vocab_size=257_216)
@@ -31,7 +38,7 @@ class PaliGemmaConfig(VisionLanguageConfig):
 
 
 def at(side: int) -> PaliGemmaConfig:
-    """The 3B model at so many pixels a side."""
+    """The 3B model for images of `side` x `side` pixels."""
     return PaliGemmaConfig(vision=dataclasses.replace(VISION, image_shape=(side, side, 3)))
 
 

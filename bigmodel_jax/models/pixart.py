@@ -1,9 +1,11 @@
-"""PixArt-alpha: a DiT told by a text what to show (Chen et al., arXiv:2310.00426); also a DiT with a text tower of its own.
+"""PixArt-alpha: a DiT conditioned on a text; also a DiT with a text tower of its own.
 
-Beside DiT's self-attention each layer attends to the text's states. The timestep alone shifts, scales and gates, by one
-projection for all layers to which each adds a table (adaLN-single, section 2.3).
+Chen et al., arXiv:2310.00426. Each layer has cross-attention to the text's states after DiT's
+self-attention. The timestep alone shifts, scales and gates: one projection serves all layers, and
+each layer adds a table of its own to it (adaLN-single, section 2.3).
 
-Shapes: B batch, H height, W width, C channels, T patches, S text tokens, P patch side, D embed, E text, L layers.
+Shapes: B batch, H height, W width, C channels, T patches, S text tokens, P patch side, D embed, F
+mlp, E text, L layers.
 """
 
 import dataclasses
@@ -29,22 +31,26 @@ from bigmodel_jax.nn.attention.attention import Where
 
 @dataclasses.dataclass(frozen=True)
 class PixArtConfig(ModelConfig):
-    """Defaults: PixArt-XL/2 on the 64 x 64 latents of 512-pixel pictures, told by the states of T5-XXL."""
+    """A text-to-image diffusion Transformer (Chen et al., arXiv:2310.00426).
 
-    image_shape: tuple[Count, Count, Count] = (64, 64, 4)
-    patch_size: Count = 2
-    num_layers: Depth = 28
-    embed_dim: Count = 1152
-    num_heads: Count = 16
+    The reference implementation is diffusers' `PixArtTransformer2DModel`. The defaults are those of
+    PixArt-XL/2 on the 64 x 64 latents of 512-pixel pictures, conditioned on T5-XXL's states.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (64, 64, 4)  # height, width and channels of the latents
+    patch_size: Count = 2  # side of a patch, in latents' pixels
+    num_layers: Depth = 28  # number of blocks
+    embed_dim: Count = 1152  # width of the residual stream
+    num_heads: Count = 16  # attention heads of a layer
     text_dim: Count = 4096
     "width of the text's states"
     text_dropout: Share = 0.1
-    "how often training hides the text, so that guidance has an unconditional model (arXiv:2207.12598)"
+    "share of rows whose text training hides, so that guidance has an unconditional model (arXiv:2207.12598)"
     position_scale: Positive = 1.0
-    "positions are divided by it, so that larger pictures see those of smaller ones (2 at 128 x 128 latents)"
-    learn_sigma: bool = True  # twice the channels come out, the second half for the variance of a step
+    "divisor of the positions, so that larger pictures have the range of smaller ones (2 at 128 x 128 latents)"
+    learn_sigma: bool = True  # whether the output has twice the channels, the second half for a step's variance
     zero_init: bool = True
-    "attention to the text and the output start at zero, as published"
+    "whether the output of cross-attention and the head start at zero, as published"
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = dit.SIZES
@@ -71,7 +77,10 @@ class PixArtConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TextToImageConfig(PixArtConfig):
-    """PixArt with a text tower that is trained along with it, for texts as tokens."""
+    """PixArt with a text tower that trains along with it, for batches that hold tokens.
+
+    text: the tower. The other fields are those of `PixArtConfig`.
+    """
 
     text_dim: Count = 512
     text: TextTower = TextTower()
@@ -94,11 +103,13 @@ class TextToImageConfig(PixArtConfig):
 
 
 def block_spec(cfg: PixArtConfig) -> params.Tree:
+    """One layer: modulation (6, D), self-attention, cross-attention, and an MLP (D, F)."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     out = zeros() if cfg.zero_init else normal(0.02)
     return {
         "modulation": Param((6, D), (None, "embed"), normal(D**-0.5), decay=False),
-        # Queries, keys and values start as one (3 D, D) matrix, keys and values of the text as one (2 D, D) matrix.
+        # The bounds of the initial values are those of one (3 D, D) matrix for queries, keys and
+        # values, and of one (2 D, D) matrix for keys and values of the text.
         "attn": attention.spec(D, H, H, D // H, init=xavier(D, 3 * D), out_init=xavier(D, D), bias=True),
         "text_attn": attention.spec(D, H, H, D // H, init=xavier(D, 2 * D), out_init=out, bias=True)
         | {"q": Param((D, H, D // H), ("embed", "heads", "head_dim"), xavier(D, D))},
@@ -107,6 +118,7 @@ def block_spec(cfg: PixArtConfig) -> params.Tree:
 
 
 def spec(cfg: PixArtConfig) -> params.Tree:
+    """Patches, timestep MLP and projection, text projection, stacked layers, and the head."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
 
     def layer(num: int, dim: int, axes=("mlp", "embed"), init=normal(0.02)) -> dict:
@@ -129,17 +141,21 @@ def spec(cfg: PixArtConfig) -> params.Tree:
 
 
 def text_spec(tower: TextTower) -> params.Tree:
+    """The text tower's parameters, as CLIP initialises them."""
     return clip.text_spec(tower, clip.layers_spec(tower), normal(0.02))
 
 
 def project_text(p, states_BSE: jax.Array, hidden_B: jax.Array) -> jax.Array:
-    """(B, S, D); a hidden text's states are zeros before the projection."""
+    """Returns (B, S, D): the text's states (B, S, E) after an MLP.
+
+    The states of a hidden text are zeros before the MLP.
+    """
     states_BSE = jnp.where(hidden_B[:, None, None], 0, states_BSE).astype(p["up"]["kernel"].dtype)
     return feedforward.gelu_mlp(p, states_BSE)
 
 
 def attend_text(cfg: PixArtConfig, p, x_BTD, text_BSD, here: Where, there: Where) -> jax.Array:
-    """(B, T, D): patches look at the text's tokens."""
+    """Returns (B, T, D): attention of the patches to the text's tokens (B, S, D)."""
     q = linear.project(x_BTD, p["q"]) + p["q_bias"]
     k = linear.project(text_BSD, p["k"]) + p["k_bias"]
     v = linear.project(text_BSD, p["v"]) + p["v_bias"]
@@ -148,25 +164,29 @@ def attend_text(cfg: PixArtConfig, p, x_BTD, text_BSD, here: Where, there: Where
 
 
 def block(cfg: PixArtConfig, p, x_BTD, _, time_B6D, text_BSD, here: Where, there: Where, *, train: bool):
+    """One layer, (B, T, D) -> (B, T, D); time_B6D: the projected timestep; text (B, S, D)."""
     six = (p["modulation"] + time_B6D)[:, :, None]
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (six[:, n] for n in range(6))
     h = attention.qkv(p["attn"], dit.modulate(x_BTD, shift, scale))
     h = attention.attend(*h, here, here, causal=False, implementation=cfg.compute.attention)
     x_BTD = constrain(x_BTD + gate * attention.project_out(p["attn"], h), "batch", "seq", "embed")
-    # No norm before it, as published.
+    # Cross-attention has no norm before it, as published.
     x_BTD = constrain(x_BTD + attend_text(cfg, p["text_attn"], x_BTD, text_BSD, here, there), "batch", "seq", "embed")
     h = feedforward.gelu_mlp(p["mlp"], dit.modulate(x_BTD, mlp_shift, mlp_scale))
     return constrain(x_BTD + mlp_gate * h, "batch", "seq", "embed"), None
 
 
 def positions(cfg: PixArtConfig) -> np.ndarray:
-    """(T, D) float32, DiT's, divided by `position_scale`."""
+    """Returns (T, D) float32: DiT's positions, divided by `position_scale`."""
     return dit.positions(cfg, cfg.position_scale)
 
 
 def enter(cfg: PixArtConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: image (B, H, W, C) with noise, timestep (B,), text_states (B, S, E), segment_ids (B, S), 0 being padding;
-    hidden (B,) bool hides texts."""
+    """Embeds patches, timestep and text.
+
+    batch: image (B, H, W, C) with noise, timestep (B,), text_states (B, S, E), segment_ids (B, S),
+    0 being padding; optionally hidden (B,) bool, the rows whose text is hidden.
+    """
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     x_BTD = constrain(x_BTD + jnp.asarray(positions(cfg), x_BTD.dtype), "batch", "seq", "embed")
     time_BD = dit.embed_time(p["time"], batch["timestep"])
@@ -179,19 +199,23 @@ def enter(cfg: PixArtConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def enter_tokens(cfg: TextToImageConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """As `enter`, but of tokens (B, S) int instead of states."""
+    """As `enter`, for a batch with tokens (B, S) int instead of text_states."""
     states = clip.text_states(cfg.text, p["text"], batch, causal=False)
     return enter(cfg, p, batch | {"text_states": states}, rng=rng, train=train, cache=cache)
 
 
 def leave(cfg: PixArtConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """The noise in each image, (B, H, W, C), and with learn_sigma as many channels more."""
+    """The predicted noise of each image, (B, H, W, C).
+
+    With learn_sigma it is the first C of 2 C channels.
+    """
     shift, scale = ((p["modulation"] + entry.kept[:, None])[:, n, None] for n in range(2))
     flat = linear.linear(p["head"], dit.modulate(x_BTD, shift, scale))
     return Out(prenorm.unpatchify(flat, cfg.image_shape, cfg.patch_size))
 
 
-# The paper's model at its three resolutions' latents; Sigma's 1,024-pixel model (arXiv:2403.04692) has no size embedding.
+# The paper's model at 256 and 512 pixels. The 1,024-pixel model is PixArt-Sigma's
+# (arXiv:2403.04692), because it has no embedding of the picture's size.
 PRESETS = {
     "pixart-xl/2-256": PixArtConfig(image_shape=(32, 32, 4)),
     "pixart-xl/2-512": PixArtConfig(),

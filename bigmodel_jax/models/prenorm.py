@@ -1,6 +1,6 @@
-"""The pre-norm Transformer encoder that ViT, CLIP and SigLIP share: LayerNorm, attention with biases, MLP of one width.
+"""The pre-norm Transformer encoder of ViT, CLIP and SigLIP: LayerNorm, attention with biases, MLP.
 
-Shapes: B batch, T tokens, D embed, F mlp, P patch side, C channels, L layers.
+Shapes: B batch, T tokens, D embed, H heads, h head_dim, F mlp, P patch side, C channels, L layers.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,10 @@ from bigmodel_jax.nn.attention.attention import Where
 
 
 def xavier(fan_in: int, fan_out: int) -> Init:
-    """Glorot & Bengio's uniform distribution, by the matrix's own fans, however its dimensions are cut up."""
+    """Glorot & Bengio's uniform distribution, U(-b, b) with b = sqrt(6 / (fan_in + fan_out)).
+
+    The fans are given, because a stored kernel may have more dimensions than its matrix.
+    """
     bound = (6 / (fan_in + fan_out)) ** 0.5
 
     def draw(key, shape, dtype):
@@ -31,10 +34,11 @@ def xavier(fan_in: int, fan_out: int) -> Init:
 def block_spec(
     cfg, *, qkv: Init, out: Init, up: Init, down: Init, gated: bool = False, layer_scale: float = 0.0
 ) -> params.Tree:
-    """One layer; the four initial distributions are those of its matrices, biases start at zero.
+    """One layer; qkv, out, up and down: initial distributions of its matrices; biases start at 0.
 
-    gated: the feed-forward layer is SwiGLU. layer_scale: above 0, each channel that attention and feed-forward layer add
-    has a factor, which starts at it (LayerScale, Touvron et al., arXiv:2103.17239).
+    gated: the feed-forward layer is SwiGLU. layer_scale: if above 0, the output channels of
+    attention and of the feed-forward layer have factors that start at this value (LayerScale,
+    Touvron et al., arXiv:2103.17239).
     """
     D, H = cfg.embed_dim, cfg.num_heads
     names = ("attn_scale", "mlp_scale") if layer_scale else ()
@@ -48,6 +52,7 @@ def block_spec(
 
 
 def block(cfg, p, x_BTD, where: Where, causal: bool):
+    """One layer, (B, T, D) -> (B, T, D)."""
     h = attention.qkv(p["attn"], norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps))
     h = attention.attend(*h, where, where, causal=causal, implementation=cfg.compute.attention)
     h = attention.project_out(p["attn"], h)
@@ -59,14 +64,18 @@ def block(cfg, p, x_BTD, where: Where, causal: bool):
 
 
 def places(x_BTD: jax.Array, segments: jax.Array | None = None) -> Where:
-    """Where the tokens stand; segments (B, T) int32: tokens see those of their own, 0 being padding; default: all."""
+    """Where the tokens of x (B, T, D) stand.
+
+    segments: (B, T) int32; a token sees those of its own segment, 0 being padding. Default: one
+    segment.
+    """
     B, T, _ = x_BTD.shape
     segments = jnp.ones((B, T), jnp.int32) if segments is None else segments
     return Where(jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T)), segments)
 
 
 def encode(cfg, layers, x_BTD, *, segments: jax.Array | None = None, causal: bool = False) -> jax.Array:
-    """All layers; (B, T, D). segments: as in `places`."""
+    """All layers, (B, T, D) -> (B, T, D); segments: as in `places`."""
 
     def body(layer, x, _, where):
         return block(cfg, layer, x, where, causal), None
@@ -76,13 +85,16 @@ def encode(cfg, layers, x_BTD, *, segments: jax.Array | None = None, causal: boo
 
 
 def patch_spec(patch_size: int, channels: int, dim: int, *, init: Init, bias: bool = True) -> dict[str, Param]:
-    """kernel (P, P, C, D), a convolution's, and bias (D,)."""
+    """kernel (P, P, C, D), in the layout of a convolution, and bias (D,)."""
     kernel = Param((patch_size, patch_size, channels, dim), (None, None, None, "embed"), init)
     return {"kernel": kernel} | ({"bias": Param((dim,), ("embed",), zeros())} if bias else {})
 
 
 def patchify(image_BHWC: jax.Array, size: int) -> jax.Array:
-    """Image (B, H, W, C) cut into squares, row by row: (B, H/P * W/P, P, P, C); what does not fill a square is left out."""
+    """Images (B, H, W, C) cut into squares, row by row: (B, H // P * W // P, P, P, C).
+
+    Rows and columns beyond the last whole square are left out.
+    """
     B, H, W, C = image_BHWC.shape
     rows, columns = H // size, W // size
     squares = image_BHWC[:, : rows * size, : columns * size].reshape(B, rows, size, columns, size, C)
@@ -90,29 +102,34 @@ def patchify(image_BHWC: jax.Array, size: int) -> jax.Array:
 
 
 def embed_patches(p: dict, image_BHWC: jax.Array) -> jax.Array:
-    """(B, patches, D): a convolution whose stride is its width, as one matrix product."""
+    """Returns (B, patches, D): a convolution whose stride is its width, as one matrix product."""
     kernel = p["kernel"]
     y = linear.project(patchify(image_BHWC.astype(kernel.dtype), kernel.shape[0]), kernel, num_dims=3)
     return y + p["bias"] if "bias" in p else y
 
 
 def unpatchify(x_BTF: jax.Array, image_shape: tuple[int, int, int], size: int) -> jax.Array:
-    """The inverse of `patchify` with any number of channels: (B, T, P * P * C) -> (B, H, W, C)."""
+    """The inverse of `patchify`, for any number of channels: (B, T, P * P * C) -> (B, H, W, C)."""
     B, (rows, columns) = x_BTF.shape[0], (side // size for side in image_shape[:2])
     squares = x_BTF.reshape(B, rows, columns, size, size, -1).swapaxes(2, 3)
     return squares.reshape(B, rows * size, columns * size, -1)
 
 
 def num_patches(image_shape: tuple[int, int, int], patch_size: int) -> int:
+    """The number of whole patches of an image."""
     return (image_shape[0] // patch_size) * (image_shape[1] // patch_size)
 
 
 class Patches(NamedTuple):
-    """The images hold a whole patch; all of them: nothing but whole ones."""
+    """A check: an image holds at least one patch.
+
+    all_whole: the image's sides must be multiples of the patch's side.
+    """
 
     all_whole: bool = False
 
     def wrong(self, cfg, prefix: str, parallel) -> str:
+        """What is wrong with the config's sizes, in one line; "" if nothing is."""
         shape, size = f"{prefix}image_shape = {cfg.image_shape}", f"{prefix}patch_size = {cfg.patch_size}"
         if num_patches(cfg.image_shape, cfg.patch_size) < 1:
             return f"{size}; it must be at most the sides of {shape}"

@@ -1,8 +1,7 @@
-"""Weights of 8 or 4 bits that a model runs with and nothing trains: what `launch.py quantize` makes of a trained model; and
-training that reads its weights so.
+"""Weights of 8 or 4 bits: how `launch.py quantize` stores a model, and training aware of it.
 
-Every parameter becomes a constant. A matrix is stored in blocks of small numbers with a scale each (core/storage.py
-`Blocks`), the scales in bfloat16; a vector, a norm and a router stay as they are.
+Every parameter becomes a constant. A matrix is stored in blocks of small numbers, each block with a
+bfloat16 scale (core/storage.py `Blocks`). Vectors, norms and routers stay as they are.
 """
 
 import dataclasses
@@ -24,24 +23,27 @@ from bigmodel_jax.models.bases import APART, is_stack_matrix
 from bigmodel_jax.nn.lora import BRANCH
 
 Kind = Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"]
-PRODUCTS = ("int8_dynamic", "int8_static")  # whose inputs are rounded, too
+PRODUCTS = ("int8_dynamic", "int8_static")  # the kinds that also round the inputs of products
 TableKind = Literal["int8", "bfloat16", "float32"]
 
-# Tables that nn/linear.py `embed` and nn/head.py read as they are stored.
+# Tables that nn/linear.py `embed` and nn/head.py read in their stored form.
 TABLES = ("embed/table", "head/table")
-# In blocks of fewer values the scales take more than they spare.
+# The smallest block: in smaller ones, the scales take more memory than the values save.
 LEAST = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeConfig:
-    """How a run's weights are stored, none of which trains; kind "none": as they were trained.
+    """How the weights of a run that does not train are stored; kind "none": as they were trained.
 
-    "int8_dynamic" and "int8_static" multiply int8 with int8 (core/channels.py) in the stack of layers; what else is a matrix
-    has "int8". block: values with one scale, 0 = 64, of int4 32; a dimension that it does not divide has the largest smaller
-    block that does, or stays as it is where that has fewer than 8 values. tables: of embeddings and of the head. keep: a
-    pattern of whole paths of parameters that stay as they are. aware: the weights train, and every pass reads them rounded as
-    they would be stored, with the gradient of the product without rounding (arXiv:1712.05877, arXiv:1308.3432).
+    kind: "int8_dynamic" and "int8_static" multiply int8 by int8 (core/channels.py) in the stack of
+    layers, and store other matrices as "int8".
+    block: values per scale; 0 = 64, or 32 for int4. For a dimension that this does not divide, the
+    block is its largest smaller divisor, or the weight stays as it is if that is below 8.
+    tables: of the embeddings and the head.
+    keep: a regular expression of whole paths of parameters that stay as they are.
+    aware: the weights train, and every pass reads them rounded as they would be stored; the
+    gradient ignores the rounding (arXiv:1712.05877, arXiv:1308.3432).
     """
 
     kind: Literal["none", Kind] = "none"
@@ -51,9 +53,9 @@ class QuantizeConfig:
     aware: bool = False
 
     def stored(self, model: Model, dtype: str) -> Model:
-        """The model whose weights are constants as they are stored; dtype: in which it computes.
+        """The model with its weights as stored constants; dtype: the dtype in which it computes.
 
-        ValueError, which names the parameter, where one cannot be stored so.
+        Raises ValueError, which names the parameter, if one cannot be stored as asked.
         """
         if self.kind == "none":
             return model
@@ -78,7 +80,7 @@ class QuantizeConfig:
             )
 
     def storage(self, path: str, p: Param) -> Storage:
-        """That of one parameter."""
+        """How one parameter is stored."""
         if is_table(p):
             return self._blocks("int8", p) if self.tables == "int8" else Dense()
         if self.kind not in PRODUCTS:
@@ -90,7 +92,7 @@ class QuantizeConfig:
 
     def _blocks(self, kind: Kind, p: Param) -> Storage:
         blocks = Blocks(kind, self.block or (32 if kind == "int4" else 64), narrow=True)
-        odd = kind in ("int4", "nf4") and p.shape[-1] % 2  # refused by its check
+        odd = kind in ("int4", "nf4") and p.shape[-1] % 2  # `Blocks.check` refuses these
         return blocks if odd or blocks.block(p.shape[-1]) >= min(LEAST, p.shape[-1]) else Dense()
 
     def _constant(self, path: str, p: Param) -> Param:
@@ -116,12 +118,12 @@ class QuantizeConfig:
 
 
 def _is_made_dense(path: str, p: Param) -> bool:
-    """Whether the model's own code reads the weight as an array, and gets one."""
+    """Whether the model's own code reads the weight as an array, which must be unpacked first."""
     return p.storage != Dense() and not (is_stack_matrix(path, dataclasses.replace(p, decay=True)) or path in TABLES)
 
 
 def _reading(model: Model, read: Callable[[Tree, Any], Tree]) -> Model:
-    """The model whose functions get read(parameters, rng)."""
+    """The model whose functions get read(parameters, rng) instead of the parameters."""
     if model.parts:
         apply = dataclasses.replace(model.parts, read=functools.partial(_read_all, read, model.parts.read))
     else:
@@ -130,10 +132,10 @@ def _reading(model: Model, read: Callable[[Tree, Any], Tree]) -> Model:
 
 
 def _rounded(storages: dict[str, Storage], tree: Tree, rng: Any, above: str = "") -> Tree:
-    """The weights as they would be stored, whose gradient is the weights' own."""
+    """The weights as they would be stored, with the gradient of the unrounded weights."""
 
     def one(path: str, x: Any) -> Any:
-        if isinstance(x, tuple):  # layers that lie apart (nn/stack.py)
+        if isinstance(x, tuple):  # unstacked layers (nn/stack.py)
             return tuple(_rounded(storages, layer, rng, f"{path}/") for layer in x)
         if path not in storages:
             return x
@@ -160,5 +162,5 @@ def _apply(read, apply, tree: Tree, batch: dict, *, rng=None, train=False, cache
 
 
 def _init(init, spec: Tree, rng: Any) -> Tree:
-    """The model's own initial values, as `spec` stores them."""
+    """The model's own initial values, stored as `spec` says."""
     return params.map_spec(lambda p, x: p.storage.pack(x.astype(p.dtype)), spec, init(rng))

@@ -1,5 +1,8 @@
-"""Qwen: a Llama with biases on queries, keys and values (Qwen2, 2.5: arXiv:2407.10671, 2412.15115), or with a norm of
-each head's queries and keys in their place (Qwen3: arXiv:2505.09388)."""
+"""Qwen 2, 2.5 and 3: a Llama with biases or norms on queries and keys.
+
+Qwen2 and Qwen2.5 (arXiv:2407.10671, 2412.15115) have biases on queries, keys and values. Qwen3
+(arXiv:2505.09388) has an RMSNorm on each head's queries and keys instead.
+"""
 
 import dataclasses
 
@@ -9,7 +12,11 @@ from bigmodel_jax.models.llama import LlamaConfig
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config(LlamaConfig):
-    """Defaults: Qwen2.5-7B."""
+    """Qwen2 and Qwen2.5 (arXiv:2407.10671, 2412.15115); defaults: Qwen2.5-7B.
+
+    The reference implementation is transformers' `Qwen2ForCausalLM`; the fields are
+    `LlamaConfig`'s.
+    """
 
     vocab_size: Count = 152_064
     num_layers: Depth = 28
@@ -25,7 +32,11 @@ class Qwen2Config(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3Config(LlamaConfig):
-    """Defaults: Qwen3-8B."""
+    """Qwen3 (arXiv:2505.09388); defaults: Qwen3-8B.
+
+    The reference implementation is transformers' `Qwen3ForCausalLM`; the fields are
+    `LlamaConfig`'s.
+    """
 
     vocab_size: Count = 151_936
     num_layers: Depth = 36

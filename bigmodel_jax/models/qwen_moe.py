@@ -1,4 +1,4 @@
-"""Qwen3-MoE: a Qwen3 with many small experts in every layer, eight of them for a token (arXiv:2505.09388)."""
+"""Qwen3-MoE: a Qwen3 with many small experts in every layer, eight per token (arXiv:2505.09388)."""
 
 import dataclasses
 
@@ -8,7 +8,11 @@ from bigmodel_jax.models.mixtral import MixtralConfig
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3MoeConfig(MixtralConfig):
-    """Defaults: 30B-A3B."""
+    """Qwen3's mixture of experts (arXiv:2505.09388); defaults: Qwen3-30B-A3B.
+
+    The reference implementation is transformers' `Qwen3MoeForCausalLM`; the fields are
+    `MixtralConfig`'s.
+    """
 
     vocab_size: Count = 151_936
     num_layers: Depth = 48

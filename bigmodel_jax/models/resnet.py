@@ -1,7 +1,8 @@
 """ResNet-18 to -152 with batch norm (He et al., arXiv:1512.03385), written in Linen.
 
-The stride of a bottleneck lies in its 3x3 convolution ("v1.5"), as in torchvision and Hugging Face's `microsoft/resnet-50`.
-Both hold the same tensors: torchvision's `layer1.0.conv2` is `stage0/block0/conv1` here, its `downsample.0` our `shortcut`.
+A bottleneck has its stride in the 3x3 convolution ("v1.5"), as in torchvision and in Hugging Face's
+`microsoft/resnet-50`. The tensors are theirs by other names: torchvision's `layer1.0.conv2` is
+`stage0/block0/conv1` here, and its `downsample.0` is `shortcut`.
 
 Shapes: B batch, H height, W width, C channels.
 """
@@ -21,26 +22,25 @@ from bigmodel_jax.models.sizes import Cut, SameLength
 
 KERNEL_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al., arXiv:1502.01852
 ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
-MOMENTUM, EPS = 0.9, 1e-5  # of batch norm; torch calls the first one 0.1
+MOMENTUM, EPS = 0.9, 1e-5  # of batch norm; torch writes this momentum as 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig(ModelConfig):
-    """Defaults: ResNet-50."""
+    """A residual network for images (He et al., arXiv:1512.03385); defaults: ResNet-50.
 
-    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
-    num_classes: Count = 1000
+    The reference implementations are torchvision's `resnet50` and transformers'
+    `ResNetForImageClassification`.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)  # height, width and channels
+    num_classes: Count = 1000  # number of classes
     depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # blocks of each stage; every stage but the first halves height and width
-    channels: tuple[Count, ...] = (
-        256,
-        512,
-        1024,
-        2048,
-    )  # what leaves each stage; a bottleneck is 4 times narrower inside
-    stem_channels: Count = 64
-    block: Literal["basic", "bottleneck"] = "bottleneck"
+    channels: tuple[Count, ...] = (256, 512, 1024, 2048)  # output channels of each stage; a bottleneck has 1/4 inside
+    stem_channels: Count = 64  # output channels of the first convolution
+    block: Literal["basic", "bottleneck"] = "bottleneck"  # two 3x3 convolutions, or 1x1, 3x3 and 1x1
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    "imagenet: 7x7 convolution and pooling, a quarter of height and width; cifar: 3x3, all of them (section 4.2)"
+    "imagenet: 7x7 convolution and pooling, which quarter the sides; cifar: 3x3 at full resolution (section 4.2)"
 
     SIZES: ClassVar[tuple] = (SameLength("depths", "channels"), Cut("stem_channels", "mlp"), Cut("channels", "mlp"))
 
@@ -61,7 +61,7 @@ class ResNetConfig(ModelConfig):
 
 
 def torch_uniform(fan_in: int):
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): how torch.nn.Linear starts, bias included."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the initial values of torch.nn.Linear, bias included."""
 
     def init(key, shape, dtype):
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
@@ -70,12 +70,16 @@ def torch_uniform(fan_in: int):
 
 
 def classifier(features: int, num_classes: int, name: str) -> nn.Dense:
+    """The head: (B, features) -> logits (B, num_classes), initialised as torch.nn.Linear."""
     kernel = nn.with_logical_partitioning(torch_uniform(features), ("mlp", None))
     return nn.Dense(num_classes, kernel_init=kernel, bias_init=torch_uniform(features), name=name)
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, padded by half its width on every side, then batch norm."""
+    """(B, H, W, C) -> (B, H', W', features): a convolution without bias, then batch norm.
+
+    The padding is half the width on every side, so that H' and W' are H and W over the stride.
+    """
 
     features: int
     width: int
@@ -92,6 +96,8 @@ class ConvNorm(nn.Module):
 
 
 class Stem(nn.Module):
+    """Everything before the first stage: a convolution and, for ImageNet, max-pooling."""
+
     cfg: ResNetConfig
 
     @nn.compact
@@ -103,7 +109,10 @@ class Stem(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or 1x1 - 3x3 - 1x1, added to the input, which is projected where sizes differ."""
+    """A residual block: two 3x3 convolutions, or with `bottleneck` 1x1, 3x3 and 1x1.
+
+    The input is added to their output; a 1x1 convolution projects it if the shapes differ.
+    """
 
     features: int
     stride: int
@@ -125,6 +134,8 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
+    """The blocks of one stage, (B, H, W, C) -> (B, H', W', channels[index])."""
+
     cfg: ResNetConfig
     index: int
 
@@ -138,7 +149,7 @@ class Stage(nn.Module):
 
 
 class Trunk(nn.Module):
-    """What leaves the last stage, (B, h, w, C), of images (B, H, W, C): the network without its head."""
+    """The network without its head: images (B, H, W, C) -> the last feature map (B, h, w, C')."""
 
     cfg: ResNetConfig
 
@@ -148,7 +159,7 @@ class Trunk(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Logits (B, num_classes) of images (B, H, W, C)."""
+    """The network: images (B, H, W, C) -> logits (B, num_classes)."""
 
     cfg: ResNetConfig
 
@@ -159,7 +170,7 @@ class ResNet(nn.Module):
 
 
 def stages(cfg: ResNetConfig, x_BHWC: jax.Array, train: bool) -> jax.Array:
-    """The stem and all stages, as parts of the module that calls it."""
+    """The stem and all stages; the calling module owns their parameters."""
     x_BHWC = Stem(cfg, name="stem")(x_BHWC, train)
     for n in range(len(cfg.depths)):
         x_BHWC = Stage(cfg, n, name=f"stage{n}")(x_BHWC, train)

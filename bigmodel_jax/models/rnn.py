@@ -1,9 +1,10 @@
-"""Recurrent networks: language model and text classifier over Flax's simple, LSTM and GRU cells.
+"""Recurrent networks: a language model and a text classifier of Flax's simple, LSTM and GRU cells.
 
-Packed documents: the state starts from zero wherever a position is 0, and padding leaves it as it is.
+In packed rows, the state restarts from zero wherever a position is 0; padding leaves it unchanged.
 
-Dropout is variational (Gal and Ghahramani, arXiv:1512.05287): one mask per row for a layer's inputs, one for its recurrent
-state, and word types, not occurrences, dropped from the embedding; all the same at every time step.
+Dropout is variational (Gal and Ghahramani, arXiv:1512.05287): one mask per row for a layer's inputs
+and one for its recurrent state; word types, not occurrences, are dropped from the embedding. All
+masks are the same at every time step.
 
 Shapes: B batch, T tokens, D embed, H hidden, V vocab.
 """
@@ -33,19 +34,19 @@ CELLS = {"rnn": nn.SimpleCell, "lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentConfig(ModelConfig):
-    """What the language model and the classifier share."""
+    """The fields that the language model and the classifier share."""
 
-    cell: Literal["rnn", "lstm", "gru"] = "lstm"
-    vocab_size: Count = 10_000
-    num_layers: Depth = 2
-    embed_dim: Count = 650
-    hidden_dim: Count = 650
-    dropout: ShareBelowOne = 0.0  # of what goes into each layer and into the head
-    recurrent_dropout: ShareBelowOne = 0.0  # of the state, where it enters the next step's products
-    embedding_dropout: ShareBelowOne = 0.0  # of word types
-    activation: Activation = "tanh"  # of what goes into the state; the gates of an LSTM or a GRU are sigmoids
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"  # Flax's SimpleCell, OptimizedLSTMCell or GRUCell
+    vocab_size: Count = 10_000  # tokens in the vocabulary
+    num_layers: Depth = 2  # number of blocks
+    embed_dim: Count = 650  # width of the residual stream
+    hidden_dim: Count = 650  # dimensions of a cell's state
+    dropout: ShareBelowOne = 0.0  # dropout rate of the inputs of each layer and of the head
+    recurrent_dropout: ShareBelowOne = 0.0  # dropout rate of the state, where the next step multiplies it
+    embedding_dropout: ShareBelowOne = 0.0  # share of word types that are dropped
+    activation: Activation = "tanh"  # of the new state; the gates of an LSTM or a GRU are sigmoids
     init: Initial = "default"  # of the kernels; default: orthogonal for the state's, LeCun's normal for the others
-    init_std: NonNegative = 0.02  # of "normal", "truncated_normal" and "uniform"
+    init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     SIZES: ClassVar[tuple] = (Cut("vocab_size", "vocab"), Cut("hidden_dim", "mlp"))
 
@@ -55,9 +56,13 @@ class RecurrentConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RNNConfig(RecurrentConfig):
-    """A language model of recurrent cells (RNN, LSTM or GRU), which keeps a state instead of a cache."""
+    """A language model of recurrent cells; its decode cache is the cells' state.
 
-    max_seq_len: Count = 1024  # of generated texts; the state itself knows no length
+    The architecture is Zaremba et al.'s (arXiv:1409.2329) with variational dropout
+    (arXiv:1512.05287). The reference implementation of the cells is Flax's `linen`.
+    """
+
+    max_seq_len: Count = 1024  # longest generated text, in tokens; the state itself has no limit
 
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self), make_cache=functools.partial(make_cache, self))
@@ -69,9 +74,9 @@ class RNNConfig(RecurrentConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RNNClassifierConfig(RecurrentConfig):
-    """A classifier of texts by the last state of recurrent cells."""
+    """A classifier of texts by the mean output of recurrent cells over a text's tokens."""
 
-    num_classes: Classes = 2
+    num_classes: Classes = 2  # number of classes
 
     def make(self) -> Model:
         return Model(classifier_spec(self), functools.partial(classify, self))
@@ -86,7 +91,7 @@ class RNNClassifierConfig(RecurrentConfig):
 
 @functools.cache
 def cell_spec(kind: str, in_dim: int, hidden_dim: int) -> params.Tree:
-    """The parameters of Flax's cell under Flax's names, with Flax's initial distributions."""
+    """The parameters of Flax's cell, with Flax's names and initial distributions."""
     cell = CELLS[kind](hidden_dim)
     x = jax.ShapeDtypeStruct((1, in_dim), jnp.float32)
     shapes = jax.eval_shape(lambda x: cell.init(jax.random.key(0), initial(kind, 1, hidden_dim, x.dtype), x), x)
@@ -95,7 +100,8 @@ def cell_spec(kind: str, in_dim: int, hidden_dim: int) -> params.Tree:
         if path.endswith("bias"):
             return Param(shape, ("mlp",), zeros())
         recurrent = path.startswith("h")
-        # Orthogonal: repeated products keep the state's length (Saxe et al., arXiv:1312.6120).
+        # An orthogonal matrix keeps the state's length in repeated products (Saxe et al.,
+        # arXiv:1312.6120).
         init = jax.nn.initializers.orthogonal() if recurrent else jax.nn.initializers.lecun_normal()
         name, spread = "orthogonal" if recurrent else "lecun_normal", lambda shape: shape[0] ** -0.5
         return Param(shape, ("embed", "mlp"), Init(name, init, spread))
@@ -104,18 +110,21 @@ def cell_spec(kind: str, in_dim: int, hidden_dim: int) -> params.Tree:
 
 
 def body_spec(cfg: RecurrentConfig) -> params.Tree:
+    """The table (V, D) and the cells layer0, layer1, ..."""
     dims = [cfg.embed_dim, *[cfg.hidden_dim] * (cfg.num_layers - 1)]
     embed = linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.embed_dim**-0.5))
     return {"embed": embed} | {f"layer{i}": cell_spec(cfg.cell, n, cfg.hidden_dim) for i, n in enumerate(dims)}
 
 
 def spec(cfg: RNNConfig) -> params.Tree:
+    """The language model: the body, and a head (V, H) with a bias (V,)."""
     head = linear.embedding_spec(cfg.vocab_size, cfg.hidden_dim, init=normal(cfg.hidden_dim**-0.5))
     tree = body_spec(cfg) | {"head": head | {"bias": Param((cfg.vocab_size,), ("vocab",), zeros())}}
     return initial_values.weights(tree, cfg.init, cfg.init_std)
 
 
 def classifier_spec(cfg: RNNClassifierConfig) -> params.Tree:
+    """The classifier: the body, and a head (H, num_classes) with a bias."""
     head = linear.linear_spec(cfg.hidden_dim, cfg.num_classes, axes=("mlp", None), bias=True)
     return initial_values.weights(body_spec(cfg) | {"head": head}, cfg.init, cfg.init_std)
 
@@ -124,13 +133,13 @@ def classifier_spec(cfg: RNNClassifierConfig) -> params.Tree:
 
 
 def initial(kind: str, batch_size: int, hidden_dim: int, dtype: Any) -> Any:
-    """A cell's state before the first token: h (B, H), for an LSTM (c, h)."""
+    """A cell's state before the first token: h (B, H); for an LSTM (c, h), each (B, H)."""
     zero = jnp.zeros((batch_size, hidden_dim), dtype)
     return (zero, zero) if kind == "lstm" else zero
 
 
 def make_cache(cfg: RecurrentConfig, batch_size: int, length: int, dtype: Any) -> list:
-    """The declaration of all layers' states, which are all that decoding needs; `length` plays no part."""
+    """The declaration of all layers' states, (B, H) each; `length` is unused."""
     state = Param((batch_size, cfg.hidden_dim), ("batch", None), zeros(), jnp.dtype(dtype).name)
     return [(state, state) if cfg.cell == "lstm" else state] * cfg.num_layers
 
@@ -139,7 +148,7 @@ def make_cache(cfg: RecurrentConfig, batch_size: int, length: int, dtype: Any) -
 
 
 def sequence_mask(rng: jax.Array | None, rate: float, x: jax.Array, *, shape: tuple[int, ...]) -> jax.Array | float:
-    """0 or 1 / (1 - rate), the same at every time step; 1 without dropout."""
+    """A dropout mask of 0 and 1 / (1 - rate) for all time steps; 1.0 without dropout."""
     if rng is None or not rate:
         return 1.0
     return (jax.random.bernoulli(rng, 1 - rate, shape) / (1 - rate)).astype(x.dtype)
@@ -148,7 +157,7 @@ def sequence_mask(rng: jax.Array | None, rate: float, x: jax.Array, *, shape: tu
 def drop_words(
     rng: jax.Array | None, rate: float, x_BTD: jax.Array, tokens_BT: jax.Array, vocab_size: int
 ) -> jax.Array:
-    """Embeddings of whole word types set to zero: wherever a dropped word stands in its row, it is dropped."""
+    """x (B, T, D) with the embeddings of some word types zeroed, at all their places in a row."""
     if rng is None or not rate:
         return x_BTD
     mask_BV = sequence_mask(rng, rate, x_BTD, shape=(tokens_BT.shape[0], vocab_size))
@@ -159,9 +168,10 @@ def drop_words(
 
 
 def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask: jax.Array | float) -> tuple:
-    """One step of Flax's cell, the state masked where it is multiplied by weights and nowhere else.
+    """One step of Flax's cell: (new state, output (B, H)), the state masked only in its products.
 
-    A GRU's state also passes on past its gates; masked there, it would die out or, being scaled, explode.
+    A GRU also passes its state on unmultiplied. Masked there, the state would vanish, or explode
+    through the mask's scale.
     """
 
     def masked(call, args, kwargs, context):
@@ -169,17 +179,22 @@ def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask
             args = (args[0] * mask, *args[1:])
         return call(*args, **kwargs)
 
-    if isinstance(carry, tuple):  # an LSTM's h enters products only, and its memory c is another array
+    if isinstance(carry, tuple):  # an LSTM's h enters products alone; its memory c is a separate array
         carry = (carry[0], carry[1] * mask)
     with nn.intercept_methods(masked):
         return cell.apply({"params": p}, carry, x_BD)
 
 
 def layer(cfg: RecurrentConfig, p, x_BTD, carry, fresh_BT, real_BT, mask) -> tuple[Any, jax.Array]:
-    """(state after the last token, outputs (B, T, H))."""
+    """Returns (state after the last token, outputs (B, T, H)).
+
+    fresh_BT: the state restarts before this token. real_BT: the token is not padding. mask: the
+    recurrent dropout's.
+    """
     cell = CELLS[cfg.cell](cfg.hidden_dim, activation_fn=ACTIVATIONS[cfg.activation])
-    # A cell's weights are stored in pieces and used whole. Split over "tensor" they would cost a collective per time step,
-    # and with the batch split over two axes XLA (0.12) computes wrong gradients for the loop.
+    # A cell's weights are sharded in storage and gathered for use. Sharded over "tensor", they
+    # would cost a collective per time step; and with the batch sharded over two axes, XLA (0.12)
+    # computes wrong gradients for the loop.
     p = jax.tree.map(lambda w: constrain(w, *(None,) * w.ndim), p)
 
     def step(carry, inputs):
@@ -194,13 +209,14 @@ def layer(cfg: RecurrentConfig, p, x_BTD, carry, fresh_BT, real_BT, mask) -> tup
 
 
 def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: list | None) -> tuple[jax.Array, list]:
-    """(outputs of the last layer (B, T, H), states of all layers); `rng` is None in evaluation."""
+    """Returns (outputs of the last layer (B, T, H), states of all layers).
+
+    rng: None in evaluation. states: those to continue from, or None.
+    """
     tokens = batch["tokens"]
     B, T = tokens.shape
     positions = batch.get("positions")
-    if (
-        positions is None
-    ):  # not a default of `get`: it would be traced where it is not used, and ONNX has no form for it
+    if positions is None:  # as a default of `get` it would always be traced, and ONNX has no form for it
         positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     real_BT = batch.get("segment_ids", jnp.ones_like(tokens)) > 0
     fresh_BT = real_BT & (positions == 0)
@@ -218,21 +234,24 @@ def run(cfg: RecurrentConfig, p, batch: dict, rng: jax.Array | None, states: lis
 
 
 def apply(cfg: RNNConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T); with a cache the state goes on from it."""
+    """Logits (B, T, V) float32; batch: tokens, positions, segment_ids (B, T).
+
+    With a cache, the states continue from it.
+    """
     x, states = run(cfg, p, batch, rng if train else None, cache)
     head = Head(x, p["head"]["table"], p["head"]["bias"])
     return Out(head.logits(), cache=None if cache is None else states, head=head)
 
 
 def classify(cfg: RNNClassifierConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, num_classes) of the mean output over the tokens of a row that are not padding."""
+    """Logits (B, num_classes) of the mean output over a row's tokens without padding."""
     x_BTH, _ = run(cfg, p, batch, rng if train else None, None)
     real_BT1 = (batch.get("segment_ids", jnp.ones_like(batch["tokens"])) > 0)[..., None].astype(x_BTH.dtype)
     mean = (x_BTH * real_BT1).sum(axis=1) / jnp.maximum(real_BT1.sum(axis=1), 1)
     return Out(linear.linear(p["head"], mean))
 
 
-# The medium and large networks of Zaremba et al., arXiv:1409.2329, which Gal and Ghahramani take over.
+# The medium and large networks of Zaremba et al., arXiv:1409.2329, as Gal and Ghahramani use them.
 PRESETS = {
     "ptb-medium": RNNConfig(dropout=0.5),
     "ptb-large": RNNConfig(embed_dim=1500, hidden_dim=1500, dropout=0.65),

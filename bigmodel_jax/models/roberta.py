@@ -1,4 +1,7 @@
-"""RoBERTa: BERT without next sentences and token types, on bytes of BPE (Liu et al., arXiv:1907.11692)."""
+"""RoBERTa: BERT without next sentence prediction and token types, on byte-level BPE.
+
+Liu et al., arXiv:1907.11692.
+"""
 
 import dataclasses
 
@@ -8,7 +11,11 @@ from bigmodel_jax.models.bert import BertConfig
 
 @dataclasses.dataclass(frozen=True)
 class RobertaConfig(BertConfig):
-    """Defaults: roberta-base. Its pooler stands in the classification head, before the classes."""
+    """RoBERTa (Liu et al., arXiv:1907.11692); defaults: roberta-base.
+
+    The reference implementation is transformers' `RobertaForMaskedLM` and its siblings. The
+    classification head holds the pooler. The fields are those of `BertConfig`.
+    """
 
     vocab_size: Count = 50_265
     num_token_types: Count = 1

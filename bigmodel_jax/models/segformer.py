@@ -1,12 +1,13 @@
-"""SegFormer: four stages of Transformer layers at falling resolution, and a head of linear maps (Xie et al., arXiv:2105.15203).
+"""SegFormer: four stages of Transformer layers at falling resolution, and a head of linear maps.
 
-A stage cuts its input into overlapping patches by a strided convolution. Keys and values are taken from fewer places than
-queries ("sequence reduction"), and a depthwise convolution inside the feed-forward layer stands for positions. The head
-projects every stage to one width, brings them to the first stage's resolution, and adds them up: logits of each pixel's
-class, at a quarter of the image's height and width.
+Xie et al., arXiv:2105.15203. A stage cuts its input into overlapping patches by a strided
+convolution. Its keys and values have a lower resolution than its queries ("sequence reduction"),
+and a depthwise convolution in the feed-forward layer replaces positions. The head projects the
+output of every stage to one width, resizes it to the first stage's resolution, and adds all of
+them. It gives class logits at a quarter of the image's height and width.
 
-Shapes: B batch, H height, W width, C channels, T = H W queries, S keys, D width of a stage, F mlp, E width of the head,
-K classes.
+Shapes: B batch, H height, W width, C channels, T = H W queries, S keys, D width of a stage, F mlp,
+E width of the head, K classes.
 """
 
 import dataclasses
@@ -31,28 +32,32 @@ from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.lora import Adapted
 
-EPS = 1e-5  # of every norm: transformers' layers keep torch's default, whatever config.json says
-MOMENTUM = 0.9  # of the head's batch norm; torch calls it 0.1
+EPS = 1e-5  # of every norm: transformers' layers use torch's default and ignore config.json's value
+MOMENTUM = 0.9  # of the head's batch norm; torch writes this momentum as 0.1
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @dataclasses.dataclass(frozen=True)
 class SegformerConfig(ModelConfig):
-    """Defaults: SegFormer-B0 for ADE20K. Each of the tuples has one entry per stage."""
+    """A segmentation network (Xie et al., arXiv:2105.15203); each tuple has one entry per stage.
 
-    image_shape: tuple[Count, Count, Count] = (512, 512, 3)
-    num_classes: Count = 150
-    depths: tuple[Blocks, ...] = (2, 2, 2, 2)
-    channels: tuple[Count, ...] = (32, 64, 160, 256)
-    num_heads: tuple[Count, ...] = (1, 2, 5, 8)
-    mlp_ratios: tuple[Count, ...] = (4, 4, 4, 4)  # width inside the feed-forward layer per channel
-    reductions: tuple[Count, ...] = (8, 4, 2, 1)  # places a side of which one key is made
-    patch_sizes: tuple[Count, ...] = (7, 3, 3, 3)
-    strides: tuple[Count, ...] = (4, 2, 2, 2)
-    decoder_dim: Count = 256
-    dropout: ShareBelowOne = 0.1  # before the last map of the head
-    activation: Activation = "gelu"
-    init_std: NonNegative = 0.02
+    The reference implementation is transformers' `SegformerForSemanticSegmentation`. The defaults
+    are those of SegFormer-B0 for ADE20K.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (512, 512, 3)  # height, width and channels
+    num_classes: Count = 150  # number of classes
+    depths: tuple[Blocks, ...] = (2, 2, 2, 2)  # layers
+    channels: tuple[Count, ...] = (32, 64, 160, 256)  # width of the layers
+    num_heads: tuple[Count, ...] = (1, 2, 5, 8)  # attention heads
+    mlp_ratios: tuple[Count, ...] = (4, 4, 4, 4)  # hidden width of the feed-forward layer per channel
+    reductions: tuple[Count, ...] = (8, 4, 2, 1)  # side of the square of places that make one key
+    patch_sizes: tuple[Count, ...] = (7, 3, 3, 3)  # kernel width of the convolution that makes patches
+    strides: tuple[Count, ...] = (4, 2, 2, 2)  # stride of the convolution that makes patches
+    decoder_dim: Count = 256  # width of the head
+    dropout: ShareBelowOne = 0.1  # dropout rate before the head's last map
+    activation: Activation = "gelu"  # of the feed-forward layer
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = (
@@ -104,14 +109,13 @@ class SegformerConfig(ModelConfig):
         )
 
 
-# ---------------------------------------------------------------- parameters
-
-
 def conv_spec(size: int, channels: int, dim: int, init: Init) -> params.Tree:
+    """kernel (size, size, channels, dim) and bias (dim,)."""
     return prenorm.patch_spec(size, channels, dim, init=init)
 
 
 def layer_spec(cfg: SegformerConfig, stage: int) -> params.Tree:
+    """One layer of a stage: attention, with reduction > 1 its convolution, and Mix-FFN (D, F)."""
     init, D, H = normal(cfg.init_std), cfg.channels[stage], cfg.num_heads[stage]
     F, size = D * cfg.mlp_ratios[stage], cfg.reductions[stage]
     reduction = {"conv": conv_spec(size, D, D, init), "norm": norm.layer_spec(D)}
@@ -132,6 +136,7 @@ def layer_spec(cfg: SegformerConfig, stage: int) -> params.Tree:
 
 
 def spec(cfg: SegformerConfig) -> params.Tree:
+    """The stages, and the decoder's projections, fusion, batch norm and head."""
     init, E = normal(cfg.init_std), cfg.decoder_dim
     tree, channels = {}, cfg.image_shape[2]
     for n, dim in enumerate(cfg.channels):
@@ -151,7 +156,7 @@ def spec(cfg: SegformerConfig) -> params.Tree:
             f"project{n}": linear.linear_spec(dim, E, axes=("embed", "mlp"), init=init, bias=True)
             for n, dim in enumerate(cfg.channels)
         },
-        # One matrix per stage, the last stage's first: the order in which published files have them.
+        # One matrix per stage; the last stage's comes first, as in published files.
         "fuse": Param((len(cfg.channels), E, E), (None, "mlp", "embed"), init),
         "norm": {"scale": Param((E,), (None,), ones()), "bias": Param((E,), (None,), zeros())} | statistics,
         "head": linear.linear_spec(E, cfg.num_classes, axes=("embed", None), init=init, bias=True),
@@ -159,16 +164,13 @@ def spec(cfg: SegformerConfig) -> params.Tree:
     return tree
 
 
-# ---------------------------------------------------------------- encoder
-
-
 def array(w, dtype) -> jax.Array:
-    """A weight that no product reads, with its adapters in it."""
+    """A weight that no product reads, as an array with its adapters merged."""
     return w.dense(dtype) if isinstance(w, Adapted) else storage.dense(w, dtype)
 
 
 def conv(p: dict, x_BHWC: jax.Array, stride: int) -> jax.Array:
-    """A convolution that is padded by half its width on every side."""
+    """A convolution with bias, padded by half its width on every side."""
     kernel = array(p["kernel"], x_BHWC.dtype)
     pad = kernel.shape[0] // 2
     y = jax.lax.conv_general_dilated(x_BHWC, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=LAYOUT)
@@ -176,7 +178,10 @@ def conv(p: dict, x_BHWC: jax.Array, stride: int) -> jax.Array:
 
 
 def encode(cfg: SegformerConfig, p, image_BHWC: jax.Array) -> list[jax.Array]:
-    """What leaves each stage, (B, H, W, D) of its own height, width and channels."""
+    """The outputs of all stages, (B, H, W, D) each, for images (B, H, W, C).
+
+    Every stage has its own H, W and D.
+    """
     x, states = image_BHWC.astype(p["stage0"]["norm"]["scale"].dtype), []
     for n in range(len(cfg.channels)):
         stage = p[f"stage{n}"]
@@ -190,6 +195,7 @@ def encode(cfg: SegformerConfig, p, image_BHWC: jax.Array) -> list[jax.Array]:
 
 
 def run_layers(cfg: SegformerConfig, stage: int, layers, x_BTD: jax.Array, sides: tuple[int, int]) -> jax.Array:
+    """The layers of one stage, (B, T, D) -> (B, T, D); sides: height and width of the map."""
     size = cfg.reductions[stage]
     B, keys = x_BTD.shape[0], (sides[0] // size) * (sides[1] // size)
 
@@ -201,6 +207,7 @@ def run_layers(cfg: SegformerConfig, stage: int, layers, x_BTD: jax.Array, sides
 
 
 def block(cfg: SegformerConfig, p, x_BTD, sides, queries, reduced) -> jax.Array:
+    """One layer, (B, T, D) -> (B, T, D); queries and reduced: where queries and keys stand."""
     h = norm.layer(p["attn_norm"], x_BTD, eps=EPS)
     source = h
     if "reduction" in p:
@@ -212,7 +219,7 @@ def block(cfg: SegformerConfig, p, x_BTD, sides, queries, reduced) -> jax.Array:
 
 
 def mix_mlp(cfg: SegformerConfig, p, x_BTD, sides) -> jax.Array:
-    """The feed-forward layer with a 3x3 convolution of each channel in its middle (section 3.1, "Mix-FFN")."""
+    """Mix-FFN, (B, T, D) -> (B, T, D): an MLP with a depthwise 3x3 convolution (section 3.1)."""
     h = linear.linear(p["mlp"]["up"], norm.layer(p["mlp_norm"], x_BTD, eps=EPS))
     kernel = array(p["mlp"]["conv"]["kernel"], h.dtype)
     options = {"dimension_numbers": LAYOUT, "feature_group_count": h.shape[-1]}
@@ -221,14 +228,12 @@ def mix_mlp(cfg: SegformerConfig, p, x_BTD, sides) -> jax.Array:
     return linear.linear(p["mlp"]["down"], constrain(ACTIVATIONS[cfg.activation](h), "batch", "seq", "mlp"))
 
 
-# ---------------------------------------------------------------- head
-
-
 def decode(cfg: SegformerConfig, p, states: list[jax.Array], *, rng, train: bool) -> Out:
-    """Logits (B, H/4, W/4, K).
+    """Logits (B, H/4, W/4, K), for images (B, H, W).
 
-    The published head brings every stage to the first one's resolution and maps them together. Maps of single places
-    and bilinear resizing commute, so each stage is mapped at its own resolution here, which is less work.
+    The published head resizes every stage's output before it maps them together. A map of single
+    places commutes with bilinear resizing, so each output is mapped at its own, lower resolution
+    here, which takes less work.
     """
     B, H, W, _ = states[0].shape
     total, fuse = 0, array(p["fuse"], states[0].dtype)

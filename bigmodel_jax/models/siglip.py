@@ -1,6 +1,7 @@
-"""SigLIP: two towers trained on pairs one by one (Zhai et al., arXiv:2303.15343); the image's is pooled by attention.
+"""SigLIP: image and text towers trained with a sigmoid loss per pair (arXiv:2303.15343).
 
-Shapes: B batch, H height, W width, C channels, T tokens or patches, D embed, L layers.
+Attention pools the image's states. Shapes: B batch, H height, W width, C channels, T tokens or
+patches, D embed, F mlp, P patch side, L layers.
 """
 
 import dataclasses
@@ -34,12 +35,16 @@ BASE = {"num_layers": 12, "embed_dim": 768, "num_heads": 12, "mlp_dim": 3072, **
 
 @dataclasses.dataclass(frozen=True)
 class SiglipConfig(ModelConfig):
-    """Defaults: B/16 at 224 pixels. Both towers end in vectors of vision.embed_dim."""
+    """SigLIP (Zhai et al., arXiv:2303.15343); defaults: B/16 at 224 pixels.
+
+    The reference implementation is transformers' `SiglipModel`. Both towers end in vectors of
+    vision.embed_dim dimensions.
+    """
 
     vision: VisionTower = VisionTower(patch_size=16, **BASE)
     text: TextTower = TextTower(vocab_size=32_000, max_seq_len=64, **BASE)
-    logit_scale_init: float = 2.302585  # ln 10
-    logit_bias_init: float = -10.0  # at first nearly every pair is none (section 3.2)
+    logit_scale_init: float = 2.302585  # initial log of the logits' scale: ln 10
+    logit_bias_init: float = -10.0  # initial bias of the logits: nearly all pairs do not match (section 3.2)
 
     def inputs(self):
         return {"image": self.vision.image_shape, "tokens": None}
@@ -57,7 +62,7 @@ class SiglipConfig(ModelConfig):
 
 
 def lecun(fan_in: int) -> Init:
-    """A normal distribution cut off at two standard deviations, of variance 1 / fan_in after the cut."""
+    """A normal distribution truncated at two standard deviations, with variance 1 / fan_in."""
     scale = fan_in**-0.5 / 0.87962566103423978
 
     def draw(key, shape, dtype):
@@ -67,12 +72,16 @@ def lecun(fan_in: int) -> Init:
 
 
 def mlp_spec(dim: int, mlp_dim: int) -> params.Tree:
-    """SiglipPreTrainedModel._init_weights: biases start at noise of 1e-6."""
+    """up (D, F) and down (F, D), initialised as in SiglipPreTrainedModel._init_weights.
+
+    Biases start as noise of standard deviation 1e-6.
+    """
     tree = feedforward.mlp_spec(dim, mlp_dim, init=prenorm.xavier(dim, mlp_dim), out_init=prenorm.xavier(mlp_dim, dim))
     return {n: layer | {"bias": dataclasses.replace(layer["bias"], init=normal(1e-6))} for n, layer in tree.items()}
 
 
 def layers_spec(tower: Tower) -> params.Tree:
+    """The tower's stacked layers, with Glorot's uniform initial values."""
     D, F = tower.embed_dim, tower.mlp_dim
     block = prenorm.block_spec(
         tower, qkv=prenorm.xavier(D, D), out=prenorm.xavier(D, D), up=prenorm.xavier(D, F), down=prenorm.xavier(F, D)
@@ -81,10 +90,11 @@ def layers_spec(tower: Tower) -> params.Tree:
 
 
 def pool_spec(tower: VisionTower) -> params.Tree:
+    """The attention pooling: a learned query "probe" (1, D), attention, a norm and an MLP."""
     D, H = tower.embed_dim, tower.num_heads
     return {
         "probe": Param((1, D), (None, "embed"), prenorm.xavier(D, 1), decay=False),
-        # Queries, keys and values start as one (3 D, D) matrix.
+        # The initial values are those of one (3 D, D) matrix for queries, keys and values.
         "attn": attention.spec(D, H, H, D // H, init=prenorm.xavier(D, 3 * D), out_init=lecun(D), bias=True),
         "norm": norm.layer_spec(D),
         "mlp": mlp_spec(D, tower.mlp_dim),
@@ -92,6 +102,7 @@ def pool_spec(tower: VisionTower) -> params.Tree:
 
 
 def vision_spec(tower: VisionTower) -> params.Tree:
+    """patches (P, P, C, D), positions (patches, D), the layers, the last norm and the pooling."""
     D, num = tower.embed_dim, prenorm.num_patches(tower.image_shape, tower.patch_size)
     channels = tower.image_shape[2]
     init = lecun(tower.patch_size**2 * channels)
@@ -105,6 +116,7 @@ def vision_spec(tower: VisionTower) -> params.Tree:
 
 
 def spec(cfg: SiglipConfig) -> params.Tree:
+    """Both towers, the text's projection "head", logit_scale (1,) and logit_bias (1,)."""
     text, width = cfg.text, cfg.text.embed_dim
     head = linear.linear_spec(width, cfg.vision.embed_dim, axes=("embed", None), init=lecun(width), bias=True)
     return {
@@ -116,7 +128,7 @@ def spec(cfg: SiglipConfig) -> params.Tree:
 
 
 def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
-    """(B, D): a learned query attends to all patches, then an MLP with a residual."""
+    """Returns (B, D): a learned query attends to all patches (B, T, D), and an MLP follows."""
     B, T, D = x_BTD.shape
     query = jnp.broadcast_to(p["probe"].astype(x_BTD.dtype), (B, 1, D))
     q = linear.project(query, p["attn"]["q"]) + p["attn"]["q_bias"]
@@ -130,26 +142,30 @@ def pool(tower: VisionTower, p, x_BTD) -> jax.Array:
 
 
 def image_states(tower: VisionTower, p, image_BHWC) -> jax.Array:
-    """(B, patches, D): what the tower's layers give, before the last norm."""
+    """Returns (B, patches, D): the output of the tower's layers, before the last norm."""
     x_BTD = constrain(prenorm.embed_patches(p["patches"], image_BHWC) + p["positions"], "batch", "seq", "embed")
     return prenorm.encode(tower, p["layers"], x_BTD)
 
 
 def encode_image(cfg: SiglipConfig, p, image_BHWC) -> jax.Array:
-    """(B, D), not normalised."""
+    """Returns (B, D): the image's embedding, not normalised."""
     x_BTD = image_states(cfg.vision, p, image_BHWC)
     return pool(cfg.vision, p["pool"], norm.layer(p["norm"], x_BTD, eps=cfg.vision.norm_eps))
 
 
 def encode_text(cfg: SiglipConfig, p, batch) -> jax.Array:
-    """(B, D), not normalised: the state of the last place, padding or not, as texts were filled up in training."""
+    """Returns (B, D): the text's embedding, not normalised, from the state of the last place.
+
+    The last place may be padding, as in the training of the published models.
+    """
     return linear.linear(p["head"], text_states(cfg.text, p, {"tokens": batch["tokens"]}, causal=False)[:, -1])
 
 
 def apply(cfg: SiglipConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """(B, 2, D) float32 of length 1: the embeddings of batch["image"] (B, H, W, C) and of batch["tokens"] (B, T).
+    """Returns (B, 2, D) float32: the embeddings of image and text, each of length 1.
 
-    `Contrastive(kind="sigmoid")` compares them under the model's own "logit_scale" and "logit_bias".
+    batch: image (B, H, W, C) and tokens (B, T). `Contrastive(kind="sigmoid")` compares the
+    embeddings under the parameters "logit_scale" and "logit_bias".
     """
     image, text = encode_image(cfg, p["vision"], batch["image"]), encode_text(cfg, p["text"], batch)
     return Out(jnp.stack([normalised(image), normalised(text)], axis=1))

@@ -1,6 +1,8 @@
-"""Which sizes of a model's config fit each other and the mesh: declared beside its fields as `SIZES`, checked in one place.
+"""Checks of which sizes in a model's config fit each other and the mesh.
 
-What one field may hold alone is its range (core/ranges.py). A model may bring facts of its own: whatever has `wrong`.
+A config declares its checks beside its fields as `SIZES`; `check` runs them. The range of a single
+field is declared in core/ranges.py. A model may bring checks of its own: any object with
+`wrong(cfg, prefix, parallel)`, which returns a message, or "" if nothing is wrong.
 """
 
 import dataclasses
@@ -11,8 +13,10 @@ from bigmodel_jax.core.sharding import ParallelConfig, uncut
 
 
 class Cut(NamedTuple):
-    """The devices on which a logical axis lies divide `size`, one number or several; pad: a field, to whose multiples it is
-    padded first."""
+    """The number of devices along a logical axis divides `size`, one number or a tuple.
+
+    pad: the name of a field; the size is first padded to a multiple of it.
+    """
 
     size: str
     axis: str
@@ -44,7 +48,7 @@ class Divides(NamedTuple):
 
 
 class Multiple(NamedTuple):
-    """`size` is a multiple of a number."""
+    """`size` is a multiple of the number `of`; why: the reason, for the message."""
 
     size: str
     of: int
@@ -56,7 +60,7 @@ class Multiple(NamedTuple):
 
 
 class AtMost(NamedTuple):
-    """`size` is no larger than `most`, and not as large either where it must be below."""
+    """`size` is at most `most`; with `below`, it is less than `most`."""
 
     size: str
     most: str
@@ -70,7 +74,7 @@ class AtMost(NamedTuple):
 
 
 class SameLength(NamedTuple):
-    """Two tuples have an entry for each stage."""
+    """Two tuples have the same number of entries."""
 
     one: str
     other: str
@@ -84,12 +88,13 @@ class SameLength(NamedTuple):
 
 
 def padded(size: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `size`."""
     return -(-size // multiple) * multiple
 
 
 def check(config: Any, parallel: ParallelConfig, prefix: str = "model.") -> None:
-    """ValueError, one line, for the first number of a model's config, or of a part of it, that cannot be."""
-    ranges.check(config, prefix)  # what follows divides by them
+    """Raises ValueError, one line, for the first invalid number of a config or its parts."""
+    ranges.check(config, prefix)  # first, because the checks below divide by these numbers
     _check(config, parallel, prefix)
 
 

@@ -1,4 +1,4 @@
-"""SmolLM3: a Llama of which every n-th layer turns no queries and keys by their positions (NoPE: arXiv:2501.18795)."""
+"""SmolLM3: a Llama in which every n-th layer has no rotary positions (NoPE, arXiv:2501.18795)."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,7 +14,11 @@ from bigmodel_jax.models.llama import LlamaConfig
 
 @dataclasses.dataclass(frozen=True)
 class SmolLM3Config(LlamaConfig):
-    """Defaults: the 3B model."""
+    """SmolLM3 (Hugging Face, 2025); defaults: the 3B model.
+
+    The reference implementation is transformers' `SmolLM3ForCausalLM`; other fields:
+    `LlamaConfig`'s.
+    """
 
     vocab_size: Count = 128_256
     num_layers: Depth = 36
@@ -27,7 +31,7 @@ class SmolLM3Config(LlamaConfig):
     tied_embeddings: bool = True
     LAYERS_ALIKE: ClassVar[bool] = False
 
-    nope_every: Count = 4  # one layer in so many, the last of them, has no rotary positions
+    nope_every: Count = 4  # every n-th layer, counted from 1, has no rotary positions
 
     def make(self) -> Model:
         return llama.model(self, embed=embed, block=block)
@@ -38,18 +42,21 @@ class SmolLM3Config(LlamaConfig):
 
 
 def is_turned(cfg: SmolLM3Config) -> np.ndarray:
-    """Which layers have rotary positions; (L,) bool."""
+    """Returns (L,) bool: which layers have rotary positions."""
     return (np.arange(cfg.num_layers) + 1) % cfg.nope_every != 0
 
 
 def embed(cfg: SmolLM3Config, *args):
+    """As `llama.embed`, with (L,) bool, which layers have rotary positions, for the layers."""
     x_BTD, _, shared = llama.embed(cfg, *args)
     return x_BTD, is_turned(cfg), shared
 
 
 def block(cfg: SmolLM3Config, p, x_BTD, xs, q_where, k_where, angles, index, *, train):
+    """As `llama.block`; a layer without rotary positions rotates by an angle of 0."""
     turned, (cos, sin) = xs[1], angles
-    angles = jnp.where(turned, cos, 1.0), jnp.where(turned, sin, 0.0)  # a turn by nothing, where there is none
+    # cos 1 and sin 0 rotate by nothing, so that all layers share one program.
+    angles = jnp.where(turned, cos, 1.0), jnp.where(turned, sin, 0.0)
     return llama.block(cfg, p, x_BTD, xs, q_where, k_where, angles, index, train=train)
 
 

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al., arXiv:1603.09382): in training each layer of a stack is left out by chance."""
+"""Stochastic depth (Huang et al., arXiv:1603.09382): training drops layers of a stack at random."""
 
 import dataclasses
 from typing import Any
@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.models.base import Entry, Model
 
-_FOLD = 0x5D  # apart from what the model's own parts make of the step's key
+_FOLD = 0x5D  # keeps these draws independent of those that the model makes of the same key
 
 
 def with_stochastic_depth(model: Model, rate: float) -> Model:
-    """The model whose last layer is left out of so many steps, the n-th of L of rate * n / L; 0 = the model itself.
+    """The model whose n-th of L layers is dropped with probability rate * n / L.
 
-    What a layer adds is divided by the share of the steps that have it, so that nothing changes outside training. All rows
-    of a step, or of a microbatch, have the same layers. ValueError for a model that is not given in parts.
+    rate 0 returns the model itself. A layer's addition is divided by its probability of being kept,
+    so that evaluation needs no change. All rows of a step, or of a microbatch, drop the same
+    layers. Raises ValueError for a model that is not given in parts.
     """
     if not rate:
         return model
@@ -40,7 +41,7 @@ def with_stochastic_depth(model: Model, rate: float) -> Model:
 
 
 def _draws(num: int, rate: float, rng: jax.Array | None) -> jax.Array:
-    """(num,) float32: 0 for a layer that is left out, 1 / (its share of the steps) for the others."""
+    """Returns (num,) float32: 0 for a dropped layer, 1 / (probability of being kept) for others."""
     if rng is None:
         return jnp.ones((num,), jnp.float32)
     share = 1.0 - rate * jnp.arange(1, num + 1, dtype=jnp.float32) / num

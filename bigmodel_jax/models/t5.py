@@ -1,10 +1,12 @@
-"""T5 v1.0 and v1.1: an encoder-decoder with relative position biases (Raffel et al., arXiv:1910.10683).
+"""T5 v1.0 and v1.1: an encoder-decoder with relative position biases (arXiv:1910.10683).
 
-v1.0: ReLU; one table embeds tokens and, its logits times embed_dim**-0.5, predicts them. v1.1: gated GELU, a head of its
-own. Norms only scale, nothing has a bias, and attention logits are not divided by sqrt(head_dim): the initial queries
-are. Dropout where v1.0 has it, but for the attention weights.
+v1.0 has ReLU, and one table for embedding and head, whose logits are multiplied by embed_dim**-0.5.
+v1.1 has gated GELU and a separate head. Norms only scale, and nothing has a bias. Attention's
+logits are not divided by sqrt(head_dim); the initial queries are smaller instead. Dropout is where
+v1.0 has it, except on attention weights.
 
-Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L layers.
+Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L
+layers.
 """
 
 import dataclasses
@@ -39,25 +41,28 @@ from bigmodel_jax.nn.taps import tap
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(ModelConfig):
-    """Defaults: T5-small v1.0."""
+    """T5 (Raffel et al., arXiv:1910.10683); defaults: T5-small v1.0.
 
-    vocab_size: Count = 32_128
-    num_layers: Depth = 6  # of the encoder
-    num_decoder_layers: Depth = 6
-    embed_dim: Count = 512
-    num_heads: Count = 8
-    head_dim: Count = 64
-    mlp_dim: Count = 2048
-    max_seq_len: Count = 512  # of pretraining; positions are relative, so longer ones work
-    num_buckets: Count = 32  # of distances: half of them one each, the others ever wider
-    max_distance: Count = 128  # from which on all distances share a bucket
+    The reference implementation is transformers' `T5ForConditionalGeneration`.
+    """
+
+    vocab_size: Count = 32_128  # tokens in the vocabulary
+    num_layers: Depth = 6  # layers of the encoder
+    num_decoder_layers: Depth = 6  # layers of the decoder
+    embed_dim: Count = 512  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    head_dim: Count = 64  # dimensions of a head
+    mlp_dim: Count = 2048  # hidden width of the feed-forward layer
+    max_seq_len: Count = 512  # tokens in pretraining; positions are relative, so longer sequences work
+    num_buckets: Count = 32  # buckets of distances: half hold one distance each, the others ever more
+    max_distance: Count = 128  # all distances from this one on share a bucket
     gated: bool = False  # v1.1: gelu(x gate) * (x up) instead of relu(x up)
     tied_embeddings: bool = True  # v1.0: the head is the embedding, its logits times embed_dim**-0.5
-    norm_eps: NonNegative = 1e-6
-    init_factor: NonNegative = 1.0
-    dropout: ShareBelowOne = 0.0
-    decoder_start_token_id: CountOrZero = 0
-    eos_token_id: CountOrZero = 1
+    norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
+    init_factor: NonNegative = 1.0  # factor of all initial standard deviations
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
+    decoder_start_token_id: CountOrZero = 0  # token that the decoder's input begins with
+    eos_token_id: CountOrZero = 1  # token that ends a text
     compute: StackCompute = StackCompute()
 
     SIZES: ClassVar[tuple] = (*encoder_decoder.SIZES, Multiple("num_buckets", 4, "two sides, two halves"))
@@ -99,10 +104,8 @@ class T5Config(ModelConfig):
         )
 
 
-# ------------------------------------------------------------------------------------------------ parameters
-
-
 def attention_spec(cfg: T5Config) -> params.Tree:
+    """q, k, v (D, H, h) and o (H, h, D); the initial queries are smaller by sqrt(h)."""
     D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
     init, out_init = normal(cfg.init_factor * D**-0.5), normal(cfg.init_factor * (H * h) ** -0.5)
     tree = attention.spec(D, H, H, h, init=init, out_init=out_init)
@@ -110,6 +113,7 @@ def attention_spec(cfg: T5Config) -> params.Tree:
 
 
 def mlp_spec(cfg: T5Config) -> params.Tree:
+    """up (D, F) and down (F, D); with `gated` also gate (D, F)."""
     D, F = cfg.embed_dim, cfg.mlp_dim
     init, out_init = normal(cfg.init_factor * D**-0.5), normal(cfg.init_factor * F**-0.5)
     if cfg.gated:
@@ -121,6 +125,7 @@ def mlp_spec(cfg: T5Config) -> params.Tree:
 
 
 def block_spec(cfg: T5Config, cross: bool) -> params.Tree:
+    """One layer: RMSNorm and attention, with `cross` also cross-attention, then RMSNorm and MLP."""
     tree = {"attn_norm": norm.rms_spec(cfg.embed_dim), "attn": attention_spec(cfg)}
     if cross:
         tree |= {"cross_norm": norm.rms_spec(cfg.embed_dim), "cross": attention_spec(cfg)}
@@ -128,6 +133,7 @@ def block_spec(cfg: T5Config, cross: bool) -> params.Tree:
 
 
 def stack_spec(cfg: T5Config, num_layers: int, cross: bool) -> params.Tree:
+    """A stack: the table of position biases (buckets, H), stacked layers, and the last norm."""
     bias = Param((cfg.num_buckets, cfg.num_heads), (None, "heads"), normal(cfg.init_factor * cfg.embed_dim**-0.5))
     return {
         "relative_bias": bias,
@@ -137,6 +143,7 @@ def stack_spec(cfg: T5Config, num_layers: int, cross: bool) -> params.Tree:
 
 
 def spec(cfg: T5Config) -> params.Tree:
+    """The table (V, D), encoder and decoder, and without tied_embeddings a head (V, D)."""
     table = linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.init_factor))
     tree = {
         "embed": table,
@@ -146,14 +153,11 @@ def spec(cfg: T5Config) -> params.Tree:
     return tree if cfg.tied_embeddings else tree | {"head": table}
 
 
-# ------------------------------------------------------------------------------------------------ relative positions
-
-
 def bucket_of_distance(num_buckets: int, max_distance: int) -> np.ndarray:
-    """Bucket of each distance 0 .. max_distance, int32: exact up to half the buckets, logarithmic from there on.
+    """The bucket of each distance 0 .. max_distance, int32: exact at first, then logarithmic.
 
-    float32, as the published models computed it: where the logarithm is a whole number, another precision may round it
-    into the bucket below.
+    Distances below half the buckets have one each. The logarithm is in float32, as in the published
+    models: where it is a whole number, another precision may select the bucket below.
     """
     exact = num_buckets // 2
     distance = np.arange(max_distance + 1, dtype=np.float32)
@@ -163,13 +167,15 @@ def bucket_of_distance(num_buckets: int, max_distance: int) -> np.ndarray:
 
 
 def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool) -> jax.Array:
-    """What every layer adds to its logits, (1 or B, H, T, S); table (buckets, H), slots ([B,] T) and ([B,] S) int.
+    """The bias that every layer adds to its logits, (1 or B, H, T, S).
 
-    By slots, not positions: within a segment their differences are the same, and one bias then serves all rows. A
-    decode cache is a ring, whose columns say nothing: there the positions of each row take the slots' place.
+    table: (buckets, H). q_slots, k_slots: ([B,] T) and ([B,] S) int. Slots are the places in a row:
+    within a segment their differences equal those of positions, so that one bias serves all rows.
+    The columns of a decode cache, a ring, are in no order, so each row's positions serve as slots
+    there.
     """
     distance = k_slots[..., None, :] - q_slots[..., :, None]
-    if bidirectional:  # one half of the buckets for what stands before, one for what stands after
+    if bidirectional:  # half of the buckets are for keys before the query, half for keys after it
         buckets = jnp.asarray(bucket_of_distance(cfg.num_buckets // 2, cfg.max_distance))
         bucket = buckets[jnp.minimum(jnp.abs(distance), cfg.max_distance)] + (distance > 0) * (cfg.num_buckets // 2)
     else:
@@ -179,10 +185,8 @@ def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool
     return bias if bias.ndim == 4 else bias[None]
 
 
-# ------------------------------------------------------------------------------------------------ layers
-
-
 def mlp(cfg: T5Config, p, x_BTD, rng):
+    """Maps (B, T, D) -> (B, T, D): the feed-forward layer; rng: its dropout key or None."""
     if cfg.gated:
         hidden = jax.nn.gelu(tap("units", linear.project(x_BTD, p["gate"])), approximate=True) * linear.project(
             x_BTD, p["up"]
@@ -194,7 +198,10 @@ def mlp(cfg: T5Config, p, x_BTD, rng):
 
 
 def block(cfg: T5Config, p, x_BTD, caches, rng, q_where, k_where, index, bias, causal, memory_BSD, memory_where):
-    """One layer of either stack; caches (own, memory) and what it returns in their place are None outside decoding."""
+    """One layer of either stack: (x (B, T, D), (its keys and values, the memory's)).
+
+    caches: (own, memory). They, and the second result, are None outside decoding.
+    """
     rngs = [None] * 4 if rng is None else jax.random.split(rng, 4)
     own, cached = caches
 
@@ -215,7 +222,7 @@ def block(cfg: T5Config, p, x_BTD, caches, rng, q_where, k_where, index, bias, c
 
 
 def run(cfg: T5Config, p, table, tokens, rng, caches, *where):
-    """One stack: tokens (B, T) -> normed (B, T, D), and the layers' keys and values."""
+    """One stack: tokens (B, T) -> (normed states (B, T, D), the layers' keys and values)."""
     num_layers = stack.num_layers(p["layers"])
     rngs = None if rng is None else jax.random.split(rng, num_layers + 2)
     first, last = (None, None) if rngs is None else (rngs[0], rngs[1])
@@ -235,16 +242,16 @@ def run(cfg: T5Config, p, table, tokens, rng, caches, *where):
 
 
 def encode(cfg: T5Config, p, tokens, where, rng=None) -> jax.Array:
-    """(B, S, D) of tokens (B, S)."""
+    """Returns (B, S, D): the encoder's output for tokens (B, S)."""
     slots = jnp.arange(tokens.shape[1])
     bias = relative_bias(cfg, p["encoder"]["relative_bias"], slots, slots, bidirectional=True)
     return run(cfg, p["encoder"], p["embed"], tokens, rng, (None, None), where, where, 0, bias, False, None, None)[0]
 
 
 def apply(cfg: T5Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32 of the decoder; the batch is encoder_decoder.py's.
+    """Logits (B, T, V) float32 of the decoder; encoder_decoder.py describes the batch.
 
-    With a cache, the first call encodes, the later ones leave encoder_tokens out.
+    With a cache, the first call encodes; later calls omit encoder_tokens.
     """
     check_batch(batch, cache)
     encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)
@@ -266,8 +273,6 @@ def apply(cfg: T5Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
         cache = cache._replace(own=own.advance(kv[0], len(slots)), memory=kv[1], memory_where=memory_where)
     return Out(head.logits(), cache=cache, head=head)
 
-
-# ------------------------------------------------------------------------------------------------ published sizes
 
 BASE = T5Config(num_layers=12, num_decoder_layers=12, embed_dim=768, num_heads=12, mlp_dim=3072)
 LARGE = T5Config(num_layers=24, num_decoder_layers=24, embed_dim=1024, num_heads=16, mlp_dim=4096)

@@ -1,10 +1,13 @@
-"""The Transformer: an encoder-decoder with sinusoidal positions and post-norm (Vaswani et al., arXiv:1706.03762).
+"""The Transformer: an encoder-decoder with sinusoidal positions and post-norm.
 
-One table embeds the tokens of both sides, times sqrt(embed_dim), and is the head. The layout is Marian's, whose published
-translation models (opus-mt) are this model with swish and a bias on the logits: biases in attention, sines in the first
-half of a position's vector and cosines in the second (the paper interleaves them; learned weights cannot tell).
+Vaswani et al., arXiv:1706.03762. One table embeds the tokens of both sides, times sqrt(embed_dim),
+and is the head. The layout is that of Marian, whose published translation models (opus-mt) are this
+model with swish and a bias on the logits. Attention has biases. A position's vector has sines in
+its first half and cosines in its second; the paper interleaves them, which makes no difference to
+learned weights.
 
-Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, V vocab, L layers.
+Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L
+layers.
 """
 
 import dataclasses
@@ -32,22 +35,26 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(ModelConfig):
-    """Defaults: the paper's base model, with its shared English-German vocabulary."""
+    """The original Transformer (Vaswani et al., arXiv:1706.03762).
 
-    vocab_size: Count = 37_000
-    num_layers: Depth = 6  # of the encoder
-    num_decoder_layers: Depth = 6
-    embed_dim: Count = 512
-    num_heads: Count = 8
-    mlp_dim: Count = 2048
-    max_seq_len: Count = 1024
-    activation: Activation = "relu"
-    scale_embedding: bool = True  # embeddings times sqrt(embed_dim)
-    logits_bias: bool = False  # Marian's models have one
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0  # the paper: 0.1, on what each half of a layer adds and on the embeddings
-    decoder_start_token_id: CountOrZero = 0
-    eos_token_id: CountOrZero = 0
+    The reference implementation is transformers' `MarianMTModel`. The defaults are those of the
+    paper's base model, with its shared English-German vocabulary.
+    """
+
+    vocab_size: Count = 37_000  # tokens in the vocabulary
+    num_layers: Depth = 6  # layers of the encoder
+    num_decoder_layers: Depth = 6  # layers of the decoder
+    embed_dim: Count = 512  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    mlp_dim: Count = 2048  # hidden width of the feed-forward layer
+    max_seq_len: Count = 1024  # longest sequence, in tokens
+    activation: Activation = "relu"  # of the feed-forward layer
+    scale_embedding: bool = True  # whether embeddings are multiplied by sqrt(embed_dim)
+    logits_bias: bool = False  # whether the logits have a bias, as in Marian's models
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate of embeddings and of what each half of a layer adds; the paper has 0.1
+    decoder_start_token_id: CountOrZero = 0  # token that the decoder's input begins with
+    eos_token_id: CountOrZero = 0  # token that ends a text
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = (
@@ -84,6 +91,7 @@ class TransformerConfig(ModelConfig):
 
 
 def block_spec(cfg: TransformerConfig, cross: bool) -> params.Tree:
+    """One post-norm layer: attention, with `cross` also cross-attention, and an MLP (D, F)."""
     init = normal(cfg.init_std)
     D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
     attend = attention.spec(D, H, H, h, init=init, out_init=init, bias=True)
@@ -97,6 +105,7 @@ def block_spec(cfg: TransformerConfig, cross: bool) -> params.Tree:
 
 
 def spec(cfg: TransformerConfig) -> params.Tree:
+    """The table (V, D), both stacks of layers, and with logits_bias a bias (V,)."""
     tree = {
         "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.init_std)),
         "encoder": params.stack(block_spec(cfg, cross=False), cfg.num_layers),
@@ -106,7 +115,10 @@ def spec(cfg: TransformerConfig) -> params.Tree:
 
 
 def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index, causal, memory_BSD, memory_where):
-    """One layer of either stack; caches (own, memory) and what it returns in their place are None outside decoding."""
+    """One layer of either stack: (x (B, T, D), (its keys and values, the memory's)).
+
+    caches: (own, memory). They, and the second result, are None outside decoding.
+    """
     rngs = [None] * 3 if rng is None else jax.random.split(rng, 3)
     own, cached = caches
 
@@ -127,7 +139,7 @@ def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index
 
 
 def run(cfg: TransformerConfig, table, layers, tokens, rng, caches, q_where, *where):
-    """One stack: tokens (B, T) -> (B, T, D), and the layers' keys and values."""
+    """One stack: tokens (B, T) -> (states (B, T, D), the layers' keys and values)."""
     num_layers = stack.num_layers(layers)
     rngs = None if rng is None else jax.random.split(rng, num_layers + 1)
     x_BTD = linear.embed(table, tokens)
@@ -147,9 +159,9 @@ def run(cfg: TransformerConfig, table, layers, tokens, rng, caches, q_where, *wh
 
 
 def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32 of the decoder; the batch is encoder_decoder.py's.
+    """Logits (B, T, V) float32 of the decoder; encoder_decoder.py describes the batch.
 
-    With a cache, the first call encodes, the later ones leave encoder_tokens out.
+    With a cache, the first call encodes; later calls omit encoder_tokens.
     """
     check_batch(batch, cache)
     encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)
@@ -169,7 +181,7 @@ def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None
     return Out(head.logits(), cache=cache, head=head)
 
 
-# The first models of the University of Helsinki: en-de, and the sizes that all others have but for the vocabulary.
+# The University of Helsinki's first models; all have en-de's sizes except for the vocabulary.
 OPUS_MT = TransformerConfig(
     vocab_size=58_101,
     max_seq_len=512,

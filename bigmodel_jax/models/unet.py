@@ -1,8 +1,9 @@
-"""U-Net: a contracting and an expanding path with links between them (Ronneberger et al., arXiv:1505.04597), in Linen.
+"""U-Net: a contracting and an expanding path with skip connections, in Linen.
 
-Convolutions are padded, so that each pixel of the image has logits, and batch norm follows each of them: both as most have
-it now, where the paper's convolutions are not padded and its masks are smaller than its images. An image whose sides the
-levels do not divide is padded at its lower right, and the logits there are cut off.
+Ronneberger et al., arXiv:1505.04597. Convolutions are padded, so that each pixel of the image has
+logits, and batch norm follows each of them, as in most implementations today. The paper's
+convolutions are not padded, and its masks are smaller than its images. An image whose sides are no
+multiples of the levels' scale is padded at its lower right, and the logits there are cut off.
 
 Shapes: B batch, H height, W width, C channels, K classes.
 """
@@ -25,12 +26,15 @@ MOST_LEVELS = 8
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig(ModelConfig):
-    """Defaults: the paper's network, 31 million parameters."""
+    """A segmentation network (Ronneberger et al., arXiv:1505.04597).
 
-    image_shape: tuple[Count, Count, Count] = (512, 512, 1)
-    num_classes: Count = 2
+    The defaults are those of the paper's network, with 31 million parameters.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (512, 512, 1)  # height, width and channels
+    num_classes: Count = 2  # number of classes
     channels: tuple[Count, ...] = (64, 128, 256, 512, 1024)
-    "one level each, from the image's resolution down; a level halves height and width"
+    "channels of each level, from full resolution down; a level halves height and width"
 
     SIZES: ClassVar[tuple] = (Cut("channels", "mlp"),)
 
@@ -51,10 +55,11 @@ class UNetConfig(ModelConfig):
 
 
 def halved(x_BHWC: jax.Array) -> jax.Array:
-    """The largest of each 2x2 square.
+    """Maps (B, H, W, C) -> (B, H / 2, W / 2, C): the maximum of each 2x2 square.
 
-    By pairs: the gradient of `max` divides by how many entries equal it, which is 0 where the compiler computes the entries
-    a second time, beside the comparison, and rounds them otherwise.
+    The maximum is taken of pairs. The gradient of `max` divides by the number of entries that equal
+    the maximum. That number is 0 if the compiler recomputes the entries for the comparison and
+    rounds them differently.
     """
     B, H, W, C = x_BHWC.shape
     squares = x_BHWC.reshape(B, H // 2, 2, W // 2, 2, C)
@@ -63,7 +68,7 @@ def halved(x_BHWC: jax.Array) -> jax.Array:
 
 
 class TwoConvolutions(nn.Module):
-    """Two 3x3 convolutions, each with batch norm and ReLU."""
+    """Two 3x3 convolutions, each with batch norm and ReLU: (B, H, W, C) -> (B, H, W, features)."""
 
     features: int
 
@@ -75,7 +80,10 @@ class TwoConvolutions(nn.Module):
 
 
 class UpConvolution(nn.Module):
-    """A 2x2 convolution transposed with stride 2: each pixel becomes four, as one product and a reshape."""
+    """A transposed 2x2 convolution with stride 2: (B, H, W, C) -> (B, 2 H, 2 W, features).
+
+    Each pixel becomes four, by one product and a reshape.
+    """
 
     features: int
 
@@ -90,7 +98,7 @@ class UpConvolution(nn.Module):
 
 
 class UNet(nn.Module):
-    """Logits (B, H, W, K) of images (B, H, W, C)."""
+    """The network: images (B, H, W, C) -> logits (B, H, W, K)."""
 
     cfg: UNetConfig
 

@@ -1,12 +1,16 @@
-"""Images read by a language model: a vision tower, a connector, and a decoder in whose text the images stand as tokens.
+"""Vision-language models: a vision tower, a connector, and a decoder that reads image tokens.
 
-One form serves three families. LLaVA (arXiv:2304.08485, 2310.03744): CLIP's tower, read before its last layer, and an MLP.
-PaliGemma (arXiv:2407.07726): SigLIP's tower, a linear map, and Gemma, whose prompt is read in both directions. Idefics3 and
-SmolVLM (arXiv:2408.12637, 2504.05299): SigLIP's tower on several tiles of an image, and squares of patches as one token.
+One form serves three families. LLaVA (arXiv:2304.08485, 2310.03744) has CLIP's tower, read before
+its last layer, and an MLP. PaliGemma (arXiv:2407.07726) has SigLIP's tower, a linear map, and
+Gemma, with bidirectional attention in the prompt. Idefics3 and SmolVLM (arXiv:2408.12637,
+2504.05299) have SigLIP's tower on several tiles of an image, and make one token of each square of
+patches.
 
-The decoder's parameters have the names that they have alone, so that its runs, adapters and layouts hold here.
+The decoder's parameters have the same names as without a tower, so that its checkpoints, adapters
+and sharding layouts apply here.
 
-Shapes: B batch, N images of a row, H height, W width, C channels, P patches, F tokens of an image, T tokens, D embed.
+Shapes: B batch, N images per row, H height, W width, C channels, P patches, F tokens per image, T
+tokens, D embed.
 """
 
 import dataclasses
@@ -33,8 +37,11 @@ STATES = {"clip": clip.image_states, "siglip": siglip.image_states}
 
 
 class Depths:
-    """`feature_layer` is one of the tower's layers; squares of patches fill its grid; a prefix needs attention without a
-    window, and a sequence that is whole."""
+    """Checks `feature_layer`, `shuffle`, `class_token` and `prefix_mask` against the other fields.
+
+    feature_layer must be one of the tower's layers, and squares of patches must fill its grid. A
+    prefix mask needs attention without a window and sequences that are not sharded.
+    """
 
     def wrong(self, cfg: "VisionLanguageConfig", prefix: str, parallel: ParallelConfig) -> str:
         layers, (rows, columns) = cfg.vision.num_layers, cfg.grid
@@ -52,7 +59,9 @@ class Depths:
         return self.wrong_prefix(cfg, prefix, parallel) if cfg.prefix_mask else ""
 
     def wrong_prefix(self, cfg: "VisionLanguageConfig", prefix: str, parallel: ParallelConfig) -> str:
-        """Kernels and rings count slots, and a window counts positions: neither knows a prefix."""
+        """What prevents a prefix mask: kernels and rings compare slots, a
+        window compares positions.
+        """
         attention, inside = cfg.text.compute.attention, ("auto", "plain", "chunked")
         if attention not in inside:
             return (
@@ -65,24 +74,25 @@ class Depths:
 
 @dataclasses.dataclass(frozen=True)
 class VisionLanguageConfig(ModelConfig):
-    """A decoder that reads images; the defaults of its subclasses are those of the published families.
+    """A decoder that reads images; the subclasses have the defaults of the published families.
 
-    A row's token `image_token_id` stands where one of the image's states enters; ids behind the decoder's vocabulary
-    have no row in its table and are allowed.
+    vision, text: the tower and the decoder. In a row, each token `image_token_id` is replaced by
+    one of the image's states. The id may lie beyond the decoder's vocabulary, since its embedding
+    is not read.
     """
 
     vision: VisionTower = VisionTower()
     text: LlamaConfig | GemmaConfig = LlamaConfig()
-    tower: Literal["clip", "siglip"] = "clip"
+    tower: Literal["clip", "siglip"] = "clip"  # architecture of the vision tower
     feature_layer: int = -1
-    "the layer of the tower whose states are read, counted from the last, -1; behind SigLIP's last layer stands its norm"
+    "the layer of the tower whose states are read: -1 = the last layer (for SigLIP after its norm), -2 = the one before"
     class_token: bool = False  # whether the state of CLIP's class token is read, too
-    connector: Literal["linear", "mlp"] = "mlp"
-    connector_bias: bool = True
-    shuffle: Count = 1  # squares of so many patches a side become one token (arXiv:2408.12637, section 3.1)
-    prefix_mask: bool = False  # tokens with batch["prefix"] see each other in both directions
-    image_token_id: CountOrZero = 0
-    init_std: NonNegative = 0.02  # of the connector
+    connector: Literal["linear", "mlp"] = "mlp"  # the map from the tower's states to the decoder's embeddings
+    connector_bias: bool = True  # whether the connector has biases
+    shuffle: Count = 1  # side of the square of patches that becomes one token (arXiv:2408.12637, section 3.1)
+    prefix_mask: bool = False  # whether the tokens marked in batch["prefix"] see each other in both directions
+    image_token_id: CountOrZero = 0  # id of the tokens that image states replace
+    init_std: NonNegative = 0.02  # standard deviation of the connector's initial weights
 
     SIZES: ClassVar[tuple] = (Depths(),)
 
@@ -102,13 +112,13 @@ class VisionLanguageConfig(ModelConfig):
 
     @property
     def image_tokens(self) -> int:
-        """Tokens that stand for one image, or for one tile of one."""
+        """The number of tokens that stand for one image, or for one tile of an image."""
         rows, columns = self.grid
         return rows * columns // self.shuffle**2 + self.class_token
 
     @property
     def read_layers(self) -> int:
-        """How many of the tower's layers are computed."""
+        """The number of the tower's layers that are computed."""
         return self.vision.num_layers + 1 + self.feature_layer
 
     def inputs(self):
@@ -126,7 +136,7 @@ class VisionLanguageConfig(ModelConfig):
         return text._replace(spec=spec(self, text.spec), apply=parts)
 
     def decoder(self) -> LlamaConfig | GemmaConfig:
-        """The decoder's config; a prefix is a mask that kernels do not know, so that none is chosen."""
+        """The decoder's config; a prefix mask excludes kernels from "auto" attention."""
         if not self.prefix_mask or self.text.compute.attention != "auto":
             return self.text
         long = self.max_seq_len >= attention.CHUNKED_FROM
@@ -134,9 +144,12 @@ class VisionLanguageConfig(ModelConfig):
 
 
 def spec(cfg: VisionLanguageConfig, text: params.Tree) -> params.Tree:
-    """The decoder's parameters, "vision" and "connector"; what of a tower no token reads lies in "unread", as constants."""
+    """The decoder's parameters, "vision" and "connector"; "unread" holds the tower's unused parts.
+
+    The parts in "unread" are constants.
+    """
     whole = SPECS[cfg.tower](cfg.vision)
-    whole.pop("pool", None)  # SigLIP's one vector of an image
+    whole.pop("pool", None)  # SigLIP's pooling, since the decoder reads all patches
     read = dataclasses.replace(cfg.vision, num_layers=cfg.read_layers)
     vision, unread = whole | {"layers": SPECS[cfg.tower](read)["layers"]}, {}
     if left := cfg.vision.num_layers - cfg.read_layers:
@@ -149,15 +162,17 @@ def spec(cfg: VisionLanguageConfig, text: params.Tree) -> params.Tree:
 
 
 def untrained(p: params.Param) -> params.Param:
+    """The parameter as a constant."""
     return dataclasses.replace(p, kind="constant", decay=False)
 
 
 def normed(cfg: VisionLanguageConfig) -> bool:
-    """Whether the states are read behind the tower's last norm."""
+    """Whether the states are read after the tower's last norm."""
     return cfg.tower == "siglip" and cfg.feature_layer == -1
 
 
 def connector_spec(cfg: VisionLanguageConfig) -> params.Tree:
+    """up (shuffle^2 * tower's width, D) and, for an MLP, down (D, D)."""
     width, D = cfg.vision.embed_dim * cfg.shuffle**2, cfg.text.embed_dim
     options = {"axes": (None, "embed"), "init": normal(cfg.init_std), "bias": cfg.connector_bias}
     tree = {"up": linear.linear_spec(width, D, **options)}
@@ -165,7 +180,10 @@ def connector_spec(cfg: VisionLanguageConfig) -> params.Tree:
 
 
 def shuffled(x_BPD: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
-    """Patches (B, P, D), row by row -> (B, P / side^2, side^2 D): each square of patches as one vector."""
+    """Maps (B, P, D) -> (B, P / side^2, side^2 D): each square of patches as one vector.
+
+    The patches P are in row-by-row order.
+    """
     B, _, D = x_BPD.shape
     rows, columns = grid[0] // side, grid[1] // side
     squares = x_BPD.reshape(B, rows, side, columns, side, D).swapaxes(2, 3)
@@ -173,7 +191,7 @@ def shuffled(x_BPD: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
 
 
 def image_embeddings(cfg: VisionLanguageConfig, p: params.Tree, image: jax.Array) -> jax.Array:
-    """(B, N F, D): what images (B, N, H, W, C), or (B, H, W, C), are to the decoder, one after the other."""
+    """Returns (B, N F, D): the decoder's embeddings of images (B, N, H, W, C) or (B, H, W, C)."""
     B = image.shape[0]
     tower, kernel = p["vision"], p["vision"]["patches"]["kernel"]
     flat = image.reshape(-1, *image.shape[-3:]).astype(kernel.dtype)
@@ -189,11 +207,11 @@ def image_embeddings(cfg: VisionLanguageConfig, p: params.Tree, image: jax.Array
 
 
 def enter(cfg: VisionLanguageConfig, text_enter, p: params.Tree, batch: dict, **options) -> Entry:
-    """The decoder's entry with the image's states in the places of its tokens.
+    """The decoder's entry, with the image's states in place of its image tokens.
 
-    batch: as the decoder's, and image (B, H, W, C) or (B, N, H, W, C); with `prefix_mask` also prefix (B, T), 1 where a
-    token is seen from both sides. The n-th image token of a row takes the n-th state of its images; a call without
-    images reads text alone.
+    batch: the decoder's arrays, image (B, H, W, C) or (B, N, H, W, C), and with `prefix_mask`
+    prefix (B, T), 1 for a token of the prefix. The n-th image token of a row takes the n-th state
+    of the row's images. A call without images reads text alone.
     """
     tokens = batch["tokens"]
     here = tokens == cfg.image_token_id
@@ -208,9 +226,12 @@ def enter(cfg: VisionLanguageConfig, text_enter, p: params.Tree, batch: dict, **
 
 
 def with_prefix(entry: Entry, batch: dict) -> Entry:
-    """The entry of a decoder whose prefix stands at one position for the mask: its tokens see each other, and all later
-    ones see them. Rotations are made of the real positions before. What is read into a cache together with images is a
-    prompt: all of it is prefix, unless the batch says otherwise."""
+    """The entry with a prefix mask: all prefix tokens get position 0 in the mask.
+
+    They thus see each other, and all later tokens see them. Rotary angles are made of the real
+    positions before. A call that fills a cache and has no batch["prefix"] is all prefix. Raises
+    ValueError if there is neither a cache nor a prefix.
+    """
     q_where, k_where, *rest = entry.shared
     cache, prefix = entry.kept, batch.get("prefix")
     if prefix is None and cache is None:

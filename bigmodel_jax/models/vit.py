@@ -1,9 +1,11 @@
-"""ViT: an image as a sequence of patches, a class token, a pre-norm encoder (Dosovitskiy et al., arXiv:2010.11929).
+"""ViT: an image as a sequence of patches, a class token, and a pre-norm encoder.
 
-DINOv2 is a ViT with other fields (Oquab et al., arXiv:2304.07193): a factor for each channel that a layer adds, SwiGLU in
-its largest size, register tokens in its second edition (Darcet et al., arXiv:2309.16588), and heads of its own.
+Dosovitskiy et al., arXiv:2010.11929. DINOv2 (Oquab et al., arXiv:2304.07193) is a ViT with other
+fields: LayerScale, SwiGLU in its largest size, register tokens in its second edition (Darcet et
+al., arXiv:2309.16588), and heads of its own.
 
-Shapes: B batch, H height, W width, C channels, T 1 + registers + patches, D embed, L layers, P patch side, K classes.
+Shapes: B batch, H height, W width, C channels, T 1 + registers + patches, D embed, L layers, P
+patch side, K classes.
 """
 
 import dataclasses
@@ -25,24 +27,28 @@ from bigmodel_jax.nn.activations import Activation
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(ModelConfig):
-    """Defaults: ViT-B/16 for ImageNet."""
+    """A Vision Transformer (Dosovitskiy et al., arXiv:2010.11929); defaults: ViT-B/16 for ImageNet.
 
-    image_shape: tuple[Count, Count, Count] = (224, 224, 3)
-    num_classes: Count = 1000
-    patch_size: Count = 16
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    mlp_dim: Count = 3072
-    activation: Activation = "gelu"
-    norm_eps: NonNegative = 1e-12
-    init_std: NonNegative = 0.02
+    The reference implementations are transformers' `ViTForImageClassification` and, for DINOv2,
+    `Dinov2Model` and `Dinov2WithRegistersModel`.
+    """
+
+    image_shape: tuple[Count, Count, Count] = (224, 224, 3)  # height, width and channels
+    num_classes: Count = 1000  # number of classes
+    patch_size: Count = 16  # side of a patch, in pixels
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    mlp_dim: Count = 3072  # hidden width of the feed-forward layer
+    activation: Activation = "gelu"  # of the feed-forward layer
+    norm_eps: NonNegative = 1e-12  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
     head: Literal["class", "class_and_mean", "pixels", "none"] = "class"
-    """class: logits of the class token; class_and_mean: of it beside the mean over patches, as DINOv2's classifiers; pixels:
-    each patch's token gives the logits of its own pixels, for segmentation; none: the tokens themselves"""
-    layer_scale: NonNegative = 0.0  # where the factor of each channel that a layer adds starts; 0: there are none
-    num_registers: CountOrZero = 0  # tokens without a place, between the class token and the patches
-    gated_mlp: bool = False  # SwiGLU in place of the MLP
+    """class: logits of the class token; class_and_mean: logits of the class token and the mean over patches,
+    as in DINOv2's classifiers; pixels: each patch gives the logits of its pixels; none: the tokens themselves"""
+    layer_scale: NonNegative = 0.0  # initial factor of each channel that a layer adds (LayerScale); 0 = no factors
+    num_registers: CountOrZero = 0  # register tokens, which follow the class token and have no position
+    gated_mlp: bool = False  # whether the feed-forward layer is SwiGLU
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = (*prenorm.SIZES, prenorm.Patches())
@@ -66,10 +72,11 @@ class ViTConfig(ModelConfig):
 
 
 def spec(cfg: ViTConfig) -> params.Tree:
+    """Class token, registers, positions (1 + patches, D), patches, layers, last norm and head."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     more = {"gated": cfg.gated_mlp, "layer_scale": cfg.layer_scale}
     block = prenorm.block_spec(cfg, qkv=init, out=init, up=init, down=init, **more)
-    # decay=False: one vector per place, not a map.
+    # decay=False: these parameters are one vector per token, and not matrices.
     tokens = {"cls": Param((1, D), (None, "embed"), init, decay=False)}
     if cfg.num_registers:
         tokens["registers"] = Param((cfg.num_registers, D), (None, "embed"), init, decay=False)
@@ -84,6 +91,7 @@ def spec(cfg: ViTConfig) -> params.Tree:
 
 
 def head_spec(cfg: ViTConfig, init: params.Init) -> params.Tree:
+    """Returns {"head": (D or 2 D, outputs)}; {} without a head."""
     if cfg.head == "none":
         return {}
     width = cfg.embed_dim * (2 if cfg.head == "class_and_mean" else 1)
@@ -92,7 +100,7 @@ def head_spec(cfg: ViTConfig, init: params.Init) -> params.Tree:
 
 
 def enter(cfg: ViTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: image (B, H, W, C)."""
+    """Embeds batch["image"] (B, H, W, C) as (B, T, D): class token, registers, patches."""
     x_BTD = prenorm.embed_patches(p["patches"], batch["image"])
     cls = jnp.broadcast_to(p["cls"], (x_BTD.shape[0], 1, cfg.embed_dim)).astype(x_BTD.dtype)
     x_BTD = jnp.concatenate([cls, x_BTD], axis=1) + p["positions"]
@@ -104,12 +112,16 @@ def enter(cfg: ViTConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def block(cfg: ViTConfig, p, x_BTD, _, where, *, train: bool):
+    """One layer, (B, T, D) -> (B, T, D)."""
     return prenorm.block(cfg, p, x_BTD, where, causal=False), None
 
 
 def leave(cfg: ViTConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
-    """Logits (B, K), or (B, H, W, K) of pixels; without a head {"hidden": (B, T, D), "pooled": (B, D), the class token}."""
-    if cfg.head == "class":  # the norm of one token
+    """Logits (B, K), or (B, H, W, K) of pixels.
+
+    Without a head {"hidden": (B, T, D), "pooled": (B, D)}, "pooled" being the class token's state.
+    """
+    if cfg.head == "class":  # normalises one token instead of all
         cls = jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)
         return Out(constrain(linear.linear(p["head"], norm.layer(p["norm"], cls, eps=cfg.norm_eps)), "batch", None))
     x_BTD = norm.layer(p["norm"], x_BTD, eps=cfg.norm_eps)

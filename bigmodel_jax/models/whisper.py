@@ -1,11 +1,12 @@
-"""Whisper: an encoder over log-mel spectrograms and a decoder that writes what was said (Radford et al., arXiv:2212.04356).
+"""Whisper: a speech recogniser with a spectrogram encoder and a text decoder.
 
-Two convolutions halve the spectrogram, sines give the encoder its positions, a table gives the decoder its own. Both stacks
-are pre-norm; keys have no bias; the decoder's table is its head. The encoder sees all frames: silence that fills a window up
-is part of what it was trained on, so no frame is masked.
+Radford et al., arXiv:2212.04356. Two convolutions halve the number of frames; the encoder's
+positions are sinusoids, the decoder's are learned. Both stacks are pre-norm; keys have no bias; the
+decoder's table is its head. No frame is masked: the published models were trained with silence that
+fills up the window.
 
-Shapes: B batch, T decoder tokens, M frames of the spectrogram, F bins, S encoder positions M / 2, D embed, H heads,
-h head_dim, V vocab.
+Shapes: B batch, T decoder tokens, M frames of the spectrogram, F mel bins, S encoder positions M /
+2, D embed, H heads, h head_dim, V vocab.
 """
 
 import dataclasses
@@ -31,27 +32,30 @@ from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Where
 from bigmodel_jax.nn.head import Head
 
-WIDTH = 3  # of both convolutions, the second of which keeps every second frame
+WIDTH = 3  # kernel width of both convolutions; the second one has stride 2
 
 
 @dataclasses.dataclass(frozen=True)
 class WhisperConfig(ModelConfig):
-    """Defaults: Whisper base for English. Lengths are in positions; the encoder's are 20 ms each."""
+    """Whisper (Radford et al., arXiv:2212.04356); defaults: Whisper base for English.
 
-    num_mels: Count = 80
-    vocab_size: Count = 51_864
-    num_layers: Depth = 6  # of the encoder
-    num_decoder_layers: Depth = 6
-    embed_dim: Count = 512
-    num_heads: Count = 8
-    mlp_dim: Count = 2048
-    max_audio_len: Count = 1500  # of the encoder: 30 seconds
-    max_seq_len: Count = 448  # of the decoder
-    activation: Activation = "gelu"
-    norm_eps: NonNegative = 1e-5
-    init_std: NonNegative = 0.02
-    decoder_start_token_id: CountOrZero = 50_257
-    eos_token_id: CountOrZero = 50_256
+    The reference implementation is transformers' `WhisperForConditionalGeneration`.
+    """
+
+    num_mels: Count = 80  # mel bins of a frame
+    vocab_size: Count = 51_864  # tokens in the vocabulary
+    num_layers: Depth = 6  # layers of the encoder
+    num_decoder_layers: Depth = 6  # layers of the decoder
+    embed_dim: Count = 512  # width of the residual stream
+    num_heads: Count = 8  # attention heads of a layer
+    mlp_dim: Count = 2048  # hidden width of the feed-forward layer
+    max_audio_len: Count = 1500  # positions of the encoder, 20 ms each: 30 seconds
+    max_seq_len: Count = 448  # positions of the decoder, in tokens
+    activation: Activation = "gelu"  # of the feed-forward layer
+    norm_eps: NonNegative = 1e-5  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    decoder_start_token_id: CountOrZero = 50_257  # token that the decoder's input begins with
+    eos_token_id: CountOrZero = 50_256  # token that ends a text
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = (
@@ -88,13 +92,14 @@ class WhisperConfig(ModelConfig):
 
 
 def attention_spec(cfg: WhisperConfig) -> params.Tree:
-    """Biases for all but the keys."""
+    """q, k, v (D, H, h) and o (H, h, D), with biases except for the keys."""
     init, D, H = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads
     tree = attention.spec(D, H, H, cfg.head_dim, init=init, out_init=init, bias=True)
     return {name: p for name, p in tree.items() if name != "k_bias"}
 
 
 def block_spec(cfg: WhisperConfig, cross: bool) -> params.Tree:
+    """One pre-norm layer: attention, with `cross` also cross-attention, and an MLP."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     tree = {"attn_norm": norm.layer_spec(D), "attn": attention_spec(cfg)}
     if cross:
@@ -106,6 +111,7 @@ def block_spec(cfg: WhisperConfig, cross: bool) -> params.Tree:
 
 
 def spec(cfg: WhisperConfig) -> params.Tree:
+    """The convolutions, the encoder, table (V, D), positions (max_seq_len, D), and the decoder."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     return {
         "conv1": convolution.dense_spec(WIDTH, cfg.num_mels, D, init=init),
@@ -120,7 +126,10 @@ def spec(cfg: WhisperConfig) -> params.Tree:
 
 
 def sinusoids(cfg: WhisperConfig) -> np.ndarray:
-    """(max_audio_len, D) float32: sines in the first half, cosines in the second; wavelengths from 2 pi to 20,000 pi."""
+    """Returns (max_audio_len, D) float32: sines in the first half, cosines in the second.
+
+    The wavelengths run from 2 pi to 20,000 pi.
+    """
     half = cfg.embed_dim // 2
     rates = np.exp(-np.log(10_000) * np.arange(half) / max(half - 1, 1))
     turns = np.arange(cfg.max_audio_len)[:, None] * rates
@@ -128,7 +137,7 @@ def sinusoids(cfg: WhisperConfig) -> np.ndarray:
 
 
 def make_cache(cfg: WhisperConfig, batch_size: int, length: int, dtype: Any) -> Cache:
-    """The declaration of a cache for `length` decoder tokens and a whole window of audio a row."""
+    """The declaration of a cache for `length` decoder tokens and one window of audio per row."""
     made = encoder_decoder.make_cache(cfg, batch_size, length, dtype)
     shape = (cfg.num_decoder_layers, batch_size, cfg.max_audio_len, cfg.num_heads, cfg.head_dim)
     memory = dict.fromkeys("kv", decoder.declared(shape, ("layers", "batch", None, "heads", "head_dim"), dtype))
@@ -137,8 +146,11 @@ def make_cache(cfg: WhisperConfig, batch_size: int, length: int, dtype: Any) -> 
 
 
 def encode(cfg: WhisperConfig, p: params.Tree, log_mel_BMF: jax.Array) -> jax.Array:
-    """(B, S, D) of a spectrogram whose number of frames is even and at most twice max_audio_len."""
-    act, M = ACTIVATIONS["gelu"], log_mel_BMF.shape[1]  # of the convolutions, whatever the layers have
+    """Returns (B, S, D): the encoder's output for a spectrogram (B, M, F).
+
+    Raises ValueError unless M is even and at most 2 max_audio_len.
+    """
+    act, M = ACTIVATIONS["gelu"], log_mel_BMF.shape[1]  # the convolutions have GELU, whatever cfg.activation is
     if M % 2 or 2 * cfg.max_audio_len < M:
         raise ValueError(f"log_mel has {M} frames; it must be an even number of at most {2 * cfg.max_audio_len}")
     x = act(convolution.dense(p["conv1"], log_mel_BMF.astype(p["conv1"]["kernel"].dtype)))
@@ -148,7 +160,10 @@ def encode(cfg: WhisperConfig, p: params.Tree, log_mel_BMF: jax.Array) -> jax.Ar
 
 
 def block(cfg: WhisperConfig, p, x_BTD, caches, q_where, k_where, memory_BSD, memory_where, *, index):
-    """One layer of the decoder; caches (own, memory) and what it returns in their place are None outside decoding."""
+    """One decoder layer: (x (B, T, D), (its keys and values, the memory's)).
+
+    caches: (own, memory). They, and the second result, are None outside decoding.
+    """
     own, cached = caches
     options = {"implementation": cfg.compute.attention}
     q, k, v = attention.qkv(p["attn"], norm.layer(p["attn_norm"], x_BTD, eps=cfg.norm_eps))
@@ -163,20 +178,22 @@ def block(cfg: WhisperConfig, p, x_BTD, caches, q_where, k_where, memory_BSD, me
 
 
 def memory_places(q_where: Where, length: int) -> Where:
-    """Where the frames stand: all in segment 1, which every token but padding sees."""
+    """Where the encoder's positions stand: all in segment 1, which every token but padding sees."""
     shape = (q_where.segments.shape[0], length)
     return Where(jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), shape), jnp.ones(shape, jnp.int32))
 
 
 def apply(cfg: WhisperConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
-    """Logits (B, T, V) float32 of the decoder. Batch: log_mel (B, M, F); tokens, positions and segment_ids (B, T).
+    """Logits (B, T, V) float32 of the decoder.
 
-    With a cache, the first call encodes, the later ones leave log_mel out. A row is one recording: tokens are of segment 1,
-    or of 0, which is padding.
+    batch: log_mel (B, M, F); tokens, positions and segment_ids (B, T). A row is one recording: its
+    tokens have segment id 1, and padding 0. With a cache, the first call encodes; later calls omit
+    log_mel.
     """
     if "log_mel" not in batch and cache is None:
         raise ValueError(f"batch has {', '.join(batch)}, but no log_mel: Whisper needs data of recordings")
     q_where, k_where, own = decoder.where(batch, cache and cache.own)
+    # Later calls of a generation read the encoder's keys and values from the cache.
     if "log_mel" in batch:
         memory = encode(cfg, p, batch["log_mel"])
         memory_where = memory_places(q_where, memory.shape[1])

@@ -1,9 +1,11 @@
-"""XLNet: tokens predicted in a random order, each from those before it on either side (Yang et al., arXiv:1906.08237).
+"""XLNet: tokens predicted in a random order, each from the tokens before it in that order.
 
-Two streams share all weights: a content stream, where a token sees itself, and a query stream, which knows a token's
-place and not what stands there. Attention is Transformer-XL's (arXiv:1901.02860), by distance; it has no memory here.
+Yang et al., arXiv:1906.08237. Two streams share all weights. In the content stream a token sees
+itself; the query stream knows a token's place and not the token. Attention uses relative distances,
+as in Transformer-XL (arXiv:1901.02860), without its memory.
 
-Shapes: B batch, T tokens, P predicted places, Q queries, S keys, D embed, H heads, h head_dim, R distances, L layers.
+Shapes: B batch, T tokens, P predicted places, Q queries, S keys, D embed, H heads, h head_dim, R
+distances, V vocab, L layers.
 """
 
 import dataclasses
@@ -32,18 +34,22 @@ from bigmodel_jax.nn.head import Head
 
 @dataclasses.dataclass(frozen=True)
 class XLNetConfig(ModelConfig):
-    """Defaults: xlnet-base-cased. It was trained with dropout 0.1."""
+    """XLNet (Yang et al., arXiv:1906.08237); defaults: xlnet-base-cased.
 
-    vocab_size: Count = 32_000
-    num_layers: Depth = 12
-    embed_dim: Count = 768
-    num_heads: Count = 12
-    mlp_dim: Count = 3072
-    max_seq_len: Count = 512  # of pretraining; nothing in the model is of this length
-    head: Literal["none", "permuted_lm"] = "permuted_lm"
-    norm_eps: NonNegative = 1e-12
-    init_std: NonNegative = 0.02
-    dropout: ShareBelowOne = 0.0
+    The reference implementation is transformers' `XLNetLMHeadModel`. The published models were
+    trained with dropout 0.1.
+    """
+
+    vocab_size: Count = 32_000  # tokens in the vocabulary
+    num_layers: Depth = 12  # number of blocks
+    embed_dim: Count = 768  # width of the residual stream
+    num_heads: Count = 12  # attention heads of a layer
+    mlp_dim: Count = 3072  # hidden width of the feed-forward layer
+    max_seq_len: Count = 512  # tokens in pretraining; no parameter depends on it
+    head: Literal["none", "permuted_lm"] = "permuted_lm"  # none: the model returns the hidden states
+    norm_eps: NonNegative = 1e-12  # added to the variance in every norm
+    init_std: NonNegative = 0.02  # standard deviation of the initial weights
+    dropout: ShareBelowOne = 0.0  # dropout rate in training
     compute: StackCompute = StackCompute()
 
     SIZES: ClassVar[tuple] = (*bert.SIZES, Multiple("embed_dim", 2, "distances are sines and cosines in pairs"))
@@ -67,17 +73,18 @@ class XLNetConfig(ModelConfig):
 
 
 def block_spec(cfg: XLNetConfig) -> params.Tree:
+    """One post-norm layer: q, k, v, distance (D, H, h), o (H, h, D), biases (H, h), and an MLP."""
     init, D, H, h = normal(cfg.init_std), cfg.embed_dim, cfg.num_heads, cfg.head_dim
     per_head = Param((H, h), ("heads", "head_dim"), init, decay=False)
     return {
         "attn": {
             **{name: Param((D, H, h), ("embed", "heads", "head_dim"), init) for name in ("q", "k", "v", "distance")},
             "o": Param((H, h, D), ("heads", "head_dim", "embed"), init),
-            # What every query asks for: of contents, distances and token types.
+            # Vectors added to every query: for contents, for distances and for token types.
             "content_bias": per_head,
             "distance_bias": per_head,
             "type_bias": per_head,
-            # Keys of "the same token type" and "another one".
+            # Two keys: "the same token type" and "another token type".
             "types": Param((2, H, h), (None, "heads", "head_dim"), init, decay=False),
         },
         "attn_norm": norm.layer_spec(D),
@@ -87,6 +94,7 @@ def block_spec(cfg: XLNetConfig) -> params.Tree:
 
 
 def spec(cfg: XLNetConfig) -> params.Tree:
+    """The table (V, D), the query stream's first state (D,), the layers, and the bias (V,)."""
     init, D = normal(cfg.init_std), cfg.embed_dim
     tree = {
         "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
@@ -97,8 +105,12 @@ def spec(cfg: XLNetConfig) -> params.Tree:
 
 
 class Stream(NamedTuple):
-    """What does not change from layer to layer: where the queries stand, the row of the distance table and whether the
-    token type is another one for each query and key, and which keys the order of prediction lets them see."""
+    """The inputs of a stream that are the same in every layer.
+
+    where: where the queries stand. rows: (B, Q, S) int, rows of the distance table. other_type: (B,
+    Q, S) bool, whether query and key have different token types. seen: (B, Q, S) bool, which keys
+    the order of prediction lets a query see; None: all.
+    """
 
     where: Where
     rows: jax.Array
@@ -107,14 +119,14 @@ class Stream(NamedTuple):
 
 
 def distances(length: int, dim: int) -> np.ndarray:
-    """Sines, then cosines, of the distances 1 - length ... length - 1, (R, D) float32."""
+    """Returns (R, D) float32: sines, then cosines, of the distances 1 - length .. length - 1."""
     frequency = 1 / 10_000.0 ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
     angle = np.arange(1 - length, length, dtype=np.float32)[:, None] * frequency
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
 
 
 def streams(batch: dict) -> tuple[Stream, Stream | None]:
-    """The content stream, one query a token, and the query stream, one a predicted place."""
+    """The content stream, a query per token, and the query stream, a query per predicted place."""
     here, _, _ = where(batch, None)
     T = batch["tokens"].shape[1]
     rows = jnp.clip(here.positions[:, :, None] - here.positions[:, None, :], 1 - T, T - 1) + T - 1
@@ -122,7 +134,8 @@ def streams(batch: dict) -> tuple[Stream, Stream | None]:
     other = None if types is None else types[:, :, None] != types[:, None, :]
     if order is None:
         return Stream(here, rows, other, None), None
-    # Order 0 is given, and seen by all; n is predicted n-th, from what is given and what comes before it.
+    # Tokens of order 0 are given, and all tokens see them. The token of order n is predicted n-th,
+    # from the tokens of lower orders.
     before = (order[:, None, :] == 0) | (order[:, None, :] < order[:, :, None])
     content = Stream(here, rows, other, before | jnp.eye(T, dtype=bool))
 
@@ -134,7 +147,10 @@ def streams(batch: dict) -> tuple[Stream, Stream | None]:
 
 
 def attend(cfg: XLNetConfig, p, x_BQD, stream: Stream, k, v, distance_k, keys: Where):
-    """Attention of one stream to the contents, with its projection; k and v (B, S, H, h), distance_k (R, H, h)."""
+    """Attention of one stream to the contents, with its output projection, (B, Q, D).
+
+    k, v: (B, S, H, h). distance_k: (R, H, h).
+    """
     q, scale = linear.project(x_BQD, p["q"]), cfg.head_dim**-0.5
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     bias = einsum("bqhd,rhd->bhqr", q + p["distance_bias"], distance_k)
@@ -151,7 +167,10 @@ def attend(cfg: XLNetConfig, p, x_BQD, stream: Stream, k, v, distance_k, keys: W
 
 
 def block(cfg: XLNetConfig, p, x, rng, content: Stream, query: Stream | None, table, *, train: bool):
-    """x: both streams, (B, T, D) and (B, P, D) or None; the query stream reads the contents before this layer."""
+    """One layer; x: the content stream (B, T, D), and the query stream (B, P, D) or None.
+
+    The query stream attends to the contents as they are before this layer.
+    """
     x_BTD, x_BPD = x
     k, v, distance_k = (linear.project(y, p["attn"][n]) for y, n in ((x_BTD, "k"), (x_BTD, "v"), (table, "distance")))
     rngs = (None, None) if rng is None else jax.random.split(rng)
@@ -166,10 +185,11 @@ def block(cfg: XLNetConfig, p, x, rng, content: Stream, query: Stream | None, ta
 
 
 def enter(cfg: XLNetConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: tokens, positions, segment_ids, token_types (B, T).
+    """batch: tokens (B, T) and, optionally, positions, segment_ids, token_types (B, T).
 
-    With order (B, T) int32, each token's turn to be predicted, 0 = given, and places (B, P) int32, those to predict, the
-    result is of these, and no token has seen itself. Otherwise all see all, and it is of all tokens.
+    order (B, T) int32 is each token's turn to be predicted, 0 = given; places (B, P) int32 are the
+    places to predict. With both, the result is that of these places, and no token has seen itself.
+    Without them, all tokens see each other, and the result is that of all tokens.
     """
     embed_rng, query_rng, layer_rngs = bert.split(cfg, rng)
     content, query = streams(batch)
@@ -185,7 +205,7 @@ def enter(cfg: XLNetConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def leave(cfg: XLNetConfig, p, entry: Entry, x, ys, batch, *, train: bool) -> Out:
-    """Logits (B, P, V) or (B, T, V) float32, or {"hidden"} without a head."""
+    """Logits (B, P, V) or (B, T, V) float32; without a head {"hidden": the states}."""
     x_BTD, x_BPD = x
     hidden = x_BTD if x_BPD is None else x_BPD
     if cfg.head == "none":

@@ -1,1 +1,5 @@
-"""Layers as functions: each file has spec functions (what parameters), then apply functions (arrays in, arrays out)."""
+"""Layers as functions.
+
+Each file has spec functions, which declare parameters, and apply functions, which map arrays to
+arrays.
+"""

@@ -1,4 +1,4 @@
-"""Activations by name: the one table for every model whose config has the field."""
+"""Activations by name: one table for every model whose config has the field `activation`."""
 
 import functools
 from typing import Literal
@@ -23,7 +23,9 @@ Activation = Literal[
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x): the approximation of GELU that CLIP was trained with (arXiv:1606.08415)."""
+    """x sigmoid(1.702 x): the approximation of GELU
+    (arXiv:1606.08415) that CLIP was trained with.
+    """
     return x * jax.nn.sigmoid(1.702 * x)
 
 

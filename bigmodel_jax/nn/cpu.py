@@ -1,12 +1,12 @@
-"""The same mathematics in the forms that XLA's CPU backend runs fast; used for a mesh of one CPU device and nowhere else.
+"""Forms of the same mathematics that XLA's CPU backend runs fast, for a mesh of one CPU device.
 
-People prototype on CPUs, and there the form that automatic differentiation writes costs a third of a step:
-- `dense`: the weight gradient as x^T dy. Autodiff's (dy^T x)^T makes XLA copy a transposed operand and take a slow path.
-- `adapted`: a weight and its low-rank adapter as one matrix, which is made again for the backward pass. Apart from each other,
-  narrow products and sums of outputs stand in the way of the wide ones.
-- `attend`: exp(scores) is kept once, unnormalised; the gradient needs no reduction over (T, S).
-- `softmax_cross_entropy`: exp(logits) is kept; one pass forward, one pass backward.
-On TPU and GPU the compiler fuses the plain definitions better than this, so they are what is used there.
+Prototypes run on CPUs, where the form that automatic differentiation writes costs a third of a
+step: - `dense`: the weight gradient is x^T dy. For autodiff's (dy^T x)^T, XLA copies a transposed
+operand and takes a slow path. - `adapted`: a weight and its low-rank adapter are one matrix, which
+is made again in the backward pass. Computed separately, the narrow products and the sums of outputs
+hinder the wide products. - `attend`: exp(scores) is kept once, unnormalised; the gradient needs no
+reduction over (T, S). - `softmax_cross_entropy`: exp(logits) is kept; forward and backward take one
+pass each. On TPU and GPU the compiler fuses the plain definitions better, so they are used there.
 """
 
 import functools
@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 
-WIDE = 2048  # from this many columns on, x^T dy is faster with x^T materialised
+WIDE = 2048  # number of a weight's columns from which on x^T dy is faster with x^T materialised
 
 
 def active() -> bool:
-    """Whether what is being traced will run on one CPU device."""
+    """Whether the program being traced will run on one CPU device."""
     mesh = sharding.current_mesh()
     return mesh is not None and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
@@ -30,7 +30,7 @@ def _product(a, b, contract_a: int, contract_b: int, batch: tuple[int, ...] = ()
     return jax.lax.dot_general(a, b, (((contract_a,), (contract_b,)), (batch, batch)))
 
 
-# ------------------------------------------------------------------------------------------------ dense
+# -------------------------------------------------------------------------------------------- dense
 
 
 @jax.custom_vjp
@@ -55,11 +55,11 @@ def _dense_backward(saved, dy):
 dense.defvjp(_dense_forward, _dense_backward)
 
 
-# ------------------------------------------------------------------------------------------------ a weight with an adapter
+# ------------------------------------------------------------------------- a weight with an adapter
 
 
 def merging_pays(rows: int, inner: int, outer: int) -> bool:
-    """Whether the low-rank products of so many rows read and write more than the weight (inner, outer) holds."""
+    """Whether low-rank products of `rows` rows move more memory than the weight (inner, outer)."""
     return rows * (inner + outer) >= inner * outer
 
 
@@ -70,7 +70,7 @@ def adapted(scale: float, x: jax.Array, w: jax.Array, a: jax.Array, b: jax.Array
 
 
 def _matrices(scale, x, w, a, b):
-    """x, w, scale a and b with two dimensions each."""
+    """x, w, scale a and b, each as a matrix."""
     inner = math.prod(a.shape[:-1])
     return x.reshape(-1, inner), w.reshape(inner, -1), (scale * a).reshape(inner, -1), b.reshape(b.shape[0], -1)
 
@@ -78,7 +78,7 @@ def _matrices(scale, x, w, a, b):
 def _adapted_forward(scale, *arrays):
     x, w, a, b = _matrices(scale, *arrays)
     kept = arrays[0].shape[: arrays[0].ndim - arrays[2].ndim + 1]
-    # The arrays as they came: a loop over layers keeps no second copy of those that it is given.
+    # The arrays are saved in their given shapes, so that a loop over layers keeps no second copy.
     return (x @ (w + a @ b)).reshape(*kept, *arrays[3].shape[1:]), arrays
 
 
@@ -86,9 +86,10 @@ def _adapted_backward(scale, arrays, dy):
     x, w, a, b = _matrices(scale, *arrays)
     dy = dy.reshape(x.shape[0], -1)
     dx = _product(dy, w + a @ b, 1, 1)
-    # (r, I), and then transposed: the other order takes five times as long where I is large.
+    # The product is (r, I), then transposed: for a large I the other order takes five times as
+    # long.
     da = scale * _product(_product(dy, b, 1, 1), x, 0, 0).T
-    # Of a frozen weight the compiler leaves x^T dy out.
+    # For a frozen weight, the compiler removes x^T dy.
     gradients = dx, _product(x, dy, 0, 0), da, _product(x @ a, dy, 0, 0)
     return tuple(g.reshape(of.shape) for g, of in zip(gradients, arrays, strict=True))
 
@@ -96,17 +97,23 @@ def _adapted_backward(scale, arrays, dy):
 adapted.defvjp(_adapted_forward, _adapted_backward)
 
 
-# ------------------------------------------------------------------------------------------------ attention
+# ---------------------------------------------------------------------------------------- attention
 
 
 def _transposed(x):
-    """(..., T, h) -> (..., h, T) in memory: small here, and it spares transposing a (T, S) operand."""
+    """Maps (..., T, h) -> (..., h, T), materialised.
+
+    This array is small, and it saves transposing a (T, S) operand.
+    """
     return jax.lax.optimization_barrier(x.swapaxes(2, 3))
 
 
 @jax.custom_vjp
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
-    """softmax(q k + bias) v; q (B, K, G T, h), scaled; k and v (B, K, S, h); bias (B, 1, G T, S), 0 or very negative."""
+    """softmax(q k + bias) v, (B, K, G T, h).
+
+    q: (B, K, G T, h), scaled; k, v: (B, K, S, h); bias: (B, 1, G T, S), 0 or very negative.
+    """
     return _attend_forward(q, k, v, bias)[0]
 
 
@@ -120,8 +127,9 @@ def _attend_forward(q, k, v, bias):
 
 def _attend_backward(saved, d_out):
     q, k, v, e, total, out = saved
-    # The sum over keys of p dp, from the outputs alone (Dao, arXiv:2307.08691, section 3.1).
+    # The outputs alone give the sum over keys of p dp (Dao, arXiv:2307.08691, section 3.1).
     delta = (d_out * out).sum(-1, keepdims=True)
+    # d_scores = p (dp - delta) with p = e / total; dividing d_out spares making p.
     d_out = d_out / total
     d_scores = e * (_product(d_out, v, 3, 3, (0, 1)) - delta / total)
     dq = _product(d_scores, k, 3, 2, (0, 1))
@@ -133,12 +141,12 @@ def _attend_backward(saved, d_out):
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-# ------------------------------------------------------------------------------------------------ cross-entropy
+# ------------------------------------------------------------------------------------ cross-entropy
 
 
 @jax.custom_vjp
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), log Z), each (...,); logits (..., V) float32, targets (...) int."""
+    """Returns (-log p(target), log Z), each (...,); logits (..., V) float32, targets (...) int."""
     return _cross_entropy_forward(logits, targets)[0]
 
 

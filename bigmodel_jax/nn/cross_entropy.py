@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of logits, in float32 whatever their dtype: its sum runs over the whole vocabulary."""
+"""Softmax cross-entropy of logits, in float32 because it sums over the whole vocabulary."""
 
 import chex
 import jax
@@ -8,7 +8,7 @@ from bigmodel_jax.nn import cpu
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), log Z) in nats, each (...,); logits (..., V), targets (...) int."""
+    """Returns (-log p(target), log Z) in nats, each (...,); logits (..., V), targets (...) int."""
     chex.assert_shape(targets, logits.shape[:-1])
     logits = logits.astype(jnp.float32)
     if cpu.active():

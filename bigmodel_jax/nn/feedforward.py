@@ -1,4 +1,4 @@
-"""The position-wise half of a transformer block."""
+"""The feed-forward layer of a Transformer block. Shapes: B batch, T tokens, D embed, F mlp."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from bigmodel_jax.nn.taps import tap
 
 
 def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init, bias: bool = False) -> dict[str, Param]:
-    """gate and up (D, F), down (F, D); with `bias` one for each."""
+    """gate and up (D, F), down (F, D); with `bias` gate_bias, up_bias (F,), down_bias (D,)."""
     vectors = {
         "gate_bias": Param((mlp_dim,), ("mlp",), zeros()),
         "up_bias": Param((mlp_dim,), ("mlp",), zeros()),
@@ -27,13 +27,16 @@ def swiglu_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init, bias: boo
 
 
 def swiglu(p: dict, x: jax.Array) -> jax.Array:
-    """(silu(x gate) * (x up)) down; x (B, T, D). Shazeer, arXiv:2002.05202."""
+    """Returns (silu(x gate) * (x up)) down, (B, T, D) -> (B, T, D); Shazeer, arXiv:2002.05202."""
     hidden = recompute.from_arguments(lambda gate, up: jax.nn.silu(gate) * up)(*_gated(p, x))
     return tap("mlp", _biased(p, "down", _named(hidden)))
 
 
 def geglu(p: dict, x: jax.Array) -> jax.Array:
-    """(gelu(x gate) * (x up)) down, of swiglu's parameters, with the tanh approximation; x (B, T, D)."""
+    """Returns (gelu(x gate) * (x up)) down, (B, T, D) -> (B, T, D), with the tanh approximation.
+
+    The parameters are those of `swiglu`.
+    """
     hidden = recompute.from_arguments(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up)(*_gated(p, x))
     return tap("mlp", linear.project(_named(hidden), p["down"]))
 
@@ -43,17 +46,18 @@ def _gated(p: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _biased(p: dict, name: str, x: jax.Array) -> jax.Array:
-    """A product, with its bias where there is one."""
+    """x times a weight, plus its bias if `p` has one."""
     y = linear.project(x, p[name])
     return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
 
 
 def _named(hidden: jax.Array) -> jax.Array:
-    """As the mesh has it, and under the name by which rematerialization may keep it."""
+    """The hidden units, sharded, and with the name by which rematerialization may keep them."""
     return checkpoint_name(constrain(hidden, "batch", "seq", "mlp"), kept.MLP)
 
 
 def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
+    """up: kernel (D, F) and bias; down: kernel (F, D) and bias."""
     return {
         "up": linear.linear_spec(dim, mlp_dim, init=init, bias=True),
         "down": linear.linear_spec(mlp_dim, dim, axes=("mlp", "embed"), init=out_init, bias=True),
@@ -61,11 +65,11 @@ def mlp_spec(dim: int, mlp_dim: int, *, init: Init, out_init: Init) -> dict:
 
 
 def gelu_mlp(p: dict, x: jax.Array) -> jax.Array:
-    """gelu(x up) down, with GPT-2's tanh approximation; x (B, T, D)."""
+    """gelu(x up) down, (B, T, D) -> (B, T, D), with GPT-2's tanh approximation of GELU."""
     return mlp(p, x, functools.partial(jax.nn.gelu, approximate=True))
 
 
 def mlp(p: dict, x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """activation(x up) down; x (B, T, D)."""
+    """activation(x up) down, (B, T, D) -> (B, T, D)."""
     hidden = recompute.from_arguments(activation)(tap("units", linear.linear(p["up"], x)))
     return tap("mlp", linear.linear(p["down"], _named(hidden)))

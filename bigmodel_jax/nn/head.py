@@ -1,14 +1,17 @@
 """The head of a language model, and its cross-entropy without the logits in memory.
 
-Over a large vocabulary the logits are the largest array of a step: 2.1 GB in float32 for 4,096 tokens of Llama 3. Here they
-are made block by block of the vocabulary, once to find log Z and once more for the gradients; the same mathematics, one
-product with the table more. The collectives are written out, since the compiler's own choice under FSDP is to hold the
-table's whole gradient on every device and to all-reduce it: a block of rows is gathered when it is used, and its gradient
-summed and cut again (reduce-scattered) before the next block's is made.
+For a large vocabulary the logits are a step's largest array: 2.1 GB in float32 for 4,096 tokens of
+Llama 3. Here they are made in blocks of the vocabulary, once for log Z and once more for the
+gradients. The mathematics is the same, with one more product with the table. The collectives are
+written out, because under FSDP the compiler holds the table's whole gradient on every device and
+all-reduces it. Here a block of rows is gathered for its use, and its gradient is reduce-scattered
+before the next block's is made.
 
-After Rabe & Staats, arXiv:2112.05682 (the running softmax) and Wijmans et al., arXiv:2411.09009 (over the vocabulary).
+Rabe & Staats, arXiv:2112.05682 (running softmax); Wijmans et al., arXiv:2411.09009 (over the
+vocabulary).
 
-Shapes: N tokens, D embed, V vocab, C columns of a block of logits; inside a region by device all are a device's own.
+Shapes: N tokens, D embed, V vocab, C columns of a block of logits; in a per-device region, the
+device's own.
 """
 
 import dataclasses
@@ -30,21 +33,23 @@ from bigmodel_jax.nn.table import Cut, cut
 
 Form = Literal["auto", "whole", "blocks"]
 
-# What a block of logits may take on a device, and the columns it has at least: a product with fewer wastes its reads.
+# A block of logits has at most these bytes on a device, and at least these columns: a product with
+# fewer columns wastes its reads.
 BLOCK_BYTES = 2**27
 LEAST_COLUMNS = 2048
-MASKED = -1e30  # the logit of a row that is no token: finite, so that a difference of two of them is 0 and not NaN
-NOWHERE = jnp.iinfo(jnp.int32).min  # the number of a column that an earlier block had, or that is no token
+MASKED = -1e30  # the logit of a padding row; it is finite, so that the difference of two is 0 and not NaN
+NOWHERE = jnp.iinfo(jnp.int32).min  # number of a column that an earlier block had, or of a padding row
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """Logits that are not computed yet: x (..., T, D) against the rows of table (V, D), plus bias (V,), then
-    softcap tanh(logits / softcap) where softcap is not 0 (Gemma 2, arXiv:2408.00118), divided by temperature.
+    """Logits not computed yet: x (..., T, D) times the rows of table (V, D), plus bias (V,).
 
-    vocab: so many first rows are tokens; what lies behind them fills up the mesh and has no logits. 0 = all are. table may
-    have adapters (lora.py), of whose frozen table no gradient is computed, or be stored in blocks (core/storage.py)."""
+    softcap: if not 0, logits become softcap tanh(logits / softcap) (Gemma 2, arXiv:2408.00118).
+    temperature: the logits' divisor. vocab: the number of first rows that are tokens, 0 = all; the
+    other rows are padding and have no logits. table may have adapters (lora.py), with no gradient
+    for the frozen table, or be stored in blocks (core/storage.py)."""
 
     x: jax.Array
     table: jax.Array | Adapted
@@ -59,16 +64,16 @@ class Head:
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """x and table as blocks read them: what adapters add stands in further columns of both."""
+        """x and table as blocks read them; adapters become further columns of both."""
         if not isinstance(self.table, Adapted):
             return self.x, storage.dense(self.table, self.x.dtype), self.bias
         if cut(self.x.shape[:-1], self.table.shape).embed or not self.table.has_columns:
-            return self.x, self.table.dense(self.x.dtype), self.bias  # a device has a part of the columns of a row
+            return self.x, self.table.dense(self.x.dtype), self.bias  # a device holds a part of each row
         x, table, z, columns = self.table.columns(self.x)
         return jnp.concatenate([x, z], axis=-1), jnp.concatenate([table, columns], axis=-1), self.bias
 
     def frozen_columns(self, at: Cut) -> int:
-        """How many first columns of the table in `arrays` have no gradient."""
+        """The number of first columns of the table in `arrays` without a gradient."""
         table = self.table
         if not isinstance(table, Adapted) or not table.is_frozen:
             return 0
@@ -76,17 +81,17 @@ class Head:
         return table.shape[1] if extended or not table.low else 0
 
     def logits(self) -> jax.Array:
-        """(..., T, vocab) float32."""
+        """Returns (..., T, vocab) float32."""
         logits = self._of_all_rows()
         return logits[..., : self.vocab] if self.padded else logits
 
     def masked_logits(self) -> jax.Array:
-        """(..., T, V) float32, which a mesh divides: rows that are no tokens have no probability and no gradient."""
+        """Returns (..., T, V) float32 for a mesh to divide; padding rows have no probability."""
         logits = self._of_all_rows()
         return jnp.where(jnp.arange(logits.shape[-1]) < self.vocab, logits, MASKED)
 
     def in_memory(self, at: Cut) -> jax.Array:
-        """(..., T, V or vocab) float32: columns that are no tokens have no probability, where there are any."""
+        """Returns (..., T, V or vocab) float32: padding columns, if any, have no probability."""
         return self.masked_logits() if self.padded and at.vocab else self.logits()
 
     def _of_all_rows(self) -> jax.Array:
@@ -101,12 +106,11 @@ def _finish(logits, bias, softcap, temperature):
     return logits if temperature == 1.0 else logits / temperature
 
 
-# ------------------------------------------------------------------------------------------------ blocks
-
-
 class Plan(NamedTuple):
-    """How a device makes its logits: columns are those of a block; vocab: how many of all rows are tokens, 0 = all;
-    frozen: how many first columns of the table have no gradient."""
+    """How a device makes its logits.
+
+    columns: of a block. vocab: the number of rows that are tokens, 0 = all. frozen: the number of
+    first columns of the table without a gradient."""
 
     at: Cut
     columns: int
@@ -117,7 +121,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(head: Head, columns: int = 0) -> Plan:
-    """columns: of a block on a device; 0 = as many as BLOCK_BYTES hold."""
+    """The plan of a head; columns: of a block on a device, 0 = as many as fit in BLOCK_BYTES."""
     at = cut(head.x.shape[:-1], head.table.shape)
     columns = columns or _columns(*local_shape(head, at))
     vocab = head.vocab if head.padded else 0
@@ -136,24 +140,22 @@ def _columns(num_tokens: int, vocab: int) -> int:
 
 
 def is_large(head: Head, plan: Plan) -> bool:
-    """Whether a device's logits are more than two blocks: from there on blocks are worth their third product."""
+    """Whether a device's logits exceed two blocks, which then repay their third product."""
     return 4 * math.prod(local_shape(head, plan.at)) > 2 * BLOCK_BYTES
 
 
 def in_blocks(head: Head, plan: Plan, form: Form) -> bool:
+    """Whether the logits are made in blocks; "auto": if they are large."""
     return form == "blocks" or (form == "auto" and is_large(head, plan))
-
-
-# ------------------------------------------------------------------------------------------------ cross-entropy
 
 
 def cross_entropy(
     head: Head, targets: jax.Array, form: Form = "auto", *, columns: int = 0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(-log p(target), log Z) in nats and the likeliest column, each (..., T); targets (..., T) int.
+    """-log p(target) and log Z in nats, and the likeliest column, each (..., T); targets: int.
 
-    Differentiable in x, table and bias. form: the logits in memory ("whole"), in blocks, or ("auto") in blocks where a
-    device's logits are more than two of them. columns: of a block on a device; 0 = as many as BLOCK_BYTES hold.
+    Differentiable in x, table and bias. form: the logits in memory ("whole"), in blocks, or
+    ("auto") in blocks if a device's logits exceed two of them. columns: as in `make_plan`.
     """
     plan = make_plan(head, columns)
     if not in_blocks(head, plan, form):
@@ -184,26 +186,25 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def specs(at: Cut) -> tuple[P, P, P]:
-    """Of x, table and bias."""
+    """The partition specs of x, table and bias."""
     return P(*at.token_spec, None), at.table_spec, P(at.table_spec[0])
 
 
-# ------------------------------------------------------------------------------------------------ by device
-
-
 def by_device(plan: Plan, fn: Callable, in_specs, out_specs) -> Callable:
+    """`fn(plan, ...)` on each device's own pieces."""
     return plan.at.by_device(functools.partial(fn, plan), in_specs, out_specs)
 
 
 def starts(plan: Plan, table) -> tuple[jax.Array, int]:
-    """The first row of each block, and the rows of one."""
+    """The first row of each block, and the number of rows of a block."""
     size = min(plan.columns, table.shape[0])
     return jnp.arange(0, table.shape[0], size), size
 
 
 def block(plan: Plan, x, table, bias, start, size):
-    """(rows (C, D), logits (N, C), their columns (C,), first row); the last block begins early enough to be whole, and
-    columns that it shares with the one before are NOWHERE, as are those that are no tokens."""
+    """Returns (rows (C, D), logits (N, C), their columns (C,), first row). The last block starts
+    early enough to be whole; columns it shares with the one before are NOWHERE, as are padding
+    columns."""
     first = jnp.minimum(start, table.shape[0] - size)
     rows = jax.lax.dynamic_slice_in_dim(table, first, size)
     for axis in reversed(plan.at.embed):
@@ -219,7 +220,7 @@ def block(plan: Plan, x, table, bias, start, size):
 
 
 def statistics(plan: Plan, x, table, bias, targets):
-    """(-log p(target), log Z, likeliest column) by a running maximum and sum (Milakov & Gimelshein, arXiv:1805.02867)."""
+    """-log p(target), log Z and the likeliest column by a running softmax (arXiv:1805.02867)."""
     shape, x, targets = targets.shape, x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     first_rows, size = starts(plan, table)
 
@@ -238,8 +239,9 @@ def statistics(plan: Plan, x, table, bias, targets):
     (top, total, picked, best), _ = jax.lax.scan(step, (zeros + MASKED, zeros, zeros, targets * 0), first_rows)
     if plan.at.vocab:
         own, top = top, jax.lax.pmax(top, plan.at.vocab)
-        # One array: the GPU compiler has failed on a sum of two.
+        # The sums are stacked into one array, because the GPU compiler has failed on a psum of two.
         total, picked = jax.lax.psum(jnp.stack([total * jnp.exp(own - top), picked]), plan.at.vocab)
+        # Of equal maxima on several devices, the smallest column counts.
         best = jax.lax.pmin(jnp.where(own == top, best, jnp.iinfo(best.dtype).max), plan.at.vocab)
     log_z = jnp.log(total) + top
     return tuple(y.reshape(shape) for y in (log_z - picked, log_z, best))
@@ -255,9 +257,10 @@ def _gradients(plan: Plan, x, table, bias, targets, log_z, d_nats, d_log_z):
 
 
 def gradients(plan: Plan, x, table, bias, slope: Callable):
-    """Those of x, table and bias; the logits are made once more.
+    """The gradients of x, table and bias; the logits are made once more.
 
-    slope(logits (N, C), columns (C,), start) -> the loss's derivative by these logits (N, C), of the block from `start` on.
+    slope(logits (N, C), columns (C,), start) -> (N, C): the loss's derivative by the block's
+    logits.
     """
     shape, x = x.shape, x.reshape(-1, x.shape[-1])
     first_rows, size = starts(plan, table)
@@ -286,15 +289,15 @@ def gradients(plan: Plan, x, table, bias, slope: Callable):
 
 
 def _add(total, block, first):
-    """Rows that two blocks share are zero in the later one."""
+    """`total` plus a block's rows; rows that two blocks share are zero in the later block."""
     here = jax.lax.dynamic_slice_in_dim(total, first, block.shape[0])
     return jax.lax.dynamic_update_slice_in_dim(total, here + block.astype(total.dtype), first, 0)
 
 
 def _reduce(plan: Plan, d_rows):
-    """A block's gradient, (D, C) of a device's own tokens, summed over all tokens, in float32, and cut as the table is."""
+    """A block's gradient (D, C), summed over all tokens in float32 and sharded as the table is."""
     for axis in plan.at.embed:
         d_rows = rings.scatter(d_rows, axis, plan.at.size((axis,)))
-    # Devices that share their tokens have each added the same.
+    # Devices with the same tokens have each added the same gradient.
     d_rows = d_rows / plan.at.size(tuple(a for a in plan.at.embed if a not in plan.at.tokens))
     return jax.lax.psum(d_rows, tuple(a for a in plan.at.tokens if a not in plan.at.embed))

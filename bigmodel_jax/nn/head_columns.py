@@ -1,7 +1,7 @@
-"""Some columns of a head's logits, others for each token, without the logits in memory.
+"""Selected columns of a head's logits, chosen per token, without the logits in memory.
 
-Shapes: N tokens and C columns of a block of logits, K columns picked for each token; inside a region by device N and C are
-a device's own.
+Shapes: N tokens and C columns of a block of logits, K columns picked per token; inside a per-device
+region, N and C are the device's own.
 """
 
 import functools
@@ -15,7 +15,11 @@ from bigmodel_jax.nn.head import MASKED, NOWHERE, Form, Head, Plan
 
 
 def likeliest(head: Head, num: int, form: Form = "auto", *, columns: int = 0) -> jax.Array:
-    """The columns of the `num` largest logits, (..., T, num) int32, the largest first; of equal ones the first."""
+    """The columns of the `num` largest logits, (..., T, num) int32, the largest first.
+
+    Of equal logits, the first column counts as larger. form, columns: as in head.py's
+    `cross_entropy`.
+    """
     plan = heads.make_plan(head, columns)
     if not heads.in_blocks(head, plan, form):
         return jax.lax.top_k(head.in_memory(plan.at), num)[1]
@@ -44,9 +48,9 @@ def _top(plan: Plan, num: int, x, table, bias):
 
 
 def picked(head: Head, ids: jax.Array, form: Form = "auto", *, columns: int = 0) -> tuple[jax.Array, jax.Array]:
-    """(logits at the columns ids (..., T, K), logsumexp (..., T) of all other logits), float32; no column twice, not all.
+    """Returns (logits (..., T, K) of the columns ids, logsumexp (..., T) of all others), float32.
 
-    Differentiable in x, table and bias.
+    ids must hold no column twice, and not all columns. Differentiable in x, table and bias.
     """
     plan = heads.make_plan(head, columns)
     if heads.in_blocks(head, plan, form):
@@ -77,7 +81,10 @@ _picked.defvjp(_picked_forward, _picked_backward)
 
 
 def _places(ids, columns):
-    """Where in the block the ids (N, K) stand, C where they do not; the block's columns (C,) are consecutive."""
+    """Where the ids (N, K) stand in the block; C for an id outside it.
+
+    The block's columns (C,) are consecutive.
+    """
     shard_first = jnp.max(jnp.where(columns == NOWHERE, NOWHERE, columns - jnp.arange(len(columns))))
     at = ids - shard_first
     inside = (at >= 0) & (at < len(columns))
@@ -86,7 +93,7 @@ def _places(ids, columns):
 
 
 def _put(block, places, values):
-    """The block (N, C) with the values (N, K) at these places."""
+    """The block (N, C) with `values` (N, K) at `places` (N, K)."""
     return block.at[jnp.arange(len(block))[:, None], places].set(values, mode="drop")
 
 

@@ -1,10 +1,11 @@
 """Log-probabilities, entropy and divergences over a vocabulary, without the logits in memory.
 
-The logits are made block by block of the vocabulary, as in head.py, whose blocks and collectives these are: neither forward
-nor backward is there an array of tokens x vocabulary. A divergence has gradients of the student alone.
+The logits are made in blocks of the vocabulary with head.py's blocks and collectives: neither the
+forward nor the backward pass holds an array of tokens x vocabulary. A divergence has gradients of
+the student alone.
 
-Shapes: N tokens and C columns of a block of logits; inside a region by device both are a device's own. p is the student's
-distribution, q the teacher's.
+Shapes: N tokens and C columns of a block of logits; in a per-device region both are the device's
+own. p is the student's distribution, q the teacher's.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ Kind = Literal["forward_kl", "reverse_kl", "jsd"]
 Rest = Literal["bucket", "renormalised"]
 HeadArrays = tuple[jax.Array, jax.Array, jax.Array | None]  # x, table, bias
 
-# ------------------------------------------------------------------------------------------------ log-probabilities
+# -------------------------------------------------------------------------------- log-probabilities
 
 
 def log_probs(
@@ -31,7 +32,7 @@ def log_probs(
 ) -> jax.Array:
     """log p(target) in nats, (..., T) float32, of logits / temperature; targets (..., T) int.
 
-    Differentiable in x, table and bias. form, columns: as head.py's `cross_entropy`.
+    Differentiable in x, table and bias. form, columns: as in head.py's `cross_entropy`.
     """
     return -heads.cross_entropy(_tempered(head, temperature), targets, form, columns=columns)[0]
 
@@ -40,11 +41,14 @@ def _tempered(head: Head, temperature: float) -> Head:
     return dataclasses.replace(head, temperature=head.temperature * temperature)
 
 
-# ------------------------------------------------------------------------------------------------ entropy
+# ------------------------------------------------------------------------------------------ entropy
 
 
 def entropy(head: Head, form: Form = "auto", *, temperature: float = 1.0, columns: int = 0) -> jax.Array:
-    """-sum p log p in nats, (..., T) float32, of logits / temperature; differentiable in x, table and bias."""
+    """-sum p log p in nats, (..., T) float32, of logits / temperature.
+
+    Differentiable in x, table and bias.
+    """
     head = _tempered(head, temperature)
     plan = heads.make_plan(head, columns)
     if heads.in_blocks(head, plan, form):
@@ -73,12 +77,15 @@ _entropy.defvjp(_entropy_forward, _entropy_backward)
 
 
 def _entropy_by_device(plan: Plan, x, table, bias):
-    """(entropy, log Z) in one pass: beside the running sum of exp(logit - top), that of (logit - top) exp(logit - top)."""
+    """Returns (entropy, log Z) in one pass.
+
+    It keeps running sums of exp(logit - top) and of (logit - top) exp(logit - top).
+    """
     shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
     starts, size = heads.starts(plan, table)
 
     def moved(total, weighted, by):
-        """Both sums for a maximum that is -by larger."""
+        """Both sums relative to a maximum that is larger by -by."""
         return total * jnp.exp(by), (weighted + total * by) * jnp.exp(by)
 
     def step(carry, start):
@@ -110,7 +117,7 @@ def _entropy_gradients(plan: Plan, x, table, bias, value, log_z, d_value):
     return heads.gradients(plan, x, table, bias, slope)
 
 
-# ------------------------------------------------------------------------------------------------ divergence
+# --------------------------------------------------------------------------------------- divergence
 
 
 def divergence(
@@ -125,13 +132,15 @@ def divergence(
     form: Form = "auto",
     columns: int = 0,
 ) -> jax.Array:
-    """How far the student is from the teacher, in nats, (..., T) float32; the teacher has no gradient.
+    """The divergence of student and teacher in nats, (..., T) float32; the teacher has no gradient.
 
-    forward_kl: sum q log(q / p). reverse_kl: sum p log(p / q). jsd: beta sum q log(q / m) + (1 - beta) sum p log(p / m)
-    with m = beta q + (1 - beta) p (GKD, arXiv:2306.13649, equation 1; TRL's `generalized_jsd_loss`, whose beta of 0 and 1
-    are the two KL). Both logits are divided by the temperature; the value is not multiplied by its square.
-    top_k: the teacher's so many likeliest tokens instead of all; the others are one bucket of each ("bucket"), or both
-    distributions are those of the picked tokens alone ("renormalised"). Tables may have unequal widths and padding.
+    forward_kl: sum q log(q / p). reverse_kl: sum p log(p / q). jsd: beta sum q log(q / m) + (1 -
+    beta) sum p log(p / m) with m = beta q + (1 - beta) p (GKD, arXiv:2306.13649, equation 1; TRL's
+    `generalized_jsd_loss`, where a beta of 0 or 1 gives the two KL). Both logits are divided by the
+    temperature; the value is not multiplied by its square. top_k: use the teacher's `top_k`
+    likeliest tokens instead of all. rest: what becomes of the others: they form one bucket in each
+    distribution ("bucket"), or both distributions are renormalised without them ("renormalised").
+    The tables may differ in width and padding. Raises ValueError for unequal vocabularies.
     """
     student, teacher = _aligned(_tempered(student, temperature), _tempered(teacher, temperature))
     teacher = jax.lax.stop_gradient(teacher)
@@ -148,7 +157,7 @@ def divergence(
 
 
 def _aligned(student: Head, teacher: Head) -> tuple[Head, Head]:
-    """Both with tables of equally many rows, so that a block of one has the columns of the other's."""
+    """Both heads with tables of equally many rows, so that their blocks hold the same columns."""
     sizes = [head.vocab or head.table.shape[0] for head in (student, teacher)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"a teacher with another vocabulary: {sizes[1]} tokens, and the student has {sizes[0]}")
@@ -166,7 +175,7 @@ def _aligned(student: Head, teacher: Head) -> tuple[Head, Head]:
 
 
 def _terms(beta: float, log_p, log_q):
-    """What each column adds to the divergence."""
+    """Each column's term of the divergence."""
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     if beta == 0.0:
         return q * (log_q - log_p)
@@ -177,7 +186,7 @@ def _terms(beta: float, log_p, log_q):
 
 
 def _slopes(beta: float, log_p, log_q):
-    """The derivative of the terms by log p; what is p times a number is left out, since log Z takes it back."""
+    """The terms' derivative by log p, without multiples of p, which log Z's derivative cancels."""
     if beta == 0.0:
         return -jnp.exp(log_q)
     if beta == 1.0:
@@ -190,7 +199,7 @@ def _mixture(beta: float, log_p, log_q):
 
 
 def _picked_log_probs(head: Head, ids, rest: Rest, form: Form, columns: int):
-    """(..., T, K) of the picked columns alone, or (..., T, K + 1) with all others as one."""
+    """Returns (..., T, K) for the picked columns; "bucket" adds one column for all others."""
     logits, log_rest = picked(head, ids, form, columns=columns)
     if rest == "bucket":
         logits = jnp.concatenate([logits, log_rest[..., None]], axis=-1)
@@ -232,7 +241,10 @@ def _log_q(plan: Plan, arrays: HeadArrays, log_z, start):
 
 
 def _divergence_by_device(beta, plan: Plan, of_teacher: Plan, student: HeadArrays, teacher: HeadArrays):
-    """(divergence, sum of the slopes, the student's log Z, the teacher's): log Z in a first pass, the terms in a second."""
+    """Returns (divergence, sum of the slopes, the student's log Z, the teacher's), in two passes.
+
+    The first pass computes log Z, the second one the terms.
+    """
     x, table, bias = student
     shape, nothing = x.shape[:-1], jnp.zeros(x.shape[:-1], jnp.int32)
     log_z, log_z_teacher = (

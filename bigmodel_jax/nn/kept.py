@@ -1,3 +1,6 @@
-"""Names of what a layer may keep for its backward pass: given where it is made (`checkpoint_name`), chosen in stack.py."""
+"""Names of activations that a layer may keep for its backward pass.
+
+`checkpoint_name` gives them where the activations are made; stack.py selects among them.
+"""
 
 INPUT, QKV, ATTN, MLP = "input", "qkv", "attn", "mlp"

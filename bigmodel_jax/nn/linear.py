@@ -21,7 +21,10 @@ def linear_spec(
     init: Init | None = None,
     bias: bool = False,
 ) -> dict[str, Param]:
-    """kernel (in, out) and, if asked, bias (out,); the default initial std is 1/sqrt(in) (LeCun)."""
+    """kernel (in, out) and, with `bias`, bias (out,).
+
+    init: of the kernel; the default is a normal distribution of std 1/sqrt(in) (LeCun).
+    """
     spec = {"kernel": Param((in_dim, out_dim), axes, init or normal(in_dim**-0.5))}
     return spec | {"bias": Param((out_dim,), (axes[1],), zeros())} if bias else spec
 
@@ -33,9 +36,10 @@ def linear(p: dict, x: jax.Array) -> jax.Array:
 
 
 def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
-    """Contracts the last `num_dims` dimensions of x with the first ones of w: every product with a weight goes here.
+    """Contracts the last `num_dims` dimensions of x with the first ones of w.
 
-    w: an array, a constant as it is stored (core/storage.py), or a weight with adapters (lora.py).
+    Every product with a weight is computed here. w: an array, a constant in its stored form
+    (core/storage.py), or a weight with adapters (lora.py).
     """
     if isinstance(w, Adapted):
         return w.project(x, num_dims, project)
@@ -66,14 +70,15 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
         return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
     if table.exchange_is_cheaper(p["table"], ids):
         return table.lookup(p["table"], ids)
-    # Rows whole before the lookup: cut along dim, every activation would have to be exchanged instead.
+    # The table's rows are gathered before the lookup: with rows sharded along dim, every activation
+    # would have to be exchanged instead.
     x = jnp.take(constrain(p["table"], "vocab", None), ids, axis=0)
-    # And where a sequence is cut over `tensor`, the looked-up rows are, not the table gathered.
+    # If a sequence is sharded over `tensor`, this shards the rows found and not the table.
     return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
 
 
 def unembed(p: dict, x: jax.Array) -> jax.Array:
-    """x (..., dim) -> logits (..., num) against the rows of the table, summed in float32: the softmax reads them."""
+    """Maps x (..., dim) -> logits (..., num) by the table's rows, summed in float32."""
     if isinstance(p["table"], Adapted):
         return _unembed_adapted(p["table"], x)
     if storage.stored(p["table"]):

@@ -1,13 +1,15 @@
-"""A weight with low-rank adapters: a node of the parameter tree in the place of the weight, which products know.
+"""A weight with low-rank adapters: a node in the parameter tree, which products treat as a weight.
 
-LoRA (arXiv:2106.09685): y = x W + s (x a) b. rsLoRA (arXiv:2312.03732): s = alpha / sqrt(r). DoRA (arXiv:2402.09353): each
-output's column has a trained length, and the norm that it replaces has no gradient (section 4.3). The forms are PEFT's.
+LoRA (arXiv:2106.09685): y = x W + s (x a) b. rsLoRA (arXiv:2312.03732): s = alpha / sqrt(r). DoRA
+(arXiv:2402.09353): each output column has a trained length, and the norm that this replaces has no
+gradient (section 4.3). The reference implementation is PEFT.
 
-What reads a node in another way than `linear.project`, `embed` and `unembed` do reads the merged weight: correct, and
-slower by one product of the weight's size.
+`linear.project`, `embed` and `unembed` read a node without merging it. All other code reads the
+merged weight, which costs one product of the weight's size.
 
-Shapes: `lead` are dimensions along which a weight is one of several (layers, experts); I its input dimensions, O its output
-dimensions, r rank. Of an embedding table (V, D) the input is V; a head's table (V, D) is read as its transpose.
+Shapes: `lead` are dimensions that count separate weights (layers, experts); I are the weight's
+input dimensions, O its output dimensions, r the rank. The input of an embedding table (V, D) is V;
+a head's table (V, D) is read as its transpose.
 """
 
 import dataclasses
@@ -23,17 +25,18 @@ from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.nn import cpu
 from bigmodel_jax.nn.dropout import dropout
 
-BRANCH = "adapters"  # the parameters' name for adapters: adapters/<name of an adapter>/<path of a weight>/<part>
+BRANCH = "adapters"  # the adapters' parameters are at adapters/<adapter's name>/<weight's path>/<part>
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Low:
-    """What one adapter adds to one weight; None: it has no such part.
+    """What one adapter adds to one weight; a part that the adapter lacks is None.
 
-    a: (*lead, *I, r), b: (*lead, r, *O). magnitude: (*lead, *O), how much longer a column is than the base's (DoRA).
-    whole: what a weight trained in full differs by, (*lead, *I, *O). rows: the same of the rows from `start` on, (n, D).
-    key: of the dropout of x, a key for each layer. scale: s. rate: of the dropout.
+    a: (*lead, *I, r), b: (*lead, r, *O). magnitude: (*lead, *O), a column's length minus the base's
+    (DoRA). whole: (*lead, *I, *O), the difference from the base of a weight trained in full. rows:
+    (n, D), the same for the rows from `start` on. key: the key of x's dropout, one per layer.
+    scale: s. rate: the dropout rate.
     """
 
     a: Any = None
@@ -52,7 +55,7 @@ class Low:
 class Adapted:
     """The weight w as it is stored, and its adapters, which apply one after the other.
 
-    num_in: the number of dimensions in I. turned: w is (*lead, *O, *I), a head's table.
+    num_in: the number of dimensions in I. turned: w is (*lead, *O, *I), as in a head's table.
     """
 
     w: Any
@@ -75,7 +78,7 @@ class Adapted:
         return next((leaf.dtype for leaf in jax.tree.leaves(self.low) if _is_float(leaf)), jnp.dtype(jnp.float32))
 
     def dense(self, dtype: Any = None) -> jax.Array:
-        """The merged weight."""
+        """The merged weight, (*lead, *I, *O)."""
         base = storage.dense(self.w, dtype or self.dtype)
         w = self._base(base)
         for low in self.low:
@@ -83,11 +86,15 @@ class Adapted:
                 w = w + self._product(low).astype(w.dtype)
                 lengths = self._lengths(low, base)
                 w = w if lengths is None else w * jnp.expand_dims(lengths, self._inner(low)).astype(w.dtype)
-        # A weight of its own in the program, which then computes with it what it computes with the base's.
+        # The barrier keeps the merged weight one array: all else in the program stays as the
+        # base's.
         return w if w is base else jax.lax.optimization_barrier(w)
 
     def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:
-        """x (..., *I) -> (..., *O); product(x, w, num_dims): of a weight without adapters."""
+        """Maps x (..., *I) -> (..., *O).
+
+        product(x, w, num_dims): the product with a weight without adapters.
+        """
         layered = any(low.a is not None and low.a.ndim != self.num_in + 1 for low in self.low)
         if num_dims != self.num_in or self.turned or layered:
             return product(x, self.dense(x.dtype), num_dims)
@@ -101,11 +108,14 @@ class Adapted:
             y = y + _narrow(x if low.key is None else dropout(low.rate, x, low.key), low, num_dims).astype(y.dtype)
             lengths = self._lengths(low, self.w)
             y = y if lengths is None else y * lengths.astype(y.dtype)
-        # What reads y is computed as it is of the base's product, in the same order.
+        # The barrier keeps y one array, so that later operations round as with the base's product.
         return jax.lax.optimization_barrier(y) if self.low else y
 
     def _is_merged(self, x: jax.Array, num_dims: int) -> bool:
-        """Whether a CPU device multiplies x with weight and adapter as one matrix: of float32, for it rounds as they do."""
+        """Whether a CPU device multiplies x by weight and adapter as one matrix.
+
+        Only float32 is merged, because the sum of two bfloat16 products rounds differently.
+        """
         if (
             not cpu.active()
             or len(self.low) != 1
@@ -120,9 +130,12 @@ class Adapted:
         return plain and pays and x.dtype == self.w.dtype == jnp.float32
 
     def embed(self, ids: jax.Array, look_up: Callable) -> jax.Array:
-        """The rows `ids` (...) -> (..., D); look_up(table, ids): of a table without adapters."""
+        """The rows (..., D) of ids (...).
+
+        look_up(table, ids): the lookup in a table without adapters.
+        """
         if (self.turned or self.shape[0] == 1) and any(low.a is not None for low in self.low):
-            # The rows of a table of one row are a broadcast, which the compiler fuses with what reads it, as the base's.
+            # A lookup in a table of one row is a broadcast, which the compiler fuses as the base's.
             return look_up(self.dense(), ids)
         x = look_up(self._base(self.w, rows=False), ids)
         for low in self.low:
@@ -140,11 +153,14 @@ class Adapted:
 
     @property
     def has_columns(self) -> bool:
-        """Whether logits have the form of `columns`: not those of a head with DoRA."""
+        """Whether the logits have the form of `columns`; those of a head with DoRA do not."""
         return not (self.turned and any(low.magnitude is not None for low in self.low))
 
     def columns(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """(x', w, z, c) with logits x' w^T + z c^T of x (..., D); w (V, D), z (..., n), c (V, n), n may be 0."""
+        """Returns (x', w, z, c) such that the logits of x (..., D) are x' w^T + z c^T.
+
+        w: (V, D), z: (..., n), c: (V, n); n may be 0.
+        """
         z, c = [], []
         for low in reversed(self.low):
             if low.a is None:
@@ -164,11 +180,11 @@ class Adapted:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the table that `columns` gives has no gradient."""
+        """Whether the table in `columns` has no gradient."""
         return all(low.whole is None for low in self.low)
 
     def _base(self, w: Any, rows: bool = True) -> Any:
-        """w with what is trained in full, or of whole rows."""
+        """w plus the parts that are trained in full, the rows only if `rows`."""
         for low in self.low:
             if low.whole is not None:
                 w = storage.dense(w, low.whole.dtype) + low.whole
@@ -186,18 +202,21 @@ class Adapted:
         return (product.swapaxes(-1, -2) if self.turned else product).reshape(self.shape)
 
     def _lengths(self, low: Low, w: Any) -> jax.Array | None:
-        """By what DoRA multiplies each output, (*lead, *O) float32: the trained length over the norm, which is detached."""
+        """DoRA's factor of each output, (*lead, *O) float32: trained length over detached norm."""
         if low.magnitude is None:
             return None
         w, more = storage.dense(w, jnp.float32).astype(jnp.float32), self._product(low).astype(jnp.float32)
-        # |w + more|^2 in parts, so that it has the bits of |w|^2 where there is nothing more.
+        # |w + more|^2 is summed in parts, so that it has exactly the bits of |w|^2 if `more` is 0.
         before = jnp.sum(w * w, axis=self._inner(low))
         now = jax.lax.stop_gradient(before + jnp.sum((2 * w + more) * more, axis=self._inner(low)))
-        # (|w| + magnitude) / |w + more|, whose first part is 1 then.
+        # (|w| + magnitude) / |w + more|; its first summand is then exactly 1.
         return jnp.sqrt(before / now) + low.magnitude / jnp.sqrt(now)
 
     def norms(self, low: Low) -> jax.Array:
-        """The lengths of the base's columns, (*lead, *O) float32: with `magnitude`, PEFT's magnitude vector."""
+        """The lengths of the base's columns, (*lead, *O) float32.
+
+        With `magnitude` added, they are PEFT's magnitude vector.
+        """
         w = storage.dense(self.w, jnp.float32).astype(jnp.float32)
         return jnp.sqrt(jnp.sum(w * w, axis=self._inner(low)))
 
@@ -222,7 +241,7 @@ def _operator(name: str) -> Callable:
     return lambda self, *args: getattr(self.dense(), name)(*args)
 
 
-# Python looks operators up in the class.
+# Python looks operators up in the class, so `__getattr__` does not serve them.
 for _name in (
     "getitem",
     "len",
@@ -237,7 +256,7 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _narrow(x: jax.Array, low: Low, num_dims: int) -> jax.Array:
-    """s (x a) b, the scale on what has r columns."""
+    """s (x a) b; the scale multiplies the narrow array with r columns."""
     rows, a = x.reshape(*x.shape[: x.ndim - num_dims], -1), low.a.reshape(-1, low.a.shape[-1])
     b = low.b.reshape(low.b.shape[0], -1)
     product = cpu.dense if cpu.active() else jnp.matmul
@@ -246,12 +265,12 @@ def _narrow(x: jax.Array, low: Low, num_dims: int) -> jax.Array:
 
 
 def without_adapters(params: dict) -> dict:
-    """The parameters of the base alone: the model with its adapters off."""
+    """The parameters of the base alone: the model without its adapters."""
     return only(params)
 
 
 def only(params: dict, *names: str) -> dict:
-    """The parameters with the adapters of these names on, and no others."""
+    """The parameters with the adapters of these names alone; ValueError for an unknown name."""
     base, known = {name: part for name, part in params.items() if name != BRANCH}, params.get(BRANCH, {})
     for name in names:
         if name not in known:

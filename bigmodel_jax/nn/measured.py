@@ -1,7 +1,8 @@
-"""A weight that remembers what it was multiplied with: the sums of the squares of its inputs, as the gradient of a probe.
+"""A weight that measures its inputs: the gradient of a probe is the sum of their squares.
 
-The probe of a weight (*lead, *I, *O) is (*lead, *I) and adds nothing. Its gradient, of any function of the product, is the sum
-over all rows of the square of each input: it comes out of scans over layers as gradients do, one for each layer.
+The probe of a weight (*lead, *I, *O) has the shape (*lead, *I) and does not change the output. Its
+gradient, for any loss, is the sum of each input's square over all rows. A scan over layers returns
+it per layer, as it returns gradients.
 """
 
 import dataclasses
@@ -37,6 +38,8 @@ def _forward(num_dims, x, probe):
 
 def _backward(num_dims, kept, d):
     x, probe = kept
+    # The probe's true gradient is 0, since `_seen` ignores it; the squares are returned in its
+    # place.
     squares = jnp.square(x.astype(jnp.float32)).sum(tuple(range(x.ndim - num_dims)))
     return d, squares.reshape(probe.shape).astype(probe.dtype)
 

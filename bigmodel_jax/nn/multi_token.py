@@ -1,5 +1,7 @@
-"""Multi-token prediction: modules on top of a decoder that predict one token further each (DeepSeek-V3,
-arXiv:2412.19437, section 2.2). They make the decoder's own representation plan ahead, and are left out at inference.
+"""Multi-token prediction: modules on top of a decoder, each predicting one token further.
+
+DeepSeek-V3, arXiv:2412.19437, section 2.2. The modules make the decoder's own states plan ahead;
+inference omits them.
 
 Shapes: B batch, T tokens, D embed, V vocab, M modules.
 """
@@ -15,7 +17,7 @@ from bigmodel_jax.nn.head import Head, cross_entropy
 
 
 def spec(block_spec: Tree, dim: int, *, init: Init) -> Tree:
-    """One module: a block, and what makes its input of a token and a hidden state, each normed; the output, too."""
+    """One module: a block, three norms, and "merge" (2 D, D) of a token and a hidden state."""
     merge = linear.linear_spec(2 * dim, dim, axes=("embed", None), init=init)
     return block_spec | {"merge": merge} | {n: norm.rms_spec(dim) for n in ("embed_norm", "hidden_norm", "norm")}
 
@@ -32,11 +34,12 @@ def hidden(
     remat: stack.Remat = "none",
     unroll: bool = False,
 ) -> tuple[jax.Array, Tree]:
-    """(M, B, T, D) to unembed, and the blocks' further outputs, stacked; p: M stacked modules.
+    """Returns (states (M, B, T, D) to unembed, the blocks' further outputs, stacked).
 
-    Module k (from 1) reads at place i the state before it at i and the token at i + k, so its logits are for i + k + 1.
-    block(p, x, segments) -> (x, further); segments are 0 where i + k lies in no or another document. Places before i
-    are then never 0, so that what a place with a token sees is as if the document stood alone.
+    p: M stacked modules. Module k, counted from 1, reads at place i the previous state at i and the
+    token at i + k, so that its logits predict the token at i + k + 1. block(p, x, segments) -> (x,
+    further); segments are 0 where place i + k is outside the document. Such places end a document,
+    so that all other places compute what they would if the document stood alone.
     """
 
     def body(p, h, xs):
@@ -46,24 +49,28 @@ def hidden(
         h = norm.rms(p["norm"], h, eps=eps)
         return h, (h, further)
 
+    # Module k reads the tokens k places further on.
     ahead = range(1, len(p["norm"]["scale"]) + 1)
     xs = jnp.stack([shift(tokens_BT, k) for k in ahead]), jnp.stack([segments_ahead(segments_BT, k) for k in ahead])
     return stack.sequential(body, p, hidden_BTD, xs, remat=remat, unroll=unroll)[1]
 
 
 def shift(x_BT: jax.Array, n: int) -> jax.Array:
-    """What stands n places further on; 0 past the end."""
+    """x (B, T) moved n places to the left; 0 past the end."""
     return jnp.pad(x_BT[:, n:], ((0, 0), (0, min(n, x_BT.shape[1]))))
 
 
 def segments_ahead(segments_BT: jax.Array, n: int) -> jax.Array:
-    """Each place's segment where it holds n places further on, else 0."""
+    """Returns (B, T): each place's segment if the place n further on belongs to it, else 0."""
     return jnp.where(shift(segments_BT, n) == segments_BT, segments_BT, 0)
 
 
 def loss(head: Head, targets_BT: jax.Array, weights_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
-    """Cross-entropy summed over the targets with weight that a module can predict, averaged over modules, divided by
-    the weight of all targets: targets[i] follows the token at i, as for the decoder itself. head.x: (M, B, T, D)."""
+    """The modules' mean cross-entropy, divided by the weight of all the decoder's targets.
+
+    Only targets that a module can predict count. targets[i] follows the token at i, as for the
+    decoder itself. head.x: (M, B, T, D); all others (B, T).
+    """
     ahead = range(1, len(head.x) + 1)
     targets = jnp.stack([shift(targets_BT, k) for k in ahead])
     weights = jnp.stack([shift(weights_BT, k) * (segments_ahead(segments_BT, k) > 0) for k in ahead])

@@ -1,4 +1,7 @@
-"""Normalisation over the last dimension; statistics in float32, since bfloat16 loses the mean of many squares."""
+"""Normalisation over the last dimension.
+
+Statistics are float32, because a mean of many squares loses its low bits in bfloat16.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +11,15 @@ from bigmodel_jax.nn import recompute
 
 
 def rms_spec(dim: int) -> dict[str, Param]:
+    """scale (dim,)."""
     return {"scale": Param((dim,), ("embed",), ones())}
 
 
 def rms(p: dict, x: jax.Array, *, eps: float = 1e-5, offset: float = 0.0) -> jax.Array:
-    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467), times scale + `offset` (1 where scales are kept around 0, Gemma).
+    """RMSNorm (Zhang & Sennrich, arXiv:1910.07467) of x (..., dim), times scale + `offset`.
 
-    The mean is taken over the dimensions that the scale has: the last one, or all heads of a token together (OLMo 2).
+    offset is 1 where scales are stored around 0 (Gemma). The mean runs over the scale's dimensions:
+    the last one, or all heads of a token (OLMo 2).
     """
     axes = tuple(range(-p["scale"].ndim, 0))
 
@@ -27,11 +32,12 @@ def rms(p: dict, x: jax.Array, *, eps: float = 1e-5, offset: float = 0.0) -> jax
 
 
 def layer_spec(dim: int) -> dict[str, Param]:
+    """scale (dim,) and bias (dim,)."""
     return {"scale": Param((dim,), ("embed",), ones()), "bias": Param((dim,), ("embed",), zeros())}
 
 
 def layer(p: dict, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
-    """LayerNorm (Ba et al., arXiv:1607.06450)."""
+    """LayerNorm (Ba et al., arXiv:1607.06450) of x (..., dim)."""
 
     def fn(x, scale, bias):
         x32 = x.astype(jnp.float32)

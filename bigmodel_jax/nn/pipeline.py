@@ -1,12 +1,16 @@
-"""Pipeline parallelism over the `stage` axis: GPipe (arXiv:1811.06965) and, with several rounds, the interleaved
-schedule (arXiv:2104.04473), also called circular. The loss is inside the pipeline in 1F1B (training/pipeline).
+"""Pipeline parallelism over the `stage` axis: GPipe and, with several rounds, interleaved stages.
 
-All stages compute at once, each its own layers on its own microbatch: one program over a leading dimension that lies on
-`stage`. After every tick a microbatch moves on to the next stage, and from the last to the first for its next round.
-Microbatches enter in waves of as many as there are stages, and a wave goes all its rounds before the next one enters, so
-that none ever waits. Of `ticks` ticks a stage idles in n - 1, a share of (n - 1) / (m r + n - 1).
+GPipe: arXiv:1811.06965. The interleaved schedule (arXiv:2104.04473) is also called circular. In the
+1F1B schedule (training/pipeline), the loss is inside the pipeline.
 
-Shapes: n stages, r rounds, l layers of a stage in one round, m microbatches, k = m / n waves, b rows of a microbatch.
+All stages compute at once, each its own layers on its own microbatch: the program has a leading
+dimension that is sharded over `stage`. After every tick a microbatch moves to the next stage, and
+from the last stage to the first for its next round. Microbatches enter in waves of n. A wave
+completes all its rounds before the next one enters, so that no microbatch waits. A stage idles in n
+- 1 ticks, a share of (n - 1) / (m r + n - 1).
+
+Shapes: n stages, r rounds, l layers of a stage in one round, m microbatches, k = m / n waves, b
+rows of a microbatch.
 """
 
 import dataclasses
@@ -32,18 +36,19 @@ def active() -> bool:
 
 
 def ticks(stages: int, microbatches: int, rounds: int) -> int:
+    """The number of ticks of one pass through the pipeline."""
     return microbatches * rounds + stages - 1
 
 
 def run(
     layers: Callable, stacked: Any, x: Any, xs: Any, shared: tuple, kept: Callable | None = None
 ) -> tuple[Any, Any]:
-    """`layers(stacked, x, xs, shared=...) -> (x, ys)`, a scan over layers, cut into stages; same arguments, same results.
+    """Runs `layers(stacked, x, xs, shared=...) -> (x, ys)`, a scan over layers, in stages.
 
-    kept: the remat policy of what `layers` keeps for the backward pass, None for everything.
-
-    Every leaf of x and `shared` has the batch as its dimension 0, and a microbatch takes its rows of each. ys are sums over
-    rows: those of the microbatches are added. Keys of random numbers in xs differ by microbatch.
+    The arguments and results are those of the scan. kept: the remat policy of `layers`; None keeps
+    everything. Dimension 0 of every leaf of x and `shared` is the batch, and a microbatch takes its
+    rows of each. ys are sums over rows, and those of the microbatches are added. Random keys in xs
+    differ by microbatch.
     """
     mesh, _, parallel = sharding.current()
     n, r = mesh.shape["stage"], parallel.pipeline_rounds
@@ -56,7 +61,7 @@ def run(
     distinct = [shared_leaves[i] for i in once]
 
     def stage(number, weights, xs, x, travelling):
-        """What one stage does in one tick; number: of the microbatch, its round."""
+        """One stage in one tick; number: (microbatch, its round)."""
         microbatch, round_ = number
         of_round = jax.tree.map(lambda w: w[0] if r == 1 else w[round_], (weights, xs))
         weights, xs = checkpoint_name(of_round[0], OF_ROUND), own_keys(of_round[1], microbatch)
@@ -66,7 +71,7 @@ def run(
 
     if parallel.pipeline_remat:
         stage = jax.checkpoint(stage, prevent_cse=False)
-    elif r > 1:  # the copy of a round's weights is not kept for every tick
+    elif r > 1:  # without this policy, every tick would keep a copy of its round's weights
         kept = kept or jax.checkpoint_policies.save_anything_except_these_names(OF_ROUND)
         stage = jax.checkpoint(stage, prevent_cse=False, policy=kept)
     stages = jax.vmap(stage, in_axes=(0, 1, 1, 0, 0), spmd_axis_name="stage")
@@ -79,30 +84,34 @@ def run(
 
 
 def shared_once(leaves: list) -> tuple[list[int], list[int]]:
-    """What is shared twice travels once: (numbers of the leaves that do, the place among them of each leaf)."""
+    """Returns (indices of distinct leaves, each leaf's place among them).
+
+    An array that is shared twice travels once.
+    """
     once = [i for i, leaf in enumerate(leaves) if not any(leaf is earlier for earlier in leaves[:i])]
     return once, [next(k for k, i in enumerate(once) if leaves[i] is leaf) for leaf in leaves]
 
 
-# ------------------------------------------------------------------------------------------------ schedule
+# ----------------------------------------------------------------------------------------- schedule
 
 
 def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) -> tuple[list, Any]:
-    """All ticks; x and shared (n, k, b, ...) -> x after the last layer (n, k, b, ...), ys (r, n, l, ...).
+    """Runs all ticks: returns (x after the last layer (n, k, b, ...), ys (r, n, l, ...)).
 
-    Microbatch i is at home at stage i % n, the i // n -th there. A wave is taken from home into `inbox`, which turns towards
-    the first stage; what leaves the last stage turns in `outbox` until the whole wave is back at home.
+    x, shared: (n, k, b, ...). Microbatch i is stored at stage i % n as its entry i // n. A wave is
+    copied into `inbox`, which rotates towards the first stage. The last stage's outputs rotate in
+    `outbox` until the whole wave is back where it is stored.
     """
     period, stage, leaves = n * r, jnp.arange(n), x + shared
 
     def tick(carry, t):
         state, inbox, out, outbox, ys = carry
-        first = t % period  # how far the first stage is in its wave
+        first = t % period  # the first stage's progress in its wave
         wave = jnp.minimum(t // period, m // n - 1)
         inbox = [jnp.where(first == 0, of_wave(a, wave), b) for a, b in zip(leaves, inbox, strict=True)]
         entering = (stage == 0) & (first < n)
         state = [where(entering, a, b) for a, b in zip(inbox, state, strict=True)]
-        # Place of each stage in the order of all (wave, round, microbatch).
+        # Each stage's index in the order of all (wave, round, microbatch).
         place = t - stage
         valid = (place >= 0) & (place < m * r)
         place = jnp.clip(place, 0, m * r - 1)
@@ -111,14 +120,15 @@ def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) 
         at_round = (jnp.arange(r)[:, None] == round_) & valid
         ys = jax.tree.map(lambda a, y: a + where(at_round, y[None], jnp.zeros_like(y[None])), ys, new_ys)
         outbox = [where(stage == n - 1, a, b) for a, b in zip(done, outbox, strict=True)]
-        # Written at every tick: the wave's last one stays.
+        # Every tick overwrites the wave's entry, so that the last tick's value stays.
         out = [
             jax.lax.dynamic_update_index_in_dim(a, b, place[-1] // period, 1) for a, b in zip(out, outbox, strict=True)
         ]
         state = [turn(a, 1) for a in [*done, *state[len(x) :]]]
         return (state, [turn(a, -1) for a in inbox], out, [turn(a, -1) for a in outbox], ys), None
 
-    # Stages that wait compute on rows of the batch, not on zeros: whatever they find is finite, and left out.
+    # Waiting stages compute on rows of the batch and not on zeros, so that their results are
+    # finite; the results are discarded.
     waiting = [of_wave(a, 0) for a in leaves]
     _, of_tick = jax.eval_shape(compute, (stage, stage), waiting[: len(x)], waiting[len(x) :])
     ys = jax.tree.map(lambda y: pin(jnp.zeros((r, *y.shape), y.dtype), 1), of_tick)
@@ -128,28 +138,30 @@ def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) 
 
 
 def of_wave(a: jax.Array, wave: jax.Array | int) -> jax.Array:
+    """The entries (n, b, ...) of one wave of a (n, k, b, ...)."""
     return jax.lax.dynamic_index_in_dim(a, wave, 1, keepdims=False)
 
 
 def where(of_stage: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """`jnp.where` with a condition (n,), one per stage, broadcast over other dimensions."""
     return jnp.where(of_stage.reshape(*of_stage.shape, *[1] * (b.ndim - of_stage.ndim)), a, b)
 
 
 def turn(a: jax.Array, by: int) -> jax.Array:
-    """Every stage's piece to the stage `by` further on, around: one collective-permute."""
+    """Moves every stage's piece `by` stages further, cyclically, by one collective-permute."""
     n = len(a)
     pairs = [(i, (i + by) % n) for i in range(n)]
     return by_stage(functools.partial(jax.lax.ppermute, axis_name="stage", perm=pairs), P("stage"), P("stage"))(a)
 
 
 def by_stage(fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """`fn` of each stage's own pieces; the other axes are left to the compiler."""
+    """`fn` on each stage's own pieces; the compiler partitions the other axes."""
     specs = {"in_specs": in_specs, "out_specs": out_specs}
     return jax.shard_map(fn, mesh=sharding.current_mesh(), axis_names={"stage"}, check_vma=False, **specs)
 
 
 def own_keys(xs: Any, microbatch: jax.Array) -> Any:
-    """Keys of random numbers (l,) folded with the microbatch's number; everything else as it is."""
+    """Random keys (l,) folded with the microbatch's number; all other leaves unchanged."""
 
     def own(leaf):
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -159,11 +171,14 @@ def own_keys(xs: Any, microbatch: jax.Array) -> Any:
     return jax.tree.map(own, xs)
 
 
-# ------------------------------------------------------------------------------------------------ layout
+# ------------------------------------------------------------------------------------------- layout
 
 
 def inside():
-    """Inside the layers the rows of a microbatch lie on the axes that are left, and there is no second pipeline."""
+    """A context in which rows of a microbatch are sharded over the axes other than `stage`.
+
+    Inside it, no second pipeline starts.
+    """
     mesh, rules, parallel = sharding.current()
     batch = tuple(axis for axis in sharding.axis_names(rules.batch) if axis != "stage")
     rules = dataclasses.replace(rules, batch=batch)
@@ -171,13 +186,13 @@ def inside():
 
 
 def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
-    """Dimension `dim` on the stages; those after it as `more` says, all others as the compiler finds best."""
+    """Shards dimension `dim` over the stages, those after it as `more` says, others freely."""
     free = P.UNCONSTRAINED
     return sharding.pin(a, P(*[free] * dim, "stage", *more, *[free] * (a.ndim - dim - 1 - len(more))))
 
 
 def home(a: jax.Array, n: int, m: int) -> jax.Array:
-    """(B, ...) -> (n, k, b, ...); each device keeps the rows it holds."""
+    """Maps (B, ...) -> (n, k, b, ...); each device keeps the rows that it holds."""
     a = a.reshape(n, a.shape[0] // m, m // n, *a.shape[1:])
     return pin(jnp.moveaxis(a, 2, 1), 0, None, sharding.fitting_spec(a.shape[1:2], "batch")[0])
 
@@ -188,10 +203,11 @@ def _away(a: jax.Array) -> jax.Array:
 
 
 def deal(w: jax.Array, n: int, r: int) -> jax.Array:
-    """Layers (L, ...), stored in their order over the stages, to (r, n, l, ...): round j of stage s has group j n + s.
+    """Maps layers (L, ...) -> (r, n, l, ...): round j of stage s has group j n + s.
 
-    Stored so, a run can go on with other stages and rounds. With several rounds the groups change hands, once a step: a
-    stage sends at most all it holds, the part of it that the other axes leave it.
+    The layers are stored in order over the stages, which lets a run continue with other numbers of
+    stages and rounds. With several rounds the groups are exchanged once a step; a stage sends at
+    most its own shard of the weights.
     """
     w = w.reshape(n, r, -1, *w.shape[1:])
     if r == 1:
@@ -210,7 +226,10 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
 
 
 def moves(n: int, r: int) -> list[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
-    """The exchanges that `deal` needs: (from, to) pairs, and by stage the slot sent and the slot filled (r: none)."""
+    """The exchanges that `deal` needs: (from, to) pairs, and each stage's slots sent and filled.
+
+    A filled slot of r means none.
+    """
     out = []
     for distance in range(n):
         of_stage = [[k for k in range(r) if (s * r + k) % n == (s + distance) % n] for s in range(n)]

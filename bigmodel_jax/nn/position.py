@@ -1,4 +1,4 @@
-"""Rotary position embedding, and the ways in which published models stretch it to longer contexts."""
+"""Rotary position embedding, and its extensions to longer contexts."""
 
 import dataclasses
 import math
@@ -13,10 +13,11 @@ from bigmodel_jax.core.ranges import Count, NonNegative, Positive
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How frequencies change for contexts longer than those of pretraining; `factor` times longer.
+    """How rotary frequencies change for contexts `factor` times longer than those of pretraining.
 
-    linear: all divided by factor (arXiv:2306.15595). llama3: the slow ones (Llama 3.1). yarn: the slow ones, with a
-    linear ramp between, and logits made sharper (arXiv:2309.00071).
+    kind: linear divides all frequencies by factor (arXiv:2306.15595). llama3 divides the low ones
+    (Llama 3.1). yarn divides the low ones, with a linear ramp to the others, and sharpens attention
+    (arXiv:2309.00071). original_max_seq_len: context length of pretraining, in tokens.
     """
 
     kind: Literal["none", "linear", "llama3", "yarn"] = "none"
@@ -24,10 +25,10 @@ class RopeScaling:
     original_max_seq_len: Count = 8192
     low_freq_factor: Positive = 1.0  # llama3: wavelengths above original_max_seq_len / this are divided by factor
     high_freq_factor: Positive = 4.0  # llama3: wavelengths below original_max_seq_len / this are kept
-    beta_fast: Positive = 32.0  # yarn: turns over the original context from which on a frequency is kept
-    beta_slow: Positive = 1.0  # yarn: turns up to which a frequency is divided by factor
-    attention_factor: NonNegative = 0.0  # yarn: multiplies cos and sin; 0 = 0.1 ln(factor) + 1
-    truncate: bool = True  # yarn: the ramp's ends at whole dimensions
+    beta_fast: Positive = 32.0  # yarn: frequencies of more turns over the original context than this are kept
+    beta_slow: Positive = 1.0  # yarn: frequencies of fewer turns than this are divided by factor
+    attention_factor: NonNegative = 0.0  # yarn: factor of cos and sin; 0 = 0.1 ln(factor) + 1
+    truncate: bool = True  # yarn: whether the ramp's ends are rounded to whole dimensions
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling = RopeScaling()) -> np.ndarray:
@@ -45,43 +46,48 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling = RopeScaling(
 def _llama3(frequency, s: RopeScaling):
     wavelength = 2 * math.pi / frequency
     smooth = (s.original_max_seq_len / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    # 0: a low frequency, which is divided; 1: a high one, which is kept.
     smooth = np.clip(smooth, 0.0, 1.0)
     return (1 - smooth) * frequency / s.factor + smooth * frequency
 
 
 def _yarn(frequency, head_dim: int, theta: float, s: RopeScaling):
     def dimension(turns: float) -> float:
-        """The pair that turns so often over the original context."""
+        """The index of the pair that makes `turns` turns over the original context."""
         return head_dim * math.log(s.original_max_seq_len / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = dimension(s.beta_fast), dimension(s.beta_slow)
     if s.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    # Both ends may lie beyond the last dimension: then high < low, and every frequency is divided, as in transformers.
+    # Both ends may lie beyond the last dimension. Then high < low, and every frequency is divided,
+    # as in transformers.
     width = high - low or 0.001
     ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / width, 0.0, 1.0)
     return frequency / s.factor * ramp + frequency * (1 - ramp)
 
 
 def attention_factor(scaling: RopeScaling) -> float:
-    """What cos and sin are multiplied by."""
+    """The factor of cos and sin."""
     if scaling.kind != "yarn":
         return 1.0
     return scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
 
 
 def mscale(factor: float, weight: float) -> float:
-    """How much sharper attention is made for a context `factor` times longer, where a model weighs it (DeepSeek)."""
+    """The factor that sharpens attention in a context `factor` times longer (DeepSeek).
+
+    weight: the model's field mscale or mscale_all_dim.
+    """
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def rope_angles(
     positions: jax.Array, head_dim: int, *, theta: float = 10_000.0, scaling: RopeScaling = RopeScaling()
 ) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin), each (B, T, 1, head_dim/2); positions (B, T) int.
+    """Returns (cos, sin), each (B, T, 1, head_dim/2); positions (B, T) int.
 
-    float32: at position 4096 bfloat16 would round the angle by up to 16 radians.
+    The angle is float32: at position 4096, bfloat16 would round it by up to 16 radians.
     """
     angle = positions[..., None, None].astype(jnp.float32) * frequencies(head_dim, theta, scaling)
     factor = attention_factor(scaling)
@@ -89,10 +95,11 @@ def rope_angles(
 
 
 def rope(x: jax.Array, angles: tuple[jax.Array, jax.Array], *, interleaved: bool = False) -> jax.Array:
-    """Rotates x (B, T, heads, head_dim) by its positions; Su et al., arXiv:2104.09864.
+    """Rotates x (B, T, heads, head_dim) by its positions (Su et al., arXiv:2104.09864).
 
-    Pairs are (i, i + head_dim/2), as in Hugging Face's Llama; interleaved: (2i, 2i + 1), as in the paper. Where angles
-    hold fewer dimensions than a head has, its first ones are rotated and the others stay (arXiv:2204.06745).
+    Pairs are (i, i + head_dim/2), as in Hugging Face's Llama; interleaved: (2i, 2i + 1), as in the
+    paper. If the angles cover fewer dimensions than a head has, its first dimensions are rotated
+    and the others are not (arXiv:2204.06745).
     """
     cos, sin = angles
     if 2 * cos.shape[-1] < x.shape[-1]:
@@ -108,10 +115,10 @@ def rope(x: jax.Array, angles: tuple[jax.Array, jax.Array], *, interleaved: bool
 
 
 def sinusoids(num: int, dim: int) -> np.ndarray:
-    """Position vectors (num, dim) float32: sin(position / 10000^(2i / dim)) in the first half, cosines in the second.
+    """Position vectors (num, dim) float32: sin(position / 10000^(2i / dim)), then cosines.
 
-    Vaswani et al., arXiv:1706.03762, section 3.5, in Marian's order. Computed in float64: at position 1000 the angle in
-    float32 would be off by 6e-5.
+    Vaswani et al., arXiv:1706.03762, section 3.5, in Marian's order. They are computed in float64:
+    in float32 the angle at position 1000 would be off by 6e-5.
     """
     angle = np.arange(num)[:, None] / 10_000.0 ** (np.arange(0, dim, 2) / dim)
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)

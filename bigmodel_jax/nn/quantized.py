@@ -1,12 +1,13 @@
 """Products with a weight in 8 bits: int8 or float8 operands, sums in int32 or float32.
 
-Both operands are scaled as they come (no calibration, no state): each row of the activations and each column of the weight
-by its own largest value, so that one outlier costs its own row alone. Rounding is straight through: gradients are those of
-the product without it (Bengio et al., arXiv:1308.3432). Of the three products of a training step two are in 8 bits, the
-output and the gradient of the input; the gradient of the weight, whose sum runs over all tokens of the batch and whose
-noise would end in the weights, stays in the dtype of the operands: SwitchBack (Wortsman et al., arXiv:2304.13013).
-float8: values in e4m3, gradients in e5m2 (Micikevicius et al., arXiv:2209.05433). The same scheme, int8 with dynamic
-channel-wise scales, is AQT's (github.com/google/aqt) and Qwix's.
+Both operands are scaled dynamically, without calibration or state: each row of the activations and
+each column of the weight by its own largest value, so that an outlier affects its own row alone.
+Gradients ignore the rounding (straight-through estimator, Bengio et al., arXiv:1308.3432). A
+training step has three products. The output and the gradient of the input are computed in 8 bits.
+The gradient of the weight stays in the operands' dtype, because it sums over all tokens and its
+noise would end in the weights: SwitchBack (Wortsman et al., arXiv:2304.13013). float8 has e4m3 for
+values and e5m2 for gradients (Micikevicius et al., arXiv:2209.05433). The reference implementations
+of int8 with dynamic channel-wise scales are AQT (github.com/google/aqt) and Qwix.
 """
 
 import functools
@@ -23,10 +24,14 @@ GRADIENTS = {"int8": jnp.int8, "float8": jnp.float8_e5m2}
 
 
 def quantize(x: jax.Array, dims: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
-    """(x / scale in `dtype`, scale): one float32 scale, over `dims`, that the largest value just fits; dims kept as 1."""
+    """Returns (x / scale in `dtype`, scale), where scale is float32.
+
+    The largest value over `dims` sets the scale, which keeps `dims` as dimensions of size 1.
+    """
     info = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
     x = x.astype(jnp.float32)
     top = jnp.max(jnp.abs(x), axis=dims, keepdims=True)
+    # Zeros have the scale 1, so that nothing is divided by 0.
     scale = jnp.where(top > 0, top / float(info.max), 1.0)
     x = jnp.clip(x / scale, -float(info.max), float(info.max))
     return (jnp.round(x) if jnp.issubdtype(dtype, jnp.integer) else x).astype(dtype), scale
@@ -34,7 +39,7 @@ def quantize(x: jax.Array, dims: tuple[int, ...], dtype) -> tuple[jax.Array, jax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def project(kind: Kind, num_dims: int, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Contracts the last `num_dims` dimensions of x with the first ones of w, as `linear.project` does."""
+    """Contracts the last `num_dims` dimensions of x with the first ones of w, in 8 bits."""
     return _forward(kind, num_dims, x, w)[0]
 
 
@@ -57,7 +62,7 @@ project.defvjp(_forward, _backward)
 
 
 def project_stored(num_dims: int, x: jax.Array, w: Channeled) -> jax.Array:
-    """`project` with a weight that is in int8 already: int8 by int8, summed in int32. No gradient is computed."""
+    """`project` with a weight stored in int8: int8 by int8, summed in int32. It has no gradient."""
     inner = tuple(range(x.ndim - num_dims, x.ndim))
     if w.activation is None:
         rows = quantize(x, inner, jnp.int8)

@@ -1,4 +1,4 @@
-"""Functions whose gradient keeps what they are made of, and computes the rest again."""
+"""Functions whose gradient keeps their arguments and recomputes everything else."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,13 @@ from bigmodel_jax.nn import cpu
 
 
 def from_arguments(fn: Callable) -> Callable:
-    """`fn`, whose gradient keeps its arguments alone: for what is cheap beside reading what it would keep.
+    """`fn` whose gradient keeps its arguments alone and computes `fn` again.
 
-    Automatic differentiation keeps the factors of every product: of a norm two float32 arrays where x is one in bfloat16,
-    of silu(gate) * up six where there are two, of a softmax four of its size. No compiler undoes that across a loop over
-    layers. Not on a CPU device, whose steps are small and which computes slower than it reads.
+    It suits a `fn` that is cheap beside reading its residuals. Autodiff keeps the factors of every
+    product: two float32 arrays for a norm whose input is one bfloat16 array, six arrays for
+    silu(gate) * up, and four arrays of a softmax's size. No compiler removes them across a loop
+    over layers. On a CPU device `fn` is used unchanged: its steps are small, and it computes slower
+    than it reads.
     """
     again = jax.checkpoint(fn, prevent_cse=False)
 

@@ -1,4 +1,4 @@
-"""A function of one device's shards, called from a program that the compiler partitions."""
+"""Calls a function of one device's shards from a program that the compiler partitions."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,10 @@ from bigmodel_jax.core import sharding
 
 
 def run(fn: Callable, in_specs: tuple, out_specs: P, *args):
-    """`fn(*args)` on every device's shards of the arguments; without a mesh, or on a mesh of one device, `fn` itself.
+    """`fn(*args)` on every device's shards of the arguments; on a single device, `fn` itself.
 
-    Where some axes are divided by hand already (a pipeline's stages), the others are here, and specs may still name all.
+    If some axes are manual already (a pipeline's stages), the others become manual here; the specs
+    may still name all axes.
     """
     mesh = sharding.current_mesh()
     if mesh is None or mesh.size == 1:
@@ -28,5 +29,5 @@ def run(fn: Callable, in_specs: tuple, out_specs: P, *args):
 
 
 def _without(spec: P, axes: frozenset[str]) -> P:
-    """The spec with these mesh axes left out."""
+    """The spec without these mesh axes."""
     return P(*(tuple(a for a in sharding.axis_names(dim) if a not in axes) or None for dim in spec))

@@ -1,4 +1,4 @@
-"""Running a stack of equal layers whose parameters lie stacked along dimension 0."""
+"""Runs a stack of equal layers, whose parameters are stacked along dimension 0."""
 
 import dataclasses
 import functools
@@ -13,7 +13,8 @@ from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.nn import kept, pipeline, taps
 from bigmodel_jax.nn.lora import BRANCH
 
-# What a layer keeps for its backward pass beside its input, or, offloaded, in the host's memory; the rest is computed again.
+# The activations that a layer keeps for its backward pass besides its input, on the device (SAVED)
+# or in host memory (OFFLOADED). All others are recomputed.
 SAVED = {
     "save_attn": (kept.ATTN,),
     "save_qkv_attn": (kept.QKV, kept.ATTN),
@@ -27,7 +28,7 @@ OFFLOADED = {
 
 
 def _offload(names: tuple[str, ...]):
-    """The tensors of these names go to the host's memory and come back for the backward pass."""
+    """A policy that moves the tensors of these names to host memory until the backward pass."""
     return jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[], names_which_can_be_offloaded=names, offload_src="device", offload_dst="pinned_host"
     )
@@ -52,12 +53,14 @@ def run(
     remat: Remat = "none",
     unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """Applies `block(layer_params, x, layer_xs, *shared) -> (x, ys)` layer by layer; returns (x, stacked ys).
+    """Applies `block(layer_params, x, layer_xs, *shared) -> (x, ys)` to every layer.
 
-    shared: whatever else has the batch as dimension 0 (positions, a memory): the block must not close over it. In a step
-    for several stages the layers run as a pipeline (pipeline.py), and ys must then be sums over rows.
-    remat: which activations are recomputed in the backward pass, and which wait for it in the host's memory.
-    unroll: one copy of the layer in the program per layer, instead of one in a loop; so it is, too, for layers `apart`.
+    Returns (x, stacked ys). shared: all other inputs with the batch as dimension 0 (positions, an
+    encoder's output); the block must not close over them. In a step for several stages the layers
+    run as a pipeline (pipeline.py), and ys must be sums over rows. remat: which activations the
+    backward pass recomputes, or fetches from host memory. unroll: the program has one copy of the
+    layer per layer instead of a loop; unstacked layers (`apart`) are always unrolled. Raises
+    ValueError if taps are asked for in a pipeline.
     """
     layers = functools.partial(sequential, block, remat=remat, unroll=unroll)
     if not pipeline.active():
@@ -68,7 +71,7 @@ def run(
 
 
 def _kept(remat):
-    """The policy of all that layers keep: what POLICIES say, and the input of each, which is not theirs to say."""
+    """The policy of all that layers keep: that of POLICIES, and each layer's input."""
     if remat == "none" or remat in OFFLOADED:
         return POLICIES.get(remat)
     inputs = jax.checkpoint_policies.save_only_these_names(kept.INPUT)
@@ -85,7 +88,7 @@ def sequential(
     remat: Remat = "none",
     unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """`run`, and never a pipeline: for layers that every stage holds, and for ys that are no sums."""
+    """`run` without a pipeline, for layers that every stage holds, and for ys that are not sums."""
     block, without_taps = taps.watch(block)
 
     def body(p, x, xs, *shared):
@@ -99,7 +102,8 @@ def sequential(
     if isinstance(stacked, tuple):
         layers = zip(stacked, _by_layer(xs, len(stacked)), strict=True)
     elif unroll:
-        # Not scan's own `unroll`: split once, the layers' gradients come back by one concatenation.
+        # scan's own `unroll` would slice per layer. Unstacked once, the layers' gradients are
+        # joined by one concatenation.
         layers = unstack((stacked, xs))
     else:
         return without_taps(jax.lax.scan(step, x, (stacked, xs)))
@@ -113,22 +117,24 @@ def sequential(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Apart:
-    """What each layer of layers `apart` takes or gives, one by one: stacked, it would be copied in every turn of a loop.
+    """Inputs or outputs of unstacked layers, one per layer.
 
-    It stands in the tuple of a stack's xs, and what layers return in its place of ys stays apart as well."""
+    If they were stacked, every turn of a loop would copy them. An `Apart` stands in the tuple of a
+    stack's xs, and the layers' results in its place are unstacked too.
+    """
 
     layers: tuple
 
 
 def _by_layer(xs: Any, num: int) -> Any:
-    """xs of each layer."""
+    """The xs of each layer."""
     if not _some_apart(xs):
         return unstack(xs) or [xs] * num
     return zip(*(x.layers if isinstance(x, Apart) else unstack(x) or [x] * num for x in xs), strict=True)
 
 
 def _joined(xs: Any, ys: list) -> Any:
-    """The ys of all layers, stacked where xs were."""
+    """The ys of all layers, stacked where the xs were stacked."""
     if not _some_apart(xs):
         return _stacked(*ys)
     parts = zip(xs, zip(*ys, strict=True), strict=True)
@@ -144,22 +150,25 @@ def _stacked(*trees: Any) -> Any:
 
 
 def unstack(tree: Any) -> tuple:
-    """The layers of a tree one by one; of a tree without leaves, none."""
+    """The layers of a stacked tree, one by one; () for a tree without leaves."""
     leaves, treedef = jax.tree.flatten(tree)
     return tuple(jax.tree.unflatten(treedef, layer) for layer in zip(*map(jnp.unstack, leaves), strict=True))
 
 
 def num_layers(stacked: Any) -> int:
+    """The number of layers of a stack, stacked or not."""
     return len(stacked) if isinstance(stacked, tuple) else jax.tree.leaves(stacked)[0].shape[0]
 
 
 def apart(spec: Tree, params: Tree) -> Tree:
-    """`params` with a tuple of layers for each stack of them: for a loop around `run`, which would otherwise copy every
-    layer out of its stack in every turn (XLA's CPU backend does)."""
+    """`params` with every stack of layers unstacked into a tuple, for a loop around `run`.
+
+    XLA's CPU backend would otherwise copy every layer out of its stack in every turn of the loop.
+    """
     if isinstance(spec, Param):
         return params
     inside = jax.tree.leaves(spec, is_leaf=lambda x: isinstance(x, Param))
     if inside and all(p.axes[:1] == ("layers",) for p in inside):
         return unstack(params)
-    # Adapters are small, and lie by weights: they are cut where the weights are (models/adapted.py).
+    # Adapters are small and stored per weight; models/adapted.py unstacks them with the weights.
     return {name: part if name == BRANCH else apart(spec[name], part) for name, part in params.items()}

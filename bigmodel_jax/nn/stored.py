@@ -1,8 +1,9 @@
-"""Functions of constants as they are stored (core/storage.py), whose dense values no backward pass keeps.
+"""Functions of stored constants (core/storage.py) whose backward pass keeps no dense weight.
 
-A dense weight that is made from a constant depends on nothing that is differentiated. Automatic differentiation
-therefore computes it once, in the forward pass, and keeps it for the backward pass; in a scan over layers it keeps the
-dense weights of all layers, which is the whole model. Here each pass makes them for itself.
+A dense weight made of a constant depends on nothing that is differentiated. Autodiff therefore
+computes it in the forward pass and keeps it for the backward pass. In a scan over layers it would
+keep the dense weights of all layers, which is the whole model. Here each pass makes the dense
+weight again.
 """
 
 import functools
@@ -19,8 +20,11 @@ from bigmodel_jax.nn.lora import Adapted
 
 
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
-    """`product(x, w, num_dims)` of the dense weight, which must be linear in x for the backward pass: it sees no x."""
-    if node.scales is None and node.values.dtype == x.dtype:  # as it is stored, it is dense
+    """`product(x, w, num_dims)` with the dense weight.
+
+    It must be linear in x, because the backward pass has no x.
+    """
+    if node.scales is None and node.values.dtype == x.dtype:  # the stored form is dense already
         return product(x, node.values, num_dims)
     if _few_rows(num_dims, x, node):
         return project_as_stored(num_dims, x, node)
@@ -28,7 +32,10 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
 
 
 def _few_rows(num_dims: int, x: jax.Array, node: Blocked) -> bool:
-    """Whether scaled inputs are smaller than a dense weight, as in decoding; a CPU multiplies no mixed types fast."""
+    """Whether scaled inputs are smaller than a dense weight, as in decoding.
+
+    Never on a CPU, which multiplies mixed dtypes slowly.
+    """
     mesh = sharding.current_mesh()
     if mesh is None or mesh.devices.flat[0].platform == "cpu" or node.kind != "int8" or node.groups is not None:
         return False
@@ -37,13 +44,14 @@ def _few_rows(num_dims: int, x: jax.Array, node: Blocked) -> bool:
 
 
 def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
-    """The product of x (..., *I) with int8 blocks (*I, *O): the scales are multiplied into x, once for each block.
+    """x (..., *I) times int8 blocks (*I, *O): the scales are multiplied into x, once per block.
 
-    The product then reads the weight in 8 bits, and the conversion is fused into it; no dense weight is in memory. Its
-    sums are those of the dense weight up to rounding: y[o] = sum_i (x[i] s[i, block of o]) q[i, o].
+    The product reads the weight in 8 bits and fuses the conversion, so that no dense weight is in
+    memory. It equals the dense product up to rounding: y[o] = sum_i (x[i] s[i, block of o]) q[i,
+    o].
     """
     lead, outs = x.shape[: x.ndim - num_dims], node.shape[num_dims:]
-    values = node.values.reshape(*node.scales.shape, -1)  # (*I, *O less its last, blocks, values of one)
+    values = node.values.reshape(*node.scales.shape, -1)  # (*I, *O without its last, blocks, values of a block)
     scales = node.scales.astype(x.dtype)
     scaled = x.reshape(*x.shape, *(1,) * (scales.ndim - num_dims)) * scales
     here, there = len(lead), range(num_dims)
@@ -64,7 +72,8 @@ def _forward(product, num_dims, x, node):
 
 
 def _backward(product, num_dims, node, dy):
-    # One copy of a layer after another in the program has both passes in one place, where equal work would be merged.
+    # In an unrolled program both passes lie in one scope, where the compiler would merge equal work
+    # and keep the dense weight. The barrier prevents this.
     node, dy = jax.lax.optimization_barrier((node, dy))
     w = node.dense(dy.dtype)
     x = jnp.zeros((*dy.shape[: dy.ndim - (w.ndim - num_dims)], *w.shape[:num_dims]), dy.dtype)
@@ -80,9 +89,9 @@ def _is_made(w: Any) -> bool:
 
 
 def takes_stored(fn: Callable) -> Callable:
-    """`fn(weights, x, *args, **options)` also of weights of which some are stored or have adapters: dense in the dtype of x.
+    """`fn(weights, x, *args, **options)`, also for weights that are stored or have adapters.
 
-    The backward pass then computes `fn` again.
+    `fn` gets them dense, in the dtype of x. The backward pass then computes `fn` again.
     """
 
     @functools.wraps(fn)

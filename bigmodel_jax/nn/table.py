@@ -1,6 +1,7 @@
-"""An embedding table cut over the mesh: how it lies, and the lookup that leaves it where it is.
+"""A sharded embedding table: its layout, and a lookup that does not move the table.
 
-Shapes: B, T tokens of a device, D embed, V vocab, F devices along which the table's columns are cut.
+Shapes: B, T tokens of a device, D embed, V vocab, F devices along which the table's columns are
+sharded.
 """
 
 import functools
@@ -15,12 +16,15 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 
-LARGE = 2**25  # bytes of a table that may be gathered whole for a lookup, however few rows are read
+LARGE = 2**25  # bytes up to which a table may be gathered for a lookup, however few rows are read
 
 
 class Cut(NamedTuple):
-    """How tokens and a table (V, D) lie: mesh None on one device; an entry per dimension of either. The mesh axes of
-    each, below, are those that cut: of size 2 or more."""
+    """The layout of tokens and a table (V, D); mesh None: one device.
+
+    token_spec, table_spec: an entry per dimension. The properties give the mesh axes of size 2 or
+    more that shard the tokens, the vocabulary and the columns.
+    """
 
     mesh: Mesh | None
     token_spec: P
@@ -46,14 +50,14 @@ class Cut(NamedTuple):
         return math.prod(self.mesh.shape[a] for a in axes)
 
     def by_device(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
-        """`fn` of each device's own pieces."""
+        """`fn` on each device's own pieces."""
         if self.mesh is None:
             return fn
         return jax.shard_map(fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def cut(token_shape: tuple[int, ...], table_shape: tuple[int, int]) -> Cut:
-    """Of tokens (..., B, T) and a table in the step being traced."""
+    """The layout of tokens (..., B, T) and a table in the step being traced."""
     mesh = sharding.current_mesh()
     if mesh is None or mesh.size == 1:
         return Cut(None, P(*(None,) * len(token_shape)), P(None, None))
@@ -61,12 +65,15 @@ def cut(token_shape: tuple[int, ...], table_shape: tuple[int, int]) -> Cut:
     return Cut(mesh, tokens, sharding.fitting_spec(table_shape, "vocab", "embed"))
 
 
-# ------------------------------------------------------------------------------------------------ lookup
+# ------------------------------------------------------------------------------------------- lookup
 
 
 def exchange_is_cheaper(table: jax.Array, ids: jax.Array) -> bool:
-    """Whether to exchange the rows found rather than the table: a device's part of it is large, and has more rows than
-    the device has tokens."""
+    """Whether to exchange the rows found instead of gathering the table.
+
+    It is cheaper if a device's part of the table is large and has more rows than the device has
+    tokens.
+    """
     if ids.ndim != 2:
         return False
     at = cut(ids.shape, table.shape)
@@ -77,9 +84,11 @@ def exchange_is_cheaper(table: jax.Array, ids: jax.Array) -> bool:
 
 
 def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """ids (B, T) -> (B, T, D): each device reads its columns for all the tokens of its group, and exchanges them.
+    """Maps ids (B, T) -> (B, T, D) without gathering the table.
 
-    The gradient takes the same way back, and is summed in float32: a frequent token's is a sum of thousands.
+    Each device reads its columns for its whole group, and the devices exchange them. The gradient
+    travels back the same way and is summed in float32, because a frequent token's gradient is a sum
+    of thousands.
     """
     return _lookup(cut(ids.shape, table.shape), table, ids)
 
@@ -104,7 +113,7 @@ _lookup.defvjp(_forward, _backward)
 
 
 def _rows(at: Cut, ids, num_rows):
-    """All the group's ids (F, B, T) as rows of this device's part; num_rows where they are not in it."""
+    """The group's ids (F, B, T) as rows of this device's part; num_rows for ids outside it."""
     ids = jax.lax.all_gather(ids, at.embed)
     ids = ids - (jax.lax.axis_index(at.vocab) * num_rows if at.vocab else 0)
     return jnp.where((ids >= 0) & (ids < num_rows), ids, num_rows)
@@ -113,6 +122,8 @@ def _rows(at: Cut, ids, num_rows):
 def _read(at: Cut, table, ids):
     rows = _rows(at, ids, table.shape[0])
     found = jnp.take(table, rows, axis=0, mode="fill", fill_value=0)
+    # Each device has its columns of the whole group's rows; the exchange gives it whole rows of its
+    # own tokens.
     x = jax.lax.all_to_all(found, at.embed, split_axis=0, concat_axis=3, tiled=True)[0]
     return jax.lax.psum(x, at.vocab)
 

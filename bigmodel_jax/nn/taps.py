@@ -1,9 +1,10 @@
-"""Taps: what layers compute on their way, read out by name and layer.
+"""Taps: intermediate values of layers, read out by name and layer.
 
-`tap` is the identity, and costs nothing where nobody asks. Its names are apart from those that remat keeps
-(nn/stack.py, POLICIES). "residual" is what leaves a layer, "attention" the output of attention after its projection, "mlp"
-that of a position-wise MLP, "units" its hidden units before their activation. Two are functions, called where they are asked
-for: "entropy" gives attention's, "weights" its weights (B, H, T, S) float32, by the plain definition.
+`tap` is the identity and costs nothing unless somebody asks. Its names are separate from those of
+remat (nn/stack.py, POLICIES). "residual" is a layer's output, "attention" the output of attention
+after its projection, "mlp" that of a feed-forward layer, and "units" its hidden units before the
+activation. "entropy" and "weights" are functions, called only if they are asked for: they give
+attention's entropy, and its weights (B, H, T, S) float32 by the plain definition.
 """
 
 import contextvars
@@ -19,8 +20,11 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass
 class Harvest:
-    """names: what is asked for; seen: what there was; found: by name, (L, ...); layer: of the layer being traced; read: what
-    is kept of a value, by name."""
+    """The state of one reading.
+
+    names: the taps that are asked for. read: what is kept of a tap's value. seen: the names of all
+    taps that ran. found: the values by name, (L, ...). layer: the values of the layer being traced.
+    """
 
     names: tuple[str, ...]
     read: Callable[[str, Any], Any] = lambda name, x: x() if callable(x) else x
@@ -33,6 +37,7 @@ _asked: contextvars.ContextVar[Harvest | None] = contextvars.ContextVar("asked",
 
 
 def asked() -> bool:
+    """Whether any taps are being read."""
     return _asked.get() is not None
 
 
@@ -47,10 +52,11 @@ def tap(name: str, x: Any) -> Any:
 
 
 def tapped(fn: Callable, *names: str) -> Callable:
-    """`fn`, which then returns (its result, {name: (L, ...)}): what the taps of these names saw in each layer.
+    """`fn`, which then returns (its result, {name: (L, ...)}).
 
-    Layers of several stacks follow one another in the order in which they run. To compile it, put `jax.jit` around the
-    result and not around `fn`. Raises ValueError for a name that no layer taps.
+    The dict holds the values of these taps in each layer. Layers of several stacks follow one
+    another in the order in which they run. Apply `jax.jit` to the function that is returned, and
+    not to `fn`. Raises ValueError for a name that no layer taps.
     """
 
     def run(*args, **kwargs):
@@ -65,7 +71,7 @@ def tapped(fn: Callable, *names: str) -> Callable:
 
 
 def read(fn: Callable, keep: Callable[[str, Any], Any], names: tuple[str, ...]) -> Callable:
-    """As `tapped`, where `keep(name, value)` is all that leaves a layer, and a name that no layer taps is no error."""
+    """As `tapped`, but only `keep(name, value)` leaves a layer, and an unknown name is no error."""
 
     def run(*args, **kwargs):
         harvest = Harvest(names, read=keep)
@@ -83,7 +89,11 @@ def _gathered(harvest: Harvest, fn: Callable, *args, **kwargs) -> Any:
 
 
 def watch(block: Callable) -> tuple[Callable, Callable]:
-    """For whoever runs layers: (the block that also returns its taps, what takes them out of the stacked results)."""
+    """Returns (the block that also returns its taps, the function that removes them).
+
+    It is for code that runs layers. The function takes the taps out of the stacked results and
+    stores them.
+    """
     harvest = _asked.get()
     if harvest is None:
         return block, lambda out: out
@@ -107,7 +117,7 @@ def watch(block: Callable) -> tuple[Callable, Callable]:
 
 
 def _after(name: str, before: Any, value: Any) -> Any:
-    """The layers of one stack behind those of another."""
+    """The values of one stack of layers followed by those of the next one."""
     if [a.shape[1:] for a in jax.tree.leaves(before)] != [a.shape[1:] for a in jax.tree.leaves(value)]:
         raise ValueError(f"taps: {name!r} has different shapes in two stacks of layers; give one of them another name")
     return jax.tree.map(lambda *stacks: jnp.concatenate(stacks), before, value)

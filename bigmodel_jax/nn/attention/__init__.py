@@ -1,1 +1,1 @@
-"""Attention: its door and definition (attention.py), and the forms in which it is computed."""
+"""Attention: its definition and entry point (attention.py), and its implementations."""

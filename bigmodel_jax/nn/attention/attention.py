@@ -1,6 +1,7 @@
-"""Attention: one door, `attend`, over several implementations.
+"""Attention: one function, `attend`, for several implementations.
 
-Shapes: B batch, T query, S key, D embed, H heads, K kv heads, G = H / K query heads per kv head, h head_dim.
+Shapes: B batch, T query, S key, D embed, H heads, K kv heads, G = H / K query heads per kv head, h
+head_dim, w value dimensions.
 """
 
 import functools
@@ -24,11 +25,12 @@ __all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "
 
 Implementation = Literal["auto", "plain", "chunked", "dot_product", "splash", "cudnn"]
 
-# The masked logit: finite, so that a row of nothing but masked keys gives a mean and not NaN.
+# The logit of a masked key. It is finite: a row of masked keys alone gives a mean and not NaN.
 MASKED = -1e30
-# From this many keys on the (T, S) logits cost more memory than the running softmax costs time.
+# "auto" chooses "chunked" from this many keys on: the (T, S) logits then cost more memory than the
+# running softmax costs time.
 CHUNKED_FROM = 2048
-# From this many keys on an accelerator's kernel: one of its blocks.
+# "auto" chooses an accelerator's kernel from this many keys on, which is one of its blocks.
 KERNEL_FROM = 512
 KERNELS = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
@@ -45,8 +47,11 @@ def spec(
     out_bias: bool | None = None,
     qk_norm: bool = False,
 ) -> dict[str, Param | dict]:
-    """q (D, H, h), k and v (D, K, h), o (H, h, D); with `bias` one for each (`out_bias` decides for o alone); with
-    `qk_norm` an RMSNorm over each head's queries and keys."""
+    """q (D, H, h), k and v (D, K, h), o (H, h, D).
+
+    bias: q_bias (H, h), k_bias and v_bias (K, h), o_bias (D,). out_bias: overrides `bias` for o.
+    qk_norm: q_norm and k_norm, RMSNorms (h,) over each head's queries and keys.
+    """
     tree = {
         "q": Param((dim, num_heads, head_dim), ("embed", "heads", "head_dim"), init),
         "k": Param((dim, num_kv_heads, head_dim), ("embed", "kv_heads", "head_dim"), init),
@@ -54,7 +59,7 @@ def spec(
         "o": Param((num_heads, head_dim, dim), ("heads", "head_dim", "embed"), out_init),
     }
     if bias:
-        # (H, h) biases are vectors in disguise: no weight decay.
+        # A bias (H, h) is a vector, although it has two dimensions: it has no weight decay.
         tree["q_bias"] = Param((num_heads, head_dim), ("heads", "head_dim"), zeros(), decay=False)
         tree["k_bias"] = Param((num_kv_heads, head_dim), ("kv_heads", "head_dim"), zeros(), decay=False)
         tree["v_bias"] = Param((num_kv_heads, head_dim), ("kv_heads", "head_dim"), zeros(), decay=False)
@@ -69,20 +74,22 @@ def spec(
 def qkv(
     p: dict, x_BTD: jax.Array, *, norm_eps: float = 1e-6, norm_offset: float = 0.0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries (B, T, H, h), keys and values (B, T, K, h), with the biases and norms that `p` holds."""
+    """Queries (B, T, H, h), keys and values (B, T, K, h), with the
+    biases and norms that `p` holds.
+    """
     out = []
     for name in ("q", "k", "v"):
         y = linear.project(x_BTD, p[name])
         y = y + p[f"{name}_bias"] if f"{name}_bias" in p else y
         y = norm.rms(p[f"{name}_norm"], y, eps=norm_eps, offset=norm_offset) if f"{name}_norm" in p else y
-        # By heads, here and in project_out: where x is cut along the sequence over `tensor`, the weights would be gathered
-        # instead of x.
+        # Here and in project_out, arrays are sharded by heads: if x is sharded along the sequence
+        # over `tensor`, the compiler would otherwise gather the weights instead of x.
         out.append(constrain(y, "batch", "seq", "heads" if name == "q" else "kv_heads", "head_dim"))
     return tuple(checkpoint_name(y, kept.QKV) for y in out)
 
 
 def project_out(p: dict, x_BTHh: jax.Array) -> jax.Array:
-    """(B, T, H, h) -> (B, T, D)."""
+    """Maps (B, T, H, h) -> (B, T, D): the output projection, with its bias if `p` has one."""
     x_BTHh = constrain(x_BTHh, "batch", "seq", "heads", "head_dim")
     y = linear.project(x_BTHh, p["o"], num_dims=2)
     return tap("attention", y + p["o_bias"] if "o_bias" in p else y)
@@ -104,16 +111,19 @@ def attend(
     bias: jax.Array | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """softmax(scale q k + bias) v within segments -> (B, T, H, w); q (B, T, H, h), k (B, S, K, h), v (B, S, K, w).
+    """Attention within segments: softmax(scale q k + bias) v, (B, T, H, w).
 
-    window: a query sees so many positions back, its own included (arXiv:2004.05150); local: () bool, whether it does in
-    this layer, where layers differ. scale: 1/sqrt(h) by default. softcap: logits become c tanh(logits / c) (Gemma 2,
-    arXiv:2408.00118). sinks: (H,) logits of a key without a value, so that a head may attend to nothing (gpt-oss,
-    arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits; the plain implementation alone takes it.
+    q: (B, T, H, h). k: (B, S, K, h). v: (B, S, K, w). window: the number of positions that a query
+    sees, its own included (arXiv:2004.05150). local: () bool, whether this layer has the window,
+    for models whose layers differ. scale: 1/sqrt(h) by default. softcap: logits become c
+    tanh(logits / c) (Gemma 2, arXiv:2408.00118). sinks: (H,) logits of a key without a value, which
+    lets a head attend to nothing (gpt-oss, arXiv:2309.17453). bias: (B or 1, H, T, S), added to the
+    logits; only the plain implementation takes it.
 
-    k and v may be stored in blocks (core/storage.py), as in a cache in int8.
-    "auto" chooses by the platform of the mesh being traced. A sequence that is cut over devices is attended to as
-    `parallel.context` says (context.py), but with "plain". ValueError where `implementation` cannot do what is asked.
+    k and v may be stored in blocks (core/storage.py), as in an int8 cache. "auto" chooses an
+    implementation by the platform of the mesh. For a sequence sharded over devices,
+    `parallel.context` says how they exchange (context.py), except with "plain". Raises ValueError
+    if `implementation` cannot compute what is asked.
     """
     k, v = storage.dense(k, q.dtype), storage.dense(v, q.dtype)
     chex.assert_rank((q, k, v), 4)
@@ -123,7 +133,7 @@ def attend(
     rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
     tap("weights", functools.partial(_weights, rule, q, k, sinks, q_where, k_where, local, bias))
     tap("entropy", functools.partial(entropy.entropy, rule, q, k, q_where, k_where, local, sinks, bias))
-    # "plain" leaves a sequence that is cut to the compiler, as a bias does.
+    # With "plain", and with a bias, the compiler partitions a sharded sequence.
     if bias is not None or implementation == "plain":
         place = place._replace(seq=None)
     if place.seq and sharding.current_context() == "ring":
@@ -139,11 +149,12 @@ def attend(
 
 
 def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
-    """The implementation that computes this; ValueError where the one asked for cannot."""
+    """The name of the implementation; ValueError if the requested one cannot compute this."""
     mesh = sharding.current_mesh()
     platform = mesh.devices.flat[0].platform if mesh else ""
     T, S = q.shape[1], k.shape[1]
-    # Kernels count slots: with a decode cache the queries are other rows than the keys. A step has none.
+    # Kernels compare slots, which differ between queries and keys with a decode cache (T != S). A
+    # training step has no cache.
     if T == 1 or not platform or (T != S and (rule.causal or rule.window)):
         implementation = "plain" if T == 1 else implementation if implementation in ("plain", "chunked") else "auto"
         platform = ""
@@ -160,7 +171,7 @@ def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
 
 
 def _turns(implementation, rule, axis: str, q, k) -> context.Turns:
-    """How the turns of a ring are computed; ValueError where that asked for cannot."""
+    """How the turns of a ring are computed; ValueError if the requested implementation cannot."""
     mesh = sharding.current_mesh()
     reason = kernels.ring_refusal(mesh.devices.flat[0].platform, rule, q.shape[1], k.shape[1], mesh.shape[axis])
     if implementation not in ("auto", "chunked", "splash"):
@@ -187,7 +198,7 @@ def _chunked(rule, q, k, v, sinks, q_where, k_where, local):
     return blockwise.attend(rule, q, k, v, sinks, q_where, k_where, reach(rule, local))
 
 
-# One device's part of each: (rule, q, k, v, sinks, q_where, k_where, local) -> (B, T, H, w), q already scaled.
+# One device's part: (rule, q, k, v, sinks, q_where, k_where, local) -> (B, T, H, w); q is scaled.
 LOCAL = {
     "plain": _plain,
     "chunked": _chunked,
@@ -198,24 +209,28 @@ LOCAL = {
 
 
 def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
-    """The definition: logits (B, K, G, T, S) in memory, softmax in float32; q already scaled, mask (B, T, S)."""
+    """The definition: logits (B, K, G, T, S) in memory, softmax in float32, (B, T, H, w).
+
+    q: already scaled. mask: (B, T, S) bool, True for visible keys.
+    """
     (B, T, H, _), S = q.shape, k.shape[1]
     probs = _probabilities(q, k, mask, softcap, sinks, bias).astype(v.dtype)
     if T == S:
         return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
-    # Of few queries against a cache the rows stand first: with keys first, XLA's CPU backend takes ten times as long.
+    # For few queries against a cache, the query rows come first: with keys first, XLA's CPU backend
+    # takes ten times as long.
     return jnp.einsum("bkgts,bskw->bkgtw", probs, v).transpose(0, 3, 1, 2, 4).reshape(B, T, H, v.shape[-1])
 
 
 def _weights(rule, q, k, sinks, q_where, k_where, local, bias):
-    """What each query takes of each key, (B, H, T, S) float32; a row's sum is 1, less what a sink takes."""
+    """The attention weights (B, H, T, S) float32; a row sums to 1, less the share of its sink."""
     mask = visible(q_where, k_where, rule.causal, reach(rule, local))
     probs = _probabilities(q, k, mask, rule.softcap, sinks, bias)
     return probs.reshape(*q.shape[::2], *probs.shape[-2:])
 
 
 def _probabilities(q, k, mask, softcap, sinks, bias):
-    """(B, K, G, T, S) float32."""
+    """Attention weights (B, K, G, T, S) float32."""
     B, T, H, h = q.shape
     K, S = k.shape[2], k.shape[1]
     grouped = (K, H // K)
@@ -225,15 +240,17 @@ def _probabilities(q, k, mask, softcap, sinks, bias):
         logits += bias.reshape(bias.shape[0], *grouped, T, S).astype(jnp.float32)
     logits = jnp.where(mask[:, None, None], logits, MASKED)
     if sinks is not None:
+        # A sink is one more column for the softmax, which is cut off after it.
         sink = jnp.broadcast_to(sinks.reshape(*grouped, 1, 1).astype(jnp.float32), (B, *grouped, T, 1))
         logits = jnp.concatenate([logits, sink], axis=-1)
     return jax.nn.softmax(logits, axis=-1)[..., :S]
 
 
 def _plain_on_cpu(q, k, v, mask):
-    """`plain` as one batched product per kv head: a group's query heads are stacked over rows."""
+    """`plain` as one batched product per kv head; a group's query heads are stacked as rows."""
     B, T, H, h = q.shape
     K = k.shape[2]
+    # The G = H / K query heads of a group become rows of one matrix.
     q = q.transpose(0, 2, 1, 3).reshape(B, K, H // K * T, h)
     bias = jnp.tile(jnp.where(mask, 0.0, MASKED)[:, None], (1, 1, H // K, 1))
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)

@@ -1,10 +1,11 @@
-"""Attention block by block: a running softmax whose memory grows with the length, not with its square.
+"""Blockwise attention: a running softmax, whose memory is linear in the length and not quadratic.
 
-Milakov & Gimelshein, arXiv:1805.02867; Rabe & Staats, arXiv:2112.05682; the gradient from the outputs and the logarithm
-of the sums alone, Dao, arXiv:2307.08691. A pair of blocks in which no query sees a key is not computed.
+Milakov & Gimelshein, arXiv:1805.02867; Rabe & Staats, arXiv:2112.05682. The gradient needs only the
+outputs and the logarithms of the sums (Dao, arXiv:2307.08691). A pair of blocks in which no query
+sees a key is skipped.
 
-Shapes: B batch, T query, S key, H heads, K kv heads, h head_dim, w value dimensions; N blocks of c queries, M of keys;
-R = H / K * c rows: a block's queries of all heads that share a kv head.
+Shapes: B batch, T query, S key, H heads, K kv heads, h head_dim, w value dimensions; N blocks of c
+queries, M blocks of keys; R = H / K * c rows: a block's queries of all heads that share a kv head.
 """
 
 import functools
@@ -17,22 +18,25 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, capped, visible
 
-CHUNK = 512
-LANES = 128  # of a TPU's vector unit: a kernel's blocks are whole rows of them
-# The start of a running maximum: finite, so that differences of two of them are 0 and not NaN.
+CHUNK = 512  # queries or keys of a block
+LANES = 128  # lanes of a TPU's vector unit; a kernel's blocks are multiples of it
+# The initial running maximum. It is finite, so that the difference of two of them is 0 and not NaN.
 LOWEST = -1e30
 
 
 class Queries(NamedTuple):
-    """What a pass over keys needs of the queries, cut into blocks: q (N, B, K, R, h), where (N, B, c)."""
+    """The queries in blocks, as a pass over keys needs them: q (N, B, K, R, h), where (N, B, c)."""
 
     q: jax.Array
     where: Where
 
 
 class Running(NamedTuple):
-    """Of each row the weighted sum of values so far (N, B, K, R, w), the largest logit and the sum of exponentials
-    relative to it (N, B, K, R), all float32."""
+    """The running softmax of each row, all float32.
+
+    acc: (N, B, K, R, w), the weighted sum of values so far. top: (N, B, K, R), the largest logit.
+    total: (N, B, K, R), the sum of exponentials relative to `top`.
+    """
 
     acc: jax.Array
     top: jax.Array
@@ -40,7 +44,7 @@ class Running(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """k (B, S, K, h), v (B, S, K, w) and where they stand; what travels around a ring."""
+    """k (B, S, K, h), v (B, S, K, w) and where they stand; these arrays travel around a ring."""
 
     k: jax.Array
     v: jax.Array
@@ -49,7 +53,11 @@ class Keys(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, window) -> jax.Array:
-    """(B, T, H, w); q (B, T, H, h) scaled; sinks (H,) or None; window () int32. A query that sees no key gives 0."""
+    """Returns (B, T, H, w); a query that sees no key gives 0.
+
+    q: (B, T, H, h), scaled. k: (B, S, K, h). v: (B, S, K, w). sinks: (H,) or None. window: ()
+    int32.
+    """
     return _attend_forward(rule, q, k, v, sinks, q_where, k_where, window)[0]
 
 
@@ -74,17 +82,24 @@ def _attend_backward(rule, saved, d_out):
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-# ------------------------------------------------------------------------------------------------ forward
+# ------------------------------------------------------------------------------------------ forward
 
 
 def bound(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
-    """The same, not to be computed with apart. JAX takes out of a loop over layers what no layer changes, and keeps it: here
-    the masks of all pairs of blocks, which grow with the square of the length."""
+    """The same arrays behind an optimization barrier.
+
+    JAX hoists out of a loop over layers what does not depend on the layer, and keeps it. Here that
+    would be the masks of all pairs of blocks, whose size is quadratic in the length.
+    """
     return jax.lax.optimization_barrier((queries, keys))
 
 
 def start(queries: Queries, sinks: jax.Array | None, v_dim: int) -> Running:
-    """Before the first key. A sink is a key without a value: its logit is in the sum, nothing in the weighted sum."""
+    """The state before the first key.
+
+    A sink is a key without a value: its logit counts in the sum and adds nothing to the weighted
+    sum.
+    """
     N, B, K, R, _ = queries.q.shape
     zeros = jnp.zeros((N, B, K, R), jnp.float32)
     acc = jnp.zeros((N, B, K, R, v_dim), jnp.float32)
@@ -94,7 +109,7 @@ def start(queries: Queries, sinks: jax.Array | None, v_dim: int) -> Running:
 
 
 def accumulate(rule: Rule, running: Running, queries: Queries, keys: Keys, window: jax.Array) -> Running:
-    """The softmax over what `running` has seen and these keys, too."""
+    """`running` after these keys, too."""
     blocks = cut_keys(keys)
 
     def one(of_queries):
@@ -103,6 +118,7 @@ def accumulate(rule: Rule, running: Running, queries: Queries, keys: Keys, windo
         def step(running, block):
             mask = visible(q_where, block.where, rule.causal, window)
             update = functools.partial(_update, rule, q, block, mask)
+            # A pair of blocks in which no query sees a key is skipped.
             return jax.lax.cond(mask.any(), update, lambda running: running, running), None
 
         return jax.lax.scan(step, running, blocks)[0]
@@ -114,29 +130,37 @@ def _update(rule, q, block, mask, running):
     logits, mask = _logits(rule, q, block.k, mask)
     top = jnp.maximum(running.top, jnp.where(mask, logits, LOWEST).max(-1))
     probs, shrink = jnp.where(mask, jnp.exp(logits - top[..., None]), 0.0), jnp.exp(running.top - top)
+    # `shrink` rescales the earlier sums to the new maximum.
     new = jnp.einsum("bkrs,bskw->bkrw", probs.astype(block.v.dtype), block.v, preferred_element_type=jnp.float32)
     return Running(running.acc * shrink[..., None] + new, top, running.total * shrink + probs.sum(-1))
 
 
 def _logits(rule, q, k, mask):
-    """Capped logits (B, K, R, s) float32, and the mask (B, c, s) of a block for all its heads, (B, 1, R, s)."""
+    """Capped logits (B, K, R, s) float32, and the mask (B, c, s) for all heads, (B, 1, R, s)."""
     logits = jnp.einsum("bkrh,bskh->bkrs", q, k, preferred_element_type=jnp.float32)
     return capped(logits, rule.softcap), jnp.tile(mask, (1, q.shape[2] // mask.shape[1], 1))[:, None]
 
 
 def finish(running: Running, shape: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
-    """The outputs (B, T, H, w), and the logarithm of each row's sum (N, B, K, R); `shape`: of the queries."""
+    """The outputs (B, T, H, w), and the logarithm of each row's sum (N, B, K, R).
+
+    shape: that of the queries.
+    """
     total = jnp.where(running.total == 0.0, 1.0, running.total)
     out = join_queries(running.acc / total[..., None], shape).astype(dtype)
     return checkpoint_name(out, KEPT), checkpoint_name(running.top + jnp.log(total), KEPT)
 
 
-# ------------------------------------------------------------------------------------------------ backward
+# ----------------------------------------------------------------------------------------- backward
 
 
 class Incoming(NamedTuple):
-    """What the backward pass over keys needs beside the queries: d_out (N, B, K, R, w), the logarithm of the sums and
-    the sum over keys of p dp (N, B, K, R), which the outputs give (arXiv:2307.08691, section 3.1); the sinks' own."""
+    """The inputs of the backward pass over keys, besides the queries.
+
+    d_out: (N, B, K, R, w). log_sum: (N, B, K, R), the logarithms of the sums. delta: (N, B, K, R),
+    the sum over keys of p dp, which the outputs give (arXiv:2307.08691, section 3.1). d_sinks: the
+    sinks' gradient.
+    """
 
     d_out: jax.Array
     log_sum: jax.Array
@@ -145,6 +169,7 @@ class Incoming(NamedTuple):
 
 
 def incoming(d_out, out, log_sum, sinks, q_where: Where) -> Incoming:
+    """The `Incoming` of d_out and out (B, T, H, w), log_sum (N, B, K, R) and sinks (H,)."""
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
     K = log_sum.shape[2]
     delta, d_out = (cut_queries(x, q_where, K).q for x in (delta, d_out))
@@ -157,7 +182,7 @@ def incoming(d_out, out, log_sum, sinks, q_where: Where) -> Incoming:
 
 
 def gradients(rule: Rule, dq, queries: Queries, given: Incoming, keys: Keys, dk, dv, window):
-    """dq (N, B, K, R, h), dk (B, S, K, h) and dv (B, S, K, w), float32, with what these queries and keys add to them."""
+    """dq (N, B, K, R, h), dk (B, S, K, h), dv (B, S, K, w), float32, plus these keys' part."""
     blocks, S = cut_keys(keys), dk.shape[1]
     size = blocks.k.shape[2]
 
@@ -182,12 +207,13 @@ def gradients(rule: Rule, dq, queries: Queries, given: Incoming, keys: Keys, dk,
 
 
 def _pair(rule, q, d_out, log_sum, delta, block, mask):
-    """(dq, dk, dv) float32 of one block of queries and one of keys."""
+    """Returns (dq, dk, dv) float32 of one block of queries and one of keys."""
     logits, mask = _logits(rule, q, block.k, mask)
     probs = jnp.where(mask, jnp.exp(logits - log_sum[..., None]), 0.0)
     float32 = {"preferred_element_type": jnp.float32}
     dv = jnp.einsum("bkrs,bkrw->bskw", probs.astype(d_out.dtype), d_out, **float32)
     d_logits = probs * (jnp.einsum("bkrw,bskw->bkrs", d_out, block.v, **float32) - delta[..., None])
+    # The derivative of c tanh(l / c) by l is 1 - (capped / c)^2.
     if rule.softcap:
         d_logits *= 1.0 - jnp.square(logits / rule.softcap)
     d_logits = d_logits.astype(q.dtype)
@@ -195,17 +221,17 @@ def _pair(rule, q, d_out, log_sum, delta, block, mask):
     return dq, jnp.einsum("bkrs,bkrh->bskh", d_logits, q, **float32), dv
 
 
-# ------------------------------------------------------------------------------------------------ blocks
+# ------------------------------------------------------------------------------------------- blocks
 
 
 def _block_size(length: int) -> tuple[int, int]:
-    """Length of a block, and of the padding after the last one."""
+    """The length of a block, and of the padding after the last one."""
     size = min(CHUNK, length)
     return size, -length % size
 
 
 def _blocks(x, size):
-    """(B, length, ...) -> (blocks, B, size, ...), padded with zeros."""
+    """Cuts (B, length, ...) into blocks (N, B, size, ...), padded with zeros."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size)) + ((0, 0),) * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
 
@@ -216,20 +242,22 @@ def _joined(x, length):
 
 
 def cut_queries(q: jax.Array, where: Where, num_kv_heads: int) -> Queries:
+    """q (B, T, H, h) in blocks, padded at the end."""
     B, T, H, h = q.shape
     K, (size, _) = num_kv_heads, _block_size(T)
     rows = _blocks(q, size).reshape(-1, B, size, K, H // K, h).transpose(0, 1, 3, 4, 2, 5)
-    # A segment that no key has: what is padded sees nothing.
+    # Padding queries have a segment that no key has, so that they see nothing.
     return Queries(rows.reshape(-1, B, K, H // K * size, h), _cut_where(where, size, padding=-1))
 
 
 def join_queries(rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(N, B, K, R, w) -> (B, T, H, w), where `shape` begins with (B, T, H)."""
+    """Joins the blocks (N, B, K, R, w) to (B, T, H, w); `shape` begins with (B, T, H)."""
     (N, B, K, _, w), (_, T, H) = rows.shape, shape[:3]
     return _joined(rows.reshape(N, B, K, H // K, -1, w).transpose(0, 1, 4, 2, 3, 5).reshape(N, B, -1, H, w), T)
 
 
 def cut_keys(keys: Keys) -> Keys:
+    """Keys in blocks: k (M, B, size, K, h), v (M, B, size, K, w), padded at the end."""
     size, _ = _block_size(keys.k.shape[1])
     return Keys(_blocks(keys.k, size), _blocks(keys.v, size), _cut_where(keys.where, size, padding=-2))
 
@@ -241,5 +269,5 @@ def _cut_where(where: Where, size: int, padding: int) -> Where:
 
 
 def _of_rows(per_head, K, R):
-    """(H,) -> (K, R) float32: each head's value for all its queries."""
+    """Maps (H,) -> (K, R) float32: each head's value, repeated for its queries."""
     return jnp.repeat(per_head.reshape(K, -1).astype(jnp.float32), R * K // len(per_head), axis=1)

@@ -1,9 +1,11 @@
-"""Attention to a sequence that is cut over devices: where its arrays lie, and how the pieces meet.
+"""Attention to a sequence sharded over devices: where arrays lie, and how devices exchange.
 
-ring: every device keeps its queries, and the keys travel from device to device (Liu et al., arXiv:2310.01889).
-ulysses: all devices exchange, so that each has the whole sequence for its share of the heads (arXiv:2309.14509).
+ring: every device keeps its queries, and the keys travel from device to device (Liu et al.,
+arXiv:2310.01889). ulysses: an all-to-all gives each device the whole sequence for a part of the
+heads (arXiv:2309.14509).
 
-Shapes: B batch, T query and S key of one device, H heads, K kv heads, h head_dim, w value dimensions; n devices.
+Shapes: B batch, T query and S key of one device, H heads, K kv heads, h head_dim, w value
+dimensions; n devices.
 """
 
 import functools
@@ -23,7 +25,10 @@ from bigmodel_jax.nn.attention.visibility import Rule, Where, reach
 
 
 class Place(NamedTuple):
-    """Mesh axes of the dimensions of queries and keys; seq is None where the sequence is whole on every device."""
+    """The mesh axes of the dimensions of queries and keys.
+
+    seq is None if the sequence is not sharded.
+    """
 
     batch: MeshAxes = None
     seq: MeshAxes = None
@@ -48,23 +53,24 @@ class Place(NamedTuple):
 
 
 def place(q: jax.Array, k: jax.Array) -> Place:
-    """Where q (B, T, H, h) and k (B, S, K, h) of the step being traced lie."""
+    """Where q (B, T, H, h) and k (B, S, K, h) lie in the step being traced."""
     mesh = sharding.current_mesh()
     if mesh is None or mesh.size == 1:
         return Place()
     batch, seq, heads, _ = sharding.fitting_spec(q.shape, "batch", "seq", "heads", None)
     _, k_seq, kv_heads, _ = sharding.fitting_spec(k.shape, "batch", "seq", "kv_heads", None)
     if heads != kv_heads and k.shape[2] > 1:
-        heads = kv_heads = None  # a device would hold query heads whose keys lie on another
+        heads = kv_heads = None  # else a device would hold query heads whose keys lie on another device
     cut = isinstance(seq, str) and seq == k_seq and mesh.shape[seq] > 1
     return Place(batch, seq if cut else None, heads, kv_heads)
 
 
 def spread(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """k and v with each kv head as often as the mesh needs it to cut them with the query heads (B, T, H, h).
+    """k and v with kv heads repeated, so that they shard like the query heads (B, T, H, h).
 
-    The weights of kv heads that are fewer than the devices over `heads` lie whole on each (sharding.shardings); of the
-    repeated heads a device keeps the one that its query heads share. Without that it would compute all query heads.
+    If kv heads are fewer than the devices over `heads`, their weights are replicated
+    (sharding.shardings). A device then keeps the repeated head that its query heads share. Without
+    the repetition every device would compute all query heads.
     """
     mesh, rules, _ = sharding.current()
     K, H = k.shape[2], q.shape[2]
@@ -76,7 +82,7 @@ def spread(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Arr
     return tuple(jnp.repeat(x, times, axis=2) for x in (k, v)) if times > 1 else (k, v)
 
 
-# ------------------------------------------------------------------------------------------------ ring
+# --------------------------------------------------------------------------------------------- ring
 
 # (rule, axis, q, k, v, sinks, q_where, k_where, window) -> (B, T, H, w)
 Turns = Callable[..., jax.Array]
@@ -85,14 +91,16 @@ Turns = Callable[..., jax.Array]
 def ring(
     rule: Rule, axis: str, turns: Turns, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None
 ) -> jax.Array:
-    """One device's part, in a shard_map over `axis`: its queries against all keys, (B, T, H, w); q already scaled.
+    """One device's queries against all keys, (B, T, H, w), in a shard_map over `axis`.
 
-    turns: `blockwise_turns`, or a kernel's (splash_ring.py).
+    q is scaled already. turns: `blockwise_turns`, or a kernel's (splash_ring.py).
 
-    Causal: in zig-zag order, device i of n holding pieces i and 2n-1-i of 2n. In the order of the text the last device
-    would compute n blocks and the first one, and all would wait for the last; so each of them computes half a block per
-    turn. The order is made here, for this layer's attention, and undone after it: whatever else counts slots (shifts,
-    learned positions, places of experts) never sees it. What moves between devices is not less for what is skipped.
+    A causal ring is in zig-zag order: device i of n holds pieces i and 2n-1-i of 2n pieces. In the
+    order of the text, the last device would compute n blocks and the first device one block, and
+    all would wait for the last; in zig-zag order each device computes half a block per turn. The
+    order is made for this layer's attention and undone after it, so that no other operation that
+    counts slots sees it (shifts, learned positions, experts' places). The skipped blocks do not
+    reduce what the devices exchange.
     """
     zigzag = rule.causal and q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0
     if zigzag:
@@ -102,7 +110,10 @@ def ring(
 
 
 def _reorder(x: jax.Array, axis: str, back: bool = False) -> jax.Array:
-    """Pieces 2i and 2i + 1 on device i -> pieces i and 2n-1-i, in this order; `back`: the inverse."""
+    """Pieces 2i and 2i + 1 on device i -> pieces i and 2n-1-i, in this order.
+
+    back: the inverse.
+    """
     n = jax.lax.axis_size(axis)
     x = _swapped(x, axis) if back else x
     moved = []
@@ -114,20 +125,23 @@ def _reorder(x: jax.Array, axis: str, back: bool = False) -> jax.Array:
 
 
 def _swapped(x: jax.Array, axis: str) -> jax.Array:
-    """The halves in the other order on devices of odd number: of pieces i and 2n-1-i the even one has come first."""
+    """x with its halves swapped on devices of odd number.
+
+    There the even one of pieces i and 2n-1-i arrived first.
+    """
     odd = jax.lax.axis_index(axis) % 2 == 1
     return jnp.where(odd, jnp.roll(x, x.shape[1] // 2, axis=1), x)
 
 
 def pass_on(tree, axis: str):
-    """Every array to the next device of the ring."""
+    """Sends every array to the next device of the ring."""
     n = jax.lax.axis_size(axis)
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, [(i, (i + 1) % n) for i in range(n)]), tree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def blockwise_turns(rule, axis, q, k, v, sinks, q_where, k_where, window):
-    """The ring with blocks of blockwise.py, on any platform and for every rule."""
+    """The ring with the blocks of blockwise.py, for any platform and every rule."""
     return _ring_forward(rule, axis, q, k, v, sinks, q_where, k_where, window)[0]
 
 
@@ -137,7 +151,7 @@ def _ring_forward(rule, axis, q, k, v, sinks, q_where, k_where, window):
 
     def turn(carry, _):
         running, keys = carry
-        # Both read the same keys: they are on their way while they are computed with.
+        # Computation and transfer read the same keys, so they overlap.
         return (blockwise.accumulate(rule, running, queries, keys, window), pass_on(keys, axis)), None
 
     running = blockwise.start(queries, sinks, v.shape[-1])
@@ -161,12 +175,12 @@ def _ring_backward(rule, axis, saved, d_out):
         dq, dkv = add(dq, keys, dkv)
         return (dq, *pass_on((keys, dkv), axis)), None
 
-    # The keys' gradients travel with them, in float32: every device adds to them.
+    # The keys' gradients travel with the keys, in float32, since every device adds to them.
     dkv = tuple(jnp.zeros(x.shape, jnp.float32) for x in (keys.k, keys.v))
     carry = jnp.zeros(queries.q.shape, jnp.float32), keys, dkv
     (dq, last, dkv), _ = jax.lax.scan(turn, carry, length=jax.lax.axis_size(axis) - 1)
     dq, dkv = add(dq, last, dkv)
-    dk, dv = pass_on(dkv, axis)  # home
+    dk, dv = pass_on(dkv, axis)  # the last step brings them back to the keys' device
     dq = blockwise.join_queries(dq, q.shape).astype(q.dtype)
     return dq, dk.astype(keys.k.dtype), dv.astype(keys.v.dtype), given.d_sinks, None, None, None
 
@@ -174,13 +188,15 @@ def _ring_backward(rule, axis, saved, d_out):
 blockwise_turns.defvjp(_ring_forward, _ring_backward)
 
 
-# ------------------------------------------------------------------------------------------------ ulysses
+# ------------------------------------------------------------------------------------------ ulysses
 
 
 def ulysses(attend, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """One device's part, in a shard_map over `axis`, (B, T, H, w): `attend` to the whole sequence with 1 / n of the heads.
+    """One device's part, (B, T, H, w), in a shard_map over `axis`.
 
-    Where the devices are more than the kv heads, these are repeated, so that each device gets the one it needs.
+    `attend` computes 1 / n of the heads over the whole sequence. If devices outnumber the kv heads,
+    these are repeated, so that each device gets the one it needs. Raises ValueError if n does not
+    divide the heads.
     """
     n, K, heads = jax.lax.axis_size(axis), k.shape[2], q.shape[2]
     if heads % n:
@@ -189,6 +205,7 @@ def ulysses(attend, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, l
             f"{heads} (model.num_heads / parallel.tensor) are not divisible; 'ring' takes any number"
         )
     k, v = (jnp.repeat(x, math.lcm(K, n) // K, axis=2) for x in (k, v))
+    # From a part of the sequence with all heads to the whole sequence with a part of the heads.
     q, k, v = (jax.lax.all_to_all(x, axis, split_axis=2, concat_axis=1, tiled=True) for x in (q, k, v))
     q_where, k_where = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, axis=1, tiled=True), (q_where, k_where))
     if sinks is not None:

@@ -1,4 +1,4 @@
-"""How widely attention looks: the entropy of its weights, for a few queries of each row."""
+"""The entropy of attention weights, for a few queries of each row: how widely attention looks."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import numpy as np
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.nn.attention.visibility import Rule, Where, capped, reach, visible
 
-QUERIES = 16  # of a row, evenly spaced: all of them would be a second attention
+QUERIES = 16  # queries per row, evenly spaced; all of them would cost a second attention
 MASKED = -1e30
 
 
@@ -21,9 +21,10 @@ def entropy(
     sinks: jax.Array | None = None,
     bias: jax.Array | None = None,
 ) -> Mean:
-    """The mean over rows, heads and QUERIES queries, in nats; 0 where each query sees one key, log S where it sees S alike.
+    """The mean entropy in nats over rows, heads and QUERIES queries, without padding.
 
-    As `attention.attend` has them: q (B, T, H, h), already scaled, k (B, S, K, h). Padding is left out.
+    0: each query attends to one key; log S: it attends to S keys equally. The arguments are those
+    of `attention.attend`: q (B, T, H, h), already scaled, k (B, S, K, h).
     """
     (B, T, H, h), (S, K) = q.shape, k.shape[1:3]
     num = min(QUERIES, T)

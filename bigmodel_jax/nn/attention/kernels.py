@@ -1,6 +1,7 @@
-"""Attention kernels of accelerators: splash on TPU, cuDNN's on GPU; what each can do, and how it is called.
+"""Attention kernels of accelerators: splash on TPU, cuDNN's on GPU; their limits and their calls.
 
-Both count slots, not positions: causality and window hold between the rows of one array (see `Where`).
+Both compare slots, not positions: causality and window apply between the rows of one array (see
+`Where`).
 
 Shapes: B batch, T query, S key, H heads, K kv heads, h head_dim, w value dimensions.
 """
@@ -12,32 +13,36 @@ from jax.ad_checkpoint import checkpoint_name
 from bigmodel_jax.nn.attention.blockwise import LANES
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, reach, visible
 
-# cuDNN takes segments as an additive mask (B, 1, T, S) of 2 bytes each: half a GiB a row at this length.
+# cuDNN takes segments as an additive mask (B, 1, T, S) with 2 bytes per entry: at this length half
+# a GiB per row.
 CUDNN_MAX_KEYS = 16_384
 
 
 def splash(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """(B, T, H, w) by splash.py."""
-    from bigmodel_jax.nn.attention import splash  # Pallas, half a second to import, where it is used alone
+    """Returns (B, T, H, w) by splash.py."""
+    from bigmodel_jax.nn.attention import splash  # imports Pallas, which takes half a second
 
     return splash.attend(rule, q, k, v, sinks, q_where, k_where, local)
 
 
 def splash_turns(rule: Rule, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, window: jax.Array) -> jax.Array:
-    """(B, T, H, w) by splash_ring.py, as `turns` of `context.ring`."""
+    """Returns (B, T, H, w) by splash_ring.py, as `turns` of `context.ring`."""
     from bigmodel_jax.nn.attention import splash_ring
 
     return splash_ring.attend(rule, axis, False, q, k, v, sinks, q_where, k_where)
 
 
 def cudnn(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """(B, T, H, w) by cuDNN's fused attention; arguments as of `splash.attend`. What lies above the diagonal is skipped."""
-    # The window is in the mask: cuDNN's own sliding window takes no mask beside it.
+    """Returns (B, T, H, w) by cuDNN's fused attention, which skips what lies above the diagonal.
+
+    The arguments are those of `splash.attend`.
+    """
+    # The mask holds the window, because cuDNN's sliding window does not combine with a mask.
     return _dot_product(rule, q, k, v, q_where, k_where, local, is_causal=rule.causal, implementation="cudnn")
 
 
 def dot_product(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None) -> jax.Array:
-    """(B, T, H, w) by `jax.nn.dot_product_attention` as XLA writes it; logits in memory."""
+    """Returns (B, T, H, w) by XLA's `jax.nn.dot_product_attention`, with the logits in memory."""
     return _dot_product(rule, q, k, v, q_where, k_where, local, implementation="xla")
 
 
@@ -46,11 +51,11 @@ def _dot_product(rule, q, k, v, q_where, k_where, local, **options):
     return checkpoint_name(jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0, **options), KEPT)
 
 
-# ------------------------------------------------------------------------------------------------ what each can do
+# --------------------------------------------------------------------------------- what each can do
 
 
 def refusal(name: str, platform: str, rule: Rule, q, k, v, sinks, bias) -> str:
-    """Why this implementation cannot compute this, in words, or ''."""
+    """Why this implementation cannot compute this, in words; '' if it can."""
     checks = {
         "plain": lambda: "",
         "chunked": lambda: _no(bias=bias),
@@ -67,12 +72,15 @@ def refusal(name: str, platform: str, rule: Rule, q, k, v, sinks, bias) -> str:
 
 
 def ring_refusal(platform: str, rule: Rule, T: int, S: int, devices: int) -> str:
-    """Why splash cannot compute a ring's turns over so many devices, or ''; T queries, S keys of all of them."""
+    """Why splash cannot compute a ring's turns over `devices` devices, in words; '' if it can.
+
+    T, S: queries and keys of all devices together.
+    """
     if only := _only("TPU", ("tpu",), platform):
         return only
     if rule.window and rule.window < S:
         return "which blocks a window hides depends on the device"
-    if T != S or T % (2 * LANES * devices):  # half a device's keys are a kernel's, too
+    if T != S or T % (2 * LANES * devices):  # a kernel also computes with half of a device's keys
         return f"queries and keys are as many, a multiple of {2 * LANES} a device, not {T} and {S} over {devices}"
     return ""
 

@@ -1,8 +1,10 @@
-"""Multi-head latent attention: all heads' keys and values come from one short vector a token (DeepSeek-V2,
-arXiv:2405.04434, section 2.1), which is all that a decode cache keeps, beside one rotary key.
+"""Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1).
 
-Shapes: B batch, T query, S key, D embed, H heads, R latent, n dimensions of a head without positions, r with rotary
-ones, w value dimensions of a head.
+All heads' keys and values are made of one short vector per token, the latent. A decode cache keeps
+the latent and one rotary key, which all heads share.
+
+Shapes: B batch, T query, S key, D embed, H heads, R latent, n dimensions of a head without
+positions, r dimensions with rotary positions, w value dimensions of a head.
 """
 
 import jax
@@ -16,7 +18,7 @@ from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Implementation, Where
 from bigmodel_jax.nn.taps import tap
 
-EPS = 1e-6  # of the norms of the latents, whatever the model's other norms have
+EPS = 1e-6  # of the latents' norms, whatever norm_eps the model has
 
 
 def spec(
@@ -31,9 +33,11 @@ def spec(
     init: Init,
     out_init: Init,
 ) -> dict[str, Param | dict]:
-    """Queries q (D, H, n + r), or through a latent of their own where q_lora_rank > 0: q_a, q_norm, q_b; kv_a (D, R),
-    kv_norm, k_rope (D, r), kv_b (R, H, n + w), o (H, w, D)."""
-    heads = ("embed", "heads", "head_dim")  # a latent takes embed's place: cut over fsdp for storage
+    """kv_a (D, R), kv_norm, k_rope (D, r), kv_b (R, H, n + w), o (H, w, D), and the queries.
+
+    The queries are q (D, H, n + r) or, with q_lora_rank > 0, pass a latent: q_a, q_norm, q_b.
+    """
+    heads = ("embed", "heads", "head_dim")  # the latent's axis is "embed", which is sharded over fsdp
     tree = {
         "kv_a": Param((dim, kv_lora_rank), ("embed", None), init),
         "kv_norm": {"scale": Param((kv_lora_rank,), (None,), ones())},
@@ -61,7 +65,7 @@ def queries(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> t
 
 
 def latents(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """What a cache keeps of each token: the latent (B, T, R) and the key that all heads share, rotated (B, T, r)."""
+    """What a cache keeps: the latent (B, T, R), and the rotated key of all heads (B, T, r)."""
     latent = norm.rms(p["kv_norm"], checkpoint_name(linear.project(x_BTD, p["kv_a"]), kept.QKV), eps=EPS)
     k_rope = checkpoint_name(linear.project(x_BTD, p["k_rope"])[:, :, None], kept.QKV)
     k_rope = position.rope(k_rope, angles, interleaved=True)
@@ -69,7 +73,7 @@ def latents(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> t
 
 
 def empty_cache(num_layers: int, batch_size: int, length: int, kv_lora_rank: int, rope_dim: int, dtype) -> dict:
-    """The declaration of the latent (L, B, S, R) and of the key that the heads share (L, B, S, r)."""
+    """The declaration of the latents (L, B, S, R) and of the shared keys (L, B, S, r)."""
     sizes, axes = {"latent": kv_lora_rank, "k_rope": rope_dim}, ("layers", "batch", "seq", None)
     return {
         name: Param((num_layers, batch_size, length, size), axes, zeros(), jnp.dtype(dtype).name)
@@ -78,7 +82,7 @@ def empty_cache(num_layers: int, batch_size: int, length: int, kv_lora_rank: int
 
 
 def update_cache(cache: dict, kv: tuple[jax.Array, jax.Array], index: jax.Array) -> dict:
-    """The cache of one layer, latent (B, S, R) and k_rope (B, S, r), with the new tokens' written at `index`."""
+    """One layer's cache, latent (B, S, R) and k_rope (B, S, r), with the new tokens' at `index`."""
     new = {"latent": kv[0], "k_rope": kv[1]}
     return {
         name: jax.lax.dynamic_update_slice(cache[name], x.astype(cache[name].dtype), (0, index, 0))
@@ -97,10 +101,11 @@ def attend(
     absorb: bool = False,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """The heads' outputs, projected (B, T, D); q of `queries`, kv of `latents` for all S keys.
+    """The heads' outputs, projected, (B, T, D).
 
-    absorb: compare in the space of the latents, without making any head's keys or values. The same function, at a cost
-    that suits few queries and many keys: see `absorbing_is_cheaper`.
+    q: as from `queries`. kv: as from `latents`, for S keys. absorb: compute in the space of the
+    latents, without keys and values per head. The result is the same; the cost suits few queries
+    and many keys (see `absorbing_is_cheaper`).
     """
     (q_nope, q_rope), (latent, k_rope) = q, kv
     n = q_nope.shape[-1]
@@ -126,11 +131,12 @@ def attend(
 
 
 def absorbing_is_cheaper(num_queries: int, kv_lora_rank: int, nope_dim: int, v_dim: int) -> bool:
-    """Whether `num_queries` against very many keys multiply less in the space of the latents.
+    """Whether `num_queries` queries against very many keys take fewer products with `absorb`.
 
-    Per key and head: queries (n + w) and the making of key and value, R (n + w), against queries 2 R (rotary part left
-    out on both sides). For DeepSeek-V3 that is up to 170 queries. A number that an exported program leaves open counts as
-    many.
+    Without it, each key and head costs R (n + w) products to make key and value, and (n + w) per
+    query. With it, each query costs 2 R. The rotary part is left out on both sides. For
+    DeepSeek-V3, absorbing is cheaper up to 170 queries. A symbolic number of queries, in an
+    exported program, counts as many.
     """
     if not isinstance(num_queries, int):
         return False

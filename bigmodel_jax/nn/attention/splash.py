@@ -1,4 +1,4 @@
-"""Splash, Pallas's sparse flash attention for TPU, over one device's part of the batch and of the heads.
+"""Splash, Pallas's sparse flash attention for TPU, on one device's part of the batch and the heads.
 
 Shapes: B batch, T query, S key, H heads, K kv heads, h head_dim, w value dimensions.
 """
@@ -11,16 +11,17 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from bigmodel_jax.nn.attention.blockwise import LANES
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where
 
-BLOCK = 512  # MaxText's choice, too
+BLOCK = 512  # queries or keys of a block, as in MaxText
 
 
 def attend(
     rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, local: jax.Array | None, *, interpret: bool = False
 ) -> jax.Array:
-    """(B, T, H, w); the blocks that the rule hides from all queries are skipped.
+    """Returns (B, T, H, w) for one device, in a shard_map.
 
-    q (B, T, H, h), scaled; k (B, S, K, h) and v (B, S, K, w) are not repeated for the heads that share them; local: ()
-    bool, whether the window holds in this layer. One device's part: call it in a shard_map. interpret: on any platform.
+    Blocks that the rule hides from all queries are skipped. q: (B, T, H, h), scaled. k (B, S, K, h)
+    and v (B, S, K, w) are not repeated for the heads that share them. local: () bool, whether this
+    layer has the window. interpret: run on any platform.
     """
     T, S = q.shape[1], k.shape[1]
     q, q_segments = _lanes(q, q_where)
@@ -34,6 +35,7 @@ def attend(
         one = kernel(rule._replace(window=window), q.shape[1], shape, interpret, residual_checkpoint_name=KEPT)
         return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(q, k, v, segments, sinks)
 
+    # A kernel's mask is static, so a layer's flag selects between two kernels.
     if rule.window >= S or local is None:
         out = run(0 if rule.window >= S else rule.window)
     else:
@@ -42,14 +44,20 @@ def attend(
 
 
 def _lanes(x, where):
-    """x and its segments with dimension 1 padded to whole lanes; the padding is a segment of its own."""
+    """x and its segments, with dimension 1 padded to a multiple of LANES.
+
+    The padding has a segment of its own.
+    """
     missing = -x.shape[1] % LANES
     segments = jnp.pad(where.segments, ((0, 0), (0, missing)), constant_values=-1)
     return jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))), segments
 
 
 def kernel(rule: Rule, num_heads: int, shape: tuple[int, int], interpret: bool, **options):
-    """Splash for one row of the batch: q (H, T, h), k (K, S, h), v (K, S, w); shape: (T, S). options: of `make_splash_mha`."""
+    """Splash for one row of the batch: q (H, T, h), k (K, S, h), v (K, S, w).
+
+    shape: (T, S). options: those of `make_splash_mha`.
+    """
     before = rule.window - 1 if rule.window else None
     if before is None and not rule.causal:
         mask = splash_mask.FullMask(shape)
@@ -58,7 +66,8 @@ def kernel(rule: Rule, num_heads: int, shape: tuple[int, int], interpret: bool, 
     else:
         mask = splash_mask.LocalMask(shape, (before, 0 if rule.causal else None), 0)
     q, kv = (next(n for n in (BLOCK, 256, LANES) if length % n == 0) for length in shape)
-    # The fused backward pass would keep dq once per block of keys: memory with the square of the length.
+    # The fused backward pass would keep one dq per block of keys, so that its memory would be
+    # quadratic in the length.
     sizes = {"block_q_dkv": q, "block_kv_dkv": kv, "block_kv_dkv_compute": kv, "block_q_dq": q, "block_kv_dq": kv}
     return splash_kernel.make_splash_mha(
         splash_mask.MultiHeadMask([mask] * num_heads),

@@ -1,11 +1,12 @@
-"""Ring attention whose blocks are splash's kernels: each turn one static mask, and the turns' softmaxes merged.
+"""Ring attention with splash kernels: each turn has one static mask, and softmaxes merge.
 
-Liu et al., arXiv:2310.01889; merging by the logarithm of the sums, and the gradient of each turn from the whole row's sum
-and outputs alone, Dao, arXiv:2307.08691.
+Liu et al., arXiv:2310.01889. Turns are merged by the logarithms of their sums, and the gradient of
+each turn needs only the whole row's sum and outputs (Dao, arXiv:2307.08691).
 
-In zig-zag order (context.py) device i holds pieces i and 2n-1-i. Of the keys of a device before it, its queries see all of
-the first piece and nothing of the second; of a later device's keys, its second piece of queries sees everything and the
-first one nothing; of its own, what lies before: three masks that are known when the program is traced.
+In zig-zag order (context.py) device i holds pieces i and 2n-1-i. Every query of device i sees the
+first piece of the keys that an earlier device holds, and no query sees the second piece. Of a later
+device's keys, the queries of the second piece see all and those of the first piece none. Of its own
+keys, a query sees those before it. These three masks are known when the program is traced.
 
 Shapes: B batch, T query, S key of one device, H heads, K kv heads, h head_dim, w value dimensions.
 """
@@ -32,7 +33,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """k (B, K, S, h), v (B, K, S, w) and their segments (B, S): what travels."""
+    """The arrays that travel: k (B, K, S, h), v (B, K, S, w) and their segments (B, S)."""
 
     k: jax.Array
     v: jax.Array
@@ -48,9 +49,10 @@ class Result(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def attend(rule: Rule, axis: str, interpret: bool, q, k, v, sinks, q_where: Where, k_where: Where) -> jax.Array:
-    """(B, T, H, w); as `context.ring`'s inner part: q scaled, zig-zag order where the rule is causal, no window.
+    """Returns (B, T, H, w), as the `turns` of `context.ring`.
 
-    T = S, a multiple of 256: half of it is whole rows of lanes. interpret: on any platform.
+    q is scaled, the rule has no window, and a causal ring is in zig-zag order. T = S is a multiple
+    of 256, so that half of it is a multiple of LANES. interpret: run on any platform.
     """
     return _forward(rule, axis, interpret, q, k, v, sinks, q_where, k_where)[0]
 
@@ -62,10 +64,11 @@ def _forward(rule, axis, interpret, q, k, v, sinks, q_where, k_where):
 
     def turn(carry, t):
         found, keys = carry
-        # Both read the same keys: they are on their way while they are computed with.
+        # Computation and transfer read the same keys, so they overlap.
         return (_merged(found, _turn(rule, axis, t, see, keys)), pass_on(keys, axis)), None
 
     n = jax.lax.axis_size(axis)
+    # A device's own keys come first: they alone need the diagonal mask.
     found = _with_sinks(see(keys, rule.causal), sinks)
     (found, last), _ = jax.lax.scan(turn, (found, pass_on(keys, axis)), jnp.arange(1, n - 1))
     found = _merged(found, _turn(rule, axis, n - 1, see, last))
@@ -89,11 +92,11 @@ def _backward(rule, axis, interpret, saved, d_out):
         return (dq, *pass_on((dkv, keys), axis)), None
 
     n = jax.lax.axis_size(axis)
-    # The keys' gradients travel with them, in float32: every device adds to them.
+    # The keys' gradients travel with the keys, in float32, since every device adds to them.
     dq, *dkv = see(keys, rule.causal)
     (dq, dkv, last), _ = jax.lax.scan(turn, (dq, *pass_on((tuple(dkv), keys), axis)), jnp.arange(1, n - 1))
     dq, dkv = add(dq, dkv, n - 1, last)
-    dk, dv = pass_on(dkv, axis)  # home
+    dk, dv = pass_on(dkv, axis)  # the last step brings them back to the keys' device
     d_sinks = None
     if sinks is not None:
         delta = jnp.sum(d_out.astype(jnp.float32) * found.out.astype(jnp.float32), axis=-1)
@@ -106,11 +109,11 @@ def _backward(rule, axis, interpret, saved, d_out):
 attend.defvjp(_forward, _backward)
 
 
-# ------------------------------------------------------------------------------------------------ turns
+# -------------------------------------------------------------------------------------------- turns
 
 
 def _turn(rule: Rule, axis: str, t, see, keys: Keys):
-    """What the queries see of the keys that have come t devices far: those of an earlier device, or of a later one."""
+    """Applies `see` to the keys that came from t devices before: an earlier or a later device."""
     if not rule.causal:
         return see(keys, False)
     earlier = t <= jax.lax.axis_index(axis)
@@ -118,7 +121,7 @@ def _turn(rule: Rule, axis: str, t, see, keys: Keys):
 
 
 def _half(tree: Any, part: int) -> Any:
-    """Of every array all tokens (part 0), or the first (1) or second (2) half of them."""
+    """All tokens of every array (part 0), or the first (1) or second (2) half of them."""
 
     def one(x: jax.Array) -> jax.Array:
         axis = _tokens(x)
@@ -129,32 +132,32 @@ def _half(tree: Any, part: int) -> Any:
 
 
 def _placed(x: jax.Array, part: int, fill: float = 0.0) -> jax.Array:
-    """The inverse: `fill` in the place of the other half."""
+    """The inverse of `_half`: x in its half, `fill` in the other half."""
     other = jnp.full_like(x, fill)
     return jnp.concatenate([(x, other), (other, x)][part - 1], axis=_tokens(x)) if part else x
 
 
 def _tokens(x: jax.Array) -> int:
-    """The dimension that counts tokens: the last of (B, T), of the others the third."""
+    """The dimension that counts tokens: the last of (B, T), otherwise the third."""
     return min(2, x.ndim - 1)
 
 
 def _merged(a: Result, b: Result) -> Result:
-    """The softmax over the keys of both."""
+    """The softmax over the keys of both results."""
     log_sum = jnp.logaddexp(a.log_sum, b.log_sum)
     out = sum(x.out * jnp.exp(x.log_sum - log_sum)[..., None] for x in (a, b))
     return Result(out, log_sum)
 
 
 def _with_sinks(found: Result, sinks: jax.Array | None) -> Result:
-    """With a key without a value."""
+    """The result with one more key per head, which has a logit and no value."""
     if sinks is None:
         return found
     logits = jnp.broadcast_to(sinks.astype(jnp.float32)[:, None], found.log_sum.shape)
     return _merged(found, Result(jnp.zeros_like(found.out), logits))
 
 
-# ------------------------------------------------------------------------------------------------ kernels
+# ------------------------------------------------------------------------------------------ kernels
 
 
 def _see(rule, interpret, queries: Queries, keys: Keys, own: bool, q_part: int = 0, k_part: int = 0) -> Result:
@@ -171,7 +174,7 @@ def _see(rule, interpret, queries: Queries, keys: Keys, own: bool, q_part: int =
 
 
 def _gradients(rule, interpret, queries, found: Result, d_out, keys: Keys, own: bool, q_part: int = 0, k_part: int = 0):
-    """(dq, dk, dv), float32, of `_see`; found: of all turns together."""
+    """Returns (dq, dk, dv), float32, of `_see`; found: the result of all turns together."""
     (q, q_segments), (k, v, k_segments) = _half(queries, q_part), _half(keys, k_part)
     given = _half((*found, d_out), q_part)
     kernel = _kernel(rule, own, q, k, interpret)
@@ -180,14 +183,14 @@ def _gradients(rule, interpret, queries, found: Result, d_out, keys: Keys, own: 
     def one(q, k, v, q_segments, k_segments, out, log_sum, d_out):
         segments = splash_kernel.SegmentIds(q_segments, k_segments)
         saved = (q, k, v, segments, None, out, log_sum, kernel.dq_mask_info, kernel.dkv_mask_info)
-        # Not public; the public gradient is that of one turn's own softmax.
+        # This function is private: the public gradient is that of a single turn's softmax.
         return splash_kernel._splash_attention_bwd(*options, saved, d_out)[3:6]
 
     dq, dk, dv = (x.astype(jnp.float32) for x in jax.vmap(one)(q, k, v, q_segments, k_segments, *given))
     return _placed(dq, q_part), _placed(dk, k_part), _placed(dv, k_part)
 
 
-# In the order of splash's backward pass.
+# The options of splash's backward pass, in its order.
 BACKWARD = (
     "save_residuals",
     "mask_value",

@@ -1,4 +1,7 @@
-"""Which keys a query sees: by position and segment, so that packing, padding and the decode cache are one thing."""
+"""Which keys a query sees, by position and segment.
+
+Packing, padding and the decode cache all follow from these two numbers.
+"""
 
 from typing import NamedTuple
 
@@ -7,18 +10,19 @@ import jax.numpy as jnp
 
 from bigmodel_jax.nn import kept
 
-# A window that holds no key back.
+# A window that hides no key.
 EVERYTHING = 2**31 - 1
-# Name (`checkpoint_name`) of what an implementation's gradient needs of its forward pass, beside q, k and v: remat that
-# keeps it does not run the forward pass again.
+# The `checkpoint_name` of the arrays that a gradient needs besides q, k and v. A remat policy that
+# keeps them does not run the forward pass again.
 KEPT = kept.ATTN
 
 
 class Where(NamedTuple):
-    """Where queries or keys stand: position in their document and segment (document) number, each (B, T) int32.
+    """Where queries or keys stand: position in their document, and segment (document) id.
 
-    A query sees the keys of its own segment at its own position and before. Segment 0 is padding. Where queries and keys
-    are the same rows, positions within a segment rise by one from slot to slot: kernels count slots.
+    Both are (B, T) int32. A query sees the keys of its own segment at its own position and before.
+    Segment 0 is padding. If queries and keys are the same rows, positions within a segment increase
+    by one per slot, because kernels compare slots.
     """
 
     positions: jax.Array
@@ -26,8 +30,12 @@ class Where(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What is fixed when the program is traced: causal or not; window: how many positions back a query sees, its own
-    included, 0 = all (arXiv:2004.05150); softcap: logits become c tanh(logits / c), 0 = no cap (arXiv:2408.00118)."""
+    """The parts of a mask that are fixed when the program is traced.
+
+    causal: whether a query sees no later position. window: the number of positions that a query
+    sees, its own included, 0 = all (arXiv:2004.05150). softcap: logits become c tanh(logits / c), 0
+    = no cap (arXiv:2408.00118).
+    """
 
     causal: bool = True
     window: int = 0
@@ -35,13 +43,13 @@ class Rule(NamedTuple):
 
 
 def reach(rule: Rule, local: jax.Array | None) -> jax.Array:
-    """The window as () int32; local: () bool, whether it holds in this layer."""
+    """The window as () int32; local: () bool, whether this layer has the window."""
     window = jnp.int32(rule.window or EVERYTHING)
     return window if local is None else jnp.where(local, window, EVERYTHING)
 
 
 def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | jax.Array = EVERYTHING) -> jax.Array:
-    """Boolean (B, T, S): which keys a query sees."""
+    """Returns (B, T, S) bool: which keys each query sees."""
     mask = q_where.segments[:, :, None] == k_where.segments[:, None, :]
     distance = q_where.positions[:, :, None] - k_where.positions[:, None, :]
     if causal:
@@ -50,4 +58,5 @@ def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | j
 
 
 def capped(logits: jax.Array, softcap: float) -> jax.Array:
+    """softcap tanh(logits / softcap), which bounds the logits; unchanged if softcap is 0."""
     return softcap * jnp.tanh(logits / softcap) if softcap else logits

@@ -1,1 +1,1 @@
-"""Mixture of experts: routing, the products of the experts, and the way of tokens between devices."""
+"""Mixture of experts: routing, the experts' products, and the exchange between devices."""

@@ -1,5 +1,7 @@
-"""Routing to experts by sigmoid affinities, kept even by a bias per expert that no gradient reaches, in the place of a
-large auxiliary loss (DeepSeek-V3, arXiv:2412.19437, section 2.1.2; arXiv:2408.15664).
+"""Routing to experts by sigmoid affinities, balanced by a bias per expert that has no gradient.
+
+The bias replaces a large auxiliary loss (DeepSeek-V3, arXiv:2412.19437, section 2.1.2;
+arXiv:2408.15664).
 
 Shapes: B batch, T tokens, D embed, E experts, k choices per token.
 """
@@ -15,11 +17,11 @@ from bigmodel_jax.nn import linear
 from bigmodel_jax.nn.experts import moe
 from bigmodel_jax.nn.experts.moe import Routing
 
-CHOICE_BIAS = "router/choice_bias"  # its path below a stack of layers
+CHOICE_BIAS = "router/choice_bias"  # the bias's path below a stack of layers
 
 
 def spec(dim: int, num_experts: int, *, init: Init) -> dict[str, Param]:
-    """kernel (D, E); choice_bias (E,), which moves by `updated_bias` alone."""
+    """kernel (D, E), and choice_bias (E,), a statistic that only `updated_bias` changes."""
     bias = Param((num_experts,), (None,), zeros(), kind="statistic")
     return {**moe.router_spec(dim, num_experts, init=init), "choice_bias": bias}
 
@@ -27,7 +29,7 @@ def spec(dim: int, num_experts: int, *, init: Init) -> dict[str, Param]:
 def wrong_size(
     num_experts: int, num_groups: int, groups_per_token: int, experts_per_token: int
 ) -> tuple[str, str] | None:
-    """The first of these numbers by name that does not fit the others, and what is allowed."""
+    """The name of the first number that does not fit the others, and the values it may have."""
     if num_groups < 1 or num_experts % num_groups:
         return "num_groups", f"divisors of num_experts = {num_experts}"
     size = num_experts // num_groups
@@ -50,14 +52,16 @@ def route(
     normalize: bool = True,
     scale: float = 1.0,
 ) -> Routing:
-    """The `num_chosen` experts of highest affinity + bias; the bias decides who is chosen, not with what weight.
+    """The `num_chosen` experts of highest affinity + bias; weights come from the affinities alone.
 
-    num_groups: neighbouring experts form groups (on one node, say), and a token goes to the `num_chosen_groups` best
-    alone, by the sum of a group's two best. normalize: weights sum to 1, before all are multiplied by `scale`.
+    num_groups: neighbouring experts form groups (on one node, say), and a token goes only to its
+    `num_chosen_groups` best groups, ranked by the sum of a group's two best experts. normalize:
+    weights sum to 1 before they are multiplied by `scale`.
     """
-    # float32: near ties decide where a token goes.
+    # The router computes in float32, because near ties decide which expert gets a token.
     logits = linear.project(x_BTD.astype(jnp.float32), p["kernel"].astype(jnp.float32))
     scores = jax.nn.sigmoid(constrain(logits, "batch", "seq", None))
+    # The choice has no gradient; the weights, made of `scores` below, have one.
     choice = jax.lax.stop_gradient(scores) + p["choice_bias"].astype(jnp.float32)
     if num_groups > num_chosen_groups:
         choice = _within_best_groups(choice, num_groups, num_chosen_groups)
@@ -69,7 +73,7 @@ def route(
 
 
 def _within_best_groups(choice, num_groups, num_chosen_groups):
-    """-inf for the experts outside the best groups."""
+    """`choice`, with -inf for the experts outside the best groups."""
     groups = choice.reshape(*choice.shape[:-1], num_groups, -1)
     strength = moe.top_k(groups, 2)[0].sum(-1)
     best = moe.top_k(strength, num_chosen_groups)[1]
@@ -78,32 +82,36 @@ def _within_best_groups(choice, num_groups, num_chosen_groups):
 
 
 def num_tokens(routing: Routing, mask_BT: jax.Array) -> jax.Array:
-    """Tokens sent to each expert, (E,) float32; padding (mask False) does not count."""
+    """The number of tokens sent to each expert, (E,) float32, without padding (mask False)."""
     chosen = jax.nn.one_hot(routing.experts, routing.logits.shape[-1], dtype=jnp.float32).sum(-2)
     return jnp.einsum("bt,bte->e", mask_BT.astype(jnp.float32), chosen)
 
 
 def updated_bias(bias: jax.Array, num_tokens: jax.Array, rate: float) -> jax.Array:
-    """bias + rate for experts with fewer tokens than the mean, - rate for those with more; both (..., E)."""
+    """The bias plus rate for experts with fewer tokens than the mean, minus rate for the others.
+
+    Both arrays are (..., E). An expert with exactly the mean keeps its bias.
+    """
     return bias + rate * jnp.sign(num_tokens.mean(-1, keepdims=True) - num_tokens)
 
 
 def advance(rate: float, biases: Tree, loads: dict[str, jax.Array]) -> Tree:
-    """The biases after a step; loads: tokens sent to each expert, by the path of its bias."""
+    """The biases after a step; loads: the tokens sent to each expert, by the path of its bias."""
     flat = params.paths(biases)
     return params.from_paths(flat | {path: updated_bias(flat[path], n, rate) for path, n in loads.items()})
 
 
 def balance_loss(layers: list[Mean], share: jax.Array | float) -> jax.Array:
-    """The sum over layers of `sequence_balance`, each stacked; share: `moe.token_share`."""
+    """The sum of all layers' `sequence_balance`, each stacked; share: `moe.token_share`."""
     return share * sum(jnp.sum(mean.total / jnp.maximum(mean.count, 1.0)) for mean in layers)
 
 
 def sequence_balance(routing: Routing, mask_BT: jax.Array) -> Mean:
-    """sum_e f_e P_e of each row, its mean over rows by their length: 1 when a row's tokens are spread evenly.
+    """sum_e f_e P_e of each row, averaged over rows by their length; 1 if a row is spread evenly.
 
-    arXiv:2412.19437, eq. 17-20: f_e counts the tokens for which e is among the k of highest affinity, without the bias,
-    times E / k; P_e is the mean share of e in a token's affinities. Padding does not count.
+    arXiv:2412.19437, eq. 17-20. f_e is E / k times the share of tokens for which e is among the k
+    experts of highest affinity, without the bias. P_e is e's mean share of a token's affinities.
+    Padding does not count.
     """
     E, k = routing.probs.shape[-1], routing.experts.shape[-1]
     mask = mask_BT.astype(jnp.float32)

@@ -1,7 +1,8 @@
-"""Expert parallelism: tokens travel to the devices that hold their experts, and back, by all-to-all over `expert`
-(GShard, arXiv:2006.16668; DeepSpeed-MoE, arXiv:2201.05596).
+"""Expert parallelism: an all-to-all over `expert` sends tokens to their experts' devices and back.
 
-The batch lies on the experts' axis as well (`Rules.batch`), so that outside the experts no device repeats another's work.
+GShard, arXiv:2006.16668; DeepSpeed-MoE, arXiv:2201.05596. The batch is sharded over the experts'
+axis as well (`Rules.batch`), so that outside the experts no device repeats another's work.
+
 Shapes: e devices of the axis, E experts, B batch, T tokens, C places per expert, D embed, k choices
 per token, N rows that a device sends.
 """
@@ -18,7 +19,7 @@ from bigmodel_jax.core.sharding import axis_names, constrain
 
 
 def axes(num_experts: int, num_rows: int) -> tuple[str, ...]:
-    """The mesh axes that experts and batch share, () where no token has to travel."""
+    """The mesh axes that experts and batch share; () if no token has to travel."""
     mesh = sharding.current_mesh()
     if mesh is None:
         return ()
@@ -28,13 +29,13 @@ def axes(num_experts: int, num_rows: int) -> tuple[str, ...]:
 
 
 def to_experts(x_EBCD: jax.Array) -> jax.Array:
-    """Cut along the batch -> cut along the experts: each device's places for all experts, to the experts' devices."""
+    """Moves (E, B, C, D) from sharding along the batch to sharding along the experts."""
     travelling = axes(*x_EBCD.shape[:2])
     return constrain(_swap(x_EBCD, travelling, 0, 1), "experts", "batch", None, None)
 
 
 def to_rows(x_EBCD: jax.Array) -> jax.Array:
-    """The way back of `to_experts`."""
+    """The inverse of `to_experts`."""
     travelling = axes(*x_EBCD.shape[:2])
     return _swap(x_EBCD, travelling, 1, 0)
 
@@ -56,16 +57,18 @@ def _swap(x_EBCD, travelling, cut, joined):
 def apply(
     products: Callable, x_BTD: jax.Array, chosen: jax.Array, E: int, axis: tuple[str, ...], buffer: float = 0.0
 ) -> jax.Array:
-    """Inside `shard_map`: (B, T, k, D), this device's tokens x_BTD through the experts `chosen` (B, T, k), E on each device.
+    """Returns (B, T, k, D): this device's tokens (B, T, D) through the experts chosen (B, T, k).
 
-    Rows are sorted by expert, travel, go through `products(rows, expert of each, rows of each expert)`, and travel back.
-    buffer: rows that a device has room for, over an even share; what comes after them, from the last devices, does not
-    travel and is 0. With 0 nothing is dropped, however unbalanced: a token's choices are different experts, so a device
-    gets at most min(k, E) rows for each token of all the devices, and its buffer holds as many.
+    It is called inside `shard_map`. E: the experts on each device. Rows are sorted by expert,
+    travel, pass through `products(rows, expert of each, rows of each expert)`, and travel back.
+    buffer: the rows that a device has room for, relative to an even share. The rows beyond, those
+    of the last devices, do not travel, and their result is 0. With 0 no row is dropped: a token's
+    choices are different experts, so a device gets at most min(k, E) rows per token of all devices,
+    and has room for all of them.
     """
     (B, T, D), k = x_BTD.shape, chosen.shape[-1]
     e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
-    order = jnp.argsort(chosen.reshape(-1))  # by expert, and so by device
+    order = jnp.argsort(chosen.reshape(-1))  # sorted by expert, and therefore by device
     sizes = jnp.bincount(chosen.reshape(-1), length=e * E).astype(jnp.int32)
     from_to = jax.lax.all_gather(sizes.reshape(e, E), axis)  # (e, e, E)
     bound = B * T * min(k, E)
@@ -74,7 +77,7 @@ def apply(
     sizes = travel.sum(-1)
     starts, ends = _starts(from_to.sum(-1), 1), _starts(sizes, 0)
     rows = send(x_BTD.reshape(B * T, D)[order // k], sizes, starts, ends, min(bound, length), length, axis)
-    # What came is sorted by device, and within one by expert.
+    # The rows that arrived are sorted by device, and within a device by expert.
     came = travel[:, me]
     expert = jnp.repeat(jnp.tile(jnp.arange(E), e), came.reshape(-1), total_repeat_length=length)
     expert = jnp.where(jnp.arange(length) < came.sum(), expert, E)
@@ -85,7 +88,10 @@ def apply(
 
 
 def _first(from_to: jax.Array, length: int) -> jax.Array:
-    """What is left of the rows (e, e, E) from each device to each one's experts, where a device takes the first `length`."""
+    """What is left of the rows (e, e, E) if every device takes its first `length` rows.
+
+    The rows are those from each device to each device's experts.
+    """
     e, _, E = from_to.shape
     arriving = from_to.swapaxes(0, 1).reshape(e, e * E)
     kept = jnp.minimum(jnp.cumsum(arriving, axis=1), length)
@@ -101,11 +107,12 @@ def send(
     length: int,
     axis: tuple[str, ...],
 ) -> jax.Array:
-    """Inside `shard_map`: this device's rows, sorted by the device they go to, to those devices -> (length, D), sorted by
-    the device they came from, 0 where none lands.
+    """Sends this device's rows, sorted by destination, to their devices; inside `shard_map`.
 
-    sizes (e, e) int32: rows from each device to each, of which the first lies at `starts` (e, e) and lands at `ends` (e, e);
-    bound: no device sends another more; length: no device gets more.
+    Returns (length, D), sorted by the device of origin, 0 where no row arrives. sizes: (e, e)
+    int32, the number of rows from each device to each. starts, ends: (e, e), where the first of
+    these rows lies, and where it arrives. bound: the most rows that a device sends to another.
+    length: the most rows that a device receives.
     """
     me = jax.lax.axis_index(axis)
     mesh = sharding.current_mesh()
@@ -113,7 +120,7 @@ def send(
         out = jnp.zeros((length, rows_ND.shape[1]), rows_ND.dtype)
         name = axis[0] if len(axis) == 1 else axis
         return jax.lax.ragged_all_to_all(rows_ND, out, starts[me], sizes[me], ends[me], sizes[:, me], axis_name=name)
-    # XLA's CPU backend has no ragged exchange: every pair of devices exchanges `bound` rows.
+    # XLA's CPU backend has no ragged all-to-all, so every pair of devices exchanges `bound` rows.
     place = jnp.arange(bound)
     padded = _rows(rows_ND, starts[me][:, None] + place, place < sizes[me][:, None])
     received = jax.lax.all_to_all(padded, axis, 0, 0, tiled=True)
@@ -128,5 +135,5 @@ def _starts(sizes: jax.Array, dim: int) -> jax.Array:
 
 
 def _rows(x_ND, numbers, present):
-    """Rows by number, 0 where not present."""
+    """The rows of these numbers, 0 where `present` is False."""
     return jnp.where(present[..., None], x_ND[jnp.clip(numbers, 0, len(x_ND) - 1)], jnp.zeros((), x_ND.dtype))

@@ -1,7 +1,7 @@
-"""Products of groups of rows, each group with a matrix of its own, by Pallas's kernels for NVIDIA's Hopper.
+"""Grouped products on NVIDIA's Hopper, each group of rows with its own matrix, by Pallas's kernels.
 
-XLA has none on its GPUs: it masks all rows for every group and multiplies them all, so many times the work as there are
-groups, and as many copies of the rows in memory.
+XLA has no grouped product on GPUs. It masks and multiplies all rows once per group, which costs as
+many times the work and the memory as there are groups.
 
 Shapes: N rows sorted by group, E groups, D in, F out.
 """
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 
-BLOCK = 128  # rows and columns of a product that one group of threads sums up
+BLOCK = 128  # rows and columns of the block that one group of threads computes
 
 
 def usable(rows_ND: jax.Array, w_EDF: jax.Array) -> bool:
-    """Whether what is being traced will run on Hopper, in whole blocks of bfloat16, and not under a pipeline's `vmap`."""
+    """Whether the traced program runs on Hopper, in whole bfloat16 blocks, without a pipeline."""
     mesh = sharding.current_mesh()
     if mesh is None or mesh.shape["stage"] > 1 or getattr(_device(mesh), "compute_capability", "") != "9.0":
         return False
@@ -32,7 +32,10 @@ def _device(mesh: jax.sharding.Mesh) -> jax.Device:
 
 @jax.jit
 def grouped_product(rows_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """(N, F): each row times the matrix of its group, 0 for rows past the last one. By this name FLOPs are counted."""
+    """Returns (N, F): each row times the matrix of its group, 0 for rows beyond the last group.
+
+    FLOPs are counted by this function's name.
+    """
     return _product(rows_ND, w_EDF, sizes_E)
 
 
@@ -54,24 +57,25 @@ _product.defvjp(_forward, _backward)
 
 
 def _grouped(rows, w, sizes, transpose: bool):
-    from jax.experimental.pallas.ops.gpu import ragged_dot_mgpu  # half a second to import, where it is used alone
+    from jax.experimental.pallas.ops.gpu import ragged_dot_mgpu  # imported here: it takes half a second
 
     columns = w.shape[1 if transpose else 2]
     y = ragged_dot_mgpu.ragged_dot(rows, w, group_sizes=sizes, transpose_rhs=transpose, **_blocks(columns))
-    # What no group has is left as the memory was.
+    # The kernel does not write the rows of no group, so their memory is undefined.
     return jnp.where(jnp.arange(len(rows))[:, None] < sizes.sum(), y, 0)
 
 
 def _of_matrices(rows, dy, sizes):
-    """(E, D, F): what each group's rows give its matrix."""
+    """Returns (E, D, F): the gradient of each group's matrix."""
     from jax.experimental.pallas.ops.gpu import transposed_ragged_dot_mgpu as kernels
 
-    # It asks the first device that is here for its processors; a program may be compiled for one that is not.
+    # The kernel asks the first local device for its processors, but the program may be compiled for
+    # another device.
     there = types.SimpleNamespace(**vars(jax) | {"devices": lambda: [_device(sharding.current_mesh())]})
     with mock.patch.object(kernels, "jax", there):
         return kernels.transposed_ragged_dot(rows, dy, group_sizes=sizes, **_blocks(dy.shape[1]))
 
 
 def _blocks(columns: int) -> dict[str, Any]:
-    beside = 4 if columns % (4 * BLOCK) == 0 else 1  # blocks of columns whose rows stay in the cache
+    beside = 4 if columns % (4 * BLOCK) == 0 else 1  # neighbouring blocks of columns that share rows in the cache
     return {"block_m": BLOCK, "block_n": BLOCK, "block_k": 64, "max_concurrent_steps": 4, "grid_block_n": beside}

@@ -1,10 +1,11 @@
 """Mixture of experts: a router sends each token to k of E feed-forward networks (arXiv:1701.06538).
 
-Shapes: B batch, T tokens, D embed, E experts, k choices per token, F mlp, C places per expert, N rows, one per
-token and choice, sorted by expert.
+`experts` chooses among three forms of the same sum. `dense` computes every expert for every token.
+`grouped` computes the chosen experts alone, whatever the balance. `capacity` gives each expert C
+places per row of the batch, and drops further tokens.
 
-The same sum in three forms (`experts` picks): `dense` computes every expert for every token; `grouped` computes what
-was chosen, whatever the balance; `capacity` gives each expert C places per row of the batch and drops the rest.
+Shapes: B batch, T tokens, D embed, E experts, k choices per token, F mlp, C places per expert, N
+rows, one per token and choice, sorted by expert.
 """
 
 import functools
@@ -27,8 +28,10 @@ Activation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Routing(NamedTuple):
-    """logits and probs (B, T, E); experts (B, T, k) int32, no one twice, and their weights (B, T, k). float32: near
-    ties decide where a token goes."""
+    """The experts of every token. Floats are float32, as near ties decide where a token goes.
+
+    logits, probs: (B, T, E). experts: (B, T, k) int32, all different. weights: (B, T, k), the
+    weights of these experts."""
 
     logits: jax.Array
     probs: jax.Array
@@ -37,8 +40,10 @@ class Routing(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Of one layer, or stacked over layers; sums over tokens. assigned (E,): tokens sent to each expert; probs (E,): router
-    probability; log_z_squared (); tokens (): how many there are."""
+    """Sums over the tokens of one layer, or stacked over layers.
+
+    assigned: (E,), tokens sent to each expert. probs: (E,), router probability. log_z_squared: ().
+    tokens: (), the number of tokens."""
 
     assigned: jax.Array
     probs: jax.Array
@@ -46,18 +51,15 @@ class Load(NamedTuple):
     tokens: jax.Array
 
 
-# ------------------------------------------------------------------------------------------------ parameters
-
-
 def router_spec(dim: int, num_experts: int, *, init: Init, bias_init: Init | None = None) -> dict[str, Param]:
-    """kernel (D, E) and, where `bias_init` is given, bias (E,)."""
-    # Small, and every token needs all of it: whole along the experts.
+    """kernel (D, E) and, with `bias_init`, bias (E,)."""
+    # The router is small and every token needs all of it, so it is not sharded along the experts.
     tree = linear.linear_spec(dim, num_experts, axes=("embed", None), init=init)
     return tree | {"bias": Param((num_experts,), (None,), bias_init)} if bias_init else tree
 
 
 def spec(num_experts: int, dim: int, mlp_dim: int, *, init: Init, out_init: Init, bias: bool = False) -> dict:
-    """gate and up (E, D, F), down (E, F, D); with `bias` one for each, (E, F) and (E, D)."""
+    """gate and up (E, D, F), down (E, F, D); with `bias` also their biases, (E, F) and (E, D)."""
     inner, outer = ("experts", "embed", "mlp"), ("experts", "mlp", "embed")
     tree = {
         "gate": Param((num_experts, dim, mlp_dim), inner, init),
@@ -65,19 +67,16 @@ def spec(num_experts: int, dim: int, mlp_dim: int, *, init: Init, out_init: Init
         "down": Param((num_experts, mlp_dim, dim), outer, out_init),
     }
     if bias:
-        # (E, F) biases are vectors in disguise: no weight decay.
+        # A bias (E, F) is one vector per expert: it has no weight decay.
         tree["gate_bias"] = Param((num_experts, mlp_dim), ("experts", "mlp"), zeros(), decay=False)
         tree["up_bias"] = Param((num_experts, mlp_dim), ("experts", "mlp"), zeros(), decay=False)
         tree["down_bias"] = Param((num_experts, dim), ("experts", "embed"), zeros(), decay=False)
     return tree
 
 
-# ------------------------------------------------------------------------------------------------ routing
-
-
 def route(p: dict, x_BTD: jax.Array, num_chosen: int, *, normalize: bool = True) -> Routing:
-    """Softmax over all experts, then the `num_chosen` likeliest; `normalize`: their weights sum to 1, which is the
-    softmax over their logits alone (Mixtral, arXiv:2401.04088)."""
+    """Softmax over all experts, then the `num_chosen` likeliest. normalize: their weights sum to 1,
+    as the softmax over their logits alone (Mixtral, arXiv:2401.04088)."""
     logits = linear.linear(jax.tree.map(lambda w: w.astype(jnp.float32), p), x_BTD.astype(jnp.float32))
     probs = jax.nn.softmax(constrain(logits, "batch", "seq", None), axis=-1)
     weights, experts_ = top_k(probs, num_chosen)
@@ -87,8 +86,8 @@ def route(p: dict, x_BTD: jax.Array, num_chosen: int, *, normalize: bool = True)
 
 
 def top_k(x_BT: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """`jax.lax.top_k` over the last dimension of (B, T, ...), each device for the tokens it holds: XLA's partitioner would
-    gather those of all devices first."""
+    """`jax.lax.top_k` over the last dimension of (B, T, ...), on each device for its own
+    tokens: XLA's partitioner would gather the tokens of all devices first."""
     tokens = P()
     if sharding.current_mesh() is not None:
         tokens = sharding.fitting_spec(x_BT.shape[:2], "batch", "seq")
@@ -96,6 +95,7 @@ def top_k(x_BT: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """silu(gate) * up."""
     return jax.nn.silu(gate) * up
 
 
@@ -111,12 +111,13 @@ def experts(
     activation: Activation = swiglu,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """(B, T, D): the chosen experts' outputs, weighted; the residual is the caller's.
+    """Returns (B, T, D): the weighted sum of the chosen experts' outputs, without the residual.
 
-    mask_BT: False for padding, which takes no place. capacity_factor: 0 drops nothing; otherwise every expert has
-    `capacity_factor` times its even share of places in a row, and what finds none adds nothing to the residual. buffer: of
-    the dropless form, where tokens travel to the experts: rows that a device has room for, over an even share; 0: all.
-    implementation: of the dropless form; a CPU has no grouped product and would compute every expert anyway.
+    mask_BT: False for padding, which takes no place. capacity_factor: 0 drops no token; otherwise
+    an expert has `capacity_factor` times its even share of places in a row, and tokens beyond get
+    0. buffer: for the form without dropping, where tokens travel to the experts: the rows that a
+    device has room for, relative to an even share; 0 = all. implementation: of the form without
+    dropping; "auto" is "dense" on CPUs, which have no grouped product.
     """
     activation = recompute.from_arguments(activation)
     if capacity_factor:
@@ -124,7 +125,7 @@ def experts(
     if implementation == "auto":
         mesh = sharding.current_mesh()
         platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-        # Where tokens travel to the experts, a device cannot compute all of these.
+        # If tokens travel to the experts, a device does not hold all experts, as "dense" needs.
         travelling = expert_exchange.axes(routing.logits.shape[-1], x_BTD.shape[0])
         implementation = "dense" if platform == "cpu" and not travelling else "grouped"
     if implementation == "dense":
@@ -133,16 +134,13 @@ def experts(
 
 
 def _combine(routing: Routing) -> jax.Array:
-    """(B, T, E): each expert's weight, 0 where it was not chosen."""
+    """Returns (B, T, E): each expert's weight, 0 if it was not chosen."""
     one_hot = jax.nn.one_hot(routing.experts, routing.logits.shape[-1], dtype=jnp.float32)
     return jnp.sum(one_hot * routing.weights[..., None], axis=-2)
 
 
-# ------------------------------------------------------------------------------------------------ dense
-
-
 def dense(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = swiglu) -> jax.Array:
-    """Every expert for every token: the definition, E / k times the products, but two plain ones."""
+    """Every expert for every token: the definition, at E / k times the products of `grouped`."""
     combine = _combine(routing)
 
     def project_in(name):
@@ -150,22 +148,20 @@ def dense(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = 
         return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
 
     hidden = activation(project_in("gate"), project_in("up"))
-    # A token's weights before the last product, which then also sums over experts.
+    # A token's weights multiply before the last product, which then also sums over experts.
     hidden = (hidden * combine[..., None]).astype(x_BTD.dtype)
     y = linear.project(constrain(hidden, "batch", "seq", "experts", "mlp"), p["down"], num_dims=2)
     return y + (combine.astype(y.dtype) @ p["down_bias"] if "down_bias" in p else 0.0)
 
 
-# ------------------------------------------------------------------------------------------------ grouped
-
-
 def grouped(
     p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = swiglu, buffer: float = 0.0
 ) -> jax.Array:
-    """Tokens sorted by expert, then one product per group of rows (`ragged_dot`; MegaBlocks, arXiv:2211.15841).
+    """Tokens sorted by expert, then one product per group of rows (`ragged_dot`).
 
-    Each device computes the experts, and columns of experts, that it holds: on the tokens that others sent it, where the
-    batch lies on the experts' axis, else on its own tokens, and the results are summed.
+    MegaBlocks, arXiv:2211.15841. Each device computes the experts, and the experts' columns, that
+    it holds. If the batch is sharded over the experts' axis, it does so for the tokens that others
+    sent it; otherwise for its own tokens, and the results are summed.
     """
     weights = {name: w for name, w in p.items() if name != "down_bias"}
     if (mesh := sharding.current_mesh()) is None or mesh.size == 1:
@@ -201,22 +197,22 @@ def _grouped_by_shard(mesh, weights, x_BTD, routing, activation, buffer):
 
 
 def _sorted_by_expert(p, x_BTD, chosen, weights, *, first=0, activation):
-    """The part of the sum that experts `first` ... `first` + len(p["gate"]) contribute, without the last bias."""
+    """What the len(p["gate"]) experts from `first` on add to the sum, without the last bias."""
     (B, T, D), k, E = x_BTD.shape, chosen.shape[-1], p["gate"].shape[0]
     ours = chosen.reshape(-1) - first
     present = (ours >= 0) & (ours < E)
-    ours = jnp.where(present, ours, E)  # other devices' experts: last, and in no group
+    ours = jnp.where(present, ours, E)  # other devices' experts come last, in no group
     order = jnp.argsort(ours)
     sizes = jnp.bincount(ours, length=E + 1)[:E].astype(jnp.int32)
     out = _products(p, x_BTD.reshape(B * T, D)[order // k], ours[order], sizes, activation)
-    # Back in the tokens' order by a gather, not a scatter: sums in a fixed order, the same bits every time.
+    # A gather restores the tokens' order. A scatter would sum in no fixed order, with varying bits.
     out = out[jnp.argsort(order)].reshape(B, T, k, D)
     weights = jnp.where(present.reshape(B, T, k), weights, 0.0)
     return jnp.einsum("btkd,btk->btd", out, weights.astype(out.dtype))
 
 
 def _products(p, rows_ND, expert_N, sizes_E, activation):
-    """Each row through its expert; rows sorted by expert, those past the last group left out."""
+    """Each row through its expert; rows are sorted by expert, and those without one come last."""
 
     def product(rows, w):
         if hopper.usable(rows, w):
@@ -230,27 +226,25 @@ def _products(p, rows_ND, expert_N, sizes_E, activation):
     return product(activation(project_in("gate"), project_in("up")), p["down"])
 
 
-# ------------------------------------------------------------------------------------------------ capacity
-
-
 def places(num_tokens: int, num_chosen: int, num_experts: int, factor: float) -> int:
-    """C: `factor` times an expert's even share of a row's choices, at least 1, at most one place per token."""
+    """C: `factor` times an expert's even share of a row's choices, 1 to `num_tokens`."""
     return min(max(1, math.ceil(factor * num_tokens * num_chosen / num_experts)), num_tokens)
 
 
 def capacity(
     p: dict, x_BTD: jax.Array, routing: Routing, mask_BT: jax.Array, factor: float, activation: Activation = swiglu
 ) -> jax.Array:
-    """C places per expert and row, filled by one-hot products (GShard, arXiv:2006.16668; Switch, arXiv:2101.03961).
+    """C places per expert and row, filled by one-hot products (GShard, arXiv:2006.16668).
 
-    Places go to the tokens in their order (GShard: first choices before second ones), so that none is dropped for a
-    token that comes after it.
+    As in Switch (arXiv:2101.03961), tokens take places in their order, so that no token is dropped
+    for a later one. GShard fills all first choices before second ones.
     """
     combine = _combine(routing)
     chosen = jax.nn.one_hot(routing.experts, combine.shape[-1], dtype=jnp.int32).sum(-2) * mask_BT[..., None]
+    # A token's place is the number of earlier tokens that chose the same expert.
     place = jnp.where(chosen > 0, jnp.cumsum(chosen, axis=1) - 1, -1)
     C = places(x_BTD.shape[1], *routing.experts.shape[-1:], combine.shape[-1], factor)
-    dispatch = jax.nn.one_hot(place, C, dtype=x_BTD.dtype)  # (B, T, E, C), all 0 where no place is left
+    dispatch = jax.nn.one_hot(place, C, dtype=x_BTD.dtype)  # (B, T, E, C), 0 for a token without a place
     inputs = jnp.einsum("btec,btd->ebcd", dispatch, x_BTD)
     inputs = expert_exchange.to_experts(inputs)
 
@@ -264,11 +258,8 @@ def capacity(
     return jnp.einsum("btec,ebcd->btd", (dispatch * combine[..., None]).astype(out.dtype), out)
 
 
-# ------------------------------------------------------------------------------------------------ losses
-
-
 def load(routing: Routing, mask_BT: jax.Array) -> Load:
-    """What the auxiliary losses need of one layer; padding (mask False) does not count."""
+    """One layer's sums for the auxiliary losses; padding (mask False) does not count."""
     mask = mask_BT.astype(jnp.float32)
     chosen = jax.nn.one_hot(routing.experts, routing.logits.shape[-1], dtype=jnp.float32).sum(-2)
     log_z = jax.nn.logsumexp(routing.logits, axis=-1)
@@ -281,20 +272,25 @@ def load(routing: Routing, mask_BT: jax.Array) -> Load:
 
 
 def token_share(batch: dict) -> jax.Array | float:
-    """The factor that makes means over the tokens of a batch's pieces, which count by the weight of their targets, add up
-    to the batch's mean; 1 without batch["token_share"] (B,), which training/step.py defines."""
+    """The factor that makes the token means of a batch's pieces add up to the batch's mean.
+
+    Pieces count by the weight of their targets. 1 without batch["token_share"] (B,), which
+    training/step.py defines.
+    """
     if "token_share" not in batch:
         return 1.0
     return batch["token_share"].sum() / jnp.maximum(batch["weights"].astype(jnp.float32).sum(), 1.0)
 
 
 def losses(layers: Load, *, balance: float, z: float, share: jax.Array | float = 1.0) -> dict[str, jax.Array]:
-    """Auxiliary losses from the stacked loads of all layers, times their coefficients and `share`; none for 0.
+    """Auxiliary losses of all layers' stacked loads, times coefficient and `share`.
 
-    load_balancing_loss: E sum_e assigned_e probs_e, k when all is even; Switch (arXiv:2101.03961) eq. 4-6, the means
-    taken over all layers before the product, as transformers' load_balancing_loss_func does.
-    router_z_loss: mean of log(Z)^2 over tokens and layers (ST-MoE, arXiv:2202.08906, eq. 5).
-    Over the pieces of a batch the second adds up to the batch's; the first, a product of means, does not.
+    load_balancing_loss: E sum_e assigned_e probs_e, which is k if all is even (Switch,
+    arXiv:2101.03961, eq. 4-6). Means over all layers are taken before the product, as in
+    transformers' load_balancing_loss_func. router_z_loss: mean of log(Z)^2 over tokens and layers
+    (ST-MoE, arXiv:2202.08906, eq. 5). Over the pieces of a batch, the z-loss adds up to the
+    batch's; the balancing loss, a product of means, does not. A loss with coefficient 0 is left
+    out.
     """
     found, tokens = {}, jnp.maximum(layers.tokens.sum(), 1.0)
     if balance:
