@@ -100,9 +100,7 @@ class DataConfig:
         return {}
 
     def validate(self, batch_size: int) -> None:
-        """Raise ValueError where batches of this size are impossible; this runs before data is
-        opened.
-        """
+        """Raise ValueError where batches of this size are impossible, before data is opened."""
 
     def requirements(self) -> dict:
         """Return what a model's config must offer to take this data, by field name.
@@ -137,7 +135,7 @@ class DataConfig:
         return {}
 
     def of_run(self, folder: Path) -> "DataConfig":
-        """Return this config with training-split facts replaced by those saved in the run's folder."""
+        """Return this config with the training split's facts that the run in `folder` saved."""
         return self
 
     def processor(self, run_dir: Path) -> dict[str, Any]:
@@ -229,9 +227,7 @@ def inner(data: DataConfig) -> Iterator[DataConfig]:
 
 
 def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[Path] | str]:
-    """Return the files that text fields name, and what sources and tokenizers report, by dotted
-    name.
-    """
+    """Return the files of text fields, and what sources and tokenizers report, by dotted name."""
     found = {}
     for field in dataclasses.fields(part):
         value, name = getattr(part, field.name), f"{prefix}.{field.name}"
@@ -244,7 +240,7 @@ def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[P
 
 
 class BadRecords:
-    """Skips unusable records up to a limit; one more raises ValueError with its place and reason."""
+    """Skips bad records up to a limit; one more raises ValueError with its place and reason."""
 
     def __init__(self, limit: int):
         self.limit = limit

@@ -1,6 +1,4 @@
-"""The interface of training batches: rows in a fixed order, or batches made from current
-weights.
-"""
+"""The interface of training batches: rows in a fixed order, or made from current weights."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,9 +45,7 @@ class Experience(Protocol):
         ...
 
     def prefetch(self) -> None:
-        """Prepare what does not need new weights; it is called while the previous step is
-        running.
-        """
+        """Prepare what does not need new weights, while the previous step is running."""
         ...
 
     def wait(self, seconds: float) -> bool:

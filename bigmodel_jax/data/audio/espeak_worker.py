@@ -1,8 +1,8 @@
 """A subprocess that speaks one utterance per input line: python espeak_worker.py LIBRARY DATA.
 
 An input line is a JSON object with text, voice, speed, pitch and seed. The answer is the length in
-bytes (8 bytes, little-endian; -1 for a failure), followed by int16 samples. This file imports nothing
-of the package.
+bytes (8 bytes, little-endian; -1 for a failure), followed by int16 samples. This file imports
+nothing of the package.
 """
 
 import ctypes

@@ -13,8 +13,8 @@ class SpecAugment:
     """Settings of the masks; calling the object masks one spectrogram.
 
     A masked value becomes 0, which is the mean of every bin. Time warping is left out, because the
-    paper reports that it helps little. The masks of an example follow from 64 random bits, which
-    come from (seed, number of the example), so a resumed run draws the same masks.
+    paper names it as the first part to drop. The masks of an example follow from 64 random bits,
+    which come from (seed, number of the example), so a resumed run draws the same masks.
     """
 
     freq_masks: CountOrZero = 2

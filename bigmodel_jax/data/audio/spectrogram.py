@@ -20,7 +20,7 @@ def num_frames(num_samples: int) -> int:
 
 
 def log_mel(samples_N: np.ndarray, num_mels: int) -> np.ndarray:
-    """Return the spectrogram (T, F) float32 of samples in -1 .. 1 at 16 kHz; silence gives zeros."""
+    """Return the spectrogram (T, F) float32 of samples in -1 .. 1 at 16 kHz; silence is all 0."""
     x = np.asarray(samples_N, np.float32)
     T = num_frames(len(x))
     if T == 0:
@@ -58,7 +58,7 @@ def to_hertz(mel: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def filters(num_mels: int, fft: int = FFT) -> np.ndarray:
-    """Return the mel filterbank (F, fft / 2 + 1) float32: triangles of area 1 over the frequencies."""
+    """Return the mel filters (F, fft / 2 + 1) float32: triangles of area 1 over frequency."""
     edges = to_hertz(np.linspace(0.0, to_mel(RATE / 2), num_mels + 2))
     bins = np.linspace(0, RATE / 2, fft // 2 + 1)
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]

@@ -32,9 +32,7 @@ class SpeechFiles(Files):
     "the manifest's field with the transcript"
 
     def fingerprint(self, split, root):
-        """Hash the manifests, and size and modification time of each recording instead of its
-        content.
-        """
+        """Hash the manifests, and each recording's size and modification time, not its content."""
         stats = [(str(path), *paths.stat(path)) for path in self._recordings(split)]
         return cache.key(super().fingerprint(split, root), stats)
 
@@ -42,7 +40,7 @@ class SpeechFiles(Files):
         return [*self.paths(split), *self._recordings(split)]
 
     def _recordings(self, split: str) -> list[Path]:
-        """Return the paths of a split's recordings; here the limit of bad records does not apply."""
+        """Return the paths of a split's usable recordings, without a limit of bad records."""
         return [path for _, path, _ in self._named(split, BadRecords(1 << 62))]
 
     def _named(self, split: str, bad: BadRecords):
@@ -59,9 +57,7 @@ class SpeechFiles(Files):
                     yield where, path, row[self.text_field]
 
     def _lacks(self, row: Any) -> str:
-        """Return what is wrong with a manifest line; an empty transcript is allowed and means
-        silence.
-        """
+        """Return what is wrong with a manifest line; an empty transcript means silence."""
         if not isinstance(row, dict):
             return f"a JSON object is needed, not {type(row).__name__}"
         for name, option in ((self.audio_field, "audio_field"), (self.text_field, "text_field")):

@@ -43,7 +43,7 @@ def read(path: Path, rate: int) -> tuple[np.ndarray, str]:
 
 
 def _decoded(path: Path) -> tuple[int, np.ndarray]:
-    """Return (sample rate, (n,) or (n, channels) float32); 8, 16, 24, 32 bits and floats are read."""
+    """Return (sample rate, (n,) or (n, channels) float32) of 8 to 32 bits or floats."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", wavfile.WavFileWarning)
         try:

@@ -15,9 +15,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / the golden ratio: the multipli
 
 
 def band_hashes(signatures: np.ndarray, bands: int) -> np.ndarray:
-    """Return one hash per band, (texts, bands) uint64, of signatures (texts, permutations)
-    uint8.
-    """
+    """Return a hash per band, (texts, bands) uint64, of uint8 signatures (texts, permutations)."""
     # The factors are powers, as in a polynomial hash. Factors in arithmetic progression would give
     # a band of 8 minima only some ten thousand different values.
     factors = np.cumprod(np.full(signatures.shape[1], GOLDEN))

@@ -12,9 +12,7 @@ PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\u2018\u2019\u201c\u201d\u2026\
 
 @dataclasses.dataclass(frozen=True)
 class GopherQuality(Filter):
-    """Drops a document by its length, words, symbols and lines; words are separated by
-    whitespace.
-    """
+    """Drops a document by its length, words, symbols and lines; whitespace separates words."""
 
     field: str = "text"
     "the record's field with the text"

@@ -21,9 +21,7 @@ Cleaned = tuple[list[Record], str]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The base class of every step; a step sees one record at a time and keeps no state between
-    two.
-    """
+    """The base class of steps; a step sees one record at a time and keeps no state."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     "packages whose versions influence the result of the step"
@@ -58,9 +56,7 @@ class Filter(Step):
     """A step that either keeps a record unchanged or drops it."""
 
     def why(self, record: Record) -> str:
-        """Return "rule: figures" of the first rule that drops the record; "" where the record
-        stays.
-        """
+        """Return "rule: figures" of the first rule that drops the record, or "" if it stays."""
         raise NotImplementedError(f"{type(self).__name__} does not define why()")
 
     def clean(self, record):
@@ -99,9 +95,7 @@ class Shared(Step):
         return b""
 
     def index(self) -> Index:
-        """Return an empty index; its later state depends only on the keys that it let stay, in
-        order.
-        """
+        """Return an empty index; its state depends only on the keys that it let stay, in order."""
         raise NotImplementedError(f"{type(self).__name__} does not define index()")
 
     def clean(self, record):
@@ -139,9 +133,7 @@ class Function(Step):
 
 
 def user_code_digest(what: Any) -> str:
-    """Return the digest of the file that defines a function or class; "" for one of this
-    package.
-    """
+    """Return the digest of the file that defines a function or class; "" within this package."""
     module = importlib.import_module(what.__module__)
     file = getattr(module, "__file__", None)
     return cache.file_digest(file) if file and module.__name__.partition(".")[0] != "bigmodel_jax" else ""

@@ -77,9 +77,7 @@ class Corpus(Source):
         return self.source.made_from("train" if self.validation_share and split != "test" else split, root)
 
     def _inputs(self, root: Path) -> tuple[str, ...]:
-        """Return the source's splits in reading order; "test" where the source has a field of that
-        name.
-        """
+        """Return the source's splits in reading order; "test" if the source has such a field."""
         splits = ("test", "validation", "train") if hasattr(self.source, "test") else ("validation", "train")
         return tuple(split for split in splits if self.source.has(split, root))
 
@@ -133,9 +131,7 @@ def _print(step: Step) -> list:
 
 
 def _files(source: Source, split: str, root: Path) -> list[dict[str, Any]]:
-    """Return the first files of a split as a data card lists them; [] for a source without
-    files.
-    """
+    """Return the first files of a split as a data card lists them; [] if there are no files."""
     if type(source).made_from is Source.made_from:
         return []
     found = source.made_from(split, root)

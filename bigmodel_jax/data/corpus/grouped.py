@@ -175,9 +175,7 @@ class Chunk(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What the plan needs to know of a part of the source; `wrong` says why reading failed,
-    or "".
-    """
+    """What the plan needs to know of a part of the source; `wrong`: why reading failed, or ""."""
 
     number: int
     split: str

@@ -28,9 +28,7 @@ class Gave(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A question: the key by which a `Shared` step judges the record, and the events if it
-    stays.
-    """
+    """A question: the key by which a `Shared` step judges the record, and the events after it."""
 
     step: int
     key: bytes

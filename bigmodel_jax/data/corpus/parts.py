@@ -9,9 +9,7 @@ from bigmodel_jax.data.steps import Steps
 
 
 def parts(source: Source, split: str, root: Path) -> list[Source]:
-    """Return sources that together, in order, have the records of `source`: one per file it
-    reads.
-    """
+    """Return one source per file of `source`; in order, they have the records of `source`."""
     if isinstance(source, Steps):
         return [dataclasses.replace(source, source=part) for part in parts(source.source, split, root)]
     paths = source.paths(split) if isinstance(source, Files) else []

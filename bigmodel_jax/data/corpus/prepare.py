@@ -220,9 +220,7 @@ class _Run:
                 bad.skip(where, why)
 
     def _commit(self, split: str, read: int, skipped: list[tuple[str, str]], done: bool = False) -> None:
-        """Write everything up to record `read` of the split to disk, and record it in the
-        manifest.
-        """
+        """Write everything up to record `read` of the split to disk, and update the manifest."""
         self.manifest["shards"] += self.shards.close()
         self.manifest |= {
             "next": self.shards.numbers,

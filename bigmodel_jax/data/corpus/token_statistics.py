@@ -23,9 +23,7 @@ SHOWN = 12  # how many of the most and least frequent tokens are shown
 
 
 def add_to_card(folder: Path, corpus: Corpus, data: DataConfig) -> None:
-    """Add token statistics to the folder's card, if `data` is text and its source is this
-    corpus.
-    """
+    """Add token statistics to the folder's card if `data` is text from this corpus."""
     if not isinstance(data, TextData) or data.source is not corpus:
         return
     card = json.loads((folder / CARD).read_text("utf-8"))

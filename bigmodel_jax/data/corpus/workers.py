@@ -1,6 +1,4 @@
-"""Applies a function to items in one or several processes, with results in the order of the
-items.
-"""
+"""Applies a function to items in one or several processes; the results come in order."""
 
 import collections
 import os

@@ -45,7 +45,7 @@ class AnswerRows:
             before, answer = self.texts[index]
             begin, end = len(before), len(before) + len(answer)
             whole[row, :begin], whole[row, begin:end] = before, answer
-            # The target of a position is the next token, so the answer's weights begin one position early.
+            # A position's target is the next token, so the answer's weights begin one position early.
             segments[row, : end - 1], prefix[row, :begin], weights[row, begin - 1 : end - 1] = 1, 1, 1
         images = self.images[self.places[indices]]
         if noise is not None and self.max_shift:
@@ -102,7 +102,7 @@ class ImagePrompts:
         return {"image": self.rows.floats(self.rows.images[self.rows.places[index]][None])}
 
     def picture(self, index: int) -> str:
-        """Return the image of a prompt as a data URL of a PNG; of several squares, the last one."""
+        """Return a prompt's whole image as a PNG data URL; with tiles it is the last square."""
         image, record = self.rows.images[self.rows.places[index]], self.records[index]
         image = image[record["squares"] - 1] if image.ndim == 4 else image
         return "data:image/png;base64," + base64.b64encode(pictures.encode(image)).decode()

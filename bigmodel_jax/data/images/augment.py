@@ -22,9 +22,7 @@ class Augmentation:
     """The base class of every augmentation."""
 
     def __call__(self, image: np.ndarray, noise: int) -> np.ndarray:
-        """Map (H, W, 1 or 3) uint8 to a new array of the same shape; equal bits give equal
-        pixels.
-        """
+        """Map (H, W, 1 or 3) uint8 to a new array of that shape; equal bits give equal pixels."""
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
 
 
@@ -118,9 +116,7 @@ class Flip(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Rotate(Augmentation):
-    """Rotates the image about its centre by up to `degrees` each way; uncovered corners become
-    black.
-    """
+    """Rotates the image about its centre by up to `degrees` each way, on black."""
 
     degrees: NonNegative = 15.0
     "the largest angle"
@@ -205,7 +201,7 @@ class Erase(Augmentation):
     area: tuple[ShareAboveZero, ShareAboveZero] = (0.02, 1 / 3)
     "range of the rectangle's share of the image's area"
     aspect: tuple[Positive, Positive] = (0.3, 3.3)
-    "range of height / width and width / height alike"
+    "range of width / height"
     fill: Literal["random", "black"] = "random"
 
     def __post_init__(self):

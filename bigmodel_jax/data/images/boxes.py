@@ -213,9 +213,7 @@ def _arrays(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return (the stored image, its boxes (N, 4) in pixels, how many boxes the image's edges
-    cut).
-    """
+    """Return (the stored image, its boxes (N, 4) in pixels, how many boxes were cut)."""
     image, (boxes, _) = np.asarray(record["image"]), _arrays(record)
     height, width = image.shape[:2]
     inside = np.clip(boxes, 0, [width, height, width, height])
@@ -229,9 +227,7 @@ def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
 
 
 def placing(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Return (scale, offset), each (x, y), of the mapping of pixels that `mask_files.fitted`
-    applies.
-    """
+    """Return the (scale, offset), each (x, y), that `mask_files.fitted` applies to pixels."""
     scale, offset = np.array([size[1] / shape[1], size[0] / shape[0]]), np.zeros(2)
     if fit == "crop":
         scale = np.full(2, scale.max())
@@ -242,9 +238,7 @@ def placing(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[np
 
 
 def centred(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Convert corners (N, 4) in pixels to centre, width and height as shares of the image's
-    size.
-    """
+    """Convert corners (N, 4) in pixels to centre, width and height relative to the image."""
     corners = corners / [shape[1], shape[0], shape[1], shape[0]]
     return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
 

@@ -22,7 +22,7 @@ class Channels:
         found = values.astype(np.float32)
         found /= np.float32(255 if values.dtype == np.uint8 else 1)
         if self.mean:
-            # Rows that hold a whole line of pixels make the broadcast faster than rows of 3 channels.
+            # The broadcast is faster over whole lines of pixels than over 3 channels.
             lines = found.reshape(-1, found.shape[-2] * found.shape[-1]) if found.ndim > 2 else found
             lines -= self._line(self.mean, found, lines)
             lines /= self._line(self.spread, found, lines)
@@ -66,9 +66,8 @@ def of_floats(parts: Iterable[np.ndarray]) -> Channels:
     count, total, squares, first = 0, 0.0, 0.0, None
     for part in parts:
         values = part.reshape(-1, part.shape[-1]).astype(np.float64)
-        first = (
-            values[0].copy() if first is None else first
-        )  # subtracted, so that a large mean does not drown a small spread in rounding
+        # Without this shift, rounding at a large mean would hide a small spread.
+        first = values[0].copy() if first is None else first
         values -= first
         count += len(values)
         total = total + values.sum(axis=0)
