@@ -1,1 +1,3 @@
-"""Data sets of texts: documents, conversations, pairs, questions, labels; how tokens become rows."""
+"""Text data: documents, conversations, pairs, questions and labels, tokenized and packed into
+rows.
+"""
