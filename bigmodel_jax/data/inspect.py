@@ -204,9 +204,7 @@ def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
 
 
 def _samples(cfg: DataConfig, rows: Rows) -> Table:
-    """Return three examples as evaluation sees them and, if different, as two training epochs
-    do.
-    """
+    """Return three examples as seen by evaluation and, if different, by two training epochs."""
     chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # four rows are two pairs, where rows are mixed
     seen = [rows.batch(chosen, None)]
     for epoch in range(2 if rows.changes else 0):

@@ -27,9 +27,7 @@ FEW = 10_000  # a smaller batch is not checked against the memory of the host
 
 
 class Sampler:
-    """The endless shuffled order of a split; batch N holds examples N * batch_size and
-    following.
-    """
+    """The endless shuffled order of a split; batch N begins with example N * batch_size."""
 
     def __init__(self, rows: Rows, batch_size: int, seed: int):
         self.rows, self.batch_size = rows, batch_size
@@ -80,9 +78,7 @@ class BatchIterator:
         """Do nothing, because rows depend on neither argument."""
 
     def measured(self) -> dict[str, Mean]:
-        """Return what each part of a mixture has given so far, computed from the next batch's
-        number.
-        """
+        """Return what each part of a mixture has given before the next batch."""
         if not hasattr(self.rows, "given"):
             return {}
         given = self.rows.given(self._next, self._batch_size)

@@ -87,9 +87,7 @@ class Mixture:
         sizes: tuple[int, ...] = (),
         max_epochs: tuple[float, ...] = (),
     ):
-        """Build the legs; `sizes` (rows per part) are needed for caps and for stages without
-        weights.
-        """
+        """Build the legs; caps and stages without weights need `sizes`, the rows of each part."""
         most = most_examples(max_epochs, sizes) if max_epochs else [math.inf] * len(stages[0].weights or sizes)
         self.legs, self.end = _legs(stages, batch_size, sizes, most)
         self._first = np.array([leg.first for leg in self.legs])
@@ -181,9 +179,7 @@ def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
 
 
 def _length(pattern: _Pattern, part: int, count: float) -> float:
-    """Return the examples of a leg until this part has given `count`; infinity where it never
-    does.
-    """
+    """Return after how many examples of a leg this part has given `count`; or infinity."""
     turns = np.flatnonzero(pattern.part == part)
     if count == math.inf or not len(turns):
         return math.inf

@@ -158,9 +158,7 @@ def fit_scaling(values: np.ndarray) -> Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class TabularRows:
-    """One split: features (N, F) float32, standardized; targets (N, K) float64 in their own
-    units.
-    """
+    """One split: features (N, F) float32, standardized; targets (N, K) float64, unscaled."""
 
     features: np.ndarray
     targets: np.ndarray

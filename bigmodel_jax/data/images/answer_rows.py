@@ -45,7 +45,7 @@ class AnswerRows:
             before, answer = self.texts[index]
             begin, end = len(before), len(before) + len(answer)
             whole[row, :begin], whole[row, begin:end] = before, answer
-            # A position's target is the next token, so the answer's weights begin one position early.
+            # The target is the next token, so the answer's weights begin one position early.
             segments[row, : end - 1], prefix[row, :begin], weights[row, begin - 1 : end - 1] = 1, 1, 1
         images = self.images[self.places[indices]]
         if noise is not None and self.max_shift:

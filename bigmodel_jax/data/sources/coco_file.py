@@ -116,9 +116,7 @@ def _picture(path: Path, image: dict) -> np.ndarray:
 
 
 def _boxes(annotations: list[dict], classes: dict[int, int]) -> dict[str, np.ndarray]:
-    """Return boxes (N, 4), left, top, right, bottom, and classes (N,); errors name the
-    annotation.
-    """
+    """Return boxes (N, 4), left, top, right, bottom, and classes (N,)."""
     boxes, found = [], []
     for annotation in annotations:
         label, box = annotation.get("category_id"), annotation.get("bbox")

@@ -101,9 +101,7 @@ class HeldOutFold(Source):
                 yield found
 
     def _folder(self, root: Path, max_bad_records: int, form: str) -> Path:
-        """Return the cache folder with the fold of every record; making it reads the source
-        once.
-        """
+        """Return the cache folder with every record's fold; to make it, the source is read once."""
         name = cache.key(self.source.fingerprint("train", root), self._how(), max_bad_records, form)
         return cache.build(
             root / f"folds-{FORMAT}" / name, lambda folder: self._write(folder, root, max_bad_records, form)

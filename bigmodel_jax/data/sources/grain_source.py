@@ -1,6 +1,4 @@
-"""Grain pipelines as a source, with Grain's readers, transformations, mixing and worker
-processes.
-"""
+"""Grain pipelines as a source: Grain's readers, transformations, mixing and workers."""
 
 import dataclasses
 import functools
@@ -60,9 +58,7 @@ def _elements(dataset: Any, name: str) -> Iterator[Any]:
 
 
 def _of_map(dataset: Any) -> Iterator[Any]:
-    """Yield the elements of a map data set; elements that a filter dropped are None, and
-    skipped.
-    """
+    """Yield the elements of a map data set; None stands for an element that was filtered out."""
     if len(dataset) == sys.maxsize:
         raise ValueError("the data set has no end; leave out repeat(), since training goes over it again anyway")
     yield from (element for i in range(len(dataset)) if (element := dataset[i]) is not None)

@@ -77,9 +77,7 @@ def _file(root: Path, folder: str) -> Path:
 
 
 def _load(root: Path, folder: str) -> Known:
-    """Return the remembered digests; a damaged file counts as empty, since files can be read
-    again.
-    """
+    """Return the remembered digests; a damaged file counts as empty."""
     try:
         found = json.loads(_file(root, folder).read_bytes())
         return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in found.items()}

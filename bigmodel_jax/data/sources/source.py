@@ -23,21 +23,15 @@ class Source:
     cut: ClassVar[str] = ""
 
     def fingerprint(self, split: str, root: Path) -> str:
-        """Return a hash that changes whenever the records of `split` do; `root` is the cache
-        folder.
-        """
+        """Return a hash that changes whenever the split's records do; `root` is the cache."""
         raise NotImplementedError(f"{type(self).__name__} does not define fingerprint()")
 
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
-        """Yield (where, record) for the records of `split`; unreadable ones are reported to
-        `bad`.
-        """
+        """Yield (where, record) of a split; unreadable records are reported to `bad`."""
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
     def encoded(self, split: str, root: Path, bad: BadRecords) -> Records:
-        """Yield records like `records`, but with images as undecoded files (paths or bytes) if
-        possible.
-        """
+        """Yield records like `records`, but keep images as undecoded files where possible."""
         return self.records(split, root, bad)
 
     def shards(self, split: str, root: Path, bad: BadRecords) -> list["Source"]:
@@ -60,9 +54,7 @@ class Source:
         return self.fingerprint(split, root)
 
     def labels(self) -> tuple[str, ...]:
-        """Return the names of the classes in the order of their numbers; empty where they have
-        none.
-        """
+        """Return the class names in the order of their numbers; empty where there are none."""
         return ()
 
     def short_name(self) -> str:

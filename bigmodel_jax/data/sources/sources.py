@@ -136,9 +136,7 @@ def _digests(option: str, found: list[Path], root: Path) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles(Files):
-    """Plain UTF-8 text files, optionally compressed (.txt.gz, .txt.zst); each file is a
-    document.
-    """
+    """Plain UTF-8 text files, one document each, optionally compressed (.txt.gz, .txt.zst)."""
 
     def records(self, split, root, bad):
         for path in self.paths(split):

@@ -1,3 +1,1 @@
-"""Text data: documents, conversations, pairs, questions and labels, tokenized and packed into
-rows.
-"""
+"""Text data: documents, conversations, pairs, questions and labels as rows of tokens."""

@@ -13,9 +13,7 @@ import numpy as np
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """Return the row of each piece, int32; no length exceeds `capacity`, equal lengths keep
-    order.
-    """
+    """Return the row of each piece, int32; no length may exceed `capacity`."""
     # NumPy sorts 16-bit numbers by radix sort, which is faster.
     order = np.argsort(lengths.astype(np.uint16 if capacity < 1 << 16 else np.int64), kind="stable")
     count = np.bincount(lengths, minlength=capacity + 1)
@@ -52,9 +50,7 @@ class _Rows:
         return np.concatenate(found)
 
     def _from(self, at: int, wanted: int) -> np.ndarray:
-        """Remove at most `wanted` rows with the room `_rooms[at]` from the lists, and return
-        them.
-        """
+        """Remove at most `wanted` rows with the room `_rooms[at]`, and return them."""
         room = self._rooms[at]
         rows = np.concatenate(self._rows[room])
         if len(rows) > wanted:

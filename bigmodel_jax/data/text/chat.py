@@ -22,9 +22,7 @@ MARKS = re.compile("[\ufdd0-\ufdd3]")
 
 
 class Sample(NamedTuple):
-    """ids (T,) int32, and mask (T,) float32: 1.0 for the assistant's tokens, end of turn
-    included.
-    """
+    """ids (T,) int32; mask (T,) float32: 1.0 for the assistant's tokens and ends of turn."""
 
     ids: np.ndarray
     mask: np.ndarray

@@ -188,9 +188,7 @@ def _with_end(sample: chat.Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, np
 
 
 class Stream(NamedTuple):
-    """tokens, mask: all samples, each with its end token; offsets (samples + 1,): where each
-    begins.
-    """
+    """tokens, mask: all samples with their end tokens; offsets (samples + 1,): their starts."""
 
     tokens: np.ndarray
     mask: np.ndarray
@@ -240,9 +238,7 @@ class ChatRows:
         return self.plan.num_rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return a batch as for plain text, with weight 1 only where the target is the
-        assistant's.
-        """
+        """Return a batch as for plain text; only targets of the assistant have weight 1."""
         tokens, mask, offsets = self.stream
         out = packing.collate(tokens, self.plan, indices, self.seq_len, offsets)
         # Collating the mask like the tokens gives, as its targets, the mask one place later: the

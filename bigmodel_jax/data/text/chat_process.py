@@ -24,9 +24,7 @@ MOST = 1 << 24  # most characters of a rendered text
 
 
 class Renderer:
-    """Runs chat_sandbox.py; it is started when needed, and again after a template has crashed
-    it.
-    """
+    """Runs chat_sandbox.py: starts it when needed, and again after a template crashed it."""
 
     def __init__(self):
         self.lock, self.process = threading.Lock(), None
@@ -47,9 +45,7 @@ class Renderer:
             self.process = None
 
     def render(self, template: str, fields: dict[str, Any]) -> str:
-        """Return the rendered text; raises a one-line ValueError where the template fails or is too
-        slow.
-        """
+        """Return the rendered text; raises a one-line ValueError on any failure or timeout."""
         try:
             asked = json.dumps(fields)
         except RecursionError:

@@ -56,9 +56,7 @@ def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)
 
 @functools.lru_cache(maxsize=8)
 def compiled(template: str) -> Any:
-    """Return the template in a sandbox, with functions and settings of transformers'
-    chat_template_utils.
-    """
+    """Return the sandboxed template with the functions and settings of transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )

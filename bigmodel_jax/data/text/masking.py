@@ -48,9 +48,7 @@ class MaskedTextData(TextData):
 
 @dataclasses.dataclass(frozen=True)
 class MaskedRows(TextRows):
-    """The rows of `TextRows` with hidden tokens: random in training, the same in every
-    evaluation.
-    """
+    """The rows of `TextRows` with hidden tokens, which are random only in training."""
 
     vocab_size: int
     mask_token: int

@@ -81,9 +81,7 @@ def pack(
 
 
 def first_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """Return the row of each piece: the first of the last OPEN_ROWS rows with room, or a new
-    one.
-    """
+    """Return each piece's row: the first of the last OPEN_ROWS rows with room, or a new one."""
     free = np.full(len(lengths), capacity)
     row = np.empty(len(lengths), np.int64)
     used = 0

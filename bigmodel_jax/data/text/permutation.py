@@ -1,6 +1,4 @@
-"""Text for permutation language modelling: some tokens of each row are predicted in random
-order.
-"""
+"""Text for permutation language modelling: tokens are predicted in a random order."""
 
 import dataclasses
 from typing import ClassVar
@@ -15,9 +13,7 @@ from bigmodel_jax.data.text.text import TextData, TextRows
 
 @dataclasses.dataclass(frozen=True)
 class PermutedTextData(TextData):
-    """Documents as rows of tokens, with the order of prediction (arXiv:1906.08237, sections 2.2,
-    2.3).
-    """
+    """Rows of tokens with an order of prediction (arXiv:1906.08237, sections 2.2 and 2.3)."""
 
     compared: ClassVar = TextData.compared | {"predict_rate": "prepares"}
 
@@ -53,9 +49,7 @@ class PermutedTextData(TextData):
 
 @dataclasses.dataclass(frozen=True)
 class PermutedRows(TextRows):
-    """The rows of `TextRows` with an order of prediction: random in training, fixed in
-    evaluation.
-    """
+    """The rows of `TextRows` with an order of prediction, which is random only in training."""
 
     num_places: int
 

@@ -1,10 +1,10 @@
 """Reads the common record formats of preferences into a prompt, answers and their tokens.
 
-  | form | columns |
-  | --- | --- |
-  | pairs | prompt, chosen, rejected: texts or lists of messages; both answers may repeat the prompt |
-  | pairs without prompt | chosen, rejected: their common beginning is the prompt |
-  | single answers | prompt, completion, and label: whether the answer is wanted |
+| form | columns |
+| --- | --- |
+| pairs | prompt, chosen, rejected: texts or messages; both answers may repeat the prompt |
+| pairs without prompt | chosen, rejected: their common beginning is the prompt |
+| single answers | prompt, completion, and label: whether the answer is wanted |
 
 Messages are {"role", "content"}, or ShareGPT's {"from", "value"}. A single message may stand for a
 list of one message.
@@ -57,7 +57,7 @@ class Columns:
     tools: str = "tools"
 
 
-# ---------------------------------------------------------------- from a record to a prompt and its answers
+# ---------------------------------------------------------------- from a record to a prompt
 
 
 def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
@@ -75,9 +75,7 @@ def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
 
 
 def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
-    """Return the single answer of a record, or both answers of a pair; raises ValueError
-    otherwise.
-    """
+    """Return the single answer of a record, or both of a pair; else raises ValueError."""
     if columns.chosen in record and columns.rejected in record:
         return read_pair(record, columns)
     if reason := lacks(record, columns.prompt, columns.completion, columns.label):

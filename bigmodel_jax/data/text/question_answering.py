@@ -44,9 +44,7 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SquadFiles(Files):
-    """SQuAD's JSON, versions 1.1 and 2.0: {"data": [{"paragraphs": [{"context", "qas":
-    [...]}]}]}.
-    """
+    """SQuAD's JSON, 1.1 and 2.0: {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}."""
 
     def records(self, split, root, bad):
         for path in self.paths(split):

@@ -73,9 +73,7 @@ class SentencePairData(MaskedTextData):
 
 @dataclasses.dataclass(frozen=True)
 class SentencePairRows(MaskedRows):
-    """documents (D + 1,): first row of each document, and the number of rows; ends_sentence: by
-    token.
-    """
+    """documents (D + 1,): the first row of each, and the end; ends_sentence: by token id."""
 
     documents: np.ndarray
     cls: int
@@ -135,9 +133,7 @@ class SentencePairRows(MaskedRows):
         return self.offsets[np.searchsorted(self.offsets, place, side="right")]
 
     def _lay_out(self, start, cut, begin, rest) -> dict[str, np.ndarray]:
-        """Return the unmasked rows; "text" marks their tokens without special tokens and
-        padding.
-        """
+        """Return the unmasked rows; "text" marks the tokens that are no special ones or padding."""
         column = np.arange(self.seq_len)
         start, cut, begin, rest = (x[:, None] for x in (start, cut, begin, rest))
         second = cut + 2  # the column of B's first token

@@ -6,8 +6,8 @@ In "Thank you for inviting me to your party last week", with sentinels <X>, <Y> 
     decoder   S <X> for inviting <Y> last              (the tokens, shifted right)
     targets   <X> for inviting <Y> last S
 
-Sentinels have ids of their own: in each row the first is the tokenizer's vocab_size, the next one is
-one larger. As in T5, a row is one sequence, even where it crosses the end of a document.
+Sentinels have ids of their own: in each row the first is the tokenizer's vocab_size, and the next
+is one larger. As in T5, a row is one sequence, even where it crosses the end of a document.
 """
 
 import dataclasses
@@ -62,9 +62,7 @@ class SpanCorruptionData(TextData):
 
 @dataclasses.dataclass(frozen=True)
 class SpanRows(TextRows):
-    """The rows of `TextRows` as pairs: spans are random in training, the same in every
-    evaluation.
-    """
+    """The rows of `TextRows` with removed spans, which are random only in training."""
 
     noise_density: float
     mean_span: float
@@ -119,16 +117,12 @@ def noise_mask(rng: np.random.Generator, length: int, density: float, mean_span:
 
 
 def random_lengths(rng: np.random.Generator, total: int, parts: int) -> np.ndarray:
-    """Return (parts,) positive whole numbers with the sum `total`; all divisions are equally
-    likely.
-    """
+    """Return (parts,) positive whole numbers with the sum `total`, drawn uniformly."""
     cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
     return np.diff(cuts, prepend=0, append=total)
 
 
 def replace_spans(tokens: np.ndarray, gone: np.ndarray, first_sentinel: int) -> np.ndarray:
-    """Replace each run of `gone` tokens by one sentinel, numbered in order from
-    `first_sentinel`.
-    """
+    """Replace each run of `gone` tokens by one sentinel, counted from `first_sentinel`."""
     begins = gone & ~np.append(False, gone[:-1])
     return np.where(begins, first_sentinel + np.cumsum(begins) - 1, tokens)[begins | ~gone]

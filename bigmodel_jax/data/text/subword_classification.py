@@ -13,9 +13,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class SubwordClassificationData(TextClassificationData):
-    """As `TextClassificationData`, but with the encoder's tokens: [CLS] text [SEP], cut at
-    `seq_len`.
-    """
+    """As `TextClassificationData`, but with an encoder's tokens: [CLS] text [SEP]."""
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 

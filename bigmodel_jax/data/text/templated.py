@@ -9,9 +9,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 
 class Templated:
-    """Methods of a `DataConfig` with the fields tokenizer_path, template_path ("": none) and
-    seq_len.
-    """
+    """Methods of data configs with tokenizer_path, template_path ("": none) and seq_len."""
 
     def check_files(self) -> None:
         """Raise a one-line ValueError where a file is missing."""

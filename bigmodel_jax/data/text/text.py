@@ -236,9 +236,7 @@ def tokenize_together(data: DataConfig) -> None:
 
 
 def encoded_together(cfg: TextData, split: str, *how) -> Path:
-    """Return `encoded_folder`, made by all processes of a job; the first prepares what they
-    share.
-    """
+    """Return `encoded_folder`, made by all processes of a job together."""
 
     def ready() -> None:
         if not tokenized.is_whole(tokens_folder(cfg, split)):
@@ -250,9 +248,7 @@ def encoded_together(cfg: TextData, split: str, *how) -> Path:
 
 
 def open_tokens(folder: Path) -> tuple[TokenStream, np.ndarray, dict]:
-    """Return (stream, offsets, manifest without its shards) of an `encoded_folder`; see
-    `TextRows`.
-    """
+    """Return (stream, offsets, manifest without shards) of an `encoded_folder`."""
     meta = token_shards.read_manifest(folder)
     shards = meta.pop("shards")
     lengths = [token_shards.read_index(folder, number).lengths for number in range(len(shards))]
@@ -261,9 +257,7 @@ def open_tokens(folder: Path) -> tuple[TokenStream, np.ndarray, dict]:
 
 
 def xz_baseline(cfg: TextData) -> tuple[float, float]:
-    """Return `xz_bits_per_byte` of both splits or of samples, cached; at first it takes 10
-    seconds.
-    """
+    """Return `xz_bits_per_byte` of both splits or of samples; cached after some 10 seconds."""
     keys = [_source_key(cfg, split) for split in ("train", "validation")]
     folder = cfg.root() / "xz-2" / f"{cfg.source.short_name()}-{cache.key(keys)}"
     if not folder.exists():

@@ -23,9 +23,8 @@ from bigmodel_jax.data.sources.sources import Files
 
 PADDING, UNKNOWN = 0, 1
 SPECIAL = ("<padding>", "<unknown>")
-WORD = re.compile(
-    r"\w+(?:['’]\w+)*|[^\w\s]"
-)  # words such as don't and 1990s; other characters count singly, whitespace not at all
+# Words such as don't and 1990s. Every other character but whitespace is a word by itself.
+WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +149,7 @@ class TextClassificationData(DataConfig):
         files.replace(folder / "vocabulary.json", text + "\n")
 
     def _own_split(self, split: str) -> str:
-        """Return the source's split that is read for `split`; "" if it is cut from the training
-        split.
-        """
+        """Return the source's split that is read for `split`; "" if it is cut from training."""
         found = self.evaluate_on if split == "validation" else split
         held_out_here = not self.source.has("validation", self.root()) and found != "test"
         return "" if held_out_here else found

@@ -115,9 +115,7 @@ class TextPairData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Sides(Source):
-    """Each pair of a source as two records, input and target; a pair without one is a bad
-    record.
-    """
+    """Each pair of a source as two records: the input and the target."""
 
     source: Source
     input_field: str
@@ -153,9 +151,7 @@ def _wrong(record: dict[str, Any], name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PairRows:
-    """One split; begins, lengths (N, 2): each pair's input and target in `tokens`, ends
-    included.
-    """
+    """One split; begins, lengths (N, 2): each pair's input and target, ends included."""
 
     tokens: TokenStream
     begins: np.ndarray

@@ -33,9 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A split to tokenize; `root` is the cache folder, `limit` the number of bad records
-    allowed.
-    """
+    """A split to tokenize; `root` is the cache folder, `limit` the allowed bad records."""
 
     source: Source
     split: str
@@ -74,9 +72,7 @@ def turns(count: int, host: int, hosts: int) -> list[int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether the manifest and its shards exist undamaged; a damaged shard's index is
-    deleted.
-    """
+    """Tell whether all shards are undamaged; the index of a damaged shard is deleted."""
     manifest = token_shards.read_manifest(folder)
     if manifest is None or not all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"])):
         return False

@@ -1,6 +1,4 @@
-"""Reads published byte-level BPE: vocab.json with merges.txt (GPT-2, RoBERTa, CLIP, Qwen),
-ranks.
-"""
+"""Reads published byte-level BPE: vocab.json with merges.txt, or tiktoken's ranks."""
 
 import base64
 import itertools

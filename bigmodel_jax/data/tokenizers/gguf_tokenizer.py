@@ -128,9 +128,7 @@ def _byte_level(metadata: dict) -> Any:
 
 
 def _sentencepiece(metadata: dict) -> Any:
-    """Return the tokenizer of Llama 2 and Mistral, as the SentencePiece model it was written
-    from.
-    """
+    """Return Llama 2's and Mistral's tokenizer, rebuilt as a SentencePiece model."""
     return sentencepiece_model.convert(model := _model(metadata)) or SentencePieceModel(model)
 
 

@@ -93,9 +93,7 @@ class SentencePieceModel:
 
     @property
     def decoder(self) -> str:
-        """U+2581 if the pieces of a text spell exactly that text, else ""; `token_bytes`
-        reads it.
-        """
+        """U+2581 if a text's pieces spell exactly that text, else ""; `token_bytes` reads it."""
         spec = parse(self.proto).normalizer_spec
         lossless = not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
         return "▁" if lossless and any(map(self.processor.is_byte, range(len(self._own)))) else ""
@@ -184,9 +182,7 @@ class SentencePieceModel:
         Path(path).write_text(json.dumps(about))
 
     def export(self, folder: Path) -> dict[str, Any]:
-        """Write the model's own file; return the entries of tokenizer_config.json for
-        transformers.
-        """
+        """Write the model's file; return entries of transformers' tokenizer_config.json."""
         (folder / self.file).write_bytes(self.proto)
         decoder = {t.id: {"content": t.content, "special": t.special} for t in self.added}
         return {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder}
@@ -219,9 +215,7 @@ def _require() -> None:
 
 
 def parse(model: bytes) -> Any:
-    """Return the model's protocol buffer: pieces, and the settings of training and
-    normalization.
-    """
+    """Return the model's protocol buffer: pieces, training and normalization settings."""
     _require()
     from google.protobuf.message import DecodeError
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -284,9 +278,7 @@ def _with_spaces(model: Any, control: list[str], *, prefix: bool) -> Any:
 
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Return every merge of two pieces into a piece, best score first; SentencePiece stores
-    none.
-    """
+    """Return every merge of two pieces, best score first; SentencePiece stores no merges."""
     order = {piece: i for i, piece in enumerate(scores)}
     out = []
     for piece, score in scores.items():

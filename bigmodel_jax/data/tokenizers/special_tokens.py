@@ -40,9 +40,7 @@ class SpecialTokens:
         return bool(self.names or self.generation or self.model)
 
     def token(self, name: str) -> str | None:
-        """Return a token's text by its name ("bos_token"); None where the model has no such
-        token.
-        """
+        """Return a token's text by its name ("bos_token"); None where there is none."""
         found = self.names.get(name)
         found = found.get("content") if isinstance(found, dict) else found
         return found if isinstance(found, str) and found else None
@@ -71,9 +69,7 @@ class SpecialTokens:
 
 
 def read(folder: Path) -> SpecialTokens:
-    """Read a run's folder or a Hugging Face folder; raises ValueError for a file that is no JSON
-    object.
-    """
+    """Read a run's or Hugging Face folder; raises ValueError unless files are JSON objects."""
     if (folder / FILE).is_file():
         return SpecialTokens(**read_object(folder / FILE))
     names = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")

@@ -89,9 +89,7 @@ def _with_tokens(model: Any, about: About) -> Any:
 
 
 def from_wordpiece(about: About) -> Any:
-    """Read BERT's vocab.txt, one piece per line, with its normalizer, word split and special
-    tokens.
-    """
+    """Read BERT's vocab.txt, a piece per line, with its normalizer and special tokens."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     path = about.folder / "vocab.txt"
@@ -118,9 +116,7 @@ def from_wordpiece(about: About) -> Any:
 
 
 def _lines(path: Path) -> dict[str, int]:
-    """Return {piece: line number}; the last line counts for a repeated piece, as in
-    transformers.
-    """
+    """Return {piece: line number}; the last line counts for a repeated piece."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -133,9 +129,7 @@ def _lines(path: Path) -> dict[str, int]:
 
 
 def from_sentencepiece(about: About, path: Path) -> Any:
-    """Read a SentencePiece model, as `tokenizers.Tokenizer` if it is of Llama 2's or Mistral's
-    kind.
-    """
+    """Read a SentencePiece model, by `tokenizers` where that is exact."""
     about.check_class(path.name, *SENTENCEPIECE)
     about.check_keys("add_prefix_space", "extra_ids")
     model = path.read_bytes()

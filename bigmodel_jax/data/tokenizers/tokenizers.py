@@ -87,9 +87,7 @@ class Tokenizer:
         return [i for i in found if i is not None]
 
     def _start(self) -> int:
-        """Return the bos token's id if the tokenizer puts it before a text, else the
-        separator's.
-        """
+        """Return the bos id if the tokenizer puts it before a text, else the separator's."""
         named = self._ids(self.special.token("bos_token"))
         if self.special.token("bos_token") in TURN_STARTS:
             named = []
@@ -115,8 +113,7 @@ class Tokenizer:
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Return (ids, character range of each) of a rendered template, or of its `inside` part.
 
-        With `as_text`, names of special tokens are plain text; raises ValueError where that is
-        impossible.
+        `as_text` reads names of special tokens as text; ValueError where that is impossible.
         """
         # SentencePiece puts a space before a text, which would be wrong inside one.
         front = "\n" if inside else ""
@@ -161,9 +158,8 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """Return each token's UTF-8 bytes, (vocab_size,) int32; 0 for special tokens.
 
-        All are 0 where encoding loses text. Byte-level tokens have one character per byte
-        (radford2019language, section 2.2); SentencePiece writes a space as U+2581 and a byte as
-        <0x..>.
+        All are 0 where encoding loses text. Byte-level tokens have a character per byte (GPT-2's
+        paper, section 2.2); SentencePiece writes a space as U+2581 and a byte as <0x..>.
         """
         decoder = str(self.model.decoder)
         if "ByteLevel" in decoder:
@@ -260,10 +256,7 @@ TRAINERS = {"bpe": train_bpe, "wordpiece": train_wordpiece, "unigram": train_uni
 
 
 def byte_characters() -> list[str]:
-    """Return the character for each byte, as in openai/gpt-2, encoder.py.
-
-    A printable byte is its own character; the others take the characters from 256 on.
-    """
+    """Return the character of each byte as in GPT-2: itself if printable, else from 256 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = itertools.count(256)
     return [chr(b if b in printable else next(spare)) for b in range(256)]
@@ -280,9 +273,7 @@ def make_bytes() -> Tokenizer:
 
 
 def read_json(path: Path, prefix: str = "") -> Any:
-    """Read a tokenizer.json, also one that holds a SentencePiece model; errors begin with
-    `prefix`.
-    """
+    """Read a tokenizer.json, also with a SentencePiece model inside; `prefix` begins errors."""
     from tokenizers import Tokenizer as Model
 
     try:
