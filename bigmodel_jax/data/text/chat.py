@@ -79,7 +79,7 @@ def check(template: str, names: dict[str, str]) -> None:
         )
 
 
-# ---------------------------------------------------------------- control tokens in what people write
+# ---------------------------------------------------------------- control tokens in messages
 
 
 def _quoted(value: Any, control: re.Pattern) -> Any:
