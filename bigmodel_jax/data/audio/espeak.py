@@ -27,7 +27,7 @@ PACKAGE = Package(
 )
 VERSION = "espeak-ng 1.52"
 RATE = 22_050  # sample rate of the library's output, in Hz
-PACKAGED = ("Linux", "x86_64")  # the only platform for which the package holds a library
+PACKAGED = ("Linux", "x86_64")  # the platform of the library in the pinned archive
 
 
 class Utterance(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from bigmodel_jax.data.audio.spectrogram import HOP, RATE, filters
 
 FFT = 400
-SECONDS = 30.0  # length of Whisper's window
+SECONDS = 30.0  # length of Whisper's window in seconds
 FLOOR, RANGE = 1e-10, 8.0  # the least power, and how far below its maximum the logarithm may fall
 
 

@@ -25,6 +25,7 @@ class ExactDuplicates(Shared):
     """Keeps the first of all records with the same text."""
 
     field: str = "text"
+    "the record's field with the text"
 
     def key(self, record):
         return digest(text_of(record, self.field))
@@ -54,7 +55,9 @@ class LabelAgreement(Shared):
     """Keeps the label of a text's first record, and drops later records with another label."""
 
     field: str = "text"
+    "the record's field with the text"
     label_field: str = "label"
+    "the record's field with the label"
 
     def key(self, record):
         if self.label_field not in record:

@@ -34,6 +34,7 @@ class GopherQuality(Filter):
     least_stop_words: CountOrZero = 2
     "how many different `stop_words` a document must contain"
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    "words of which a document must contain some"
 
     def why(self, record):
         text = text_of(record, self.field)

@@ -30,6 +30,7 @@ class Shard(Source):
     """The records of one shard of a prepared corpus."""
 
     path: Path
+    "the ArrayRecord file of the shard"
 
     def records(self, split, root, bad):
         for number, line in array_record_files.read(self.path):

@@ -37,7 +37,10 @@ class Asked(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A record that has passed all steps: the line to be written, and what the data card counts."""
+    """A record that has passed all steps.
+
+    `line` is written to a shard of `split`; the data card counts characters, language and label.
+    """
 
     line: bytes
     split: str

@@ -189,7 +189,7 @@ class SelfPlayGames:
         return {"stones": stones[running], "visits": visits[running], "outcome": outcome[running]}
 
     def _window(self, number: int) -> list[int]:
-        """Return the numbers of the rounds that round `number` draws its batches with."""
+        """Return the rounds from which batches are drawn once round `number` is played."""
         return [n for n in range(max(0, number - self._data.window + 1), number + 1) if n in self._rounds]
 
     def _drawn(self, number: int) -> dict[str, np.ndarray]:

@@ -107,6 +107,7 @@ class Flip(Augmentation):
     share: Share = 0.5
     "share of the images that are mirrored"
     axis: Literal["horizontal", "vertical"] = "horizontal"
+    "horizontal: left and right are exchanged; vertical: top and bottom"
 
     def __call__(self, image, noise):
         if not Draws(noise).chance(self.share):

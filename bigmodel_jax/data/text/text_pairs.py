@@ -119,8 +119,11 @@ class Sides(Source):
 
     source: Source
     input_field: str
+    "the column with the input"
     target_field: str
+    "the column with the target"
     prefix: str
+    "the text before each input"
 
     def short_name(self) -> str:
         return f"pairs-{self.source.short_name()}"

@@ -59,7 +59,7 @@ class SentencePieceModel:
       exports.
     """
 
-    post_processor = None  # the added ids are in `closing` instead
+    post_processor = None  # the files beside the model say which tokens surround a text
 
     def __init__(
         self,
