@@ -36,8 +36,8 @@ class SpeechData(DataConfig):
     - labels (B, U) int32, and num_labels (B,) int32: how many labels are not padding;
     - weights (B,) float32, all 1.
 
-    Label 0 is CTC's blank, label 1 is the space, then come the `characters`. Transcripts are lower-
-    cased and stripped of punctuation. An empty transcript means silence.
+    Label 0 is CTC's blank, label 1 is the space, then come the `characters`. Transcripts are
+    lower-cased and stripped of punctuation. An empty transcript means silence.
     """
 
     required_by: ClassVar = {"num_mels": "num_mels", "vocab_size": "characters", "subsampling": "subsampling"}

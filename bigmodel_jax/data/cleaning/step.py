@@ -124,9 +124,8 @@ class Function(Step):
 
     def facts(self):
         file, _, name = self.function.rpartition(":")
-        return {
-            "function": f"{Path(file).name}:{name}"
-        }  # no folder, so that the key stays the same when the file is moved
+        # The folder is left out, so that the key stays the same when the file is moved.
+        return {"function": f"{Path(file).name}:{name}"}
 
     def code(self):
         return user_code_digest(user_code.find("data.source.steps", self.function))

@@ -60,9 +60,8 @@ class Packed(NamedTuple):
 
 def packed(value: Any) -> Packed:
     """Pickle a value together with the paths of the user's imported source files."""
-    own = tuple(
-        name for name in sys.modules if os.path.isabs(name)
-    )  # `user_code.import_file` names a module by its path
+    # `user_code.import_file` names a module by its path.
+    own = tuple(name for name in sys.modules if os.path.isabs(name))
     return Packed(own, pickle.dumps(value))
 
 

@@ -65,9 +65,8 @@ def match(network: Network, key: jax.Array, opponent: str, searched: bool, games
         mine, its = (jax.tree.map(lambda x, n=n: _half(x, n), boards) for n in (number % 2, 1 - number % 2))
         policy, value = decided(network, mine, searched, simulations)
         theirs = players.OPPONENTS[opponent](jax.random.fold_in(key, number), its)
-        policy, value = (
-            jnp.repeat(x, 2, 0) for x in (policy, value)
-        )  # the value of a game is stored for both games of a pair
+        # Both games of a pair store the value of the one in which the model is to move.
+        policy, value = (jnp.repeat(x, 2, 0) for x in (policy, value))
         moves = jnp.where(ours, jnp.argmax(policy, -1), jnp.repeat(theirs, 2))
         after = jax.vmap(connect_four.play)(boards, moves)
         won = ~ended & connect_four.lost(after)

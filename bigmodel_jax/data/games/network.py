@@ -23,9 +23,8 @@ def with_network(config: Any, mesh: Mesh, run: Any) -> Any:
 
             def network(boards):
                 value = model.apply(weights, {"board": connect_four.planes(boards)}).value
-                return value[:, :-1], value[
-                    :, -1
-                ]  # the model's last output is the value, the others are the move logits
+                # The last output is the value, and the others are the logits of the moves.
+                return value[:, :-1], value[:, -1]
 
             return run(network, *arrays)
 

@@ -88,7 +88,7 @@ class BoxData(DataConfig):
         return masks.picture(path, shape, self.fit)
 
     def class_name(self, label: int) -> str:
-        """Return the name of a class, or its number where it has no name."""
+        """Return the name of a class, or "class N" where the source has none."""
         return masks.class_name(self.source, label)
 
 

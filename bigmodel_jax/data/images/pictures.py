@@ -14,10 +14,8 @@ from bigmodel_jax.core import paths
 
 # The formats that Pillow decodes itself. For EPS it would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-DEEP = {
-    "I": "32-bit whole numbers",
-    "F": "floating-point numbers",
-}  # Pillow's modes in which the value of white is unknown
+# Pillow modes in which the value of white is unknown.
+DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}
 MOST_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a GiB in three channels, at which Pillow only warns
 TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112

@@ -117,8 +117,8 @@ def json_line(record: dict) -> bytes:
 
 def _plain(value: object) -> object:
     """Convert the values that sources give besides texts, numbers and lists."""
-    if isinstance(value, bytes):  # NumPy scalars and vectors; an image has more dimensions
+    if isinstance(value, bytes):
         return value.decode("utf-8")
-    if getattr(value, "ndim", 2) < 2:  # numbers of numpy's, and lists of them; pictures are none
+    if getattr(value, "ndim", 2) < 2:  # NumPy scalars and vectors; an image has more dimensions
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -191,8 +191,8 @@ def prepare(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
     """Return the builder `name`, prepared under `data_dir`; concurrent processes are safe."""
     builder = BUILDERS[name](data_dir=str(data_dir), file_format="array_record")
     with cache.lock(Path(builder.data_dir)), contextlib.redirect_stdout(io.StringIO()):
-        tfds.disable_progress_bar()  # it writes to a temporary folder and renames that
-        builder.download_and_prepare()  # itself writes to a temporary folder and renames it
+        tfds.disable_progress_bar()
+        builder.download_and_prepare()  # it writes to a temporary folder and renames that
     return builder
 
 

@@ -65,9 +65,8 @@ class HeldOutFold(Source):
         inner = self.source.fingerprint(self._read(split), root)
         if split not in ("train", "validation"):
             return inner
-        place = str(
-            Path(str(getattr(self.source, "train", ""))).absolute()
-        )  # part of the key, because stored paths of images depend on it
+        # The path is part of the key, because sources may store the paths of images.
+        place = str(Path(str(getattr(self.source, "train", ""))).absolute())
         return cache.key(inner, place, *self._how(), self.fold, split)
 
     def records(self, split, root, bad):

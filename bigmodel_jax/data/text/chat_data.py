@@ -241,8 +241,7 @@ class ChatRows:
         """Return a batch as for plain text; only targets of the assistant have weight 1."""
         tokens, mask, offsets = self.stream
         out = packing.collate(tokens, self.plan, indices, self.seq_len, offsets)
-        # Collating the mask like the tokens gives, as its targets, the mask one place later: the
-        # mask of the target.
+        # The mask is collated like the tokens. Its "targets" say whether each target is trained on.
         flags = packing.collate(mask.astype(np.int32), self.plan, indices, self.seq_len, offsets)["targets"]
         return out | {"weights": out["weights"] * flags.astype(np.float32)}
 

@@ -32,7 +32,7 @@ class Renderer:
 
     def start(self) -> subprocess.Popen:
         program = Path(__file__).with_name("chat_sandbox.py")
-        # The variables ARENA would make the process reserve more memory than it may have.
+        # With the variables in ARENA, the process would reserve more memory than it may have.
         environment = {name: value for name, value in os.environ.items() if name not in ARENA}
         pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
         # -P: modules are not searched for in the program's folder.

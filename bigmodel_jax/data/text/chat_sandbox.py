@@ -100,9 +100,8 @@ def main() -> None:
     """Answer requests, one line of JSON each, until the input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole terminal, but only the parent process reacts
+    # Ctrl-C reaches the whole terminal, but only the parent process reacts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin.buffer:
         request = json.loads(line)
         # CPU seconds are counted and not elapsed time, so a busy machine changes nothing. SIGPROF

@@ -133,7 +133,7 @@ class SentencePairRows(MaskedRows):
         return self.offsets[np.searchsorted(self.offsets, place, side="right")]
 
     def _lay_out(self, start, cut, begin, rest) -> dict[str, np.ndarray]:
-        """Return the unmasked rows; "text" marks the tokens that are no special ones or padding."""
+        """Return the unmasked rows; "text" marks their tokens except special tokens and padding."""
         column = np.arange(self.seq_len)
         start, cut, begin, rest = (x[:, None] for x in (start, cut, begin, rest))
         second = cut + 2  # the column of B's first token

@@ -114,9 +114,8 @@ class TextRows:
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.offsets, self.start)
-        if (
-            noise is None and self.token_bytes.any()
-        ):  # all 0 where a tokenizer's tokens do not determine the text's bytes
+        # Byte counts are all 0 if the tokens do not determine the text.
+        if noise is None and self.token_bytes.any():
             out["target_bytes"] = self.token_bytes[out["targets"]]
         return out
 

@@ -87,7 +87,7 @@ class TextClassificationData(DataConfig):
     validation_fraction: ProperShare = 0.1
     "share of the training records held out by a hash of their content, if the source has no validation split"
     vocab_size: Count = 20_000
-    "the most frequent words are kept; padding and unknown count as words"
+    "size of the vocabulary: the most frequent words, padding and unknown"
     seq_len: Count = 64
     "words of a row"
     min_chars: CountOrZero = 3

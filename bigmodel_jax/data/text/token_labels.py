@@ -34,7 +34,10 @@ FORMAT = 1  # raise it when the cached files change
 
 @dataclasses.dataclass(frozen=True)
 class ConllFiles(Files):
-    """Files in CoNLL-2003's format: a word per line, columns by spaces, blank between sentences."""
+    """Files in CoNLL-2003's format: one word per line, and a blank line after each sentence.
+
+    The columns of a line are separated by spaces.
+    """
 
     label_column: int = -1
     "the column with the label, from 0; -1: the last column. The word is the first column"

@@ -23,7 +23,7 @@ from bigmodel_jax.data.text.documents import chunks
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 MANIFEST = "manifest.json"
-BLOCK = 4096  # tokens; two cores read 53,000 random blocks of this size per second (91,000 of a quarter of it)
+BLOCK = 4096  # tokens; two cores read 53,000 random blocks of this size per second
 INDEXED = 1 << 16  # documents per record of the index
 CHARACTERS = 1 << 20  # characters that are tokenized at once
 COUNTS = ("documents", "characters", "bytes", "tokens")

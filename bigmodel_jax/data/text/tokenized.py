@@ -24,7 +24,7 @@ from bigmodel_jax.data.text.token_shards import Facts, Index
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = 2  # raise it when the token files change
-READ_THROUGH = 1 << 26  # up to so many bytes, each process verifies checksums once; above, only sizes
+READ_THROUGH = 1 << 26  # bytes of tokens; a larger split is verified by its sizes and not by its digests
 
 _read: set[Path] = set()  # folders that this process has verified
 
