@@ -130,8 +130,8 @@ class NearDuplicates(Shared):
         found = package("rensa", self).RMinHash(num_perm=self.permutations, seed=self.seed)
         last = max(len(words) - self.words, 0) + 1
         found.update([" ".join(words[i : i + self.words]) for i in range(last)])
-        signature = np.array(found.digest(), np.uint32).astype(np.uint8)
         # The lowest byte of each minimum is enough: unequal minima agree in it once in 256 cases.
+        signature = np.array(found.digest(), np.uint32).astype(np.uint8)
         shown = text[:SHOWN].encode("utf-8", "replace")
         return signature.tobytes() + band_hashes(signature[None], self.num_bands()).tobytes() + shown
 
