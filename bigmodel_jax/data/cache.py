@@ -114,6 +114,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
     if is_whole(folder):  # this needs no lock, which a read-only cache could not give
         return folder
     with lock(folder):
+        # Another process may have finished the folder while this one waited for the lock.
         if is_whole(folder):
             return folder
         if folder.exists():

@@ -24,6 +24,7 @@ class Column:
 
         The first call fixes the shape of a row, and the dtype where none was given.
         """
+        # Nothing is written yet, so this is the first call.
         if not self._file.tell():
             self._dtype, self._shape = self._dtype or rows.dtype, (0, *rows.shape[1:])
             self._write_header()

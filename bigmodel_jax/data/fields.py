@@ -83,6 +83,7 @@ def complete(data: Any, known: Mapping[str, tuple[int, ...] | None]) -> dict[str
     """
     row = in_training(data.row())
     open_ = [name for name, field in row.items() if field.shape is None]
+    # Shapes that the model expects need no look at the data.
     row |= {n: dataclasses.replace(row[n], shape=tuple(known[n])) for n in open_ if known.get(n) is not None}
     if row and not any(field.shape is None for field in row.values()):
         return row

@@ -19,6 +19,7 @@ def held_out(contents: Sequence[bytes], fraction: float, seed: int = 0) -> list[
     if len(distinct) < 2:
         raise ValueError(f"data.validation_fraction = {fraction}: {len(distinct)} distinct records cannot be split")
     wanted = min(max(math.floor(fraction * len(digests)), 1), len(digests) - 1)
+    # The largest digest always stays in the training split.
     border = min(sorted(digests)[wanted - 1], distinct[-2])
     return [digest <= border for digest in digests]
 

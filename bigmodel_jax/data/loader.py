@@ -126,6 +126,7 @@ class Placement:
 
     def __init__(self, mesh: Mesh, rules: Rules, batch_size: int, row: Row | None = None):
         self.mesh, self.rules, self.batch_size, self.row = mesh, rules, batch_size, row or {}
+        # The rows that this process must supply are those of its own devices.
         rows = sharding.batch_sharding(mesh, rules).addressable_devices_indices_map((batch_size,))
         bounds = [index[0].indices(batch_size) for index in rows.values()]
         self.low, self.high = min(b[0] for b in bounds), max(b[1] for b in bounds)
@@ -216,6 +217,7 @@ class EvalBatches:
         """Return rows [low, high) of batch `number`; rows outside [first, end) have weight 0."""
         end = len(self.rows) if end is None else end
         indices = number * self.batch_size + np.arange(low, high)
+        # Indices beyond the end repeat the last row; its copies get weight 0 below.
         out = self.rows.batch(np.minimum(indices, len(self.rows) - 1), None)
         if "weights" not in out:
             raise ValueError(f"data: the rows hold no 'weights' ({', '.join(out)}); {fields.WEIGHTS}")

@@ -77,6 +77,7 @@ class MixedRows:
         return rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        # offsets[i] is the number of the first row of part i.
         part = np.searchsorted(self.offsets, indices, side="right") - 1
         kinds = self._kinds[noise is not None]
         out = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in kinds.items()}

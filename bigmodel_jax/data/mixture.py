@@ -96,6 +96,8 @@ class MixtureData(DataConfig):
             with _named(i):
                 own = part.requirements()
             for name, value in own.items():
+                # Numbers are lower bounds, so the largest counts. Any other value must be the same
+                # in all parts.
                 number = isinstance(value, int) and not isinstance(value, bool)
                 if not number and needs.get(name, value) != value:
                     raise ValueError(f"data.parts.{i} needs model.{name} = {value!r}, those before it {needs[name]!r}")

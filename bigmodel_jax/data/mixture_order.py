@@ -131,11 +131,13 @@ def _legs(
         begin, weights = stage.step * batch_size, stage.weights or by_size(sizes, stage.temperature)
         while begin < end:
             left = [most[i] - int(taken[i]) for i in range(len(most))]
+            # A part that has given all that its cap allows gets weight 0.
             live = tuple(w if left[i] > 0 else 0.0 for i, w in enumerate(weights))
             if not any(live):
                 return legs, begin
             legs.append(Leg(begin, live, taken))
             pattern = _pattern(live)
+            # The leg ends with its stage, or when the first part reaches its cap.
             until = min([end, *(begin + _length(pattern, i, left[i]) for i, w in enumerate(live) if w)])
             if until < math.inf:
                 taken = taken + _before(pattern, np.array(until - begin))

@@ -32,9 +32,11 @@ def order(start: np.ndarray, examples: np.ndarray, size: int) -> np.ndarray:
     computed without the others.
     """
     key = noise(~start, examples // size)
+    # Both halves of the Feistel network have `half` bits.
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     x = (examples % size).astype(np.uint64)
+    # Cycle walking: values that land outside are permuted again until all are inside.
     outside = np.arange(len(x))
     while len(outside):
         left, right, k = x[outside] >> half, x[outside] & mask, key[outside]

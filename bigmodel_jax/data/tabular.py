@@ -214,6 +214,7 @@ def read_split(cfg: TabularData, split: str) -> Table:
     table = _read(cfg, read, cfg.source.fingerprint(read, cfg.root()))
     if own:
         return table
+    # Rows are held out by their content, so the order of the file does not matter.
     rows = [f.tobytes() + t.tobytes() for f, t in zip(table.features, table.targets, strict=True)]
     mask = np.array(held_out(rows, cfg.validation_fraction)) == (split == "validation")
     groups = tuple(itertools.compress(table.groups, mask))

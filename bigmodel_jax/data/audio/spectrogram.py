@@ -25,6 +25,8 @@ def log_mel(samples_N: np.ndarray, num_mels: int) -> np.ndarray:
     T = num_frames(len(x))
     if T == 0:
         return np.zeros((0, num_mels), np.float32)
+    # The pre-emphasis filter raises high frequencies. The padding centres frame t on sample t *
+    # HOP.
     x = np.concatenate([x[:1], x[1:] - PREEMPHASIS * x[:-1]])
     x = np.pad(x, FFT // 2)
     frames = np.lib.stride_tricks.sliding_window_view(x, FFT)[::HOP][:T]

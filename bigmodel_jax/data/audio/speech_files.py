@@ -48,6 +48,7 @@ class SpeechFiles(Files):
         for manifest in self.paths(split):
             for where, row, reason in rows_of(manifest, split):
                 reason = reason or self._lacks(row)
+                # A line with an error has no recording; the manifest itself passes the check below.
                 path = manifest if reason else manifest.parent / row[self.audio_field]
                 if not path.is_file():
                     reason = f"no such recording: {path}"

@@ -192,6 +192,7 @@ def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
     x = np.concatenate([np.zeros(int(drawn.before * RATE)), speech, np.zeros(int(drawn.after * RATE))])
     x = x if len(voice) else np.zeros(int(rng.uniform(0.4, 1.5) * RATE))
     noise = pink(rng, len(x)) if rng.random() < 0.5 else rng.standard_normal(len(x))
+    # A silent utterance has no speech to measure, so its noise is scaled from the drawn level.
     power = np.mean(np.square(speech)) if len(voice) else drawn.level**2 * 0.05
     noise *= np.sqrt(power / np.mean(np.square(noise))) * 10 ** (-drawn.snr / 20)
     return np.clip(x + noise, -1, 1).astype(np.float32)

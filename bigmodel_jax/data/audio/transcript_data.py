@@ -178,6 +178,7 @@ def prepared(cfg: TranscriptData, split: str) -> Path:
 
 def _write(cfg: TranscriptData, split: str, folder: Path) -> None:
     bad, ends, tokenizer = BadRecords(cfg.max_bad_records), ([], []), cfg.open_tokenizer()
+    # The end token is only a target, so it needs no room in the row.
     room = cfg.seq_len - len(transcript_start.start(tokenizer, cfg.language))
     with Column(folder / "audio.npy", np.int16) as audio, Column(folder / "text.npy", np.int32) as texts:
         audio.extend(np.zeros(0, np.int16))

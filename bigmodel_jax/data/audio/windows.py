@@ -30,6 +30,7 @@ def log_mel(samples_N: np.ndarray, num_mels: int, num_frames: int = round(SECOND
     frames = np.lib.stride_tricks.sliding_window_view(x, FFT)[::HOP][:num_frames]
     power = np.square(np.abs(np.fft.rfft(frames * window(), axis=-1)))
     bins = np.log10(np.maximum(power @ filters(num_mels, FFT).T.astype(np.float64), FLOOR))
+    # Only the upper 80 dB of the window are kept.
     bins = np.maximum(bins, bins.max() - RANGE)
     return ((bins + 4.0) / 4.0).astype(np.float32)
 

@@ -112,6 +112,7 @@ def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tup
         if " ".join(lower[i : i + n]) not in known:
             continue
         a, b = words[i].start() - window, words[i + n - 1].end() + window
+        # Overlapping spans are merged; a span is finished once the next begins behind its end.
         if begin is not None and a > end:
             yield begin, end
             begin = None

@@ -133,6 +133,7 @@ class NearDuplicates(Shared):
         # The lowest byte of each minimum is enough: unequal minima agree in it once in 256 cases.
         signature = np.array(found.digest(), np.uint32).astype(np.uint8)
         shown = text[:SHOWN].encode("utf-8", "replace")
+        # The key carries all that the index needs, so that only the index runs in one process.
         return signature.tobytes() + band_hashes(signature[None], self.num_bands()).tobytes() + shown
 
     def index(self):

@@ -111,6 +111,7 @@ def _place(table: array.array, tags: bytearray, texts: np.ndarray, hashes: np.nd
     table, tags = np.frombuffer(table, np.uint32), np.frombuffer(tags, np.uint8)
     slots = (hashes >> np.uint64(64 - bits)).astype(np.int64)
     while len(texts):
+        # np.unique keeps the first text for each free slot; all others try again in the next slot.
         free = np.flatnonzero(table[slots] == 0)
         placed = free[np.unique(slots[free], return_index=True)[1]]
         table[slots[placed]], tags[slots[placed]] = texts[placed], hashes[placed] & np.uint64(255)

@@ -75,6 +75,7 @@ class Corpus(Source):
         return split in self._inputs(root) or (split == "validation" and self.validation_share > 0)
 
     def made_from(self, split, root):
+        # Both splits are cut from the training records.
         return self.source.made_from("train" if self.validation_share and split != "test" else split, root)
 
     def _inputs(self, root: Path) -> tuple[str, ...]:

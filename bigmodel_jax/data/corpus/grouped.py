@@ -84,6 +84,7 @@ def settled(chunk: list[list], verdicts: dict[int, str], num_steps: int) -> Sett
     tally, lines, bad, gone = Tally(num_steps), [[] for _ in chunk], [], set()
     for record, number, above, event in numbered(chunk):
         if above in gone:
+            # What depends on a dropped record is dropped, too.
             gone |= {number} - {-1}
             continue
         match event:
@@ -212,6 +213,7 @@ def planned(
     for entry in (*parts, *chunks):
         skipped[entry.split] += entry.bad
     for chunk in chunks:
+        # A shard holds records of one input split only.
         if split and chunk.split != split:
             cutter.close()
         split = chunk.split

@@ -185,6 +185,7 @@ class _Run:
         own = [tuple(entry) for entry in self.manifest["skipped"].get(split, [])]
         bad, read = BadRecords(self.limit), self.manifest["read"].get(split, 0)
         bad.skipped += own
+        # The committed records are read again and skipped, since a source has no random access.
         records = itertools.islice(self.job.source.records(split, self.root, bad), read, None)
         work = functools.partial(outcomes, self.job.steps, self.job.splits)
         for _, found in mapped(work, ((split, chunk) for chunk in chunks(records)), workers):
@@ -197,6 +198,7 @@ class _Run:
                 if self.shards.bytes >= self.job.shard_bytes:
                     self._commit(split, read, own)
             self._say(read)
+        # Records that the source itself reported as bad come first.
         of_source = [entry for entry in bad.skipped if entry not in set(own)]
         self._commit(split, read, of_source + own, done=True)
 

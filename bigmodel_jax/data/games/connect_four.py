@@ -38,6 +38,7 @@ def play(board: Board, column: jax.Array) -> Board:
     A move in a full column adds no stone.
     """
     taken = (board.own | board.other)[:, column]
+    # The stone falls onto the stones that are already in the column.
     row = ROWS - 1 - jnp.sum(taken)
     stone = (jnp.arange(ROWS)[:, None] == row) & (jnp.arange(COLUMNS)[None] == column)
     return Board(board.other, board.own | stone)

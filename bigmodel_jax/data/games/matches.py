@@ -72,6 +72,7 @@ def match(network: Network, key: jax.Array, opponent: str, searched: bool, games
         won = ~ended & connect_four.lost(after)
         result = jnp.where(won, jnp.where(ours, 1.0, -1.0), result)
         said = Said(boards.own, boards.other, moves, value, policy, ~ended)
+        # A finished game keeps its last board while the others go on.
         boards = jax.tree.map(lambda old, new: jnp.where(ended[:, None, None], old, new), boards, after)
         return (boards, ended | connect_four.over(boards), result), said
 

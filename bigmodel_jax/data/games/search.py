@@ -139,6 +139,7 @@ def grown(tree: Tree, new, parent, move, board: Board, prior, value) -> Tree:
     ended = tree.over[parent]
     leaf = jnp.where(ended, parent, new)
     value = jnp.where(ended, jnp.where(connect_four.lost(_board(tree, parent)), -1.0, 0.0), value)
+    # A finished game gets no child, so its entry is written back unchanged.
     linked = jnp.where(ended, tree.children[parent, move], new)
     tree = tree._replace(
         boards=jax.tree.map(lambda all_, one: all_.at[new].set(one), tree.boards, board),

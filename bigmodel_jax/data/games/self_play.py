@@ -118,6 +118,7 @@ def played(network: Network, key: jax.Array, data: SelfPlayData) -> tuple[jax.Ar
         after = jax.vmap(connect_four.play)(boards, moves)
         won = ~ended & connect_four.lost(after)
         said = (boards.own + 2 * boards.other).astype(jnp.int8), found.visits, won, ~ended
+        # A finished game keeps its last board while the others go on.
         boards = jax.tree.map(lambda old, new: jnp.where(ended[:, None, None], old, new), boards, after)
         return (boards, ended | connect_four.over(boards)), said
 

@@ -75,6 +75,7 @@ class RandomResizedCrop(Augmentation):
             across, down = _sides(draws, self.area, self.aspect, width, height)
             if 0 < across <= width and 0 < down <= height:
                 return draws.below(width - across + 1), draws.below(height - down + 1), across, down
+        # No attempt fitted: take the largest centred rectangle of an allowed aspect ratio.
         least, most = self.aspect
         across, down = min(width, round(height * most)), min(height, round(width / least))
         return (width - across) // 2, (height - down) // 2, max(across, 1), max(down, 1)

@@ -216,6 +216,7 @@ def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
     """Return (the stored image, its boxes (N, 4) in pixels, how many boxes were cut)."""
     image, (boxes, _) = np.asarray(record["image"]), _arrays(record)
     height, width = image.shape[:2]
+    # Boxes are cut at the edges of the image, and then moved with its pixels.
     inside = np.clip(boxes, 0, [width, height, width, height])
     cut = int((inside != boxes).any(axis=1).sum())
     if cfg.image_size:

@@ -56,6 +56,7 @@ def of_bytes(histograms: Iterable[np.ndarray]) -> Channels:
     """
     counts = sum(histograms)
     values, number = np.arange(256), counts.sum(axis=1)
+    # The histogram gives exact sums, independent of the order of the images.
     mean = counts @ values / number
     spread = np.sqrt(np.maximum(counts @ (values * values) / number - mean * mean, 0))
     return _channels(mean / 255, spread / 255)

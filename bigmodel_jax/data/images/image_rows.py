@@ -142,5 +142,6 @@ def shift(images: np.ndarray, noise: np.ndarray, most: int) -> np.ndarray:
     span = np.uint64(2 * most + 1)
     down, right = (noise % span).astype(int), (noise // span % span).astype(int)
     padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    # Each image takes its own window of the padded array, in one indexing operation.
     rows, columns = down[:, None] + np.arange(height), right[:, None] + np.arange(width)
     return padded[np.arange(size)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -47,6 +47,7 @@ def fitted(
     if fit == "crop":
         scale = max(across, down)
         left, top = (width - size[1] / scale) / 2, (height - size[0] / scale) / 2
+    # box is the part of the image that is scaled to `inner`.
     box = (left, top, width - left, height - top)
     inner = size
     if fit == "pad":

@@ -54,6 +54,7 @@ class CutMix(Mix):
 
     def __call__(self, image, other, draws):
         height, width = image.shape[:2]
+        # A rectangle whose sides are this share of the image has the area 1 - l.
         side = np.sqrt(1 - draws.beta(self.alpha))
         down, right = draws.below(height), draws.below(width)
         half = int(height * side) / 2, int(width * side) / 2

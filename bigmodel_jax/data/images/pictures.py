@@ -166,6 +166,7 @@ def _cut(picture: Image.Image, size: int, box_of: Callable[[int, int], Box], gap
     width, height = _upright_size(picture)
     left, top, across, down = box_of(width, height)
     wanted = gap * size / min(across, down)  # the least scale at which the whole image must be decoded
+    # draft lets the JPEG decoder skip detail; other formats ignore it.
     picture.draft(None, tuple(math.ceil(wanted * side) for side in picture.size))
     upright = _upright(picture)
     # The image may have been decoded at a smaller scale, so the box is scaled, too.

@@ -70,6 +70,8 @@ class HuggingFaceDataset(FunctionSource):
 def _digest(dataset: Any) -> str:
     digest = hashlib.sha256(str(dataset.features).encode())
     for batch in dataset.with_format("arrow").iter(BATCH):
+        # Serialized bytes would depend on how the data is divided into chunks, so chunks are
+        # joined.
         for part in batch.combine_chunks().to_batches():
             digest.update(part.serialize())
     return digest.hexdigest()[:16]

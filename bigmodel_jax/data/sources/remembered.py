@@ -86,6 +86,7 @@ def _load(root: Path, folder: str) -> Known:
 
 
 def _save(root: Path, folder: str, before: Known, now: Known) -> None:
+    # A file that changed just now could change again without another modification time.
     settled = {name: entry for name, entry in now.items() if cache.settled(entry[1])}
     if settled.items() <= before.items():
         return

@@ -105,6 +105,7 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes | None]]]:
         for name, content in _members(path, file):
             folder, slash, last = name.rpartition("/")
             stem, _, extension = last.partition(".")
+            # A new key begins a new record.
             if (now := f"{folder}{slash}{stem}") != key:
                 if members:
                     yield key, members

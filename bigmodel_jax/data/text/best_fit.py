@@ -42,6 +42,7 @@ class _Rows:
             wanted = -(-count // fit)
             rows = self._from(at, wanted) if at < len(self._rooms) else self._new(wanted)
             placed = np.repeat(rows, fit)[:count]
+            # All rows but the last take `fit` pieces; the last takes the rest.
             full, rest = divmod(len(placed), fit)
             self._put(room - fit * length, rows[:full])
             self._put(room - rest * length, rows[full:])

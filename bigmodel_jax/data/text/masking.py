@@ -84,6 +84,7 @@ def hide(
     """
     place = (np.arange(tokens.shape[1], dtype=np.uint64) + np.uint64(1)) * shuffle.GOLDEN
     bits = shuffle.mix(noise[:, None] + place[None])
+    # The upper 32 bits choose the tokens, and the lower 32 bits what becomes of them.
     chosen = allowed & ((bits >> np.uint64(32)) < math.floor(rate * 2**32))
     kind = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
     random = (shuffle.mix(~bits) % np.uint64(vocab_size)).astype(tokens.dtype)

@@ -75,6 +75,7 @@ def pack(
     if packing == "none":
         return Plan(starts, lengths, np.arange(len(starts) + 1))
     row = (first_fit if packing == "first_fit" else best_fit)(lengths, seq_len)
+    # Sorting by row puts the pieces of each row next to each other.
     order = np.argsort(row, kind="stable")
     first = np.append(0, np.cumsum(np.bincount(row)))
     return Plan(starts[order], lengths[order], first)
@@ -147,6 +148,7 @@ def collate(
     new_segment, real = new_segment.reshape(shape), (weights > 0).reshape(shape)
     column = np.arange(seq_len, dtype=np.int32)
     segment_ids = np.cumsum(new_segment, axis=1, dtype=np.int32) * real
+    # The running maximum gives the column at which the current segment began.
     positions = (column - np.maximum.accumulate(np.where(new_segment, column, 0), axis=1)) * real
     return {
         "tokens": tokens.reshape(shape),

@@ -108,6 +108,7 @@ class PreferenceData(Templated, DataConfig):
 
     def rows_of(self, stream: "Stream") -> np.ndarray:
         """Return (N, 3): the segments of each row's prompt and of its two answers."""
+        # A record has three segments in a row: the prompt, the chosen and the rejected answer.
         return np.stack([stream.prompts[:-1:2], stream.prompts[:-1:2] + 1, stream.prompts[:-1:2] + 2], 1)
 
     def read(self, record: dict[str, Any]) -> Prompted:

@@ -51,6 +51,7 @@ def fit(stream: Stream, rows: np.ndarray, seq_len: int, too_long: TooLong) -> tu
     prompt, answers = sizes[:, 0], sizes[:, 1:]
     over = prompt + answers.max(1) - seq_len
     skip = np.clip(over, 0, prompt - 1)  # at least one token of the prompt stays before an answer
+    # An answer is cut only where the prompt cannot be shortened any further.
     kept = np.minimum(answers, (seq_len - (prompt - skip))[:, None])
     short = (kept < answers).any(1)
     counts = {"dropped": 0, "prompts cut at the front": 0, "answers cut at the end": 0}

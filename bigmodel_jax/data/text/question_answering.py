@@ -192,6 +192,7 @@ def place(part: Any, answer: tuple[int, int] | None) -> tuple[int, int]:
         return 0, 0
     context = [i for i, which in enumerate(part.sequence_ids) if which == 1]
     inside = [i for i in context if part.offsets[i][0] < answer[1] and part.offsets[i][1] > answer[0]]
+    # The first and last token must cover the whole answer; otherwise it crosses the part's edge.
     whole = inside and part.offsets[inside[0]][0] <= answer[0] and part.offsets[inside[-1]][1] >= answer[1]
     return (inside[0], inside[-1]) if whole else (0, 0)
 

@@ -123,6 +123,7 @@ class SentencePairRows(MaskedRows):
         """
         document = np.searchsorted(self.documents, rows, side="right") - 1
         first, past = self.documents[document], self.documents[document + 1]
+        # A row of another document is drawn: numbers from `first` on skip the own document's rows.
         other = (row_draw % (len(self) - (past - first)).astype(np.uint64)).astype(np.int64)
         other += np.where(other >= first, past - first, 0)
         start, _, cut = self._spans(other, cut_draw)

@@ -79,6 +79,7 @@ class SpanRows(TextRows):
             if len(sequence) > 1:
                 self._fill(out, row, sequence, np.random.default_rng(seed))
         if noise is None and self.token_bytes.any():
+            # Sentinels stand for no text, so they count 0 bytes.
             num_bytes = np.append(self.token_bytes, np.zeros(num_spans, self.token_bytes.dtype))
             out["target_bytes"] = num_bytes[out["targets"]]
         return out
@@ -124,5 +125,6 @@ def random_lengths(rng: np.random.Generator, total: int, parts: int) -> np.ndarr
 
 def replace_spans(tokens: np.ndarray, gone: np.ndarray, first_sentinel: int) -> np.ndarray:
     """Replace each run of `gone` tokens by one sentinel, counted from `first_sentinel`."""
+    # A run begins where the token before it is kept.
     begins = gone & ~np.append(False, gone[:-1])
     return np.where(begins, first_sentinel + np.cumsum(begins) - 1, tokens)[begins | ~gone]

@@ -187,6 +187,7 @@ def _row(part: Any, numbers: list[int], length: int) -> np.ndarray:
     out[0, : len(part.ids)], out[1, : len(part.ids)] = part.ids, 1
     before = None
     for place, word in enumerate(part.word_ids):
+        # Only the first token of a word carries its label.
         if word is not None and word != before:
             out[2, place], out[3, place] = numbers[word], 1
         before = word

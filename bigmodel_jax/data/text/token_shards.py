@@ -56,6 +56,7 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
             tokens, sizes = _joined(encoded, tokenizer.separator, blocks.dtype)
             blocks.extend(tokens)
             lengths.append(sizes)
+            # Counts follow the order of COUNTS.
             added = (
                 len(chunk),
                 sum(map(len, chunk)),

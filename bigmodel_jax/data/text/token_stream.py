@@ -52,6 +52,7 @@ class TokenStream:
 
     def _span(self, low: int, high: int) -> np.ndarray:
         """Return stream[low:high] without an array of positions."""
+        # The closing separator is in no shard, so it is added here.
         parts = [np.full(int(low < high == len(self)), self._separator, self.dtype)]
         for shard in reversed(range(len(self._starts) - 1)):
             start, end = max(low, self._starts[shard]), min(high, self._starts[shard + 1])

@@ -196,6 +196,7 @@ def from_ranks(ranks: dict[bytes, int], digits: str = "1,3") -> Any:
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) > 1:
             parts = _bpe(ranks, token, rank)
+            # A token that no merge of two parts gives can only be used as a whole word.
             if len(parts) == 2:
                 merges.append((name[parts[0]], name[parts[1]]))
     # As in tiktoken, a word that is a token becomes that token even if no merges lead to it.

@@ -94,6 +94,7 @@ def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
     names = {f"{ours}_token": tokens[number(kind)] for ours, kind in kinds.items() if number(kind) is not None}
     if "tokenizer.ggml.add_bos_token" in metadata:
         names["add_bos_token"] = bool(metadata["tokenizer.ggml.add_bos_token"])
+    # `eos` comes first, because the first stop token is the one that a model learns to write.
     ends = [i for i in dict.fromkeys((number("eos"), number("eot"))) if i is not None]
     model = {f"{ours}_token_id": number(kinds[ours]) for ours in ("bos", "pad") if number(kinds[ours]) is not None}
     return SpecialTokens(names, {}, model | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {}))

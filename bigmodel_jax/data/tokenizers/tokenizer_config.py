@@ -139,6 +139,7 @@ def added_tokens(about: About, named: dict[str, str]) -> list[Token]:
         out += [_token(token, None) for token in [*said, *extra]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         about.refuse(f"its added tokens cannot be read ({type(error).__name__}: {error})")
+    # The first mention of a token decides its id and flags.
     first: dict[str, Token] = {}
     for token in out:
         first.setdefault(token.content, token)
