@@ -37,8 +37,8 @@ class Field:
 
 Row = Mapping[str, Field]
 WEIGHTS = (
-    'add "weights", float32, 1 where a loss is asked for, as Field(()): an evaluation gives the rows that fill up its last '
-    "batch weight 0"
+    'add "weights", float32, 1 where a row counts in the loss, declared as Field(()): an evaluation sets it to 0 in the '
+    "rows that pad its last batch"
 )
 
 
@@ -109,5 +109,5 @@ def check(row: Row, batch: Mapping[str, np.ndarray]) -> None:
             declared = f"{field.shape if field.shape is not None else field.axes} {field.dtype}"
             raise ValueError(
                 f"data: row() declares {name!r} as {declared}, but the rows hold {shape} {dtype}: "
-                f'"{name}": Field({shape}, "{dtype}") is what they are'
+                f'declare "{name}": Field({shape}, "{dtype}")'
             )

@@ -112,7 +112,7 @@ class Matches:
         if self.batch_size % 2:
             option = "eval" if config.eval.batch_size else "train"
             raise ValueError(
-                f"{option}.batch_size = {self.batch_size}: the model begins half of so many games; give an even number"
+                f"{option}.batch_size = {self.batch_size}: the model begins half of the games; give an even number"
             )
         self._seed = config.train.seed
         self._place = Placement(mesh, config.parallel.rules, self.batch_size, config.data.row())

@@ -218,7 +218,9 @@ class SelfPlayGames:
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
         self._step = step if position is None else int(position["self_play_step"])
         if position is None and step:
-            raise ValueError(f"data: SelfPlayData cannot go on at step {step} without the games of that save")
+            raise ValueError(
+                f"data: SelfPlayData cannot go on at step {step} without the games that its checkpoint holds"
+            )
         saved = position["rounds"] if position else {}
         here = {n: games for n, games in self._rounds.items() if n == self._number() and not saved}
         self._rounds = here | {int(n): unpacked(text) for n, text in saved.items()}

@@ -153,7 +153,7 @@ def _vocab(path: Path) -> dict[str, int]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({str(error)[:100]})") from None
     if not isinstance(found, dict) or not found or not all(type(i) is int and i >= 0 for i in found.values()):
-        raise ValueError(f"{path}: an object of tokens with an id each belongs here")
+        raise ValueError(f"{path}: it must be a JSON object that maps each token to its id")
     return found
 
 
@@ -166,7 +166,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     wrong = next((pair for pair in pairs if len(pair) != 2), None)
     if wrong:
-        raise ValueError(f"{path}: a line of two tokens belongs where {' '.join(wrong)[:60]!r} is")
+        raise ValueError(f"{path}: each line must hold two tokens, unlike {' '.join(wrong)[:60]!r}")
     return pairs
 
 

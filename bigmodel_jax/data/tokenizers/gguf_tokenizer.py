@@ -119,7 +119,7 @@ def _byte_level(metadata: dict) -> Any:
     merges = [tuple(merge.split(" ")) for merge in _list(metadata, "merges", lambda x: isinstance(x, str))]
     wrong = next((merge for merge in merges if len(merge) != 2), None)
     if wrong:
-        raise ValueError(f"{PREFIX}merges: two tokens belong where {' '.join(wrong)[:60]!r} is")
+        raise ValueError(f"{PREFIX}merges: each entry must hold two tokens, unlike {' '.join(wrong)[:60]!r}")
     model = words_of(pre, {token: i for i, token in enumerate(tokens)}, merges)
     types = _types(metadata, len(tokens))
     added = [(t, kind == CONTROL) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]

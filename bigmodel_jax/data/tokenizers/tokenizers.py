@@ -125,7 +125,7 @@ class Tokenizer:
                 return self.encode_rendered(text, as_text=as_text)
             ids, offsets = ids[len(lead) :], offsets[len(lead) :]
         if as_text and self.model.token_to_id(text) in ids:
-            raise ValueError(f"{text!r} in a message cannot be read as text: the tokenizer makes the token of it")
+            raise ValueError(f"{text!r} in a message cannot be read as text: the tokenizer turns it into the token")
         return ids, offsets
 
     def _encode_control(self, text: str, *, control: bool):
