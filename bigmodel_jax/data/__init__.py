@@ -1,6 +1,7 @@
-"""Data: sources -> usable records -> rows in the cache -> shuffled, sharded, resumable global batches.
+"""Data: sources give records, the cache holds rows, and the loader gives sharded global batches.
 
-Read `text.py` (documents to tokens), `packing.py` (tokens to rows), then `loader.py` (rows to batches on a mesh).
+Read `text/text.py` first (documents to tokens), then `text/packing.py` (tokens to rows), then
+`loader.py` (rows to shuffled, resumable batches on a mesh).
 """
 
 from bigmodel_jax.data.audio.speech import SpeechData
@@ -47,7 +48,7 @@ from bigmodel_jax.data.text.text_pairs import TextPairData
 from bigmodel_jax.data.text.token_labels import ConllFiles, TokenLabelData
 from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokenizer
 
-# What ships, for messages that say what would fit; data of one's own needs no entry.
+# The data configs that error messages suggest; a user's own data config needs no entry.
 DATA: tuple[type[DataConfig], ...] = (
     TextData,
     ChatData,

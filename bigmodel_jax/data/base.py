@@ -1,4 +1,4 @@
-"""What data is: a config that opens a split as rows, any of which can be read at any time."""
+"""The base class of data configs: a config opens a split as rows that are read in any order."""
 
 import dataclasses
 import logging
@@ -20,8 +20,10 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 log = logging.getLogger(__name__)
 
 
-# What a field of data is to two runs whose figures are held against each other; a field without a kind decides which rows
-# are held out. place: nothing. training: the training rows. shape: the shape of a batch. prepares: how a row is prepared.
+# The kind of a field says how it matters when two runs are compared. "place": not at all.
+# "training": it changes the training rows. "shape": it changes the shape of a batch. "tokenizer":
+# it changes the tokens. "prepares": it changes how a row is prepared. A field without a kind
+# changes which rows are held out.
 Compared = Literal["place", "training", "shape", "tokenizer", "prepares"]
 
 
@@ -31,151 +33,201 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Freshly allocated arrays (len(indices), ...). `noise` is one random uint64 per row in training, None in
-        evaluation, where nothing is random and the batch may hold what only metrics need."""
+        """Return the rows of these indices as freshly allocated arrays (len(indices), ...).
+
+        In training, `noise` holds one random uint64 per row. In evaluation it is None: then nothing
+        is random, and the batch may hold arrays that only metrics read.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Base of every data config. A field that names a split's file is called as the split: train, validation, test."""
+    """The base class of every data config.
+
+    Fields that name a split's file are called like the split: train, validation, test.
+    """
 
     levels: ClassVar[tuple[Metric, ...]] = ()
-    "what `baselines` gives"
+    "the metrics that `baselines` returns"
     RENAMED: ClassVar[dict[str, str]] = {}
-    "what fields were once called: a run's config.json of then still opens, and an option says what it is called now"
+    "former name of a field -> present name; old config.json files still open, and old options are explained"
     required_by: ClassVar[dict[str, str]] = {}
-    "the field from which a requirement of this name comes, for messages"
+    "name of a requirement -> the field of this config that causes it, for messages"
     exact: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "decoder_start_token_id"})
-    "requirements that no other number meets, for it is the name of a token"
+    "requirements that must be met exactly, because the number is the id of a token"
     compared: ClassVar[dict[str, Compared]] = {"cache_dir": "place", "max_bad_records": "training"}
-    "what its fields are to two runs that are compared; a field that is not named decides which rows are held out"
+    "field -> its kind when two runs are compared; a field that is missing changes which rows are held out"
     cut: ClassVar[str] = ""
-    "the field by which the validation rows are cut from the training rows where the source has none"
+    "the field that cuts validation rows from the training rows where the source has no validation split"
     endless: ClassVar[bool] = False
-    "its training rows have no end (a stream, or rows made as they are asked for): a run says its steps, not its epochs"
+    "the training rows never end (a stream, or generated rows), so a run counts steps and not epochs"
 
     prompts: ClassVar[bool] = False
-    "its rows are prompts alone: a run's batches are the answers of its own weights (training/rollouts.py)"
+    "the rows are prompts alone, and a run trains on answers of its own model (training/rollouts.py)"
 
     group_by: ClassVar[str] = ""
-    "the column whose values tell the groups of rows apart that an evaluation also reports; a class with columns has the field"
+    "column whose values divide the rows into groups that an evaluation reports; classes with columns override it"
 
     cache_dir: str = ""
-    "where prepared data is kept; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
+    "folder of prepared data; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
     max_bad_records: CountOrZero = 0
-    "so many unusable records of a split are skipped and logged; one more is an error"
+    "how many unusable records of a split are skipped and logged; one more raises an error"
 
     def open(self, split: str) -> Rows:
-        """The rows of `split` ("train" or "validation"), prepared into the cache at first."""
+        """Return the rows of `split` ("train" or "validation"), and prepare them into the cache."""
         raise NotImplementedError(f"{type(self).__name__} does not define open()")
 
     def experience(self, config: Any, mesh: Any) -> Any:
-        """The `Experience` (data/experience.py) that a run of `config` trains on; None: the rows of "train", shuffled."""
+        """Return the `Experience` (data/experience.py) that a run of `config` trains on.
+
+        None means that the run trains on the shuffled rows of "train".
+        """
 
     def held_out(self, config: Any, mesh: Any) -> Any:
-        """What makes the validation batches of `config` of its weights, by `made_by`; None: the rows of "validation"."""
+        """Return the object whose `made_by` makes validation batches from the weights of a run.
+
+        None means that validation reads the rows of "validation".
+        """
 
     def row(self) -> dict[str, Field]:
-        """The arrays of a row by name, known from the config alone: no data is read.
+        """Return the arrays of a row by name, as the config alone declares them; no data is read.
 
-        {}: not declared. Then shapes are read from the data, every device has its rows' arrays whole, a step is counted
-        in examples, and what model and objective read is checked once the data is open.
+        {} means that they are not declared. Then shapes are read from the data, batches are not
+        split along the arrays' other axes, a step is counted in examples, and what the model and
+        the objective read is checked only once the data is open.
         """
         return {}
 
     def validate(self, batch_size: int) -> None:
-        """Raises ValueError where batches of so many rows cannot be made, before data is opened."""
+        """Raise ValueError where batches of this size are impossible, before data is opened."""
 
     def requirements(self) -> dict:
-        """What a model must offer to take this data, by the names of its config's fields: a whole number is the
-        least, anything else must be equal."""
+        """Return what a model's config must offer to take this data, by field name.
+
+        A whole number is a lower bound. Any other value must be equal.
+        """
         return {}
 
     def groups(self) -> tuple[str, ...]:
-        """The names of the groups of `group_by` among the validation rows, whose numbers an evaluation's batch has as
-        "group" (B,) int32."""
+        """Return the names of the validation groups that `group_by` tells apart.
+
+        An evaluation batch holds the number of each row's group as "group" (B,) int32.
+        """
         return ()
 
     def label_column(self) -> str:
-        """The field of a source's record that holds its one label, whose shares folds of the records keep; "": none has."""
+        """Return the record field with the record's one label; "" where there is none.
+
+        Cross-validation folds keep the shares of its values.
+        """
         return ""
 
     def record_form(self) -> Literal["records", "encoded"]:
-        """The method of its source by which its rows are read."""
+        """Return the name of the source's method that yields the records."""
         return "records"
 
     def baselines(self) -> dict[str, float]:
-        """What simple methods reach on the validation split, by the names of `levels`; may take seconds the first time."""
+        """Return the scores of simple methods on the validation split, by the names of `levels`.
+
+        The first call may take seconds.
+        """
         return {}
 
     def of_run(self, folder: Path) -> "DataConfig":
-        """Itself, with what the run in `folder` kept of its training split in place of what that split says now."""
+        """Return this config with the training split's facts that the run in `folder` saved."""
         return self
 
     def processor(self, run_dir: Path) -> dict[str, Any]:
-        """preprocessor_config.json of an export of the run in `run_dir`, where its rows are pictures of a known cut."""
+        """Return preprocessor_config.json for an export of the run in `run_dir`.
+
+        {} where the rows are not images of a known preparation.
+        """
         return {}
 
     def sheet(self, first: Callable[[], dict[str, np.ndarray]]) -> tuple[np.ndarray, list[str]] | None:
-        """(pictures (N, H, W, 1 or 3) float32 in 0 .. 1, a title each) of training rows, which `first` reads, as the model gets
-        them; None: its rows are no pictures, or training sees what evaluation sees."""
+        """Return training images as the model gets them, with a title each, for a contact sheet.
+
+        The images are (N, H, W, 1 or 3) float32 in 0 .. 1; `first` reads the training rows. None
+        where the rows are not images, or where training does not augment them.
+        """
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-        """A picture file as evaluation gives it to a model of images of this shape, (H, W, C) float32; None: its rows are no
-        pictures."""
+        """Return an image file as evaluation prepares it: `shape` (H, W, C), float32.
+
+        None where the rows are not images.
+        """
 
     def asked(
         self, path: Path, prompt: str, tokenizer: Tokenizer, template: str
     ) -> tuple[list[int], dict[str, np.ndarray]]:
-        """(the tokens that ask about a picture file, what the model reads beside them as arrays of one row). template: the
-        run's chat template, or "". ValueError where its rows are no pictures with answers."""
+        """Return (prompt tokens that ask about an image file, the other arrays of that row).
+
+        `template` is the run's chat template, or "". Raises ValueError where the rows are not
+        images with answers.
+        """
         raise ValueError(f"image = {str(path)!r}: a run on {type(self).__name__} reads no picture; leave it out")
 
     def blank(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A black picture of this shape, as `picture` gives one."""
+        """Return a black image of this shape in the value range of `picture`."""
         return np.zeros(shape, np.float32)
 
     def shown(self, images: np.ndarray) -> np.ndarray:
-        """A batch's images in 0 .. 1."""
+        """Return a batch's images in 0 .. 1, to be displayed."""
         return np.clip(images, 0, 1)
 
     def save_artifacts(self, folder: Path) -> None:
-        """Writes what a run needs besides weights to be used later (a tokenizer)."""
+        """Write into `folder` what a run needs besides its weights, such as the tokenizer."""
 
     def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]] | None:
-        """What `num` generated images are to show: a batch of all that a model is told, and a title for each image."""
+        """Return the conditions of `num` generated images, or None where there are none.
+
+        They are a batch of the arrays that condition the model, and a title for each image.
+        """
 
     def open_tokenizer(self) -> Tokenizer | None:
-        """Between text and tokens, where this data is text."""
+        """Return the tokenizer, or None where the data is not text."""
 
     def reads(self) -> dict[str, list[Path] | str]:
-        """What the records are made from, by the name of the field that says it: files, or a text that changes when the
-        records do. It is compared when a run is continued. A class that reads what no text field names adds it here."""
+        """Return what the records are made from, by the name of the field that names it.
+
+        A value is a list of files, or a text that changes when the records change. The values are
+        compared when a run is continued. A class overrides this where it reads a file that no text
+        field names.
+        """
         return named_files(self, self.root())
 
     def with_places(self, options: list[str]) -> "DataConfig":
-        """Itself, longer where options ("data.stages.2.step") name an entry that it has not yet and may get."""
+        """Return this config with entries added for options such as "data.stages.2.step".
+
+        An entry is added only where it does not exist yet and the config allows it.
+        """
         return self
 
     def ahead(self, before: "DataConfig", step: int) -> tuple[str, ...]:
-        """The fields, by dotted names, that a run which stands at `step` may have in addition to those of `before`;
-        ValueError where one of them would change what it has seen."""
+        """Return the dotted names of fields that a run at `step` may have in addition to `before`.
+
+        Raises ValueError where one of them would change rows that the run has already seen.
+        """
         return ()
 
     def root(self) -> Path:
+        """Return the cache folder."""
         return cache.root(self.cache_dir)
 
 
 def inner(data: DataConfig) -> Iterator[DataConfig]:
-    """A data config and those inside it, each with the cache that holds for it: its own, or else that of the whole."""
+    """Yield a data config and the configs inside it.
+
+    An inner config without a `cache_dir` of its own gets that of the outer config.
+    """
     for part in user_code.parts(data):
         if isinstance(part, DataConfig):
             yield dataclasses.replace(part, cache_dir=part.cache_dir or data.cache_dir)
 
 
 def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[Path] | str]:
-    """The files that text fields name, and what sources and tokenizers say of themselves, by dotted names."""
+    """Return the files of text fields, and what sources and tokenizers report, by dotted name."""
     found = {}
     for field in dataclasses.fields(part):
         value, name = getattr(part, field.name), f"{prefix}.{field.name}"
@@ -188,7 +240,7 @@ def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[P
 
 
 class BadRecords:
-    """Skips unusable records up to a limit. The next one is a ValueError that says where it is and what is wrong."""
+    """Skips bad records up to a limit; one more raises ValueError with its place and reason."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -202,7 +254,7 @@ class BadRecords:
 
 
 def lacks(record: dict[str, Any], *names: str) -> str:
-    """Which of these fields a record has not, and which it has; "" where it has all."""
+    """Return a message about the first of these fields that a record lacks; "" where it has all."""
     for name in names:
         if name not in record:
             has = ", ".join(map(str, record))[:100] or "none"
@@ -211,6 +263,6 @@ def lacks(record: dict[str, Any], *names: str) -> str:
 
 
 def log_skipped(split: str, skipped: list[list[str]]) -> None:
-    """Names in the log what a split's preparation skipped, now or in an earlier run."""
+    """Log the records that a split's preparation skipped, in this run or an earlier one."""
     for where, reason in skipped:
         log.warning("%s split: skipped %s: %s", split, where, reason)

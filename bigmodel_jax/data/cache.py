@@ -1,4 +1,4 @@
-"""Prepared data on disk: a folder is either complete or absent, whoever prepares it and whatever kills them."""
+"""Prepared data on disk: a cache folder is complete or absent, even when a process is killed."""
 
 import contextlib
 import fcntl
@@ -20,27 +20,29 @@ from bigmodel_jax.core.paths import check_local, expanded
 
 log = logging.getLogger(__name__)
 
-SEAL = "files.json"  # what the other files were when they were written
-_checked: set[Path] = set()  # the folders that this process has read through once
-_digests: dict[tuple[str, int, int], str] = {}  # by absolute name, size and time of change
-SETTLED_NS = 2_000_000_000
+SEAL = "files.json"  # size and checksum of the folder's other files
+_checked: set[Path] = set()  # folders that this process has verified
+_digests: dict[tuple[str, int, int], str] = {}  # by absolute name, size and modification time
+SETTLED_NS = 2_000_000_000  # a file this old (2 s) cannot change unnoticed
 
 
 def root(cache_dir: str = "") -> Path:
-    """`cache_dir`, or $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax."""
+    """Return `cache_dir`, or else $BIGMODEL_CACHE, or else ~/.cache/bigmodel_jax."""
     place = os.environ.get("BIGMODEL_CACHE", "")
     check_local("data.cache_dir" if cache_dir else "BIGMODEL_CACHE", cache_dir or place)
     return expanded("data.cache_dir" if cache_dir else "BIGMODEL_CACHE", cache_dir or place or "~/.cache/bigmodel_jax")
 
 
 def key(*parts: Any) -> str:
-    """A short hash of JSON-serialisable facts: the same facts, the same folder."""
+    """Return a short hash of JSON-serializable facts; equal facts share a cache folder."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_digest(path: str | Path) -> str:
-    """sha256 of a file's content, about a second per gigabyte; a process reads a file once while its size and time of
-    change stay."""
+    """Return the SHA-256 of a file's content, at about a second per gigabyte.
+
+    A process reads a file again only when its size or modification time has changed.
+    """
     name, stat = paths.absolute(path), paths.stat(path)
     known = _digests.get((name, *stat))
     if known is None:
@@ -51,10 +53,11 @@ def file_digest(path: str | Path) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file's content, read now."""
+    """Read a local or remote file and return the SHA-256 of its content."""
     with paths.opened(path) as file:
         if not paths.is_remote(path):
             return hashlib.file_digest(file, "sha256").hexdigest()
+        # hashlib.file_digest needs a real file; remote files are read in blocks of 4 MiB.
         digest = hashlib.sha256()
         while chunk := file.read(1 << 22):
             digest.update(chunk)
@@ -62,17 +65,23 @@ def sha256(path: str | Path) -> str:
 
 
 def settled(mtime_ns: int) -> bool:
-    """Whether a file changed so long ago that another change would show: not within one tick of the clock."""
+    """Tell whether a file is old enough that another change would change its modification time.
+
+    Two changes within one tick of the file system's clock have the same time.
+    """
     return time.time_ns() - mtime_ns > SETTLED_NS
 
 
 def know_digest(name: str, size: int, mtime_ns: int, digest: str) -> None:
-    """The file of this absolute name need not be read while its size and time of change are these."""
+    """Remember a digest, so that this file is not read while its size and time stay the same."""
     _digests[name, size, mtime_ns] = digest
 
 
 def content(value: Any) -> bytes:
-    """Bytes that are the same wherever the value is: an array of objects would give their addresses."""
+    """Return bytes that depend on the value alone.
+
+    An array of objects is written as JSON, because its bytes would be memory addresses.
+    """
     try:
         array = np.asarray(value)
     except ValueError:  # lists of unequal lengths
@@ -88,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def lock(path: Path):
-    """Holds an exclusive lock beside `path`; the kernel frees it when the process dies."""
+    """Hold an exclusive lock on the file `path`.lock; the kernel frees it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{path}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -96,14 +105,16 @@ def lock(path: Path):
 
 
 def build(folder: Path, write: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `write(temporary folder)` unless it exists and its files are as they were written.
+    """Return `folder`; fill it by `write(temporary folder)` unless it exists undamaged.
 
-    The lock spares a second process the work; the rename makes the folder appear whole or not at all, also on file
-    systems where locks do not reach other hosts. A damaged folder is named in the log and made again.
+    The lock spares a second process the work. The rename makes the folder appear whole or not at
+    all, also on file systems where locks do not reach other hosts. A damaged folder is logged and
+    rebuilt.
     """
-    if is_whole(folder):  # without the lock, which a cache that cannot be written has not
+    if is_whole(folder):  # this needs no lock, which a read-only cache could not give
         return folder
     with lock(folder):
+        # Another process may have finished the folder while this one waited for the lock.
         if is_whole(folder):
             return folder
         if folder.exists():
@@ -117,27 +128,27 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
-            if not folder.exists():  # otherwise another host was first, with the same content
+            if not folder.exists():  # otherwise another host finished first with the same content
                 raise
     _checked.add(folder)
     return folder
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder's files are as they were written; each process reads them through once."""
+    """Tell whether a folder is undamaged; each process reads its files once."""
     if folder.exists() and folder not in _checked and not _damage(folder):
         _checked.add(folder)
     return folder in _checked and folder.exists()
 
 
 def _state(folder: Path) -> dict[str, list]:
-    """{file: [bytes, crc32]} of a folder's files, the seal apart."""
+    """Return {file: [size in bytes, CRC-32]} of a folder's files except the seal."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
     return {str(p.relative_to(folder)): [p.stat().st_size, _crc32(p)] for p in files}
 
 
 def _crc32(path: Path) -> int:
-    """A flipped bit is what it must find, and it reads a gigabyte in a second."""
+    """Return a file's CRC-32, which detects flipped bits and reads a gigabyte in a second."""
     value = 0
     with open(path, "rb") as file:
         while chunk := file.read(1 << 22):
@@ -146,7 +157,7 @@ def _crc32(path: Path) -> int:
 
 
 def _damage(folder: Path) -> str:
-    """What is wrong with a folder's files; "" where nothing is."""
+    """Return what is wrong with a folder's files; "" where nothing is."""
     try:
         sealed = json.loads((folder / SEAL).read_bytes())
     except FileNotFoundError:

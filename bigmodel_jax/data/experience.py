@@ -1,4 +1,4 @@
-"""Where a training run takes its batches from: rows in an order that is known, or whatever is made as the weights go."""
+"""The interface of training batches: rows in a fixed order, or made from current weights."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,43 +10,59 @@ from bigmodel_jax.data.base import Rows
 
 
 def phase_of(batches: "Experience") -> str:
-    """ "data", what one waits for, or "rollout", where the weights make the batch; without a `phase` it is the first."""
+    """Return the `phase` of batches, which is "data" by default.
+
+    "data" means that the loop waits for data. "rollout" means that the weights generate the batch.
+    """
     return getattr(batches, "phase", "data")
 
 
 class Experience(Protocol):
-    """Batches for the loop, which asks for the next one with the state that the next step starts from.
+    """A source of training batches; the loop asks for a batch with the state of the next step.
 
-    rows: of the training split, or the prompts of rollouts: `train.epochs` counts passes over them. One may have a
-    `phase`: what the time of `next` is in the split of a run's wall time (`phase_of`).
+    - rows: the rows of the training split, or the prompts of rollouts; `train.epochs` counts passes
+      over them.
+    - phase (optional): the name under which the time of `next` counts in a run's wall time; see
+      `phase_of`.
     """
 
     rows: Rows
 
     def enter(self, run_dir: Path, constants: Any) -> None:
-        """Called once, before the first `next`: the run's folder, and the parameters that are no part of its state."""
+        """Receive the run's folder, and the constants: parameters that are not part of the train
+        state.
+
+        It is called once, before the first `next`.
+        """
         ...
 
     def next(self, state: Any) -> dict[str, jax.Array]:
-        """The next global batch. state: the TrainState, which the step is going to be given, and donated: keep none of it."""
+        """Return the next global batch.
+
+        `state` is the TrainState that the step will receive. The step donates its buffers, so
+        nothing of it may be kept.
+        """
         ...
 
     def prefetch(self) -> None:
-        """Called while the step before is on its way: begins with what may be prepared without its weights."""
+        """Prepare what does not need new weights, while the previous step is running."""
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Whether what is prepared ahead is there, after so many seconds at most; True where nothing is."""
+        """Wait for prepared data for at most so many seconds, and tell whether it is ready.
+
+        True where nothing is prepared in advance.
+        """
         ...
 
     def measured(self) -> dict[str, Mean]:
-        """What the run records of the batch that `next` gave last, beside what its step returns."""
+        """Return the metrics of the last batch that `next` gave; the run records them."""
         ...
 
     def position(self) -> dict[str, Any]:
-        """All that `seek` needs to go on from here, as JSON: it is saved with each checkpoint."""
+        """Return the state that `seek` needs, as JSON; it is saved with each checkpoint."""
         ...
 
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
-        """Stands where `position` was said, at `step`; None: where a run stands that begins at that step."""
+        """Continue at `step` from a saved position; None: as a run that begins at that step."""
         ...

@@ -1,4 +1,4 @@
-"""What a row of data declares of itself: the arrays that it holds, by name, each with shape, type and logical axes."""
+"""The declaration of a data row: its arrays by name, each with shape, dtype and logical axes."""
 
 import dataclasses
 import math
@@ -11,12 +11,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One array of a row, without the batch in front.
+    """One array of a row, without the batch dimension.
 
-    shape: None where the data alone knows it. axes: a logical name for each dimension, which `parallel.rules` lay on the
-    mesh; (): no dimension has one, and every device has its rows' arrays whole. evaluation: batches of an evaluation
-    alone hold it, and not all of them need to. training: batches of training alone hold it, and an objective that does not
-    take it cannot be trained on them.
+    - shape: None where only the data tells it.
+    - dtype: the name of its type.
+    - axes: a logical axis name for each dimension, which `parallel.rules` maps to mesh axes; ():
+      the
+      array is split along the batch alone.
+    - evaluation: only evaluation batches may hold the array, and not all of them need it.
+    - training: only training batches hold the array, and only an objective that reads it can train.
     """
 
     shape: tuple[int, ...] | None
@@ -34,28 +37,31 @@ class Field:
 
 Row = Mapping[str, Field]
 WEIGHTS = (
-    'add "weights", float32, 1 where a loss is asked for, as Field(()): an evaluation gives the rows that fill up its last '
-    "batch weight 0"
+    'add "weights", float32, 1 where a row counts in the loss, declared as Field(()): an evaluation sets it to 0 in the '
+    "rows that pad its last batch"
 )
 
 
 def per_token(names: Iterable[str], length: int, dtype: str = "int32", **more: Any) -> dict[str, Field]:
-    """Fields of one value per token of a row: shape (length,), laid along the sequence."""
+    """Return fields with one value per token: shape (length,), with the logical axis "seq"."""
     return {name: Field((length,), dtype, ("seq",), **more) for name in names}
 
 
 def per_row(names: Iterable[str], dtype: str = "int32") -> dict[str, Field]:
-    """Fields of one value per row."""
+    """Return fields with one value per row."""
     return {name: Field((), dtype) for name in names}
 
 
 def in_training(row: Row) -> dict[str, Field]:
-    """The fields that a training batch holds."""
+    """Return the fields that a training batch holds."""
     return {name: field for name, field in row.items() if not field.evaluation}
 
 
 def along(row: Row, axis: str) -> dict[str, int]:
-    """The length of each training array along a logical axis, by name; what has no such dimension is left out."""
+    """Return the length of each training array along a logical axis, by name.
+
+    Arrays without that axis are left out.
+    """
     found = {}
     for name, field in in_training(row).items():
         if axis in field.axes and field.shape is not None:
@@ -64,19 +70,20 @@ def along(row: Row, axis: str) -> dict[str, int]:
 
 
 def num_tokens(row: Row) -> int:
-    """How many places of a row lie along the sequence, in the array that has most of them; 0 where none do."""
+    """Return the most elements that an array with a "seq" axis has; 0 where no array has one."""
     shapes = [field.shape for name, field in row.items() if name in along(row, "seq")]
     return max(map(math.prod, shapes), default=0)
 
 
 def complete(data: Any, known: Mapping[str, tuple[int, ...] | None]) -> dict[str, Field]:
-    """The training row of a data config with every shape.
+    """Return the training row of a data config with every shape filled in.
 
-    known: shapes that the model expects, by name. A shape that neither declares, and the row of a class that declares
-    nothing, is read from the data's first row.
+    `known` holds the shapes that the model expects, by name. A shape that neither the row nor the
+    model declares is read from the data's first row, and so is a row that declares nothing.
     """
     row = in_training(data.row())
     open_ = [name for name, field in row.items() if field.shape is None]
+    # Shapes that the model expects need no look at the data.
     row |= {n: dataclasses.replace(row[n], shape=tuple(known[n])) for n in open_ if known.get(n) is not None}
     if row and not any(field.shape is None for field in row.values()):
         return row
@@ -88,19 +95,19 @@ def complete(data: Any, known: Mapping[str, tuple[int, ...] | None]) -> dict[str
 
 
 def check(row: Row, batch: Mapping[str, np.ndarray]) -> None:
-    """Raises ValueError where a batch is not what its row declares; arrays that are not declared may stand beside."""
+    """Raise ValueError where a batch differs from its row; undeclared arrays are allowed."""
     for name, field in row.items():
         x = batch.get(name)
         if x is None and (field.evaluation or field.training):
             continue
         if x is None:
             raise ValueError(f"data: row() declares {name!r}, which the rows do not hold ({', '.join(batch)})")
-        # An int64 becomes an int32 on its way to a device.
+        # JAX turns an int64 into an int32 when it moves the array to a device.
         dtype, shape = jax.dtypes.canonicalize_dtype(x.dtype).name, x.shape[1:]
         fits = shape == tuple(field.shape) if field.shape is not None else len(field.axes) in (0, len(shape))
         if not fits or dtype != field.dtype:
             declared = f"{field.shape if field.shape is not None else field.axes} {field.dtype}"
             raise ValueError(
                 f"data: row() declares {name!r} as {declared}, but the rows hold {shape} {dtype}: "
-                f'"{name}": Field({shape}, "{dtype}") is what they are'
+                f'declare "{name}": Field({shape}, "{dtype}")'
             )

@@ -1,4 +1,4 @@
-"""A data config with one fold of its training records held out, for cross-validation: any data of any finite source."""
+"""Cross-validation: a data config with one fold of its training records held out."""
 
 import dataclasses
 from typing import Any
@@ -10,8 +10,13 @@ from bigmodel_jax.data.sources.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """How many folds; whether labels are spread evenly over them; the field whose equal values stay together; the seed
-    that decides which records share a fold."""
+    """The settings of cross-validation.
+
+    - k: the number of folds.
+    - stratify: spread the labels evenly over the folds.
+    - together: a field; records with equal values of it share a fold.
+    - seed: decides which records share a fold.
+    """
 
     k: int
     stratify: bool = True
@@ -20,7 +25,7 @@ class Folds:
 
 
 def folded(data: DataConfig, folds: Folds, n: int) -> DataConfig:
-    """`data` with fold `n` held out; ValueError, one line, where it has no records that could be folded."""
+    """Return `data` with fold `n` held out; raises ValueError where it has no finite records."""
     source, name = getattr(data, "source", None), type(data).__name__
     if not isinstance(source, Source) or data.endless:
         lacks = "end" if isinstance(source, Source) else "source of records"
@@ -40,9 +45,11 @@ def folded(data: DataConfig, folds: Folds, n: int) -> DataConfig:
 
 
 def counts(data: DataConfig) -> dict[str, Any]:
-    """Of data that `folded` made: {"records": how many each fold has, "labels": {label: how many of it each fold has}}.
+    """Return the sizes of the folds of a config that `folded` made.
 
-    ValueError, with the options of the command line, for more folds than records and for a field that they lack.
+    The result is {"records": [records per fold], "labels": {label: [its records per fold]}}. Raises
+    ValueError, in terms of the command line's options, where there are more folds than records or a
+    field is missing.
     """
     try:
         return data.source.counts(data.root(), data.max_bad_records, data.record_form())
@@ -52,5 +59,5 @@ def counts(data: DataConfig) -> dict[str, Any]:
 
 
 def has_validation(data: DataConfig) -> bool:
-    """Whether the source of `data`, which is not folded, has a validation split of its own."""
+    """Tell whether the source of an unfolded `data` has a validation split of its own."""
     return data.source.has("validation", data.root())

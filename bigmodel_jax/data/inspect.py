@@ -1,4 +1,4 @@
-"""What a data config feeds: counts, records before and after each transform, statistics. The `data` verb."""
+"""The `data` verb: shows counts, statistics and sample records of a data config."""
 
 import itertools
 
@@ -15,13 +15,13 @@ from bigmodel_jax.data.fields import Row
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 SPLITS = ("train", "validation")
-SHADES = " .:-=+*#%@"
+SHADES = " .:-=+*#%@"  # characters of an image's grey levels, from dark to light
 COLORS = ("cyan", "yellow", "magenta", "green")
-WIDTH = 100
+WIDTH = 100  # columns of the page
 
 
 def describe(cfg: DataConfig) -> dict[str, dict]:
-    """Counts of each split by name, as plain numbers, and in words what form its records have."""
+    """Return the counts of each split by name, as plain numbers or texts."""
     return {split: _counts(cfg.open(split)) for split in SPLITS}
 
 
@@ -30,7 +30,7 @@ def _counts(rows: Rows) -> dict:
 
 
 def show(cfg: DataConfig, console: Console | None = None) -> None:
-    """Prints a page about the data, 100 columns wide."""
+    """Print a page about the data, 100 columns wide."""
     console = console or Console(width=WIDTH, highlight=False)
     origin = f" from {cfg.source.short_name()}" if hasattr(cfg, "source") else ""
     console.print(Rule(f"[bold]{type(cfg).__name__}[/]{origin}", align="left"))
@@ -58,7 +58,7 @@ def _show_arrays(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
 
 
 def _arrays_table(batch: dict[str, np.ndarray], row: Row) -> Table:
-    """Every array: shape, declared axes, type and first values."""
+    """Return a table of every array: shape, declared axes, dtype and first values."""
     table = Table("array", "shape", "axes", "type", "first values", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name, x in batch.items():
         axes = " ".join(axis or "-" for axis in row[name].axes) if name in row else "not declared"
@@ -74,7 +74,7 @@ def _number(value: float | str) -> str:
 
 
 def _bars(counts: dict[str, int], width: int = 36) -> Table:
-    """Names with counts and horizontal bars."""
+    """Return a table of names with counts and horizontal bars."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right", style="bold")
     table.add_column(justify="right")
@@ -101,7 +101,7 @@ def _show_text(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
 
 
 def _readable(piece: str) -> str:
-    """A piece whose blanks and control characters can be seen."""
+    """Make blanks and control characters of a token visible."""
     shown = piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
@@ -115,7 +115,7 @@ def _pieces(tok: Tokenizer, ids: np.ndarray) -> Text:
 
 
 def _row_with_border(rows: Rows) -> tuple[int, int]:
-    """(row, column) of the first place where a second segment begins, or else the front of row 0."""
+    """Return (row, column) where a second segment first begins, or else (0, 0)."""
     for first in range(0, min(len(rows), 4096), 64):
         numbers = np.arange(first, min(first + 64, len(rows)))
         hits = np.argwhere(np.diff(rows.batch(numbers, None)["segment_ids"], axis=1) > 0)
@@ -130,10 +130,10 @@ def _row_title(rows: Rows) -> str:
 
 
 def _row_table(rows: Rows, tok: Tokenizer, declared: Row) -> Table:
-    """Tokens, targets, segments, positions and weights of a stretch of one row."""
+    """Return a table of tokens, targets, segments, positions and weights of a part of one row."""
     row, column = _row_with_border(rows)
     batch = rows.batch(np.array([row]), None)
-    if "places" in batch:  # permuted rows: an order for each token, targets only of those that are predicted
+    if "places" in batch:  # a permuted row orders its tokens, and has targets only for the predicted ones
         asked = (batch["order"] > 0).astype(np.int32)
         tokens = batch["tokens"]
         batch |= {"targets": tokens, "weights": asked, "target_bytes": rows.token_bytes[tokens], "places": asked}
@@ -154,12 +154,15 @@ def _row_table(rows: Rows, tok: Tokenizer, declared: Row) -> Table:
 
 
 def _piece(tok: Tokenizer, token: int) -> str:
-    """A token as text; marks that the tokenizer lacks lie beyond its last (see masking and sentence_pairs)."""
+    """Return a token as text.
+
+    Ids beyond the tokenizer's last are [MASK] and [CLS] (see masking and sentence_pairs).
+    """
     return tok.piece(token) if token < tok.vocab_size else ("[MASK]", "[CLS]")[token - tok.vocab_size]
 
 
 def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> Group:
-    """Use of the vocabulary: how much of it, the commonest and the longest tokens."""
+    """Return statistics of the vocabulary: its use, the most frequent and the longest tokens."""
     unused, common = int((count == 0).sum()), np.argsort(-count, kind="stable")[:12]
     longest = np.argsort(-token_bytes, kind="stable")[:8]
     p = count[count > 0] / count.sum()
@@ -177,7 +180,7 @@ def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> 
 
 
 def _show_chat(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
-    """The shortest sample of the first hundred, with brackets around what is trained."""
+    """Return the shortest of the first hundred samples, with brackets around the trained text."""
     rows, model, out = splits["train"], cfg.open_tokenizer().model, Text()
     ids, trained = rows.sample(int(np.argmin(np.diff(rows.stream.offsets)[:100])))
     edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
@@ -201,8 +204,8 @@ def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
 
 
 def _samples(cfg: DataConfig, rows: Rows) -> Table:
-    """Three examples: as evaluation sees them (first line), and as two epochs of training do, where that differs."""
-    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # two pairs, where they are mixed
+    """Return three examples as seen by evaluation and, if different, by two training epochs."""
+    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # four rows are two pairs, where rows are mixed
     seen = [rows.batch(chosen, None)]
     for epoch in range(2 if rows.changes else 0):
         noise = shuffle.noise(shuffle.start(0), chosen + epoch * len(rows))
@@ -221,7 +224,7 @@ def _samples(cfg: DataConfig, rows: Rows) -> Table:
 
 
 def _picture(image: np.ndarray) -> Text:
-    """An image in characters, two pixel rows to a line; rows of numbers as numbers."""
+    """Draw an image in characters, two pixel rows per line; list the numbers of a feature row."""
     if image.ndim != 3:
         return Text(" ".join(f"{x:.3g}" for x in image[:8]) + (" …" if len(image) > 8 else ""))
     step = -(-image.shape[1] // 28)
@@ -232,7 +235,7 @@ def _picture(image: np.ndarray) -> Text:
 
 
 def _show_pairs(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
-    """Three pairs: the picture in characters, the text, and its tokens."""
+    """Return three pairs: the image in characters, its text, and the text's tokens."""
     rows, tok = splits["train"], cfg.open_tokenizer()
     chosen = np.linspace(0, len(rows) - 1, 3).astype(int)
     table = Table(box=None, show_header=False, padding=(0, 1))
@@ -244,5 +247,5 @@ def _show_pairs(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
     return Panel(table, title="training pairs", title_align="left")
 
 
-# How rows are shown, by what they say in `shown_as`; those that say nothing, as the arrays that they declare.
+# How rows are displayed, by their attribute `shown_as`; rows without it are shown as arrays.
 PAGES = {"text": _show_text, "chat": _show_chat, "images": _show_images, "pairs": _show_pairs, "arrays": _show_arrays}

@@ -1,4 +1,7 @@
-"""Rows to global batches on a mesh. Batch N is a function of (seed, N) alone, on any number of devices and processes."""
+"""Turns rows into global batches on a mesh.
+
+Batch N depends only on (seed, N), on any number of devices and processes.
+"""
 
 import concurrent.futures
 import functools
@@ -20,23 +23,25 @@ from bigmodel_jax.data.fields import Row
 from bigmodel_jax.data.images import mix
 
 Batch = dict[str, jax.Array]
-FEW = 10_000  # rows of a batch for which no row is made to see its size
+FEW = 10_000  # a smaller batch is not checked against the memory of the host
 
 
 class Sampler:
-    """The endless shuffled order of a split: batch N holds its examples N * batch_size .. (N + 1) * batch_size."""
+    """The endless shuffled order of a split; batch N begins with example N * batch_size."""
 
     def __init__(self, rows: Rows, batch_size: int, seed: int):
         self.rows, self.batch_size = rows, batch_size
         self.start = shuffle.start(seed)
 
     def local(self, number: int, low: int = 0, high: int | None = None) -> dict[str, np.ndarray]:
-        """Rows [low, high) of global batch `number`."""
+        """Return rows [low, high) of global batch `number`."""
         high = self.batch_size if high is None else high
         return self.examples(number * self.batch_size + np.arange(low, high))
 
     def examples(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
-        """The rows of these training examples, numbers that follow one another."""
+        """Return the rows of consecutive training examples."""
+        # Mixup needs the partner of each example, so whole pairs are read, and the extra rows are
+        # dropped.
         examples = mix.with_partners(self.rows, wanted)
         noise = shuffle.noise(self.start, examples)
         batch = self.rows.batch(self.order(examples), noise)
@@ -46,17 +51,18 @@ class Sampler:
         return {name: x[here] for name, x in batch.items()}
 
     def order(self, examples: np.ndarray) -> np.ndarray:
-        """The rows of these examples; those of a mixture know their own."""
+        """Return the row numbers of these examples; a mixture has an order of its own."""
         if hasattr(self.rows, "order"):
             return self.rows.order(self.start, examples, self.batch_size)
         return shuffle.order(self.start, examples, len(self.rows))
 
 
 class BatchIterator:
-    """Endless global batches, an `Experience`; its whole state is the number of the next one.
+    """Endless global batches, as an `Experience`; the only state is the number of the next batch.
 
-    From `prefetch` on a thread prepares the next batch. The caller says when: once the step is on its way, so that thread
-    and loop do not fight for the interpreter while the device waits for both.
+    `prefetch` prepares the next batch in a thread. The caller starts it after the step is
+    dispatched, so that thread and loop do not compete for the interpreter while the device waits
+    for both.
     """
 
     def __init__(self, sampler: Sampler, mesh: Mesh, rules: Rules, row: Row | None = None):
@@ -69,10 +75,10 @@ class BatchIterator:
         self._ahead: concurrent.futures.Future | None = None
 
     def enter(self, run_dir: Path, constants: Any) -> None:
-        """Rows depend on neither."""
+        """Do nothing, because rows depend on neither argument."""
 
     def measured(self) -> dict[str, Mean]:
-        """What each part of a mixture has given so far, known from the number of the next batch alone."""
+        """Return what each part of a mixture has given before the next batch."""
         if not hasattr(self.rows, "given"):
             return {}
         given = self.rows.given(self._next, self._batch_size)
@@ -85,19 +91,19 @@ class BatchIterator:
         return self.next(None)
 
     def next(self, state: Any) -> Batch:
-        """The next batch, whatever the weights are."""
+        """Return the next batch; it does not depend on `state`."""
         self.prefetch()
         batch = self._ahead.result()
         self._next, self._ahead = self._next + 1, None
         return batch
 
     def prefetch(self) -> None:
-        """Begins to prepare the next batch, unless that has begun."""
+        """Start preparing the next batch, unless that has started already."""
         if self._ahead is None:
             self._ahead = self._thread.submit(self._make, self._next)
 
     def wait(self, seconds: float) -> bool:
-        """Whether the next batch is there, after so many seconds at most."""
+        """Wait for the next batch for at most so many seconds, and tell whether it is ready."""
         self.prefetch()
         return self._ahead.done() or bool(concurrent.futures.wait([self._ahead], seconds).done)
 
@@ -105,24 +111,32 @@ class BatchIterator:
         return {"next_batch": self._next}
 
     def seek(self, step: int, position: dict[str, int] | None = None) -> None:
-        """Each step takes one batch, so a run that begins at a step goes on with the batch of that number."""
+        """Continue at a saved position, or else at the batch with the step's number.
+
+        Each step takes one batch.
+        """
         self._next, self._ahead = step if position is None else int(position["next_batch"]), None
 
 
 class Placement:
-    """Puts this process's rows [low, high) of a global batch onto the mesh, as parts of global arrays.
+    """Puts this process's rows [low, high) of a global batch onto the mesh, as global arrays.
 
-    row: what a row declares of its arrays; one that is not declared lies whole on every device that has its rows.
+    `row` declares the arrays. An undeclared array is split along the batch alone.
     """
 
     def __init__(self, mesh: Mesh, rules: Rules, batch_size: int, row: Row | None = None):
         self.mesh, self.rules, self.batch_size, self.row = mesh, rules, batch_size, row or {}
+        # The rows that this process must supply are those of its own devices.
         rows = sharding.batch_sharding(mesh, rules).addressable_devices_indices_map((batch_size,))
         bounds = [index[0].indices(batch_size) for index in rows.values()]
         self.low, self.high = min(b[0] for b in bounds), max(b[1] for b in bounds)
 
     def __call__(self, local: dict[str, np.ndarray]) -> Batch:
-        """`local` must not be written to afterwards: on CPU the device arrays may be the same memory."""
+        """Return `local` on the mesh.
+
+        The caller must not write to `local` afterwards: on CPU the device arrays may share its
+        memory.
+        """
         fields.check(self.row, local)
         where = {k: self._sharding(k) for k in local}
         if jax.process_count() == 1:
@@ -134,6 +148,8 @@ class Placement:
         return sharding.batch_sharding(self.mesh, self.rules, self.row[name].axes if name in self.row else ())
 
     def _assemble(self, local: np.ndarray, target: jax.sharding.Sharding) -> jax.Array:
+        """Build a global array from this process's rows."""
+
         def shard(index):
             start, stop, _ = index[0].indices(self.batch_size)
             return local[(slice(start - self.low, stop - self.low), *index[1:])]
@@ -142,7 +158,10 @@ class Placement:
 
 
 def check_room(rows: Rows, place: Placement, option: str) -> None:
-    """ValueError where this process's rows of a batch do not fit in host memory; `option` names the batch's size."""
+    """Raise ValueError where this process's part of a batch does not fit in host memory.
+
+    `option` is the option that sets the batch size.
+    """
     num = place.high - place.low
     if num < FEW:
         return
@@ -154,15 +173,18 @@ def check_room(rows: Rows, place: Placement, option: str) -> None:
 def make_iterator(
     cfg: DataConfig, *, batch_size: int, seed: int, mesh: Mesh, split: str = "train", rules: Rules = Rules()
 ) -> BatchIterator:
-    """Endless shuffled batches of `batch_size` rows over all processes, laid out by `rules` on `mesh`.
+    """Return endless shuffled batches of `batch_size` rows in all, laid out by `rules` on `mesh`.
 
-    ValueError for data that cannot be used (see the source's docstring).
+    Raises ValueError for unusable data; the source's docstring says what is unusable.
     """
     return BatchIterator(Sampler(cfg.open(split), batch_size, seed), mesh, rules, cfg.row())
 
 
 class EvalBatches:
-    """Every row of a split once, in order; the rows that fill up the last batch have weight 0. Can be iterated again."""
+    """Every row of a split once, in order; rows that pad the last batch have weight 0.
+
+    The object can be iterated repeatedly.
+    """
 
     def __init__(self, rows: Rows, batch_size: int, mesh: Mesh, rules: Rules, row: Row | None = None):
         self.rows, self.batch_size = rows, batch_size
@@ -177,20 +199,25 @@ class EvalBatches:
             yield self._place(self.local(number, self._place.low, self._place.high))
 
     def parts(self, number: int) -> dict[str, tuple[int, int]]:
-        """{name: its rows [first, end)} of the parts of a mixture that batch `number` has rows of; {} where there are none."""
+        """Return {name: its rows [first, end)} of the mixture's parts that have rows in batch
+        `number`.
+
+        {} where the rows are no mixture.
+        """
         if not hasattr(self.rows, "parts_between"):
             return {}
         first = number * self.batch_size
         return self.rows.parts_between(first, min(first + self.batch_size, len(self.rows)))
 
     def only(self, number: int, first: int, end: int) -> Batch:
-        """Batch `number` in which the rows outside [first, end) have weight 0."""
+        """Return batch `number` with weight 0 on the rows outside [first, end)."""
         return self._place(self.local(number, self._place.low, self._place.high, first, end))
 
     def local(self, number: int, low: int, high: int, first: int = 0, end: int | None = None) -> dict[str, np.ndarray]:
-        """Rows [low, high) of global batch `number`; those outside [first, end) of the split have weight 0."""
+        """Return rows [low, high) of batch `number`; rows outside [first, end) have weight 0."""
         end = len(self.rows) if end is None else end
         indices = number * self.batch_size + np.arange(low, high)
+        # Indices beyond the end repeat the last row; its copies get weight 0 below.
         out = self.rows.batch(np.minimum(indices, len(self.rows) - 1), None)
         if "weights" not in out:
             raise ValueError(f"data: the rows hold no 'weights' ({', '.join(out)}); {fields.WEIGHTS}")
@@ -201,5 +228,5 @@ class EvalBatches:
 def eval_batches(
     cfg: DataConfig, *, batch_size: int, mesh: Mesh, split: str = "validation", rules: Rules = Rules()
 ) -> EvalBatches:
-    """One pass over a split, for exact metrics: every record or token counts once."""
+    """Return one pass over a split for exact metrics: every record or token counts once."""
     return EvalBatches(cfg.open(split), batch_size, mesh, rules, cfg.row())

@@ -1,4 +1,4 @@
-"""The rows of a mixture: those of all parts, one part after another, and which of them training takes."""
+"""The rows of a mixture: those of all parts, one part after another; and their order."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from bigmodel_jax.data.mixture_order import SLOTS, Mixture, Stage, by_size, too_
 
 
 class MixedRows:
-    """One split; `order` says which rows training takes, `given` how many of each part it has taken."""
+    """One split of a mixture; `order` is the training order, `given` counts each part's rows."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class MixedRows:
         max_epochs: tuple[float, ...] = (),
         tokens: int = 0,
     ):
-        """tokens: of a row; 0 where a step counts examples."""
+        """Store the parts; `tokens` is the tokens of a row, 0 where a step counts examples."""
         self.parts, self.names, self.stages, self.max_epochs, self.tokens = parts, names, stages, max_epochs, tokens
         self.sizes = tuple(len(part) for part in parts)
         self.offsets = np.cumsum([0, *self.sizes])
@@ -32,6 +32,7 @@ class MixedRows:
         return {"rows": len(self)} | {f"rows of {n}": size for n, size in zip(self.names, self.sizes, strict=True)}
 
     def mixture(self, batch_size: int) -> Mixture:
+        """Return the order of the mixture for this batch size."""
         if batch_size not in self._mixtures:
             for i, stage in enumerate(self.stages):
                 if not stage.weights and (low := too_low(by_size(self.sizes, stage.temperature))):
@@ -43,11 +44,11 @@ class MixedRows:
         return self._mixtures[batch_size]
 
     def num_examples(self, batch_size: int) -> int | None:
-        """How many examples there are to train on; None: no end."""
+        """Return how many training examples there are; None: endless."""
         return self.mixture(batch_size).end
 
     def given(self, batches: int, batch_size: int) -> dict[str, float]:
-        """What each part has given in the batches before number `batches`: examples, tokens, and passes over its rows."""
+        """Return what each part gave before batch `batches`: examples, tokens and epochs."""
         found = {}
         counts = self.mixture(batch_size).given(batches * batch_size).tolist()
         for name, size, count in zip(self.names, self.sizes, counts, strict=True):
@@ -58,7 +59,7 @@ class MixedRows:
         return found
 
     def parts_between(self, low: int, high: int) -> dict[str, tuple[int, int]]:
-        """{name: its rows [low, high)} of the parts that have some of these rows."""
+        """Return {name: rows [low, high)} for the parts that have some of these rows."""
         found = {}
         for name, first, end in zip(self.names, self.offsets[:-1], self.offsets[1:], strict=True):
             if max(low, first) < min(high, end):
@@ -66,15 +67,17 @@ class MixedRows:
         return found
 
     def order(self, start: np.ndarray, examples: np.ndarray, batch_size: int) -> np.ndarray:
-        """The rows of these training examples."""
+        """Return the row numbers of these training examples."""
         source, nth = self.mixture(batch_size).draw(examples)
         rows = np.empty_like(examples)
         for i in np.unique(source):
+            # Each part is shuffled with a seed of its own, which is derived from the run's.
             here, own = source == i, shuffle.mix(start + np.array([i + 1], np.uint64) * shuffle.GOLDEN)
             rows[here] = self.offsets[i] + shuffle.order(own, nth[here], len(self.parts[i]))
         return rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
+        # offsets[i] is the number of the first row of part i.
         part = np.searchsorted(self.offsets, indices, side="right") - 1
         kinds = self._kinds[noise is not None]
         out = {name: np.empty((len(indices), *shape), dtype) for name, (shape, dtype) in kinds.items()}
@@ -87,7 +90,10 @@ class MixedRows:
 
 
 def _common(parts: list[Rows], train: bool) -> dict[str, tuple]:
-    """{name: (shape, type)} of the arrays of a row that all parts give; ValueError where they differ in one."""
+    """Return {name: (shape, dtype)} of the arrays that all parts give.
+
+    Raises ValueError where two parts give an array differently.
+    """
     noise = np.zeros(1, np.uint64) if train else None
     rows = [part.batch(np.zeros(1, np.int64), noise) for part in parts]
     kinds = [{name: (x.shape[1:], x.dtype) for name, x in row.items()} for row in rows]

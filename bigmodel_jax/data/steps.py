@@ -1,4 +1,4 @@
-"""Steps between a source and whatever reads it: functions that drop, change or cut up records when they are prepared."""
+"""A source whose records pass through a user's functions when they are prepared."""
 
 import dataclasses
 import inspect
@@ -16,14 +16,17 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Steps(Source):
-    """The records of `source` after `steps`, one after another.
+    """The records of `source` after `steps`.
 
-    A step is a function from a record to the records in its place: none, one or several. It is named as the function of
-    `Arrays` is. The content of its file is part of the prepared data's name in the cache.
+    A step is a user's function that maps a record to a list of records, which may be empty. It is
+    named like the function of `Arrays`. The content of the file that defines it is part of the
+    cache key.
     """
 
     source: Source
+    "where the records come from"
     steps: tuple[FunctionName, ...] = ()
+    "the functions or their names, in order"
 
     def __post_init__(self):
         object.__setattr__(self, "steps", tuple(user_code.name_of(OPTION, step) for step in self.steps))
@@ -55,7 +58,7 @@ class Steps(Source):
         for where, record in self.source.records(split, root, bad):
             try:
                 found = _after(functions, [record])
-            except Exception as error:  # whatever a step of the user's raises
+            except Exception as error:  # a user's step may raise anything
                 bad.skip(where, f"{OPTION}: {user_code.described(error)}")
                 continue
             yield from ((where, made) for made in found)
@@ -65,6 +68,7 @@ class Steps(Source):
 
 
 def _after(functions: list[Callable], records: list[Record]) -> list[Record]:
+    """Apply the functions one after another."""
     for function in functions:
         records = [made for record in records for made in function(record)]
         if wrong := [made for made in records if not isinstance(made, dict)]:

@@ -1,4 +1,4 @@
-"""Tables of numbers, such as a CSV file's or scikit-learn's diabetes; standardised by what the training rows say."""
+"""Tables of numbers, standardized by the training rows' mean and standard deviation."""
 
 import array
 import dataclasses
@@ -30,8 +30,11 @@ DIABETES_COLUMNS = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6
 
 @dataclasses.dataclass(frozen=True)
 class Tables(TableFiles):
-    """As `TableFiles`. The path sklearn:diabetes is a table of scikit-learn's: 442 patients, 10 measurements, progression of
-    the disease after a year (Efron, Hastie, Johnstone and Tibshirani 2004, "Least angle regression")."""
+    """Files as in `TableFiles`; the path sklearn:diabetes names a table that scikit-learn ships.
+
+    It has 442 patients, 10 measurements, and the progression of their disease after a year (Efron,
+    Hastie, Johnstone and Tibshirani 2004, "Least angle regression").
+    """
 
     def paths(self, split):
         return _diabetes_files() if getattr(self, split) == DIABETES else super().paths(split)
@@ -45,11 +48,12 @@ class Tables(TableFiles):
 
 @dataclasses.dataclass(frozen=True)
 class TabularData(DataConfig):
-    """Records of numbers by the names of their columns; those named in `target` are what is predicted.
+    """Rows of numbers with named columns, some of which are predicted from the others.
 
-    Batch: features (B, F) float32; target (B, K) float32, or with `num_classes` label (B,) int32; weights (B,) float32.
-    Features and targets have mean 0 and standard deviation 1 over the training rows; in evaluation a batch also holds
-    target_scale and target_mean (B, K), which turn a target back into its own unit. Labels are left as they are.
+    A batch holds features (B, F) float32; target (B, K) float32, or with `num_classes` label (B,)
+    int32; weights (B,) float32. Features and targets have mean 0 and standard deviation 1 over the
+    training rows. An evaluation batch also holds target_scale and target_mean (B, K), which convert
+    a target back to its own unit. Labels are not scaled.
     """
 
     levels = (Metric("least_squares_rmse", "Least squares, RMSE", beside="rmse", level=True, label="linear"),)
@@ -62,15 +66,17 @@ class TabularData(DataConfig):
     cut: ClassVar = "validation_fraction"
 
     source: Source = Tables(train=DIABETES)
+    "where the rows come from"
     target: tuple[str, ...] = ("progression",)
+    "the columns that are predicted"
     features: tuple[str, ...] = ()
     "feature columns in this order; empty: all columns but the targets"
     num_classes: CountOrZero = 0
-    "0: the targets are numbers; else the one target is a label 0 .. num_classes - 1"
+    "0: regression of numbers; else the single target is a label 0 .. num_classes - 1"
     group_by: str = ""
-    "a column, whose values may be texts: an evaluation also reports its metrics for each of them; empty: it does not"
+    "a column of numbers or texts; an evaluation also reports its metrics for each of its values; empty: none"
     validation_fraction: ProperShare = 0.2
-    "share of the training rows held out, chosen by their content, where the source has no split validation"
+    "share of the training rows held out by a hash of their content, if the source has no validation split"
 
     def __post_init__(self):
         check_fraction(self.validation_fraction)
@@ -114,7 +120,7 @@ class TabularData(DataConfig):
         return self.target[0] if self.num_classes else ""
 
     def baselines(self) -> dict[str, float]:
-        """The least-squares solution's root mean squared error, in the target's unit."""
+        """Return the root mean squared error of least squares, in the target's unit."""
         if self.num_classes:
             return {}
         train, validation = read_split(self, "train"), read_split(self, "validation")
@@ -123,7 +129,7 @@ class TabularData(DataConfig):
         return {"least_squares_rmse": float(np.sqrt(np.mean((columns[1] @ solution - validation.targets) ** 2)))}
 
     def save_artifacts(self, folder: Path) -> None:
-        """scaling.json: names, mean and scale of every column, without which the weights say nothing."""
+        """Write scaling.json: names, mean and scale of every column, which predictions need."""
         train = read_split(self, "train")
         columns = {"features": (train.names, train.features), "target": (self.target, train.targets)}
         scaling = {kind: {"names": list(names)} | fit_scaling(x).to_json() for kind, (names, x) in columns.items()}
@@ -132,7 +138,7 @@ class TabularData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """mean and scale (columns,): standardised = (value - mean) / scale."""
+    """The scaling of columns, mean and scale (columns,): standardized = (value - mean) / scale."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -145,21 +151,21 @@ class Scaling:
 
 
 def fit_scaling(values: np.ndarray) -> Scaling:
-    """Mean and population standard deviation of each column; a constant column keeps scale 1."""
+    """Return mean and population standard deviation per column; a constant column has scale 1."""
     scale = values.std(axis=0)
     return Scaling(values.mean(axis=0), np.where(scale > 0, scale, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class TabularRows:
-    """One split. features (N, F) float32, standardised; targets (N, K) float64 in their own units."""
+    """One split: features (N, F) float32, standardized; targets (N, K) float64, unscaled."""
 
     features: np.ndarray
     targets: np.ndarray
     num_classes: int
     scaling: Scaling
     skipped: list[tuple[str, str]]
-    groups: np.ndarray | None = None  # (N,) int32 of the validation rows, where they are told apart
+    groups: np.ndarray | None = None  # (N,) int32: the groups of the validation rows, with `group_by`
 
     def __len__(self) -> int:
         return len(self.features)
@@ -183,7 +189,13 @@ class TabularRows:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """features (N, F) and targets (N, K) float64; names of the features; what was skipped; the groups' names (N,), or ()."""
+    """The usable rows of a split before scaling.
+
+    - features (N, F), targets (N, K): float64.
+    - names: the feature columns.
+    - skipped: (where, why) of the bad records.
+    - groups: the group of each row, or ().
+    """
 
     features: np.ndarray
     targets: np.ndarray
@@ -193,12 +205,16 @@ class Table:
 
 
 def read_split(cfg: TabularData, split: str) -> Table:
-    """The usable rows of a split; ValueError for a file or column that is not there, or too many bad rows."""
+    """Return the usable rows of a split.
+
+    Raises ValueError for a missing file or column, or too many bad rows.
+    """
     own = cfg.source.has("validation", cfg.root())
     read = split if own else "train"
     table = _read(cfg, read, cfg.source.fingerprint(read, cfg.root()))
     if own:
         return table
+    # Rows are held out by their content, so the order of the file does not matter.
     rows = [f.tobytes() + t.tobytes() for f, t in zip(table.features, table.targets, strict=True)]
     mask = np.array(held_out(rows, cfg.validation_fraction)) == (split == "validation")
     groups = tuple(itertools.compress(table.groups, mask))
@@ -207,6 +223,7 @@ def read_split(cfg: TabularData, split: str) -> Table:
 
 @functools.lru_cache(maxsize=4)
 def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
+    """Read a split; the fingerprint is part of the cache's key, so changed files are read again."""
     bad, names, values, groups = BadRecords(cfg.max_bad_records), (), array.array("d"), []
     for where, record in cfg.source.records(split, cfg.root(), bad):
         record = {name.strip(): value for name, value in record.items()}
@@ -245,7 +262,7 @@ def _diabetes() -> Records:
 
 
 def _columns(cfg: TabularData, header: list[str], where: str) -> tuple[str, ...]:
-    """The names of the feature columns, then of the targets."""
+    """Return the names of the feature columns, followed by the targets."""
     for option, names in (("target", cfg.target), ("features", cfg.features), ("group_by", (cfg.group_by,))):
         for name in filter(None, names):
             if name not in header:
@@ -257,7 +274,7 @@ def _columns(cfg: TabularData, header: list[str], where: str) -> tuple[str, ...]
 
 
 def _numbers(record: dict[str, Any], names: tuple[str, ...]) -> tuple[str, list[float]]:
-    """("", the numbers of these columns), or (what is wrong with the row, [])."""
+    """Return ("", the numbers of these columns), or (what is wrong with the row, [])."""
     if missing := lacks(record, *names):
         return missing, []
     values = []

@@ -1,1 +1,1 @@
-"""Speech: recordings and synthetic voices as spectrograms with transcripts."""
+"""Speech data: recordings and synthetic voices become spectrograms with transcripts."""

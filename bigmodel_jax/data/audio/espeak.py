@@ -1,8 +1,9 @@
-"""Voices of eSpeak NG: texts spoken by formant synthesis, in any of its voices and variants.
+"""Synthetic speech from eSpeak NG, a formant synthesizer with many voices and variants.
 
-The library and its data lie in the package espeakng-loader, which is fetched as data (data/package_archives.py). On other
-machines than x86-64 Linux, the library of the system is used: Debian's package libespeak-ng1. It runs in a process of its
-own (espeak_worker.py), since it keeps state from utterance to utterance and is not meant for threads.
+The library and its voice data come from the PyPI package espeakng-loader, which is downloaded as a
+data archive (data/package_archives.py). On machines other than x86-64 Linux the system's own
+library is used, such as Debian's libespeak-ng1. The library runs in a process of its own
+(espeak_worker.py), because it keeps state between utterances and is not thread-safe.
 """
 
 import ctypes.util
@@ -25,14 +26,19 @@ PACKAGE = Package(
     "GPL-3.0-or-later",
 )
 VERSION = "espeak-ng 1.52"
-RATE = 22_050  # samples a second that it gives
-PACKAGED = ("Linux", "x86_64")
+RATE = 22_050  # sample rate of the library's output, in Hz
+PACKAGED = ("Linux", "x86_64")  # the platform of the library in the pinned archive
 
 
 class Utterance(NamedTuple):
-    """text, in a voice ("en-us+f3": a language and a variant), at a speed in words a minute and a pitch of 0 to 99.
+    """One text to be spoken, and how it is spoken.
 
-    seed: of the library's own noise, so that the same utterance has the same samples."""
+    - text: the words.
+    - voice: a language and a variant, such as "en-us+f3".
+    - speed: words per minute.
+    - pitch: 0 to 99.
+    - seed: seeds the library's noise, so that the same utterance always has the same samples.
+    """
 
     text: str
     voice: str
@@ -42,7 +48,10 @@ class Utterance(NamedTuple):
 
 
 def library() -> tuple[str, str]:
-    """(path of the library, folder of its data, "" for its own); ValueError, one line, where there is none."""
+    """Return (path of the library, folder of its data); the folder is "" for a system library.
+
+    Raises a one-line ValueError where no library is found.
+    """
     if (platform.system(), platform.machine()) == PACKAGED:
         folder = unpacked(PACKAGE)
         return str(folder / "libespeak-ng.so"), str(folder)
@@ -56,13 +65,17 @@ def library() -> tuple[str, str]:
 
 
 def spoken(utterances: Sequence[Utterance]) -> Iterator[np.ndarray]:
-    """Samples (n,) int16 at `RATE` of each utterance; ValueError where a voice is unknown or the library ends early."""
+    """Yield the samples of each utterance: (n,) int16 at `RATE` Hz.
+
+    Raises ValueError where a voice is unknown or the library's process ends early.
+    """
     command = [sys.executable, "-P", str(Path(__file__).with_name("espeak_worker.py")), *library()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
         try:
             for utterance in utterances:
                 worker.stdin.write(json.dumps(utterance._asdict()).encode() + b"\n")
                 worker.stdin.flush()
+                # The worker answers with an 8-byte length, and -1 stands for a failure.
                 head = worker.stdout.read(8)
                 size = int.from_bytes(head, "little", signed=True) if len(head) == 8 else -1
                 if size < 0:

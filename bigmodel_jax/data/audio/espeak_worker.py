@@ -1,7 +1,8 @@
-"""Speaks one utterance a line of its input: python espeak_worker.py LIBRARY DATA. It imports nothing of the project.
+"""A subprocess that speaks one utterance per input line: python espeak_worker.py LIBRARY DATA.
 
-Input: JSON with text, voice, speed, pitch and seed. Output: the length in bytes as 8 bytes, or -1, then int16 samples. Each
-utterance is spoken by a fork of this process, since the library's filters and wave tables go on where the one before ended.
+An input line is a JSON object with text, voice, speed, pitch and seed. The answer is the length in
+bytes (8 bytes, little-endian; -1 for a failure), followed by int16 samples. This file imports
+nothing of the package.
 """
 
 import ctypes
@@ -9,12 +10,13 @@ import json
 import os
 import sys
 
-SYNCHRONOUS, FROM_CHARACTER, UTF8 = 2, 1, 1  # of speak_lib.h
+SYNCHRONOUS, FROM_CHARACTER, UTF8 = 2, 1, 1  # constants of speak_lib.h
 RATE, PITCH = 1, 3
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 def opened(library: str, data: str) -> ctypes.CDLL:
+    """Load the library and initialize it with the folder of its data ("" for the default)."""
     speech = ctypes.CDLL(library)
     speech.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
     speech.espeak_Info.restype = ctypes.c_char_p
@@ -24,14 +26,17 @@ def opened(library: str, data: str) -> ctypes.CDLL:
 
 
 def has_variant(speech: ctypes.CDLL, voice: str) -> bool:
-    """Whether the data hold the variant behind the "+"; the library passes over one that it does not know."""
+    """Tell whether the voice data hold the variant behind the "+".
+
+    The library itself silently ignores a variant that it does not know.
+    """
     variant, data = voice.partition("+")[2], ctypes.c_char_p()
     speech.espeak_Info(ctypes.byref(data))
     return not variant or os.path.isfile(os.path.join(data.value.decode(), "voices", "!v", variant))
 
 
 def say(speech: ctypes.CDLL, asked: dict) -> bytes:
-    """int16 samples; "" where the voice is unknown."""
+    """Return int16 samples as bytes; b"" where the voice is unknown."""
     pieces = []
 
     def keep(samples, count, _events) -> int:
@@ -52,10 +57,13 @@ def say(speech: ctypes.CDLL, asked: dict) -> bytes:
 
 
 def main() -> None:
+    """Answer every line of standard input on standard output."""
     speech = opened(*sys.argv[1:3])
     out = sys.stdout.buffer
     for line in sys.stdin:
         out.flush()
+        # Each utterance is spoken by a fork of this process. The library's filters and wave tables
+        # keep their state, so one utterance would otherwise change the samples of the next.
         child = os.fork()
         if child == 0:
             samples = say(speech, json.loads(line))

@@ -1,4 +1,4 @@
-"""SpecAugment: bands of frequency and stretches of time of a training spectrogram become zeros (arXiv:1904.08779)."""
+"""SpecAugment masks frequency bands and time spans of training spectrograms (arXiv:1904.08779)."""
 
 import dataclasses
 
@@ -10,23 +10,26 @@ from bigmodel_jax.data.images.draws import Draws
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
-    """Time warping is left out, as the paper's own results allow. Bins have mean 0, so a zero says nothing.
+    """Settings of the masks; calling the object masks one spectrogram.
 
-    The masks of an example are a function of 64 bits that come from (seed, number of the example): a resumed run draws the
-    same ones.
+    A masked value becomes 0, which is the mean of every bin. Time warping is left out, because the
+    paper names it as the first part to drop. The masks of an example follow from 64 random bits,
+    which come from (seed, number of the example), so a resumed run draws the same masks.
     """
 
     freq_masks: CountOrZero = 2
+    "frequency masks per spectrogram"
     freq_width: CountOrZero = 27
-    "bins that one mask covers at most"
+    "the largest width of a frequency mask, in mel bins"
     time_masks: CountOrZero = 2
+    "time masks per spectrogram"
     time_width: CountOrZero = 40
-    "frames that one mask covers at most"
+    "the largest width of a time mask, in frames"
     time_share: Share = 0.2
-    "share of an utterance's own frames that one mask covers at most"
+    "the largest width of a time mask, as a share of the utterance's own frames"
 
     def __call__(self, spectrogram_TF: np.ndarray, num_frames: int, noise: int) -> None:
-        """Masks the first `num_frames` frames in place."""
+        """Mask the first `num_frames` frames of a spectrogram in place; `noise` is the seed."""
         draws, bins = Draws(noise), spectrogram_TF.shape[1]
         for _ in range(self.freq_masks):
             width = draws.below(min(self.freq_width, bins) + 1)

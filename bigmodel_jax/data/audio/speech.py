@@ -1,4 +1,4 @@
-"""Speech with transcripts, as spectrograms and characters: prepared once into the cache, masked in training."""
+"""Speech with transcripts as spectrograms and characters, prepared once into the cache."""
 
 import dataclasses
 import itertools
@@ -20,19 +20,24 @@ from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.sources.source import Source
 
-FORMAT = 1  # raise it when the files below change
-BLANK, SPACE = 0, 1
+FORMAT = 1  # raise it when the cached files change
+BLANK, SPACE = 0, 1  # labels of CTC's blank and of the space
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 PUNCTUATION = re.compile(r"[.,;:!?\"()-]")
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeechData(DataConfig):
-    """Records {"audio" (n,) float32 at 16 kHz, "text"}, for CTC over characters.
+    """Recordings and their transcripts for CTC over characters.
 
-    Batch: log_mel (B, T, F) float32, num_frames (B,) int32 (how many of them are no padding), labels (B, U) int32,
-    num_labels (B,) int32, weights (B,) float32. Label 0 is CTC's blank, 1 a space, then `characters`. Transcripts are read in
-    lower case, without punctuation; an empty one is that of silence.
+    The source gives records {"audio" (n,) float32 at 16 kHz, "text"}. A batch holds
+
+    - log_mel (B, T, F) float32, and num_frames (B,) int32: how many frames are not padding;
+    - labels (B, U) int32, and num_labels (B,) int32: how many labels are not padding;
+    - weights (B,) float32, all 1.
+
+    Label 0 is CTC's blank, label 1 is the space, then come the `characters`. Transcripts are
+    lower-cased and stripped of punctuation. An empty transcript means silence.
     """
 
     required_by: ClassVar = {"num_mels": "num_mels", "vocab_size": "characters", "subsampling": "subsampling"}
@@ -47,16 +52,19 @@ class SpeechData(DataConfig):
     space: ClassVar[int] = SPACE
 
     source: Source = SpokenWords()
+    "where the recordings come from"
     num_mels: Count = 80
-    "bins of the spectrogram"
+    "mel bins of the spectrogram"
     max_seconds: Positive = 8.0
-    "every row has so many seconds, padding included; longer recordings are bad records"
+    "length of every row in seconds, padding included; a longer recording is a bad record"
     max_labels: Count = 64
-    "characters of a row; longer transcripts are bad records"
+    "the most characters of a transcript; a longer transcript is a bad record"
     characters: str = LETTERS
+    "the alphabet of the transcripts, without the space"
     subsampling: Count = 4
-    "how many frames the model makes one of: a transcript needs one of these for each of its characters"
+    "how many frames the model merges into one; a transcript needs one merged frame per character"
     spec_augment: SpecAugment = SpecAugment()
+    "masks of the training spectrograms"
 
     def __post_init__(self):
         if not self.characters or len(set(self.characters)) != len(self.characters) or " " in self.characters:
@@ -64,10 +72,12 @@ class SpeechData(DataConfig):
 
     @property
     def max_frames(self) -> int:
+        """The number of frames of every row, padding included."""
         return spectrogram.num_frames(round(self.max_seconds * spectrogram.RATE))
 
     @property
     def vocab_size(self) -> int:
+        """The number of labels: the blank, the space and the characters."""
         return 2 + len(self.characters)
 
     def open(self, split: str) -> "SpeechRows":
@@ -83,12 +93,12 @@ class SpeechData(DataConfig):
         return {"num_mels": self.num_mels, "vocab_size": self.vocab_size, "subsampling": self.subsampling}
 
     def save_artifacts(self, folder: Path) -> None:
-        """vocabulary.json: the characters in the order of their labels, the blank and the space first."""
+        """Write vocabulary.json: the characters in the order of their labels."""
         text = json.dumps({"characters": ["<blank>", " ", *self.characters]}, ensure_ascii=False)
         files.replace(folder / "vocabulary.json", text + "\n")
 
     def labels(self, text: str) -> tuple[str, list[int]]:
-        """("", labels of a transcript), or (what is wrong, [])."""
+        """Return ("", the labels of a transcript), or (what is wrong with it, [])."""
         plain = " ".join(PUNCTUATION.sub(" ", text.lower()).split())
         numbers = {" ": SPACE} | {c: n for n, c in enumerate(self.characters, 2)}
         unknown = next((c for c in plain if c not in numbers), None)
@@ -97,13 +107,19 @@ class SpeechData(DataConfig):
         return "", [numbers[c] for c in plain]
 
     def text(self, labels: np.ndarray) -> str:
-        """The transcript of labels; those below 0 are none."""
+        """Return the transcript of labels; blanks and negative labels are dropped."""
         return "".join(" " if n == SPACE else self.characters[n - 2] for n in labels if n >= SPACE)
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeechRows:
-    """One split. log_mel (all frames, F) float16; ends of each row's frames and labels, (N,) int64; labels int32."""
+    """The rows of one split, stored one after another in flat arrays.
+
+    - log_mel: the frames of all rows, (all frames, F) float16.
+    - labels: the labels of all rows, int32.
+    - frame_ends, label_ends: where the frames and labels of each row end, (N,) int64.
+    - meta: the contents of meta.json, which lists the bad records.
+    """
 
     cfg: SpeechData
     log_mel: np.ndarray
@@ -133,7 +149,7 @@ class SpeechRows:
         return out
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(frames (T, F), labels (U,)) of one recording."""
+        """Return (frames (T, F), labels (U,)) of one recording."""
         parts = ((self.log_mel, self.frame_ends), (self.labels, self.label_ends))
         return tuple(x[ends[index - 1] if index else 0 : ends[index]] for x, ends in parts)
 
@@ -155,7 +171,7 @@ class SpeechRows:
 
 
 def prepared(cfg: SpeechData, split: str) -> Path:
-    """The folder of a split in the cache, made at first."""
+    """Return the cache folder of a split, and fill it where it does not exist yet."""
     facts = (cfg.num_mels, cfg.max_seconds, cfg.max_labels, cfg.characters, cfg.subsampling, cfg.max_bad_records)
     name = cache.key(cfg.source.fingerprint(split, cfg.root()), facts, FORMAT)
     return cache.build(cfg.root() / f"speech-{FORMAT}" / name, lambda folder: _write(cfg, split, folder))
@@ -164,6 +180,7 @@ def prepared(cfg: SpeechData, split: str) -> Path:
 def _write(cfg: SpeechData, split: str, folder: Path) -> None:
     bad, ends = BadRecords(cfg.max_bad_records), ([], [])
     with Column(folder / "log_mel.npy", np.float16) as frames, Column(folder / "labels.npy", np.int32) as labels:
+        # An empty chunk fixes the shape and the type, even where no record follows.
         frames.extend(np.zeros((0, cfg.num_mels), np.float16))
         labels.extend(np.zeros(0, np.int32))
         for where, record in cfg.source.records(split, cfg.root(), bad):
@@ -183,7 +200,7 @@ def _write(cfg: SpeechData, split: str, folder: Path) -> None:
 
 
 def example(cfg: SpeechData, record: dict[str, Any]) -> tuple[str, tuple[np.ndarray, list[int]]]:
-    """("", (frames, labels)) of a record, or (what is wrong with it, empty ones)."""
+    """Return ("", (frames, labels)) of a record, or (what is wrong with it, empty values)."""
     nothing = np.zeros((0, cfg.num_mels), np.float32), []
     if missing := lacks(record, "audio", "text"):
         return missing, nothing
@@ -200,7 +217,7 @@ def example(cfg: SpeechData, record: dict[str, Any]) -> tuple[str, tuple[np.ndar
 
 
 def _too_long(cfg: SpeechData, num_frames: int, labels: list[int]) -> str:
-    """What is wrong where a transcript does not fit its row, or the frames that the model makes of its audio."""
+    """Return why a transcript does not fit its row or its merged frames; "" where it fits."""
     if len(labels) > cfg.max_labels:
         return f"{len(labels)} characters; data.max_labels = {cfg.max_labels} allows no more"
     needed = frames_needed(labels)
@@ -214,12 +231,15 @@ def _too_long(cfg: SpeechData, num_frames: int, labels: list[int]) -> str:
 
 
 def frames_needed(labels: list[int]) -> int:
-    """The fewest frames of a model in which CTC can say the labels: one each, and a blank between two that are the same."""
+    """Return the fewest frames with which CTC can emit the labels.
+
+    CTC needs one frame per label, and a blank between two equal neighbours.
+    """
     return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
 
 
 def load(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-    """The fields of `SpeechRows`, the spectrograms mapped from disk."""
+    """Return the fields of `SpeechRows` after `cfg`; the spectrograms are memory-mapped."""
     arrays = [np.load(folder / "log_mel.npy", mmap_mode="r")]
     arrays += [np.load(folder / f"{name}.npy") for name in ("frame_ends", "labels", "label_ends")]
     return *arrays, json.loads((folder / "meta.json").read_text())

@@ -1,4 +1,4 @@
-"""A user's own recordings: WAV files named by a manifest, with what is said in them."""
+"""A user's own recordings: WAV files and their transcripts, listed in a manifest."""
 
 import csv
 import dataclasses
@@ -18,17 +18,21 @@ from bigmodel_jax.data.sources.sources import Files
 
 @dataclasses.dataclass(frozen=True)
 class SpeechFiles(Files):
-    """Manifests: JSON Lines (.jsonl), or rows under a header (.csv, .tsv); paths are relative to the manifest's folder.
+    """Manifests in JSON Lines (.jsonl), or in tables with a header (.csv, .tsv).
 
-    Records {"audio" (n,) float32 at 16 kHz, "text"}. Other rates, several channels, and 8, 24 or 32 bits are converted; the log
-    says so once for each kind. What is truncated or no WAV is a bad record.
+    Paths are relative to the manifest's folder. The records are {"audio" (n,) float32 at 16 kHz,
+    "text"}. Other sample rates, several channels, and samples of 8, 24 or 32 bits are converted;
+    the log mentions each kind of conversion once. A truncated file, or one that is not WAV, is a
+    bad record.
     """
 
     audio_field: str = "audio"
+    "the manifest's field with the path of a WAV file"
     text_field: str = "text"
+    "the manifest's field with the transcript"
 
     def fingerprint(self, split, root):
-        """Of recordings, size and time of change stand for the content."""
+        """Hash the manifests, and each recording's size and modification time, not its content."""
         stats = [(str(path), *paths.stat(path)) for path in self._recordings(split)]
         return cache.key(super().fingerprint(split, root), stats)
 
@@ -36,13 +40,15 @@ class SpeechFiles(Files):
         return [*self.paths(split), *self._recordings(split)]
 
     def _recordings(self, split: str) -> list[Path]:
+        """Return the paths of a split's usable recordings, without a limit of bad records."""
         return [path for _, path, _ in self._named(split, BadRecords(1 << 62))]
 
     def _named(self, split: str, bad: BadRecords):
-        """(where, path, text) of each line of a manifest whose recording is there."""
+        """Yield (where, path, text) for each line of a manifest whose recording exists."""
         for manifest in self.paths(split):
             for where, row, reason in rows_of(manifest, split):
                 reason = reason or self._lacks(row)
+                # A line with an error has no recording; the manifest itself passes the check below.
                 path = manifest if reason else manifest.parent / row[self.audio_field]
                 if not path.is_file():
                     reason = f"no such recording: {path}"
@@ -52,7 +58,7 @@ class SpeechFiles(Files):
                     yield where, path, row[self.text_field]
 
     def _lacks(self, row: Any) -> str:
-        """What is wrong with a line; a transcript may be empty, that of silence, but not left out."""
+        """Return what is wrong with a manifest line; an empty transcript means silence."""
         if not isinstance(row, dict):
             return f"a JSON object is needed, not {type(row).__name__}"
         for name, option in ((self.audio_field, "audio_field"), (self.text_field, "text_field")):
@@ -73,7 +79,7 @@ class SpeechFiles(Files):
 
 
 def rows_of(manifest: Path, split: str) -> Iterator[tuple[str, Any, str]]:
-    """(where, row, what is wrong with it) of each line of a manifest."""
+    """Yield (where, row, what is wrong with the row) for each line of a manifest."""
     if manifest.suffix == ".jsonl":
         for number, line, reason in read_lines(manifest):
             row, reason = (None, reason) if reason else parse_json(line)

@@ -1,4 +1,4 @@
-"""Short utterances of a few dozen words, spoken by voices of eSpeak NG; other voices speak those that are held out."""
+"""Short synthetic utterances by eSpeak NG; the validation split has voices of its own."""
 
 import dataclasses
 import hashlib
@@ -13,11 +13,11 @@ from bigmodel_jax.data.audio.espeak import Utterance
 from bigmodel_jax.data.audio.spectrogram import RATE
 from bigmodel_jax.data.sources.source import Source
 
-FORMAT = 1  # raise it when other samples come out
+FORMAT = 1  # raise it when the samples change
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple", "brown", "pink")
 COMMANDS = ("go", "stop", "left", "right", "up", "down", "open", "close", "start", "play", "yes", "no")
-# Variants of eSpeak NG that are meant to be people; robots, whispers and jokes are left out.
+# Variants of eSpeak NG that imitate people. Robots, whispers and jokes are left out.
 VOICES = tuple(
     [
         "Alex",
@@ -87,29 +87,38 @@ ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-
 
 @dataclasses.dataclass(frozen=True)
 class SpokenWords(Source):
-    """Records {"audio" (n,) float32 at 16 kHz, "text"}: one to `most_words` words drawn with their voice, accent, speed,
-    pitch, loudness and noise. Record n of a split is a function of (seed, split, n)."""
+    """Synthetic utterances of one to `most_words` words in noise.
+
+    The records are {"audio" (n,) float32 at 16 kHz, "text"}. Words, voice, accent, speed, pitch,
+    loudness and noise are drawn at random. Record n of a split depends only on (seed, split, n) and
+    on the fields below.
+    """
 
     compared: ClassVar = {"train": "training", "voices": "training"}
 
     words: tuple[str, ...] = (*DIGITS, *COLOURS, *COMMANDS)
+    "the vocabulary"
     train: Count = 4000
     validation: Count = 400
-    "how many utterances each split has"
+    "utterances of each split"
     most_words: Count = 4
+    "the most words of an utterance"
     voices: tuple[str, ...] = VOICES
     "variants of eSpeak NG that speak the training split"
     held_out_voices: tuple[str, ...] = HELD_OUT_VOICES
+    "variants that speak the validation split; no training voice may be among them"
     accents: tuple[str, ...] = ACCENTS
+    "eSpeak NG's languages, one drawn for each utterance"
     slowest: Count = 130
     fastest: Count = 230
-    "words a minute"
+    "the range of the speaking rate, in words per minute"
     least_snr: CountOrZero = 15
     most_snr: CountOrZero = 40
-    "decibels between speech and noise, drawn for each utterance"
+    "the range of the signal-to-noise ratio, in decibels"
     silent: Share = 0.02
-    "share of the utterances that are noise alone, whose transcript is empty"
+    "share of the utterances that are pure noise with an empty transcript"
     seed: CountOrZero = 0
+    "seeds every random choice"
 
     def __post_init__(self):
         both = set(self.voices) & set(self.held_out_voices)
@@ -145,7 +154,13 @@ class SpokenWords(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """before, after: seconds of silence; level: the peak of the speech; snr: decibels; seed: of the noise."""
+    """The random choices of one utterance.
+
+    - before, after: seconds of silence around the speech.
+    - level: the peak amplitude of the speech, 0 to 1.
+    - snr: signal-to-noise ratio in decibels.
+    - seed: seeds the noise.
+    """
 
     utterance: Utterance
     before: float
@@ -156,7 +171,7 @@ class Drawn:
 
 
 def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
-    """What utterance `number` of a split is; a longer split begins with the same utterances."""
+    """Draw utterance `number` of a split; a longer split begins with the same utterances."""
     seed = int.from_bytes(hashlib.sha256(f"{cfg.seed} {split} {number}".encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)
     voices = cfg.voices if split == "train" else cfg.held_out_voices
@@ -170,21 +185,22 @@ def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
 
 
 def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
-    """(n,) float32 at 16 kHz: the voice between silences, in white or pink noise."""
+    """Return (n,) float32 at 16 kHz: the voice between two silences, in white or pink noise."""
     rng = np.random.default_rng((drawn.seed, 1))
     speech = waveforms.resampled(voice, espeak.RATE, RATE) if len(voice) else voice
     speech = speech * (drawn.level / max(np.abs(speech).max(initial=0), 1.0))
     x = np.concatenate([np.zeros(int(drawn.before * RATE)), speech, np.zeros(int(drawn.after * RATE))])
     x = x if len(voice) else np.zeros(int(rng.uniform(0.4, 1.5) * RATE))
     noise = pink(rng, len(x)) if rng.random() < 0.5 else rng.standard_normal(len(x))
+    # A silent utterance has no speech to measure, so its noise is scaled from the drawn level.
     power = np.mean(np.square(speech)) if len(voice) else drawn.level**2 * 0.05
     noise *= np.sqrt(power / np.mean(np.square(noise))) * 10 ** (-drawn.snr / 20)
     return np.clip(x + noise, -1, 1).astype(np.float32)
 
 
 def pink(rng: np.random.Generator, num: int) -> np.ndarray:
-    """(num,) of noise whose power falls as 1 / f above 50 Hz."""
-    size = 1 << (num - 1).bit_length()  # a power of two, for the transform
+    """Return (num,) samples of noise whose power falls as 1 / f above 50 Hz."""
+    size = 1 << (num - 1).bit_length()  # a power of two makes the transform fast
     waves = np.fft.rfft(rng.standard_normal(size))
     hertz = np.fft.rfftfreq(size, 1 / RATE)
     return np.fft.irfft(waves / np.sqrt(np.maximum(hertz, 50)))[:num]

@@ -1,7 +1,9 @@
-"""Recordings with transcripts for an encoder-decoder such as Whisper: a spectrogram, and the tokens of what is said in it.
+"""Recordings with transcripts for an encoder-decoder such as Whisper.
 
-decoder   start ... , text
-targets   -     ... , text, end
+The encoder reads a spectrogram, and the decoder reads and predicts these tokens:
+
+  decoder   start ... , text
+  targets   -     ... , text, end
 """
 
 import dataclasses
@@ -23,16 +25,18 @@ from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.text import packing
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer
 
-FORMAT = 1  # raise it when the files below change
-LOUDEST = 32_767  # of samples as they are kept
+FORMAT = 1  # raise it when the cached files change
+LOUDEST = 32_767  # scale of the int16 samples in the cache
 
 
 @dataclasses.dataclass(frozen=True)
 class TranscriptData(DataConfig):
-    """Records {"audio" (n,) float32 at 16 kHz, "text"}; a row is one recording, with silence behind it.
+    """Recordings and their transcripts as tokens; a row is one recording, padded with silence.
 
-    Batch: log_mel (B, M, F) float32; tokens, targets, segment_ids and positions (B, T) int32; weights (B, T) float32, 0 where
-    the decoder reads its start. The tokenizer is one of a file, such as an imported model's.
+    The source gives records {"audio" (n,) float32 at 16 kHz, "text"}. A batch holds log_mel (B, M,
+    F) float32; tokens, targets, segment_ids and positions (B, T) int32; weights (B, T) float32,
+    which are 0 on the start tokens and on padding. The tokenizer is read from a file, such as the
+    tokenizer.json of an imported model.
     """
 
     required_by: ClassVar = {
@@ -51,24 +55,28 @@ class TranscriptData(DataConfig):
     }
 
     source: Source = SpokenWords()
+    "where the recordings come from"
     tokenizer: TokenizerConfig = TokenizerConfig()
+    "the tokenizer file of the model"
     num_mels: Count = 80
-    "bins of the spectrogram"
+    "mel bins of the spectrogram"
     max_seconds: Positive = windows.SECONDS
-    "every row has so many seconds, silence included; longer recordings are bad records"
+    "length of every row in seconds, silence included; a longer recording is a bad record"
     seq_len: Count = 64
-    "tokens of a row, the start and the end included; longer transcripts are bad records"
+    "tokens of a row, start and end included; a longer transcript is a bad record"
     language: str = ""
-    "such as de; empty for a model of English alone"
+    "the language's code, such as de; empty for a model of English alone"
 
     def __post_init__(self):
         if self.num_frames % 2:
+            # The encoder halves the number of frames, so it must be even.
             raise ValueError(
                 f"data.max_seconds = {self.max_seconds:g} gives {self.num_frames} frames; it must be a multiple of 0.02"
             )
 
     @property
     def num_frames(self) -> int:
+        """The number of frames of every row."""
         return round(self.max_seconds * RATE) // HOP
 
     def open(self, split: str) -> "TranscriptRows":
@@ -108,7 +116,13 @@ class TranscriptData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TranscriptRows:
-    """One split. audio (all samples,) int16, text (all tokens,) int32, and where each row's end, (N,) int64."""
+    """The rows of one split, stored one after another in flat arrays.
+
+    - start, end: the start tokens, and the token that ends a transcript.
+    - audio: the samples of all rows, int16.
+    - text: the tokens of all rows, int32.
+    - audio_ends, text_ends: where the samples and tokens of each row end, (N,) int64.
+    """
 
     cfg: TranscriptData
     start: list[int]
@@ -130,6 +144,8 @@ class TranscriptRows:
         for row, index in enumerate(indices.tolist()):
             samples, text = self.recording(index)
             whole = [*self.start, *text.tolist(), self.end]
+            # The decoder's input is the sequence without its last token, and its targets are the
+            # sequence without its first. Predictions inside the start tokens have weight 0.
             first, last = len(self.start) - 1, len(whole) - 1
             out["tokens"][row, :last], out["targets"][row, :last] = whole[:-1], whole[1:]
             out["segment_ids"][row, :last], out["weights"][row, first:last] = 1, 1.0
@@ -137,7 +153,7 @@ class TranscriptRows:
         return out
 
     def recording(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(samples (n,) float32, tokens (u,)) of one row."""
+        """Return (samples (n,) float32, tokens (u,)) of one row."""
         pairs = ((self.audio, self.audio_ends), (self.text, self.text_ends))
         audio, text = (x[ends[index - 1] if index else 0 : ends[index]] for x, ends in pairs)
         return audio.astype(np.float32) / LOUDEST, text
@@ -154,7 +170,7 @@ class TranscriptRows:
 
 
 def prepared(cfg: TranscriptData, split: str) -> Path:
-    """The folder of a split in the cache, made at first."""
+    """Return the cache folder of a split, and fill it where it does not exist yet."""
     facts = (cfg.tokenizer.reads(cfg.root()), cfg.max_seconds, cfg.seq_len, cfg.language, cfg.max_bad_records)
     name = cache.key(cfg.source.fingerprint(split, cfg.root()), facts, FORMAT)
     return cache.build(cfg.root() / f"transcripts-{FORMAT}" / name, lambda folder: _write(cfg, split, folder))
@@ -162,6 +178,7 @@ def prepared(cfg: TranscriptData, split: str) -> Path:
 
 def _write(cfg: TranscriptData, split: str, folder: Path) -> None:
     bad, ends, tokenizer = BadRecords(cfg.max_bad_records), ([], []), cfg.open_tokenizer()
+    # The end token is only a target, so it needs no room in the row.
     room = cfg.seq_len - len(transcript_start.start(tokenizer, cfg.language))
     with Column(folder / "audio.npy", np.int16) as audio, Column(folder / "text.npy", np.int32) as texts:
         audio.extend(np.zeros(0, np.int16))
@@ -170,6 +187,7 @@ def _write(cfg: TranscriptData, split: str, folder: Path) -> None:
             if reason := wrong(cfg, record):
                 bad.skip(where, reason)
                 continue
+            # Whisper's texts begin with a space.
             ids = tokenizer.encode(f" {record['text'].strip()}") if record["text"].strip() else []
             if len(ids) > room:
                 bad.skip(where, f"{len(ids)} tokens; data.seq_len = {cfg.seq_len} has room for {room}")
@@ -186,7 +204,7 @@ def _write(cfg: TranscriptData, split: str, folder: Path) -> None:
 
 
 def wrong(cfg: TranscriptData, record: dict[str, Any]) -> str:
-    """What is wrong with a record; "" where nothing is."""
+    """Return what is wrong with a record; "" where nothing is."""
     if missing := lacks(record, "audio", "text"):
         return missing
     seconds = len(record["audio"]) / RATE

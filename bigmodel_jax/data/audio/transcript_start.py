@@ -1,4 +1,4 @@
-"""The tokens that Whisper's decoder begins a transcript with, by the names in its tokenizer."""
+"""The start tokens of Whisper's decoder, found by their names in the tokenizer."""
 
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
@@ -10,19 +10,23 @@ START, END, NO_TIMES, SILENT = (
     ("<|nospeech|>", "<|nocaptions|>"),
 )
 TASKS = ("transcribe", "translate")
-# English models have GPT-2's vocabulary, whose last token ends a text; the others have one more before it.
+# English-only models have GPT-2's vocabulary, where "<|endoftext|>" is the last token, number
+# 50256. In multilingual models its number is one higher.
 END_OF_ENGLISH = 50_256
-TIME = 0.02  # seconds between two tokens of time
+TIME = 0.02  # seconds between two neighbouring timestamp tokens
 
 
 def multilingual(tokenizer: Tokenizer) -> bool:
+    """Tell whether a Whisper tokenizer belongs to a multilingual model."""
     return tokenizer.control.get(END) not in (None, END_OF_ENGLISH)
 
 
 def start(tokenizer: Tokenizer, language: str = "", task: str = "transcribe", *, times: bool = False) -> list[int]:
-    """Token ids, of a tokenizer without Whisper's names its own start; ValueError for a language that the model has not.
+    """Return the token ids that begin a transcript.
 
-    times: tokens of time follow, so that the one which says that there are none is left out.
+    A tokenizer without Whisper's special tokens gives its own start token. `times` says that
+    timestamp tokens follow, so the token "<|notimestamps|>" is left out. Raises ValueError for a
+    language or task that the model does not have.
     """
     names = tokenizer.control
     if START not in names:
@@ -41,7 +45,10 @@ def start(tokenizer: Tokenizer, language: str = "", task: str = "transcribe", *,
 
 
 def languages(tokenizer: Tokenizer) -> list[str]:
-    """Their codes: the names of two or three letters between the start and the tasks."""
+    """Return the codes of the model's languages.
+
+    They are the tokens with alphabetic names between "<|startoftranscript|>" and the task tokens.
+    """
     names = {i: name for name, i in tokenizer.control.items()}
     codes = [names[i][2:-2] for i in range(tokenizer.control[START] + 1, tokenizer.control["<|translate|>"])]
     return sorted(code for code in codes if code.isalpha())

@@ -1,4 +1,4 @@
-"""WAV files as samples of one channel at one rate; what is converted is said, and what is broken is one line."""
+"""WAV files as samples of one channel at one rate; conversions are logged."""
 
 import functools
 import logging
@@ -14,12 +14,15 @@ from scipy.signal import resample_poly
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".wav", ".wave")
-LEAST_RATE, MOST_RATE = 4_000, 384_000
+LEAST_RATE, MOST_RATE = 4_000, 384_000  # Hz
 
 
 def read(path: Path, rate: int) -> tuple[np.ndarray, str]:
-    """((n,) float32 in -1 .. 1 at `rate`, what was converted, "" where nothing was); ValueError, without the path, for what
-    is no whole WAV file of numbers."""
+    """Return (samples (n,) float32 in -1 .. 1 at `rate` Hz, what was converted or "").
+
+    Raises ValueError, without the path, where the file is truncated, is not WAV or holds values
+    that are not finite.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"a {path.suffix or 'file without an ending'} is no WAV; ffmpeg -i FILE FILE.wav makes one of it"
@@ -40,7 +43,7 @@ def read(path: Path, rate: int) -> tuple[np.ndarray, str]:
 
 
 def _decoded(path: Path) -> tuple[int, np.ndarray]:
-    """(samples a second, (n,) or (n, channels) float32) of 8, 16, 24 or 32 bits, or of floats."""
+    """Return (sample rate, (n,) or (n, channels) float32) of 8 to 32 bits or floats."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", wavfile.WavFileWarning)
         try:
@@ -49,20 +52,21 @@ def _decoded(path: Path) -> tuple[int, np.ndarray]:
             raise ValueError(f"no WAV file that can be read: {' '.join(str(error).split())}") from None
     if cut := next((str(one.message) for one in said if "prematurely" in str(one.message)), ""):
         raise ValueError(f"truncated: {cut.partition('; ')[2].rstrip('.') or cut}")
+    # 8-bit WAV samples are unsigned, with 128 as zero; wider ones are signed.
     if samples.dtype == np.uint8:
         return rate, (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i":  # 24 bits come as the upper ones of 32
+    if samples.dtype.kind == "i":  # 24-bit samples come as the upper bits of 32
         return rate, samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
     return rate, samples.astype(np.float32)
 
 
 def resampled(samples_N: np.ndarray, own: int, rate: int) -> np.ndarray:
-    """Samples at another rate, through a low-pass filter that keeps what both rates can hold."""
+    """Return the samples at another rate, after a low-pass filter against aliasing."""
     ratio = Fraction(rate, own)
     return resample_poly(samples_N.astype(np.float32), ratio.numerator, ratio.denominator)
 
 
 @functools.cache
 def say_once(said: str) -> None:
-    """One line in the log for each kind of conversion, however many files need it."""
+    """Log each kind of conversion once, however many files need it."""
     log.warning("audio is converted: %s", said)

@@ -1,1 +1,1 @@
-"""Steps that clean records: each file one kind of step, each step a frozen dataclass whose fields are its thresholds."""
+"""Steps that clean records; each step is a frozen dataclass whose fields are its thresholds."""

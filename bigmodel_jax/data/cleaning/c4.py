@@ -1,4 +1,4 @@
-"""The rules by which C4 was made of web pages (arXiv:1910.10683, section 2.2)."""
+"""The rules that made C4 from web pages (arXiv:1910.10683, section 2.2)."""
 
 import dataclasses
 import functools
@@ -16,19 +16,26 @@ SENTENCE_END = re.compile(r"[.!?]+[\"\u201d')\]]*(?=\s|$)")
 
 @dataclasses.dataclass(frozen=True)
 class C4(Step):
-    """Keeps a page's lines that end like sentences, and the pages of which enough is left.
+    """Keeps the lines of a page that look like sentences, and drops pages with too few of them.
 
-    Lines need a mark at their end and `least_words`; those about JavaScript or policies go, citation marks are cut out. Pages
-    with "lorem ipsum", a curly bracket or a word of `bad_words` go. A sentence ends in . ! or ? before a blank: C4 itself
-    used a tokenizer of sentences. C4's removal of spans of three sentences that come twice is no rule of one page.
+    - A line stays where it ends in a punctuation mark, has `least_words` words, and does not
+      mention
+      JavaScript or policies. Citation marks are cut out of it.
+    - A page is dropped where it holds "lorem ipsum", a curly bracket or a word of `bad_words`.
+    - A sentence ends in . ! or ? before whitespace. C4 itself used a sentence tokenizer.
+
+    C4 also removes spans of three sentences that occur twice in the corpus. That rule needs more
+    than one page, so it is not part of this step.
     """
 
     field: str = "text"
+    "the record's field with the text"
     least_sentences: CountOrZero = 3
+    "the fewest sentences of a page"
     least_words: CountOrZero = 5
-    "of a line"
+    "the fewest words of a line"
     bad_words: str = ""
-    "a file of words, one a line, that no page may hold; empty: none (the paper takes a public list)"
+    "a file of words, one per line, that no page may hold; empty: none (the paper uses a public list)"
 
     def reads(self):
         return [Path(self.bad_words).expanduser()] if self.bad_words else []
@@ -64,7 +71,7 @@ class C4(Step):
 
 @functools.cache
 def _bad_words(path: Path) -> re.Pattern:
-    """Read once a process."""
+    """Return a pattern of the file's words; each process reads the file once."""
     words = [re.escape(word.strip().lower()) for word in path.read_text("utf-8").splitlines() if word.strip()]
     if not words:
         raise ValueError(f"bad_words: {path} holds no words")

@@ -1,4 +1,4 @@
-"""Text of evaluation sets taken out of training text, by n-grams of words, as GPT-3 did (arXiv:2005.14165, appendix C)."""
+"""Removes evaluation text from training text, as GPT-3 did (arXiv:2005.14165, appendix C)."""
 
 import dataclasses
 import functools
@@ -17,20 +17,27 @@ WORD = re.compile(r"\w+")
 
 @dataclasses.dataclass(frozen=True)
 class Decontaminate(Step):
-    """Cuts every n-gram of the `against` files, and `window` characters on both of its sides, out of a text.
+    """Cuts text that the `against` files share with a record, compared by n-grams of words.
 
-    What is left between two cuts becomes a record of its own where it has `least` characters. A text that falls into more
-    than `most_pieces` is dropped. Words are compared in lower case without punctuation. GPT-3 spares n-grams that are in
-    more than 10 training documents, for which all of them must be counted; here none is spared.
+    Each shared n-gram is cut out together with `window` characters on both sides. A piece between
+    two cuts becomes a record of its own where it has `least` characters. A text that falls into
+    more than `most_pieces` pieces is dropped. Words are compared in lower case, without
+    punctuation. GPT-3 spares n-grams that occur in more than 10 training documents; this step
+    spares none, since it does not count them.
     """
 
     field: str = "text"
+    "the record's field with the text"
     against: str = ""
-    "files of evaluation text, comma-separated, or glob patterns: .jsonl (every text in a line), else plain text"
+    "evaluation files or glob patterns, comma-separated: .jsonl (every text in a line), else plain text"
     ngram: Count = 13
+    "words of an n-gram"
     window: CountOrZero = 200
+    "characters that are cut on each side of an n-gram"
     least: CountOrZero = 200
+    "the fewest characters of a piece that is kept"
     most_pieces: Count = 10
+    "a text with more pieces is dropped"
 
     def reads(self):
         found = []
@@ -46,6 +53,8 @@ class Decontaminate(Step):
 
     def clean(self, record):
         text = text_of(record, self.field)
+        # Size and modification time are part of the key of `_known`, so a changed file is read
+        # again.
         stamps = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(self))
         cuts = list(_cuts(text, _known(stamps, self.ngram), self.ngram, self.window))
         if not cuts:
@@ -66,7 +75,7 @@ def _files(step: Decontaminate) -> list[Path]:
 
 @functools.lru_cache(maxsize=2)
 def _known(files: tuple, n: int) -> frozenset[str]:
-    """All n-grams of the files; a shorter text has none."""
+    """Return all n-grams of the files; a text of fewer than n words has none."""
     grams = set()
     for name, _, _ in files:
         for text in _texts(Path(name)):
@@ -95,7 +104,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tuple[int, int]]:
-    """(begin, end) of what is cut, in order and not overlapping."""
+    """Yield (begin, end) of the spans that are cut, in order and without overlap."""
     words = list(WORD.finditer(text))
     lower = [match[0].lower() for match in words]
     begin = end = None
@@ -103,6 +112,7 @@ def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tup
         if " ".join(lower[i : i + n]) not in known:
             continue
         a, b = words[i].start() - window, words[i + n - 1].end() + window
+        # Overlapping spans are merged; a span is finished once the next begins behind its end.
         if begin is not None and a > end:
             yield begin, end
             begin = None
@@ -112,5 +122,6 @@ def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tup
 
 
 def _between(cuts: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """Return (begin, end) of the pieces that remain between the cuts."""
     begins, ends = [0] + [b for _, b in cuts], [a for a, _ in cuts] + [length]
     return [(a, b) for a, b in zip(begins, ends, strict=True) if b > a]

@@ -1,4 +1,4 @@
-"""Records that were there before: equal texts, nearly equal ones, and equal texts under another label."""
+"""Drops records that repeat an earlier one: equal texts, similar texts, or conflicting labels."""
 
 import dataclasses
 import hashlib
@@ -11,20 +11,21 @@ from bigmodel_jax.data.cleaning.minhash_index import MinHashIndex, band_hashes
 from bigmodel_jax.data.cleaning.step import Record, Shared, package, text_of
 
 DIGEST = 16  # bytes of a text's hash
-SHOWN = 100  # characters of a text that a data card may show beside its near duplicate
-REMEMBERED = 10_000  # texts whose beginnings are kept for that: a megabyte
+SHOWN = 100  # characters of a text that a data card may show for a near duplicate
+REMEMBERED = 10_000  # how many texts' beginnings are kept for that: about a megabyte
 
 
 def digest(text: str) -> bytes:
-    """A text's hash; blanks at its ends and how many there are between its words do not count."""
+    """Return a hash of a text; whitespace at its ends and the amount between words are ignored."""
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
 
 
 @dataclasses.dataclass(frozen=True)
 class ExactDuplicates(Shared):
-    """Keeps the first of all records with one text."""
+    """Keeps the first of all records with the same text."""
 
     field: str = "text"
+    "the record's field with the text"
 
     def key(self, record):
         return digest(text_of(record, self.field))
@@ -37,6 +38,8 @@ class ExactDuplicates(Shared):
 
 
 class _Texts:
+    """The texts that stayed, as hashes."""
+
     def __init__(self):
         self.known: set[bytes] = set()
 
@@ -49,10 +52,12 @@ class _Texts:
 
 @dataclasses.dataclass(frozen=True)
 class LabelAgreement(Shared):
-    """Keeps a text's first label: drops a record whose text came with another label before."""
+    """Keeps the label of a text's first record, and drops later records with another label."""
 
     field: str = "text"
+    "the record's field with the text"
     label_field: str = "label"
+    "the record's field with the label"
 
     def key(self, record):
         if self.label_field not in record:
@@ -67,6 +72,8 @@ class LabelAgreement(Shared):
 
 
 class _Labels:
+    """The first label of each text."""
+
     def __init__(self):
         self.known: dict[bytes, bytes] = {}
 
@@ -81,29 +88,38 @@ class _Labels:
 
 @dataclasses.dataclass(frozen=True)
 class NearDuplicates(Shared):
-    """Keeps the first of records whose sets of word n-grams are nearly the same, by MinHash (Broder 1997; arXiv:2107.06499).
+    """Keeps the first of several records whose word n-grams are nearly the same set, by MinHash.
 
-    Two texts are compared where they agree in one band of `permutations / bands` minima, and are duplicates where the
-    Jaccard similarity, estimated from the share of equal minima, is `threshold` or more. A text of fewer than `words` words
-    is one n-gram. With 16 bands a record that stays takes 300 to 500 bytes of memory.
+    Sources: Broder 1997; arXiv:2107.06499. Two texts are compared where all minima of one band are
+    equal; a band has `permutations / bands` minima. They are duplicates where the estimated Jaccard
+    similarity, the share of equal minima, reaches `threshold`. A text of fewer than `words` words
+    counts as one n-gram. With 16 bands, a record that stays takes 300 to 500 bytes of memory.
     """
 
     packages = ("rensa",)
 
     field: str = "text"
+    "the record's field with the text"
     threshold: ProperShare = 0.8
+    "the least Jaccard similarity of near duplicates"
     words: Count = 5
+    "words of an n-gram"
     permutations: Count = 128
+    "minima of a signature"
     bands: CountOrZero = 0
-    "0: the fewest that find 999 of 1,000 pairs half-way from the threshold to 1"
+    "0: the fewest that find 999 of 1,000 pairs whose similarity is half-way from the threshold to 1"
     seed: Seed = 0
+    "seeds the hash functions"
 
     def __post_init__(self):
         if self.bands and self.permutations % self.bands:
             raise ValueError(f"bands = {self.bands}; it must divide permutations = {self.permutations}, or be 0")
 
     def num_bands(self) -> int:
-        """`bands`, or those that the threshold asks for; one minimum a band where no number is enough."""
+        """Return `bands`, or the fewest that suffice for the threshold.
+
+        Where no number suffices, every band has one minimum.
+        """
         alike, n = (1 + self.threshold) / 2, self.permutations
         divisors = (b for b in range(1, n) if n % b == 0 and (1 - alike ** (n // b)) ** b <= 0.001)
         return self.bands or next(divisors, n)
@@ -114,8 +130,10 @@ class NearDuplicates(Shared):
         found = package("rensa", self).RMinHash(num_perm=self.permutations, seed=self.seed)
         last = max(len(words) - self.words, 0) + 1
         found.update([" ".join(words[i : i + self.words]) for i in range(last)])
+        # The lowest byte of each minimum is enough: unequal minima agree in it once in 256 cases.
         signature = np.array(found.digest(), np.uint32).astype(np.uint8)
         shown = text[:SHOWN].encode("utf-8", "replace")
+        # The key carries all that the index needs, so that only the index runs in one process.
         return signature.tobytes() + band_hashes(signature[None], self.num_bands()).tobytes() + shown
 
     def index(self):
@@ -123,6 +141,8 @@ class NearDuplicates(Shared):
 
 
 class _NearTexts:
+    """The signatures that stayed, and the beginnings of the first texts."""
+
     def __init__(self, step: NearDuplicates):
         self.threshold = step.threshold
         self.permutations, self.bands = step.permutations, step.num_bands()
@@ -141,6 +161,6 @@ class _NearTexts:
         return ""
 
     def _beginning(self) -> str:
-        """Of the text that is most alike, where it is remembered."""
+        """Return ": " and the beginning of the most similar text, where it is remembered."""
         near = self.known.nearest
         return f": {self.beginnings[near].decode()}" if near < len(self.beginnings) else ""

@@ -1,4 +1,4 @@
-"""The language of a text, by a model that ships inside a package."""
+"""Identifies the language of a text with a model that a Python package brings along."""
 
 import dataclasses
 import functools
@@ -10,20 +10,22 @@ from bigmodel_jax.data.cleaning.step import Step, package, text_of
 
 @dataclasses.dataclass(frozen=True)
 class Language(Step):
-    """Writes py3langid's answer into the field `language` (ISO 639-1) and keeps the languages that are asked for.
+    """Writes the language into the field `language` (ISO 639-1), and filters records by it.
 
-    Lui and Baldwin, langid.py (ACL 2012): naive Bayes over byte n-grams, 97 languages.
+    The model is py3langid's: naive Bayes over byte n-grams, 97 languages (Lui and Baldwin,
+    langid.py, ACL 2012).
     """
 
     packages = ("py3langid",)
 
     field: str = "text"
+    "the record's field with the text"
     keep: tuple[str, ...] = ()
     "languages that stay, such as en; empty: all"
     least: Share = 0.0
-    "the least probability with which the model names the language"
+    "the least probability of the identified language; a record below it is dropped"
     characters: Count = 2_000
-    "so much of the text's beginning is read"
+    "how many characters of the text's beginning the model reads"
 
     def clean(self, record):
         text = text_of(record, self.field)[: self.characters]
@@ -37,5 +39,5 @@ class Language(Step):
 
 @functools.cache
 def _model(langid: Any) -> Any:
-    """Read once a process: half a second."""
+    """Load the model once per process; this takes half a second."""
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

@@ -1,30 +1,35 @@
-"""Which of many texts are alike, by MinHash signatures of a byte a minimum; 300 to 500 bytes of memory a text."""
+"""An index that finds similar texts by MinHash signatures of one byte per minimum.
+
+It takes 300 to 500 bytes of memory per text.
+"""
 
 import array
 
 import numpy as np
 
-BLOCK = 1 << 14  # signatures that are allocated at a time
-LONGEST = (
-    64  # texts that are looked at in a band: where more agree in it, as in pages of one template, other bands tell
-)
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+BLOCK = 1 << 14  # signatures that are allocated at once
+# The most texts that are looked at in one band. Where more texts agree in a band, as pages of one
+# template do, the other bands must tell them apart.
+LONGEST = 64
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / the golden ratio: the multiplier of Fibonacci hashing
 
 
 def band_hashes(signatures: np.ndarray, bands: int) -> np.ndarray:
-    """(texts, bands) uint64 of signatures (texts, permutations) uint8."""
-    # Powers, as a polynomial's: factors in arithmetic progression would leave a band of 8 some ten thousand values.
+    """Return a hash per band, (texts, bands) uint64, of uint8 signatures (texts, permutations)."""
+    # The factors are powers, as in a polynomial hash. Factors in arithmetic progression would give
+    # a band of 8 minima only some ten thousand different values.
     factors = np.cumprod(np.full(signatures.shape[1], GOLDEN))
     parts = (signatures * factors).reshape(len(signatures), bands, -1).sum(axis=2, dtype=np.uint64)
     return (parts ^ (parts >> np.uint64(29))) * GOLDEN
 
 
 class MinHashIndex:
-    """Signatures (permutations,) uint8, in `bands` of equal length; those that agree in a band are compared whole.
+    """Signatures (permutations,) uint8, cut into `bands` of equal length.
 
-    A byte of a minimum is enough (b-bit minwise hashing, Li and König, arXiv:0910.3349): unequal minima agree in it once in
-    256, which `_alike` takes off. Each band is a hash table of the numbers of texts, with linear probing and a byte of the
-    hash as a tag.
+    Signatures that agree in a whole band are compared in full. One byte per minimum is enough
+    (b-bit minwise hashing, Li and König, arXiv:0910.3349): unequal minima agree in it once in 256
+    cases, and `_alike` corrects for that. Each band is a hash table of text numbers with linear
+    probing; one byte of the hash is stored as a tag.
     """
 
     def __init__(self, permutations: int, bands: int):
@@ -34,15 +39,19 @@ class MinHashIndex:
         self._new_tables(12)
 
     def _new_tables(self, bits: int) -> None:
-        """Empty ones of 2**bits slots. Number + 1 of a text; 0: empty. Plain arrays: single elements are read."""
+        """Make empty tables of 2**bits slots; a slot holds 0, or the number of a text plus 1.
+
+        They are plain Python arrays, because single elements are read, for which NumPy is slow.
+        """
         self._bits, self._mask = bits, (1 << bits) - 1
         self._tables = [array.array("I", bytes(4 << bits)) for _ in range(self._bands)]
         self._tags = [bytearray(1 << bits) for _ in range(self._bands)]
 
     def find(self, signature: np.ndarray, hashes: list[int]) -> tuple[float, list[int]]:
-        """(the estimated Jaccard similarity of the most alike text, 0 where there is none; where `add` would put this one).
+        """Return (similarity of the most similar text, the slots where `add` would put this one).
 
-        `nearest` is then that text's number.
+        The similarity is the estimated Jaccard similarity, and 0.0 where no text agrees in a band.
+        The attribute `nearest` is then the number of that text.
         """
         slots, candidates, shift, mask = [], set(), 64 - self._bits, self._mask
         for table, tags, value in zip(self._tables, self._tags, hashes, strict=True):
@@ -55,12 +64,12 @@ class MinHashIndex:
                     candidates.add(text - 1)
                 slot = (slot + 1) & mask
             else:
-                slot = -1  # no place in this band
+                slot = -1  # no free slot in this band
             slots.append(slot)
         return self._alike(signature, sorted(candidates)) if candidates else 0.0, slots
 
     def add(self, signature: np.ndarray, hashes: list[int], slots: list[int]) -> None:
-        """Keeps a signature; slots: what `find` has just said of it."""
+        """Keep a signature; `slots` is the value that `find` has just returned for it."""
         block, row = divmod(self.number, BLOCK)
         if block == len(self._blocks):
             self._blocks.append(np.empty((BLOCK, self._permutations), np.uint8))
@@ -69,11 +78,13 @@ class MinHashIndex:
         for band, slot in enumerate(slots):
             if slot >= 0:
                 self._tables[band][slot], self._tags[band][slot] = self.number, hashes[band] & 255
+        # A table is at most half full, so that probing stays short.
         if 2 * self.number > self._mask:
             self._grow()
 
     def _alike(self, signature: np.ndarray, texts: list[int]) -> float:
         found = (self._signatures(texts) == signature).mean(axis=1)
+        # Unequal minima agree in their byte by chance once in 256 cases; this share is subtracted.
         self.nearest, equal = texts[int(found.argmax())], float(found.max())
         return max((equal - 1 / 256) / (1 - 1 / 256), 0.0)
 
@@ -81,7 +92,7 @@ class MinHashIndex:
         return np.stack([self._blocks[i // BLOCK][i % BLOCK] for i in texts])
 
     def _grow(self) -> None:
-        """Tables of twice the size, filled with the texts that had a place."""
+        """Double the tables, and fill them with the texts that had a slot."""
         before = [np.array(table) for table in self._tables]
         self._new_tables(self._bits + 1)
         for first in range(0, self.number, BLOCK):
@@ -93,10 +104,14 @@ class MinHashIndex:
 
 
 def _place(table: array.array, tags: bytearray, texts: np.ndarray, hashes: np.ndarray, bits: int) -> None:
-    """Puts texts (number + 1) into one band's table, all at once: of those that meet in a slot the first gets it."""
+    """Put texts (number + 1) into one band's table in bulk; the first of those that collide wins.
+
+    The others move on to the next slot until all are placed.
+    """
     table, tags = np.frombuffer(table, np.uint32), np.frombuffer(tags, np.uint8)
     slots = (hashes >> np.uint64(64 - bits)).astype(np.int64)
     while len(texts):
+        # np.unique keeps the first text for each free slot; all others try again in the next slot.
         free = np.flatnonzero(table[slots] == 0)
         placed = free[np.unique(slots[free], return_index=True)[1]]
         table[slots[placed]], tags[slots[placed]] = texts[placed], hashes[placed] & np.uint64(255)

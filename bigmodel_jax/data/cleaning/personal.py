@@ -1,4 +1,4 @@
-"""Masks over what names a person or a machine: e-mail addresses, phone numbers, payment cards, IP addresses."""
+"""Masks personal data: e-mail addresses, IP addresses, payment card numbers and phone numbers."""
 
 import dataclasses
 import ipaddress
@@ -23,14 +23,17 @@ PHONE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class MaskPersonal(Step):
-    """Writes [EMAIL], [IP], [CARD] and [PHONE] over what is one.
+    """Replaces personal data with [EMAIL], [IP], [CARD] and [PHONE].
 
-    A card has 13 to 19 digits whose Luhn sum (ISO/IEC 7812-1) is right; an IP address is one that the standard library
-    reads; a phone number is an international one (+…) or a North American one with its separators.
+    - A card number has 13 to 19 digits and a valid Luhn sum (ISO/IEC 7812-1).
+    - An IP address is one that Python's ipaddress module accepts.
+    - A phone number is international (+…), or North American with separators.
     """
 
     field: str = "text"
+    "the record's field with the text"
     kinds: tuple[Kind, ...] = ("email", "ip", "card", "phone")
+    "what is masked"
 
     def clean(self, record):
         text = text_of(record, self.field)
@@ -41,12 +44,17 @@ class MaskPersonal(Step):
 
 
 def luhn(digits: str) -> bool:
-    """Whether the sum of the digits, every second one from the right doubled, is a multiple of 10."""
+    """Tell whether digits pass Luhn's check.
+
+    Every second digit from the right is doubled, and the sum of all digits must be a multiple of
+    10.
+    """
     doubled = [sum(divmod(2 * int(d), 10)) if i % 2 else int(d) for i, d in enumerate(reversed(digits))]
     return sum(doubled) % 10 == 0
 
 
 def _card(found: str) -> bool:
+    # A repeated digit such as 0000… passes Luhn's check and is no card.
     digits = re.sub(r"\D", "", found)
     return luhn(digits) and len(set(digits)) > 1
 
@@ -56,10 +64,10 @@ def _ip(found: str) -> bool:
         ipaddress.ip_address(found)
     except ValueError:
         return False
-    return any(map(str.isdigit, found))  # "a::b" is an address, too, and more often code
+    return any(map(str.isdigit, found))  # "a::b" is a valid address, but more often code
 
 
-# In this order: an IP address would else be read as a phone number, and so would a card.
+# The order matters: the pattern of phone numbers would also match IP addresses and card numbers.
 KINDS: dict[str, tuple[re.Pattern, Callable[[str], bool]]] = {
     "email": (EMAIL, lambda found: True),
     "ip": (IP, _ip),

@@ -1,4 +1,4 @@
-"""Whether a document reads like prose: the rules of Gopher by their thresholds (arXiv:2112.11446, appendix A.1.1)."""
+"""Gopher's rules of document quality with their thresholds (arXiv:2112.11446, appendix A.1.1)."""
 
 import dataclasses
 
@@ -12,25 +12,29 @@ PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\u2018\u2019\u201c\u201d\u2026\
 
 @dataclasses.dataclass(frozen=True)
 class GopherQuality(Filter):
-    """Drops a document by its length, its words, its symbols and its lines. A word is what stands between blanks."""
+    """Drops a document by its length, words, symbols and lines; whitespace separates words."""
 
     field: str = "text"
+    "the record's field with the text"
     least_words: CountOrZero = 50
+    "the fewest words of a document"
     most_words: CountOrZero = 100_000
+    "the most words of a document"
     least_word_length: NonNegative = 3.0
     most_word_length: NonNegative = 10.0
-    "the mean over the words, in characters"
+    "the range of the mean word length, in characters"
     most_symbols: NonNegative = 0.1
-    "hash signs for each word, and as many ellipses"
+    "the most hash signs per word, and the most ellipses per word"
     most_bullet_lines: Share = 0.9
-    "lines that begin with a bullet"
+    "the largest share of lines that begin with a bullet"
     most_ellipsis_lines: Share = 0.3
-    "lines that end in an ellipsis"
+    "the largest share of lines that end in an ellipsis"
     least_alphabetic: Share = 0.8
-    "words with at least one letter"
+    "the least share of words with a letter"
     least_stop_words: CountOrZero = 2
-    "how many of `stop_words` must be there"
+    "how many different `stop_words` a document must contain"
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    "words of which a document must contain some"
 
     def why(self, record):
         text = text_of(record, self.field)

@@ -1,4 +1,4 @@
-"""How much of a document repeats itself: Gopher's rules by their thresholds (arXiv:2112.11446, table A1)."""
+"""Gopher's rules against repetition with their thresholds (arXiv:2112.11446, table A1)."""
 
 import dataclasses
 import re
@@ -10,21 +10,26 @@ from bigmodel_jax.data.cleaning.step import Filter, text_of
 
 @dataclasses.dataclass(frozen=True)
 class GopherRepetition(Filter):
-    """Drops a document whose lines, paragraphs or n-grams of words come again and again.
+    """Drops a document whose lines, paragraphs or word n-grams repeat too much.
 
-    Shares of characters are of the characters of all words (n-grams), or of all lines or paragraphs. The first of several
-    equal lines is no duplicate.
+    Each field is the largest share that is allowed. The first of several equal lines is not counted
+    as a duplicate.
     """
 
     field: str = "text"
+    "the record's field with the text"
     most_lines: Share = 0.30
+    "duplicate lines, as a share of all lines"
     most_paragraphs: Share = 0.30
+    "duplicate paragraphs, as a share of all paragraphs"
     most_line_characters: Share = 0.20
+    "characters in duplicate lines, as a share of the characters of all lines"
     most_paragraph_characters: Share = 0.20
+    "characters in duplicate paragraphs, as a share of the characters of all paragraphs"
     most_top: tuple[Share, ...] = (0.20, 0.18, 0.16)
-    "the commonest 2-gram, 3-gram, … by its characters"
+    "characters of the most frequent 2-gram, 3-gram, … as a share of the characters of all words"
     most_repeated: tuple[Share, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
-    "all repeated 5-grams, 6-grams, … by their characters, each character once"
+    "characters of all repeated 5-grams, 6-grams, …, each counted once, as a share of those of all words"
 
     def why(self, record):
         text = text_of(record, self.field)
@@ -72,14 +77,17 @@ def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _top(words: list[str], n: int) -> int:
-    """The characters that the commonest n-gram takes, where it comes twice or more; of equally common ones the longest."""
+    """Return how many characters the most frequent n-gram takes, if it occurs at least twice.
+
+    Where several are equally frequent, the longest counts.
+    """
     counts = Counter(_grams(words, n))
     most = max(counts.values(), default=0)
     return max((count * sum(map(len, gram)) for gram, count in counts.items() if count == most > 1), default=0)
 
 
 def _repeated(words: list[str], sizes: list[int], n: int) -> int:
-    """The characters of the words inside n-grams that stood before, each word once."""
+    """Return the characters of the words in repeated n-grams; each word counts once."""
     seen, end, total = set(), 0, 0
     for i, gram in enumerate(_grams(words, n)):
         if gram in seen:

@@ -1,4 +1,7 @@
-"""What a cleaning step is: a frozen dataclass that gives, in place of a record, none, one or several."""
+"""The base classes of cleaning steps.
+
+A step is a frozen dataclass that replaces a record with zero, one or several records.
+"""
 
 import dataclasses
 import importlib
@@ -18,15 +21,17 @@ Cleaned = tuple[list[Record], str]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Base of every step. A step sees one record at a time and keeps nothing between two of them."""
+    """The base class of steps; a step sees one record at a time and keeps no state."""
 
     packages: ClassVar[tuple[str, ...]] = ()
-    "packages whose version is part of what the step gives"
+    "packages whose versions influence the result of the step"
 
     def clean(self, record: Record) -> Cleaned:
-        """(the records in place of `record`, ""), or ([], "rule: figures") where the step drops it.
+        """Return (the records in place of `record`, ""), or ([], "rule: figures") for a dropped
+        record.
 
-        A data card counts what was dropped by the text before the colon. What is raised makes the record a bad one.
+        A data card counts dropped records by the text before the colon. A record for which the step
+        raises an exception is a bad record.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define clean()")
 
@@ -34,24 +39,24 @@ class Step:
         return self.clean(record)[0]
 
     def reads(self) -> list[Path]:
-        """The files, the record apart, on which the result depends."""
+        """Return the files, besides the record, on which the result depends."""
         return []
 
     def facts(self) -> dict[str, Any]:
-        """The step's fields, as a data card gives them."""
+        """Return the step's fields as a data card shows them."""
         return dataclasses.asdict(self)
 
     def code(self) -> str:
-        """Changes whenever the step's own code does, where that is the user's."""
+        """Return a digest of the user's own code of this step; "" for a step of this package."""
         return user_code_digest(type(self))
 
 
 @dataclasses.dataclass(frozen=True)
 class Filter(Step):
-    """A step that keeps a record as it is or drops it."""
+    """A step that either keeps a record unchanged or drops it."""
 
     def why(self, record: Record) -> str:
-        """ "rule: figures" of the first rule that drops the record; "" where it stays."""
+        """Return "rule: figures" of the first rule that drops the record, or "" if it stays."""
         raise NotImplementedError(f"{type(self).__name__} does not define why()")
 
     def clean(self, record):
@@ -60,26 +65,37 @@ class Filter(Step):
 
 
 class Index(Protocol):
-    """What a `Shared` step knows of the records before."""
+    """What a `Shared` step remembers of earlier records."""
 
     def ask(self, key: bytes) -> str:
-        """Why the record of this key is dropped; "" where it stays, and its key is then known."""
+        """Return why the record with this key is dropped, or "" for a record that stays.
+
+        The key of a record that stays is remembered.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Shared(Step):
-    """A step that compares a record with those before it: `key` in any process, its `index` in one, in their order."""
+    """A step that compares a record with earlier ones.
+
+    `key` may run in any process. The `index` lives in one process and sees the keys in the order of
+    the records.
+    """
 
     def key(self, record: Record) -> bytes:
+        """Return the bytes by which the index compares this record with others."""
         raise NotImplementedError(f"{type(self).__name__} does not define key()")
 
     def group(self, key: bytes) -> bytes:
-        """What keys that are compared with one another have in common, so that groups may be judged apart; one of all."""
+        """Return the group of a key; only keys of one group are compared with each other.
+
+        Different groups may be judged in different processes. By default all keys are one group.
+        """
         return b""
 
     def index(self) -> Index:
-        """An empty one. It is a function of the keys that it let stay, in their order."""
+        """Return an empty index; its state depends only on the keys that it let stay, in order."""
         raise NotImplementedError(f"{type(self).__name__} does not define index()")
 
     def clean(self, record):
@@ -88,9 +104,14 @@ class Shared(Step):
 
 @dataclasses.dataclass(frozen=True)
 class Function(Step):
-    """A function of the config file (itself or its name) or of a module, from a record to the records in its place."""
+    """Applies a user's function that maps a record to a list of records.
+
+    The function stands in the config file, where the field is the function or its name, or in a
+    module.
+    """
 
     function: FunctionName = ""
+    "the function or its name"
 
     def __post_init__(self):
         object.__setattr__(self, "function", user_code.name_of("data.source.steps", self.function))
@@ -103,21 +124,22 @@ class Function(Step):
 
     def facts(self):
         file, _, name = self.function.rpartition(":")
-        return {"function": f"{Path(file).name}:{name}"}  # which is the same function where its file has moved
+        # The folder is left out, so that the key stays the same when the file is moved.
+        return {"function": f"{Path(file).name}:{name}"}
 
     def code(self):
         return user_code_digest(user_code.find("data.source.steps", self.function))
 
 
 def user_code_digest(what: Any) -> str:
-    """The digest of the file in which a function or a class is defined; "" for one of this package."""
+    """Return the digest of the file that defines a function or class; "" within this package."""
     module = importlib.import_module(what.__module__)
     file = getattr(module, "__file__", None)
     return cache.file_digest(file) if file and module.__name__.partition(".")[0] != "bigmodel_jax" else ""
 
 
 def text_of(record: Record, field: str) -> str:
-    """The record's text; ValueError for a record that has none of that name."""
+    """Return the text in a record's field; raises ValueError where there is no such text."""
     if reason := lacks(record, field):
         raise ValueError(reason)
     if not isinstance(record[field], str):
@@ -126,7 +148,7 @@ def text_of(record: Record, field: str) -> str:
 
 
 def package(name: str, step: Step) -> ModuleType:
-    """An imported package of the extra `clean`; ValueError, one line, where it is not installed."""
+    """Import a package of the extra `clean`; raises a one-line ValueError where it is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Text in one form of Unicode, repaired where it was decoded wrongly."""
+"""Repairs wrongly decoded text and normalizes Unicode."""
 
 import dataclasses
 from typing import Literal
@@ -8,15 +8,14 @@ from bigmodel_jax.data.cleaning.step import Step, package, text_of
 
 @dataclasses.dataclass(frozen=True)
 class FixUnicode(Step):
-    """What ftfy makes of a text: mojibake ("schÃ¶n") decoded anew, control characters and HTML entities resolved.
-
-    form: the normal form of Unicode at the end; NFC composes letters and keeps what looks different apart.
-    """
+    """Repairs text with ftfy: mojibake ("schÃ¶n"), control characters and HTML entities."""
 
     packages = ("ftfy",)
 
     field: str = "text"
+    "the record's field with the text"
     form: Literal["NFC", "NFKC", "NFD", "NFKD"] = "NFC"
+    "the final Unicode normal form; NFC composes letters and does not merge characters that look different"
 
     def clean(self, record):
         text = package("ftfy", self).fix_text(text_of(record, self.field), normalization=self.form)

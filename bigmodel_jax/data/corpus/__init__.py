@@ -1,1 +1,1 @@
-"""A corpus prepared from a source by a list of steps: read `prepare.py` (the order of work), then `outcome.py`."""
+"""Corpora that are cleaned once by a list of steps; read `prepare.py` first, then `outcome.py`."""

@@ -1,8 +1,10 @@
-"""A corpus prepared by Apache Beam: the steps over chunks of the source on its workers, judgements as groups of keys.
+"""Prepares a corpus with Apache Beam: workers run the steps on chunks, and compare keys in groups.
 
-Beam's pins conflict with this project's lock: this file is imported in an environment of its own. The runner's workers need
-the package, the source's files and the result's folder under the same paths. How much memory a worker needs: a group of
-`NearDuplicates` is all texts that reach it (about 1 kB each), any other group one shard (`shard_mb`) or the sizes of all lines.
+Beam's pinned dependencies conflict with this project's lock file, so this file is imported in an
+environment of its own. The workers need the package, the source's files and the output folder under
+the same paths. A worker needs memory for one group at a time. The group of `NearDuplicates` holds
+all texts that reach the step (about 1 kB each). Any other group holds one shard (`shard_mb`) or the
+sizes of all lines.
 """
 
 import functools
@@ -29,16 +31,17 @@ from bigmodel_jax.data.corpus.prepare import Engine, Job, chunks, finish
 from bigmodel_jax.data.corpus.workers import Packed, packed, unpacked
 from bigmodel_jax.data.sources.sources import Source
 
+# Beam reads these types at run time.
 OfChunk, OfShard, OfAll = (
     tuple[tuple[int, int], Any],
     tuple[tuple[int, str, int], Any],
     tuple[str, Any],
-)  # Beam reads them
-RESULT = "result.json.open"  # what the pipeline tells the process that started it
+)
+RESULT = "result.json.open"  # the file in which the pipeline reports to the process that started it
 
 
 class Work(NamedTuple):
-    """What every worker knows; parts: (split, source) in the order of reading."""
+    """What every worker knows; `parts` lists (split, source) in reading order."""
 
     job: Job
     folder: Path
@@ -48,7 +51,7 @@ class Work(NamedTuple):
 
 
 def engine(options: Sequence[str]) -> Engine:
-    """Runs the pipeline under these options of Beam's, such as --runner=FlinkRunner."""
+    """Return an engine that runs the pipeline with Beam options such as --runner=FlinkRunner."""
     return functools.partial(_run, tuple(options))
 
 
@@ -58,7 +61,7 @@ def _run(options: tuple[str, ...], job: Job, folder: Path, root: Path, limit: in
     try:
         with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
             _pipeline(pipeline, work, job, len(found))
-    except Exception as error:  # whatever a runner raises, and argparse for options that are wrong
+    except Exception as error:  # runners raise many types, and argparse raises for wrong options
         said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ValueError(f"--engine beam: the pipeline failed: {said[-1][:300]}") from error
     if not (folder / RESULT).exists():
@@ -73,7 +76,11 @@ def _run(options: tuple[str, ...], job: Job, folder: Path, root: Path, limit: in
 
 
 def _pipeline(pipeline: beam.Pipeline, work: Packed, job: Job, num_parts: int) -> None:
-    """Every value between two steps of it is a tuple of a key and pickled bytes, but for what is sorted or grouped by."""
+    """Build the pipeline.
+
+    Values between two stages are tuples of a key and pickled bytes, except values that Beam sorts
+    or groups by.
+    """
     numbers = pipeline | "parts" >> beam.Create(range(num_parts)) | "spread parts" >> beam.Reshuffle()
     read = numbers | "read" >> beam.FlatMap(_read, work).with_outputs("part", main="chunk")
     cleaned = read.chunk | "spread chunks" >> beam.Reshuffle() | "clean" >> beam.Map(_clean, work)
@@ -90,7 +97,7 @@ def _pipeline(pipeline: beam.Pipeline, work: Packed, job: Job, num_parts: int) -
 
 
 def _judged(cleaned: beam.PCollection, work: Packed, shared: list[int]) -> beam.PCollection:
-    """(chunk, (question, why)) of all that `Shared` steps drop, one step after another."""
+    """Return (chunk, (question, why)) for every record that a `Shared` step drops, step by step."""
     left, found = cleaned | "questions" >> beam.Map(_questions), []
     for i in shared:
         asked = left | f"ask {i}" >> beam.FlatMap(_asked, i, work) | f"group {i}" >> beam.GroupByKey()
@@ -106,32 +113,36 @@ def _judged(cleaned: beam.PCollection, work: Packed, shared: list[int]) -> beam.
 
 @functools.lru_cache(maxsize=1)
 def _work(work: Packed) -> Work:
-    """Made once a process."""
+    """Return the unpickled work; each process unpickles it once."""
     return unpacked(work)
 
 
 def _read(number: int, work: Packed) -> Iterator[OfChunk]:
+    """Yield the chunks of one part of the source, and the facts of the part."""
     given = _work(work)
     split, source = given.parts[number]
     bad, wrong = BadRecords(given.limit), ""
     try:
         for i, chunk in enumerate(chunks(source.records(split, given.root, bad))):
             yield (number, i), pickle.dumps((split, chunk))
-    except ValueError as error:  # a user's mistake, which ends the work; the plan says it
+    except ValueError as error:  # a user's mistake ends the work; the plan reports it
         wrong = str(error)
     yield TaggedOutput("part", ("", pickle.dumps(grouped.Part(number, split, bad.skipped, wrong))))
 
 
 def _clean(item: OfChunk, work: Packed) -> OfChunk:
+    """Run the steps on a chunk."""
     given, position, (split, records) = _work(work), item[0], pickle.loads(item[1])
     return position, pickle.dumps((split, outcomes(given.job.steps, given.job.splits, (split, records))))
 
 
 def _questions(item: OfChunk) -> OfChunk:
+    """Return the questions of a chunk to all `Shared` steps."""
     return item[0], grouped.questions(pickle.loads(item[1])[1])
 
 
 def _asked(item: OfChunk, step: int, work: Packed) -> Iterator[tuple[bytes, Any]]:
+    """Yield (group, question) for the questions of a chunk to one step."""
     position, left = item
     shared = _work(work).job.steps[step]
     for number, _, of, key in left:
@@ -140,16 +151,19 @@ def _asked(item: OfChunk, step: int, work: Packed) -> Iterator[tuple[bytes, Any]
 
 
 def _judge(item: tuple[bytes, Any], step: int, work: Packed) -> Iterator[OfChunk]:
+    """Judge one group of keys."""
     return grouped.judged(_work(work).job.steps[step], item[1])
 
 
 def _still_open(item: OfChunk, step: int) -> OfChunk:
+    """Return the questions of a chunk that later steps must still answer."""
     position, found = item
     (left,) = found["left"]
     return position, grouped.still_open(left, {number for number, _ in found["dropped"]}, step)
 
 
 def _settle(item: OfChunk, work: Packed) -> Iterator[OfChunk]:
+    """Yield the lines of a chunk after all verdicts, and the facts that the plan needs."""
     position, found = item
     split, events = pickle.loads(next(iter(found["chunk"])))
     result = grouped.settled(events, dict(found["dropped"]), len(_work(work).job.steps))
@@ -159,6 +173,7 @@ def _settle(item: OfChunk, work: Packed) -> Iterator[OfChunk]:
 
 
 def _plan(item: OfAll, work: Packed) -> Iterator[OfChunk]:
+    """Compute where each chunk's lines go, from the facts of all parts and chunks."""
     given, facts = _work(work), [pickle.loads(fact) for fact in item[1]]
     parts, of_chunks = ([fact for fact in facts if isinstance(fact, kind)] for kind in (grouped.Part, grouped.Chunk))
     job = given.job
@@ -168,15 +183,19 @@ def _plan(item: OfAll, work: Packed) -> Iterator[OfChunk]:
 
 
 def _by_shard(item: OfChunk, work: Packed) -> Iterator[OfShard]:
+    """Yield a chunk's lines by shard."""
     position, found = item
-    for place in found["place"]:  # none, where something was wrong
+    for place in found["place"]:  # empty where the plan found a mistake
         lines = pickle.loads(next(iter(found["lines"])))
         for shard, own in grouped.by_shard(grouped.Place(*place), _work(work).job.shard_bytes, lines):
             yield shard, (position, own)
 
 
 def _write(item: OfShard, work: Packed) -> OfAll:
-    """Writes one shard, which appears whole or not at all. Several workers may write it, and each writes the same bytes."""
+    """Write one shard, which appears whole or not at all.
+
+    Several workers may write the same shard; all write the same bytes.
+    """
     (closed, split, number), chunks_of = item
     folder = _work(work).folder
     apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"
@@ -192,6 +211,7 @@ def _write(item: OfShard, work: Packed) -> OfAll:
 
 
 def _tell(item: OfAll, work: Packed) -> None:
+    """Write the result file for the process that started the pipeline."""
     (result,) = [entry for entry in item[1] if "wrong" in entry]
     written = sorted(
         (entry for entry in item[1] if "shard" in entry), key=lambda entry: (entry["closed"], entry["shard"]["split"])

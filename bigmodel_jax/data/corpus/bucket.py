@@ -1,6 +1,7 @@
-"""A prepared corpus in a bucket: made in a copy on this machine, then uploaded with its manifest last.
+"""A prepared corpus in a bucket: a local copy is prepared, then uploaded with the manifest last.
 
-An object store has no rename, so the manifest says that a corpus is whole: a folder without one is half uploaded.
+An object store cannot rename a folder. So the manifest marks a corpus as complete, and a folder
+without a manifest is an unfinished upload.
 """
 
 import hashlib
@@ -13,9 +14,10 @@ from bigmodel_jax.data.sources.array_record_files import SUFFIX
 
 
 def fetched(address: str, key: str, here: Path) -> bool:
-    """Whether the bucket holds the whole corpus of the job `key`, whose manifest, card and page are then in `here`.
+    """Tell whether the bucket holds the whole corpus of the job `key`, and fetch its small files.
 
-    ValueError, one line, for a folder with another corpus, and for a store that does not answer.
+    The manifest, the data card and the page are copied into `here`; the shards stay in the bucket.
+    Raises a one-line ValueError where the folder holds another corpus or the store does not answer.
     """
     found = paths.below(paths.remote(address))
     if MANIFEST not in found:
@@ -30,10 +32,11 @@ def fetched(address: str, key: str, here: Path) -> bool:
 
 
 def upload(here: Path, address: str) -> None:
-    """Uploads what the bucket does not hold yet of the corpus in `here`; a killed upload goes on where it was.
+    """Upload the files of the corpus in `here` that the bucket lacks; a killed upload can be
+    resumed.
 
-    ValueError, one line, where the bucket's folder holds a file that is none of the corpus's: a pattern such as
-    train-*.array_record would read it, too.
+    Raises a one-line ValueError where the bucket's folder holds a file of something else, because a
+    pattern such as train-*.array_record would read that file too.
     """
     names = [str(p.relative_to(here)) for p in sorted(here.rglob("*")) if p.is_file() and p.name != MANIFEST]
     with paths.answering(address):
@@ -49,7 +52,7 @@ def upload(here: Path, address: str) -> None:
 
 
 def _is_there(path: Path, entry: dict[str, Any] | None) -> bool:
-    """Whether `entry`, what the store says of an object, is the file's content."""
+    """Tell whether `entry`, the store's description of an object, matches the file's content."""
     if entry is None or entry["size"] != path.stat().st_size:
         return False
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""The data card: what each step took and gave, what it dropped and why, and what is left."""
+"""The data card: what each step received, returned and dropped, and what remains."""
 
 from collections import Counter
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from bigmodel_jax.data.cleaning.step import Shared, Step
 from bigmodel_jax.data.corpus.outcome import Kept
 
-EXAMPLES = 3  # of what a rule dropped
+EXAMPLES = 3  # dropped texts that the card shows per rule
 
 
 class Tally:
-    """Counts that grow record by record; `state` is JSON, from which the same tally is made again."""
+    """Counts that grow record by record; a tally can be rebuilt from its JSON `state`."""
 
     def __init__(self, num_steps: int, state: dict | None = None):
         state = state or {}
@@ -24,7 +24,10 @@ class Tally:
         }
 
     def step(self, i: int, gave: int, why: str, shown: str) -> None:
-        """Step i took a record and gave so many; where none, why, and the beginning of its text."""
+        """Count one record of step i: it gave `gave` records.
+
+        Where it gave none, `why` is the reason and `shown` the beginning of the record's text.
+        """
         counts = self.steps[i]
         counts["in"] += 1
         counts["out"] += gave
@@ -36,6 +39,7 @@ class Tally:
                 examples.append({"why": why, "text": shown})
 
     def kept(self, record: Kept) -> None:
+        """Count a record that passed all steps."""
         if record.split not in self.splits:
             self.splits[record.split] = _nothing()
         counts = self.splits[record.split]
@@ -46,7 +50,7 @@ class Tally:
         counts["labels"][record.label] += 1
 
     def add(self, state: dict[str, Any]) -> None:
-        """Adds what another tally, of the records behind this one's, has counted."""
+        """Add the counts of another tally, whose records come after this one's."""
         for counts, more in zip(self.steps, state["steps"], strict=True):
             counts["in"] += more["in"]
             counts["out"] += more["out"]
@@ -60,6 +64,7 @@ class Tally:
                 counts[name] += value
 
     def state(self) -> dict[str, Any]:
+        """Return the counts as JSON-serializable values."""
         return {"steps": self.steps, "splits": self.splits}
 
 
@@ -68,7 +73,7 @@ def _nothing() -> dict[str, Any]:
 
 
 def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[str, Any]:
-    """The whole card as JSON; `facts` stand at its beginning."""
+    """Return the whole card as JSON-serializable values, beginning with `facts`."""
     described = [
         {"step": type(step).__name__, "fields": step.facts(), "compares records": isinstance(step, Shared), **counts}
         for step, counts in zip(steps, tally.steps, strict=True)
@@ -80,7 +85,7 @@ def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[s
 
 
 def _split(counts: dict[str, Any]) -> dict[str, Any]:
-    """A split's counts with names that a reader understands; a field that no record has is left out."""
+    """Return a split's counts under readable names; fields that no record has are left out."""
     found = {name: counts[name] for name in ("records", "characters")}
     found["characters of a record"] = by_range({int(bits): n for bits, n in counts["lengths"].items()})
     for name in ("languages", "labels"):
@@ -94,6 +99,6 @@ def _split(counts: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_range(counts: dict[int, int]) -> dict[str, int]:
-    """A histogram over numbers of so many bits, by the numbers that have them: {"4 to 7": 12}."""
+    """Return a histogram by ranges of numbers, {"4 to 7": 12}, from counts by number of bits."""
     names = {bits: f"{1 << (bits - 1)} to {(1 << bits) - 1}" if bits else "0" for bits in counts}
     return {names[bits]: counts[bits] for bits in sorted(counts)}

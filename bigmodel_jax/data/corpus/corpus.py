@@ -1,4 +1,4 @@
-"""A source of records that are cleaned once, by a list of steps, into shards on disk."""
+"""A source whose records are cleaned once by a list of steps, and stored in shards on disk."""
 
 import dataclasses
 import importlib.metadata
@@ -21,8 +21,8 @@ from bigmodel_jax.data.sources.source import Source
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when the shards of the same steps change
-MOST_FILES = 1000  # of a split, that a data card lists
+FORMAT = 3  # raise it when the same steps give different shards
+MOST_FILES = 1000  # the most files of a split that a data card lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Shard(Source):
     """The records of one shard of a prepared corpus."""
 
     path: Path
+    "the ArrayRecord file of the shard"
 
     def records(self, split, root, bad):
         for number, line in array_record_files.read(self.path):
@@ -41,24 +42,28 @@ class Shard(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Corpus(Source):
-    """The records of `source` after `steps`, prepared by `launch.py prepare`, or when they are first read.
+    """The records of `source` after `steps`.
 
-    Test and validation splits are read first, so that steps that compare records keep them and drop their twins from training.
+    `launch.py prepare` prepares them, or else the first reading does. Test and validation splits
+    are read before the training split. So steps that compare records keep the test records and drop
+    their duplicates from the training split.
     """
 
     compared: ClassVar = {"shard_mb": "place", "licence": "place"}
     cut: ClassVar = "validation_share"
 
     source: Source
+    "where the raw records come from"
     steps: tuple[Step, ...] = ()
+    "the cleaning steps, in order"
     validation_share: ShareBelowOne = 0.0
-    "the share of training records that become the validation split; 0: the source's own"
+    "share of training records that become the validation split; 0: the source's own validation split"
     split_by: str = "text"
-    "the field whose hash decides: records that are equal in it (a text, an author, a site) are in one split"
+    "the field whose hash chooses the split: records with the same value (text, author, site) stay together"
     shard_mb: Count = 256
-    "megabytes of records after which a shard is closed; what a kill can cost is the work on one"
+    "size of a shard in megabytes; a killed preparation loses the work on one shard"
     licence: str = ""
-    "as the data card gives it"
+    "the licence that the data card states"
 
     def short_name(self):
         return self.source.short_name()
@@ -70,10 +75,11 @@ class Corpus(Source):
         return split in self._inputs(root) or (split == "validation" and self.validation_share > 0)
 
     def made_from(self, split, root):
+        # Both splits are cut from the training records.
         return self.source.made_from("train" if self.validation_share and split != "test" else split, root)
 
     def _inputs(self, root: Path) -> tuple[str, ...]:
-        """The source's splits in the order of reading; a split test where the source has a field of that name."""
+        """Return the source's splits in reading order; "test" if the source has such a field."""
         splits = ("test", "validation", "train") if hasattr(self.source, "test") else ("validation", "train")
         return tuple(split for split in splits if self.source.has(split, root))
 
@@ -100,10 +106,11 @@ class Corpus(Source):
         return [Shard(path) for path in folders.shard_paths(folder, split)]
 
     def folder(self, root: Path) -> Path:
-        """Where it lies in the cache."""
+        """Return the corpus's folder in the cache."""
         return root / f"corpus-{FORMAT}" / f"{self.short_name()}-{self.job(root).key}"
 
     def job(self, root: Path) -> Job:
+        """Return the description of the preparation; its key changes whenever the result does."""
         inputs = self._inputs(root)
         if self.validation_share and "validation" in inputs:
             raise ValueError(
@@ -119,14 +126,14 @@ class Corpus(Source):
 
 
 def _print(step: Step) -> list:
-    """What a step's result depends on, the record apart."""
+    """Return everything, besides the records, on which a step's result depends."""
     digests = [cache.file_digest(path) for path in step.reads()]
     versions = [(name, _version(name, step)) for name in step.packages]
     return [type(step).__name__, step.facts(), step.code(), digests, versions]
 
 
 def _files(source: Source, split: str, root: Path) -> list[dict[str, Any]]:
-    """The first files of a split, as a data card names them; [] of a source without files."""
+    """Return the first files of a split as a data card lists them; [] if there are no files."""
     if type(source).made_from is Source.made_from:
         return []
     found = source.made_from(split, root)
@@ -145,13 +152,16 @@ def _version(name: str, step: Step) -> str:
 
 
 def corpora(data: DataConfig) -> Iterator[tuple[Corpus, DataConfig]]:
-    """Every corpus in a data config, inner ones first, with the config whose cache and limit hold for it."""
+    """Yield every corpus in a data config, inner ones first.
+
+    Each comes with the data config whose cache folder and limit of bad records apply to it.
+    """
     for part in inner(data):
         yield from ((source, part) for source in reversed(list(_sources(part))))
 
 
 def _sources(part: Any) -> Iterator[Corpus]:
-    """The corpora of one data config's source, not those of data configs inside it."""
+    """Yield the corpora of one data config's source, without those of inner data configs."""
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if isinstance(value, Source):

@@ -1,4 +1,4 @@
-"""The folder of a prepared corpus: shards that are whole or absent, keys of what stayed, and the manifest of both."""
+"""The folder of a prepared corpus: its shards, the keys that `Shared` steps keep, its manifest."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.sources.array_record_files import SUFFIX, named
 
 MANIFEST = "manifest.json"
-OPTIONS = "group_size:64"  # records that are compressed together
+OPTIONS = "group_size:64"  # records per compressed block
 LENGTH = struct.Struct("<I")
 
 
 def read_manifest(folder: Path) -> dict:
-    """What the folder's manifest says; {} where there is none. ValueError, one line, for one that is damaged."""
+    """Return the folder's manifest, {} where there is none; raises ValueError for a damaged one."""
     try:
         content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def read_manifest(folder: Path) -> dict:
 
 
 def parsed(content: bytes, folder: str) -> dict:
-    """What a manifest says; ValueError, one line, where it is damaged."""
+    """Parse a manifest; raises a one-line ValueError where it is damaged."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
@@ -38,11 +38,12 @@ def parsed(content: bytes, folder: str) -> dict:
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
+    """Replace the folder's manifest atomically."""
     files.replace(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def shard_paths(folder: Path, split: str) -> list[Path]:
-    """The shards of a split in their order; ValueError, one line, for one that is missing or has another size."""
+    """Return the shards of a split in order; raises ValueError for a missing or truncated shard."""
     found = []
     for shard in read_manifest(folder)["shards"]:
         path = folder / shard["name"]
@@ -56,7 +57,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
 
 
 def changed(folder: Path) -> list[str]:
-    """The shards whose content is not the manifest's, after reading all of it."""
+    """Read all shards, and return those whose content differs from the manifest."""
     return [
         f"{folder / shard['name']} has other content than {MANIFEST} says"
         for shard in read_manifest(folder).get("shards", [])
@@ -65,16 +66,17 @@ def changed(folder: Path) -> list[str]:
 
 
 class Shards:
-    """Shards being written, one of each split; `close` gives them their names."""
+    """Writes one open shard per split; `close` gives the finished shards their final names."""
 
     def __init__(self, folder: Path, numbers: dict[str, int]):
-        """numbers: how many shards of each split there are."""
+        """Open the writer; `numbers` says how many shards each split already has."""
         self.folder, self.numbers = folder, dict(numbers)
         self._open: dict[str, array_record_module.ArrayRecordWriter] = {}
         self._counts: dict[str, list[int]] = {}
         self.bytes = 0
 
     def write(self, split: str, line: bytes) -> None:
+        """Append one record to the open shard of a split."""
         if split not in self._open:
             self._open[split] = array_record_module.ArrayRecordWriter(str(self._partial(split)), OPTIONS)
             self._counts[split] = [0, 0]
@@ -85,7 +87,7 @@ class Shards:
         self.bytes += len(line)
 
     def close(self) -> list[dict]:
-        """What a manifest says of the shards that were open, which are on the disk by now."""
+        """Finish the open shards on disk, and return their entries of the manifest."""
         found = []
         for split in sorted(self._open):
             path, final = self._partial(split), self.folder / self._name(split)
@@ -108,10 +110,10 @@ class Shards:
 
 
 class Keys:
-    """The keys that one `Shared` step let stay, in their order, from which its index is made again."""
+    """The keys that one `Shared` step let stay, in order; its index can be rebuilt from them."""
 
     def __init__(self, path: Path, size: int):
-        """size: how much of the file is meant; what a killed process wrote after it is cut off."""
+        """Open the file and cut it to `size` bytes; the rest was written by a killed process."""
         self._path = path
         path.touch()
         os.truncate(path, size)
@@ -123,10 +125,11 @@ class Keys:
                 yield file.read(LENGTH.unpack(head)[0])
 
     def append(self, key: bytes) -> None:
+        """Write one key."""
         self._file.write(LENGTH.pack(len(key)) + key)
 
     def sync(self) -> int:
-        """The size of the file, once it is on the disk."""
+        """Flush the file to disk and return its size."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()

@@ -1,7 +1,9 @@
-"""What one process does in the order of the records, in parts that an engine of groups can do: the bytes are the same.
+"""The preparation of a corpus as independent parts, for an engine that groups records by key.
 
-Questions to `Shared` steps are judged step after step, each group of keys by itself in the order of the records. What then
-becomes of a chunk is known from its own verdicts. One plan over sizes, counts and bad records says which shard a line is in.
+The result has the same bytes as the preparation by one process, which works in record order. The
+questions to `Shared` steps are judged step after step; within a step each group of keys is judged
+on its own, in the order of the records. The verdicts on a chunk then decide its lines. One plan
+over sizes, counts and bad records decides the shard of each line.
 """
 
 import itertools
@@ -13,15 +15,17 @@ from bigmodel_jax.data.cleaning.step import Shared
 from bigmodel_jax.data.corpus.card import Tally
 from bigmodel_jax.data.corpus.outcome import Asked, Bad, Gave, Kept
 
-Position = tuple[int, int]  # of a chunk: the number of its part of the source, its number in the part
-Question = tuple[
-    int, int, int, bytes
-]  # its number in the chunk, that of the question it hangs on or -1, the step, the key
-Shard = tuple[int, str, int]  # the how manieth to be closed, its split, its number in the split
+Position = tuple[int, int]  # of a chunk: number of its part of the source, number within the part
+# number in the chunk, number of the question that it depends on (or -1), step, key
+Question = tuple[int, int, int, bytes]
+Shard = tuple[int, str, int]  # rank in the order of closing, split, number within the split
 
 
 def numbered(chunk: list[list]) -> Iterator[tuple[int, int, int, NamedTuple]]:
-    """(record, question, question on which it hangs, event) of all events of a chunk; -1 where there is no question."""
+    """Yield (record, question, question it depends on, event) for all events of a chunk.
+
+    The number of a question is -1 where there is none.
+    """
     count = itertools.count()
 
     def visit(record: int, events: list, above: int) -> Iterator[tuple[int, int, int, NamedTuple]]:
@@ -36,12 +40,15 @@ def numbered(chunk: list[list]) -> Iterator[tuple[int, int, int, NamedTuple]]:
 
 
 def questions(chunk: list[list]) -> list[Question]:
-    """All of a chunk, those that hang on others included."""
+    """Return all questions of a chunk, including those that depend on others."""
     return [(number, above, event.step, event.key) for _, number, above, event in numbered(chunk) if number >= 0]
 
 
 def judged(step: Shared, asked: Iterable[tuple[Position, int, bytes]]) -> Iterator[tuple[Position, tuple[int, str]]]:
-    """(chunk, (question, why)) of what the step drops in one group of keys, which is sorted in memory."""
+    """Yield (chunk, (question, why)) for what the step drops in one group of keys.
+
+    The group is sorted in memory.
+    """
     index = step.index()
     for position, number, key in sorted(asked):
         if why := index.ask(key):
@@ -49,7 +56,7 @@ def judged(step: Shared, asked: Iterable[tuple[Position, int, bytes]]) -> Iterat
 
 
 def still_open(asked: list[Question], dropped: set[int], step: int) -> list[Question]:
-    """The questions of later steps, without those that hang on a record which is dropped."""
+    """Return the questions to later steps, without those that depend on a dropped record."""
     dropped, left = set(dropped), []
     for number, above, of, key in asked:
         if above in dropped:
@@ -60,7 +67,12 @@ def still_open(asked: list[Question], dropped: set[int], step: int) -> list[Ques
 
 
 class Settled(NamedTuple):
-    """What a chunk became. lines: (split, line) of each record; tally: a `Tally`'s state; bad: (where, why) of bad records."""
+    """The result of a chunk.
+
+    - lines: (split, line) pairs of each record.
+    - tally: the state of a `Tally`.
+    - bad: (where, why) of bad records.
+    """
 
     lines: list[list[tuple[str, bytes]]]
     tally: dict[str, Any]
@@ -68,10 +80,11 @@ class Settled(NamedTuple):
 
 
 def settled(chunk: list[list], verdicts: dict[int, str], num_steps: int) -> Settled:
-    """What becomes of a chunk; verdicts: why a question's record is dropped, where it is."""
+    """Return the result of a chunk; `verdicts` says for each dropped question why it is dropped."""
     tally, lines, bad, gone = Tally(num_steps), [[] for _ in chunk], [], set()
     for record, number, above, event in numbered(chunk):
         if above in gone:
+            # What depends on a dropped record is dropped, too.
             gone |= {number} - {-1}
             continue
         match event:
@@ -94,7 +107,13 @@ def settled(chunk: list[list], verdicts: dict[int, str], num_steps: int) -> Sett
 
 
 class Place(NamedTuple):
-    """Where a chunk begins: shards closed so far, (split, number of its shards) pairs, splits of open shards, their bytes."""
+    """The state at the beginning of a chunk.
+
+    - closed: shards closed so far.
+    - numbers: (split, number of its shards) pairs.
+    - open: splits with an open shard.
+    - bytes: size of the open shards.
+    """
 
     closed: int = 0
     numbers: tuple[tuple[str, int], ...] = ()
@@ -103,17 +122,18 @@ class Place(NamedTuple):
 
 
 class Cutter:
-    """Closes shards where one process closes them: behind the record with which they are full, and behind a split."""
+    """Closes shards exactly where a single process would: when they are full, and after a split."""
 
     def __init__(self, place: Place, shard_bytes: int):
         self.shard_bytes, self.closed, self.bytes = shard_bytes, place.closed, place.bytes
         self.numbers, self.open = dict(place.numbers), set(place.open)
 
     def place(self) -> Place:
+        """Return the current state."""
         return Place(self.closed, tuple(sorted(self.numbers.items())), tuple(sorted(self.open)), self.bytes)
 
     def record(self, sizes: Iterable[tuple[str, int]]) -> list[Shard]:
-        """The shard of each of a record's lines; sizes: (split, bytes)."""
+        """Return the shard of each line of a record; `sizes` are (split, bytes) pairs."""
         found = []
         for split, size in sizes:
             self.open.add(split)
@@ -124,6 +144,7 @@ class Cutter:
         return found
 
     def close(self) -> None:
+        """Close the open shards."""
         for split in self.open:
             self.numbers[split] = self.numbers.get(split, 0) + 1
         self.open, self.bytes, self.closed = set(), 0, self.closed + 1
@@ -132,7 +153,7 @@ class Cutter:
 def by_shard(
     place: Place, shard_bytes: int, lines: list[list[tuple[str, bytes]]]
 ) -> Iterator[tuple[Shard, list[bytes]]]:
-    """The lines of a chunk that begins at `place`, by their shards."""
+    """Yield (shard, lines) for the lines of a chunk that begins at `place`."""
     cutter, found = Cutter(place, shard_bytes), {}
     for record in lines:
         shards = cutter.record([(split, len(line)) for split, line in record])
@@ -145,7 +166,7 @@ def by_shard(
 
 
 class Chunk(NamedTuple):
-    """What the plan needs of a chunk; sizes: (split, bytes) of each record's lines."""
+    """What the plan needs to know of a chunk; `sizes` are (split, bytes) of each record's lines."""
 
     position: Position
     split: str
@@ -155,7 +176,7 @@ class Chunk(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What the plan needs of a part of the source that was read; wrong: why it could not be read, or ""."""
+    """What the plan needs to know of a part of the source; `wrong`: why reading failed, or ""."""
 
     number: int
     split: str
@@ -164,7 +185,13 @@ class Part(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """manifest: what was read and skipped of each split; wrong: what ends the work, or ""; places: of chunks."""
+    """The plan of all shards.
+
+    - manifest: how many records of each split were read, and which were skipped.
+    - tally: the counts of the data card.
+    - wrong: the error that ends the work, or "".
+    - places: the state at the beginning of each chunk.
+    """
 
     manifest: dict[str, Any]
     tally: dict[str, Any]
@@ -175,13 +202,18 @@ class Plan(NamedTuple):
 def planned(
     inputs: tuple[str, ...], num_steps: int, shard_bytes: int, limit: int, parts: list[Part], chunks: list[Chunk]
 ) -> Plan:
-    """inputs: the splits in the order of reading; limit: bad records of a split that are allowed."""
+    """Compute the plan.
+
+    `inputs` are the splits in reading order, and `limit` is the number of bad records that a split
+    may have.
+    """
     parts, chunks = sorted(parts), sorted(chunks, key=lambda chunk: chunk.position)
     tally, cutter, places, split = Tally(num_steps), Cutter(Place(), shard_bytes), {}, ""
     read, skipped = dict.fromkeys(inputs, 0), {split: [] for split in inputs}
     for entry in (*parts, *chunks):
         skipped[entry.split] += entry.bad
     for chunk in chunks:
+        # A shard holds records of one input split only.
         if split and chunk.split != split:
             cutter.close()
         split = chunk.split
@@ -195,7 +227,7 @@ def planned(
 
 
 def _too_many(skipped: dict[str, list[tuple[str, str]]], limit: int) -> str:
-    """What a `BadRecords` of this limit says; "" where it allows all."""
+    """Return the error of a `BadRecords` with this limit; "" where it allows all entries."""
     try:
         for entries in skipped.values():
             bad = BadRecords(limit)

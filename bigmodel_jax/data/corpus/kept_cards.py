@@ -1,4 +1,4 @@
-"""The data cards of the corpora that a run trains on, kept in its folder for its page."""
+"""Copies of the data cards of a run's corpora, kept in the run's folder for its report page."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ FOLDER = "data_cards"
 
 
 def keep(run_dir: Path, data: DataConfig) -> None:
-    """Copies each corpus's card to `run_dir`/data_cards."""
+    """Copy each corpus's card to `run_dir`/data_cards."""
     for corpus, part in corpora(data):
         card = corpus.folder(part.root()) / CARD
         if card.is_file():

@@ -1,7 +1,8 @@
-"""What becomes of a record in a list of steps, found in any process; what depends on other records is left as a question.
+"""The outcome of a record after a list of steps, computed independently of other records.
 
-A `Shared` step's question is answered later, in one process and in the order of the records. Meanwhile the steps behind it
-have already seen the record, as if it stayed.
+A `Shared` step depends on other records, so its decision is left open as a question. One process
+answers the questions later, in the order of the records. Meanwhile the steps after the question
+have already processed the record as if it stayed.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ SHOWN = 200  # characters of a dropped record's text that a data card may show
 
 
 class Gave(NamedTuple):
-    """Step number `step` gave so many records; where it gave none, why, and the beginning of the text."""
+    """Step number `step` gave `number` records; where that is 0, `why` and the text's beginning."""
 
     step: int
     number: int
@@ -27,7 +28,7 @@ class Gave(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The key by which a `Shared` step judges the record, and what becomes of it where it stays."""
+    """A question: the key by which a `Shared` step judges the record, and the events after it."""
 
     step: int
     key: bytes
@@ -36,7 +37,10 @@ class Asked(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A record that has passed all steps, as it is written, and what a data card counts of it."""
+    """A record that has passed all steps.
+
+    `line` is written to a shard of `split`; the data card counts characters, language and label.
+    """
 
     line: bytes
     split: str
@@ -46,19 +50,24 @@ class Kept(NamedTuple):
 
 
 class Bad(NamedTuple):
+    """A bad record: its place, and what is wrong with it."""
+
     where: str
     why: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Which split a record belongs to: by a hash of its field `by`, so that what is equal in it stays together."""
+    """Assigns records to splits by a hash of the field `by`, so that equal values stay together."""
 
     validation_share: float = 0.0
     by: str = "text"
 
     def of(self, record: Record, read_from: str) -> str:
-        """read_from: the split of the source, which decides where no share is asked for."""
+        """Return the split of a record; `read_from` is its split in the source.
+
+        The source's split stands where `validation_share` is 0, and for test records.
+        """
         if not self.validation_share or read_from == "test":
             return read_from
         if reason := lacks(record, self.by):
@@ -69,13 +78,13 @@ class Splits:
 
 
 def outcomes(steps: tuple[Step, ...], splits: Splits, chunk: tuple[str, list[tuple[str, Record]]]) -> list[list]:
-    """What becomes of each record of (split, [(where, record), …])."""
+    """Return the events of each record of a chunk (split, [(where, record), …])."""
     read_from, records = chunk
     return [_after(steps, 0, splits, read_from, where, record) for where, record in records]
 
 
 def _after(steps: tuple[Step, ...], i: int, splits: Splits, read_from: str, where: str, record: Record) -> list:
-    """Events from step i on, in the order in which they are counted."""
+    """Return the events of a record from step i on, in the order in which they are counted."""
     try:
         if i == len(steps):
             return [_kept(record, splits.of(record, read_from))]
@@ -83,7 +92,7 @@ def _after(steps: tuple[Step, ...], i: int, splits: Splits, read_from: str, wher
             key, found, why = steps[i].key(record), [record], ""
         else:
             key, (found, why) = None, steps[i].clean(record)
-    except Exception as error:  # whatever a step of the user's raises
+    except Exception as error:  # a user's own step may raise anything
         name = type(steps[i]).__name__ if i < len(steps) else "writing"
         return [Bad(where, f"{name}: {error if isinstance(error, ValueError) else user_code.described(error)}")]
     later = [event for made in found for event in _after(steps, i + 1, splits, read_from, where, made)]

@@ -1,4 +1,4 @@
-"""A source as several that can be read at once."""
+"""Splits a source into parts that can be read in parallel."""
 
 import dataclasses
 import glob
@@ -9,10 +9,10 @@ from bigmodel_jax.data.steps import Steps
 
 
 def parts(source: Source, split: str, root: Path) -> list[Source]:
-    """Sources whose records of `split`, one source after another, are those of `source`: one for each file that it reads."""
+    """Return one source per file of `source`; in order, they have the records of `source`."""
     if isinstance(source, Steps):
         return [dataclasses.replace(source, source=part) for part in parts(source.source, split, root)]
     paths = source.paths(split) if isinstance(source, Files) else []
-    if not paths or any("," in str(path) for path in paths):  # such a path is no pattern
+    if not paths or any("," in str(path) for path in paths):  # a path with a comma cannot be written as a pattern
         return [source]
     return [dataclasses.replace(source, **{split: glob.escape(str(path))}) for path in paths]

@@ -1,8 +1,8 @@
-"""A source becomes shards on disk: read in order, cleaned in this process or in several, judged and written in order.
+"""Prepares a corpus: records are read in order, cleaned in one or several processes, and written.
 
-The bytes are a function of the source and the steps: neither the number of processes nor a kill in between changes them.
-What was done is committed with each shard: the manifest then says how many records were read, and a second start goes on
-behind them.
+The result's bytes depend only on the source and the steps; the number of processes and an
+interruption do not change them. Progress is committed with each shard: the manifest says how many
+records were read, and the next start continues after them.
 """
 
 import dataclasses
@@ -28,12 +28,18 @@ from bigmodel_jax.data.sources import opened
 from bigmodel_jax.data.sources.source import Source
 
 CARD = "data_card.json"
-CHUNK_RECORDS, CHUNK_CHARACTERS = 512, 1 << 20  # that go to a worker process at a time
+CHUNK_RECORDS, CHUNK_CHARACTERS = 512, 1 << 20  # the size of the chunks that worker processes receive
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is prepared: `key` changes whenever its result does; `inputs` are the source's splits in the order of reading."""
+    """The description of a preparation; `key` changes whenever the result does.
+
+    - inputs: the source's splits in reading order.
+    - splits: assigns each record to a split.
+    - shard_bytes: the size at which a shard is closed.
+    - facts: entries of the data card.
+    """
 
     key: str
     source: Source
@@ -49,7 +55,12 @@ Engine = Callable[[Job, Path, Path, int], None]
 
 
 class Progress(NamedTuple):
-    """records: read so far; kept: written; bytes, total: of raw files (total 0: the source names none)."""
+    """The progress of a preparation.
+
+    - records: records read so far.
+    - kept: records written so far.
+    - bytes, total: raw bytes read so far and in all (total is 0 where the source names no files).
+    """
 
     records: int
     kept: int
@@ -67,10 +78,13 @@ def prepare(
     say: Callable[[Progress], None] = lambda progress: None,
     engine: Engine | None = None,
 ) -> Path:
-    """`folder` with the job's shards, its manifest and its data card, which appears whole; ValueError for bad input.
+    """Return `folder` with the job's shards, manifest and data card; prepare it where it is
+    missing.
 
-    Killed, or failed, it leaves `folder`.partial, from which the next call of the same job goes on. An `engine` does the
-    work in place of this process and its `workers`, to the same bytes; killed, it begins anew.
+    The folder appears whole. An interrupted or failed call leaves `folder`.partial, and the next
+    call of the same job continues from there. An `engine` does the work instead of this process and
+    its `workers`, with the same bytes; it starts anew after an interruption. Raises ValueError for
+    bad input.
     """
     if _is_of(job, folder):
         return folder
@@ -91,7 +105,7 @@ def prepare(
 
 
 def _is_of(job: Job, folder: Path) -> bool:
-    """Whether the folder holds this job's result; ValueError where it holds anything else."""
+    """Tell whether the folder holds this job's result; raises ValueError where it holds another."""
     if not folder.exists():
         return False
     found = folders.read_manifest(folder)
@@ -102,20 +116,20 @@ def _is_of(job: Job, folder: Path) -> bool:
 
 
 def _is_finished(job: Job, partial: Path) -> bool:
-    """Whether nothing but the folder's name is left to do."""
+    """Tell whether only the renaming of the folder remains to be done."""
     found = folders.read_manifest(partial) if partial.exists() else {}
     return found.get("key") == job.key and "tally" not in found
 
 
 def _delete(partial: Path, manifest: dict) -> None:
-    """Deletes what another job left half done; ValueError for a folder that no job made."""
+    """Delete an unfinished preparation; raises ValueError for a folder that no job made."""
     if not manifest and any(partial.iterdir()):
         raise ValueError(f"{str(partial)!r} is needed for the work, and holds something else; move it, or delete it")
     shutil.rmtree(partial)
 
 
 def _begun(job: Job, folder: Path) -> dict:
-    """The manifest of an empty folder, from which half-done work is deleted."""
+    """Return the manifest of a new empty folder; an unfinished preparation there is deleted."""
     if folder.exists():
         _delete(folder, folders.read_manifest(folder))
     folder.mkdir(parents=True)
@@ -127,7 +141,7 @@ def _begun(job: Job, folder: Path) -> dict:
 
 
 class _Run:
-    """One process's work on a job. `manifest` is what was committed last."""
+    """One process's work on a job; `manifest` is the last committed state."""
 
     def __init__(self, job: Job, folder: Path, root: Path, limit: int, say: Callable[[Progress], None]):
         self.job, self.folder, self.root, self.limit, self.say = job, folder, root, limit, say
@@ -137,6 +151,7 @@ class _Run:
         shared = [i for i, step in enumerate(job.steps) if isinstance(step, Shared)]
         self.keys = {i: folders.Keys(folder / f"keys-{i}", self.manifest["keys"].get(str(i), 0)) for i in shared}
         self.indexes = {i: job.steps[i].index() for i in shared}
+        # The indexes are rebuilt from the committed keys. They depend on nothing else.
         for i, index in self.indexes.items():
             for key in self.keys[i]:
                 index.ask(key)
@@ -144,7 +159,7 @@ class _Run:
         self.begun, self.said = opened.position(), 0.0
 
     def _found(self) -> dict:
-        """The manifest of the work so far; what a killed process left beside it is deleted."""
+        """Return the manifest so far; files that a killed process left uncommitted are deleted."""
         found = folders.read_manifest(self.folder) if self.folder.exists() else {}
         if found.get("key") != self.job.key:
             found = _begun(self.job, self.folder)
@@ -155,6 +170,7 @@ class _Run:
         return found
 
     def all(self, workers: int) -> None:
+        """Prepare all splits, and finish the folder."""
         try:
             for split in self.job.inputs:
                 if split not in self.manifest["done"]:
@@ -165,9 +181,11 @@ class _Run:
         finish(self.job, self.folder, self.manifest, self.tally)
 
     def _split(self, split: str, workers: int) -> None:
+        """Prepare one split, from the first record that is not committed yet."""
         own = [tuple(entry) for entry in self.manifest["skipped"].get(split, [])]
         bad, read = BadRecords(self.limit), self.manifest["read"].get(split, 0)
         bad.skipped += own
+        # The committed records are read again and skipped, since a source has no random access.
         records = itertools.islice(self.job.source.records(split, self.root, bad), read, None)
         work = functools.partial(outcomes, self.job.steps, self.job.splits)
         for _, found in mapped(work, ((split, chunk) for chunk in chunks(records)), workers):
@@ -175,15 +193,17 @@ class _Run:
                 for event in events:
                     self._settle(event, bad, own)
                 read += 1
-                # After a record, not after a chunk: where a shard ends is no matter of how records travel.
+                # The check runs after each record. A check after each chunk would let the size of
+                # the chunks decide where a shard ends.
                 if self.shards.bytes >= self.job.shard_bytes:
                     self._commit(split, read, own)
             self._say(read)
+        # Records that the source itself reported as bad come first.
         of_source = [entry for entry in bad.skipped if entry not in set(own)]
         self._commit(split, read, of_source + own, done=True)
 
     def _settle(self, event: NamedTuple, bad: BadRecords, own: list[tuple[str, str]]) -> None:
-        """Counts an event, answers a question, writes what stays."""
+        """Count an event; for a question, answer it; for a record that stays, write it."""
         match event:
             case Kept():
                 self.tally.kept(event)
@@ -202,7 +222,7 @@ class _Run:
                 bad.skip(where, why)
 
     def _commit(self, split: str, read: int, skipped: list[tuple[str, str]], done: bool = False) -> None:
-        """Everything up to record `read` of the split is on the disk, and the manifest says so."""
+        """Write everything up to record `read` of the split to disk, and update the manifest."""
         self.manifest["shards"] += self.shards.close()
         self.manifest |= {
             "next": self.shards.numbers,
@@ -223,7 +243,10 @@ class _Run:
 
 
 def finish(job: Job, folder: Path, manifest: dict, tally: Tally) -> None:
-    """Writes the card, and the manifest of what others read; manifest: what was read, what was skipped, the shards."""
+    """Write the data card and the final manifest.
+
+    `manifest` says which records were read and skipped, and lists the shards.
+    """
     shards = manifest["shards"]
     facts = job.facts | {"key": job.key, "read": manifest["read"], "skipped": manifest["skipped"]}
     found = card(tally, job.steps, facts) | {"shards": {shard["name"]: shard["sha256"] for shard in shards}}
@@ -237,7 +260,7 @@ def _files(source: Source, split: str, root: Path) -> list[Path]:
 
 
 def chunks(records: Iterable[tuple[str, Record]]) -> Iterator[list[tuple[str, Record]]]:
-    """Lists of records of about CHUNK_CHARACTERS together, in their order."""
+    """Yield the records in order, in lists of about CHUNK_CHARACTERS characters."""
     chunk, size = [], 0
     for where, record in records:
         chunk.append((where, record))

@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a prepared corpus: tokens of a record, use of the vocabulary, tokens that it does not know."""
+"""Token statistics of a prepared corpus: tokens per record, vocabulary use and unknown tokens."""
 
 import dataclasses
 import json
@@ -18,16 +18,16 @@ from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
 from bigmodel_jax.data.text.text import TextData, encoded_folder, open_tokens
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
-RARE = 10  # a token with fewer occurrences is rare: little is learned of it
-SHOWN = 12  # tokens of either end
+RARE = 10  # a token with fewer occurrences is rare: a model learns little about it
+SHOWN = 12  # how many of the most and least frequent tokens are shown
 
 
 def add_to_card(folder: Path, corpus: Corpus, data: DataConfig) -> None:
-    """Writes the token statistics into the folder's card, where the data is text and its source is this corpus."""
+    """Add token statistics to the folder's card if `data` is text from this corpus."""
     if not isinstance(data, TextData) or data.source is not corpus:
         return
     card = json.loads((folder / CARD).read_text("utf-8"))
-    if folder != corpus.folder(data.root()):  # prepared elsewhere, from where it will be read
+    if folder != corpus.folder(data.root()):  # prepared into another folder than the cache's
         shards = {split: f"{folder}/{split}-*.array_record" for split in card["splits"]}
         data = dataclasses.replace(data, source=ArrayRecordFiles(**shards))
     tokenizer = data.open_tokenizer()
@@ -36,7 +36,7 @@ def add_to_card(folder: Path, corpus: Corpus, data: DataConfig) -> None:
 
 
 def _of_split(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
-    """Of the shards of tokens in a folder."""
+    """Return the statistics of the token shards in a folder."""
     stream, offsets, meta = open_tokens(folder)
     return statistics(tokenizer, stream.parts(), [np.diff(offsets) - 1], meta["bytes"])  # lengths without the separator
 
@@ -44,12 +44,17 @@ def _of_split(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
 def statistics(
     tokenizer: Tokenizer, parts: Iterable[np.ndarray], lengths: Iterable[np.ndarray], num_bytes: int
 ) -> dict[str, Any]:
-    """parts: all tokens, separators included, in pieces; lengths: tokens of each record, in pieces; num_bytes: of the text."""
+    """Return the statistics of a split.
+
+    - parts: all tokens in pieces, separators included.
+    - lengths: the tokens of each record, in pieces.
+    - num_bytes: the size of the text.
+    """
     counts = sum(np.bincount(part, minlength=tokenizer.vocab_size) for part in parts)
     counts[tokenizer.separator] = 0
     sizes = Counter()
     for part in lengths:
-        bits = np.frexp(part)[1]  # the exponent of a whole number says how many bits it has
+        bits = np.frexp(part)[1]  # the exponent is the number of bits of a whole number
         sizes.update(dict(zip(*(x.tolist() for x in np.unique(bits, return_counts=True)), strict=True)))
     total, used = int(counts.sum()), int((counts > 0).sum())
     order = np.argsort(-counts, kind="stable")
@@ -72,6 +77,6 @@ def _named(tokenizer: Tokenizer, counts: np.ndarray, ids: np.ndarray) -> list[li
 
 
 def _unknown(tokenizer: Tokenizer) -> int | None:
-    """The id of what a tokenizer writes for text that it has no token of; None for one that has none."""
+    """Return the id of the tokenizer's token for unknown text; None where it has none."""
     name = getattr(tokenizer.model.model, "unk_token", None) or "<unk>"
     return tokenizer.model.token_to_id(name)

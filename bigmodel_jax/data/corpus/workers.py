@@ -1,4 +1,4 @@
-"""A function over items, in this process or in several, with the results in the order of the items."""
+"""Applies a function to items in one or several processes; the results come in order."""
 
 import collections
 import os
@@ -15,20 +15,21 @@ from typing import Any, NamedTuple
 
 from bigmodel_jax.core import user_code
 
-AHEAD = 2  # items for each process that are read and not yet answered
+AHEAD = 2  # how many unanswered items are sent to each process
 
-_work: Callable | None = None  # of a worker process
+_work: Callable | None = None  # the function of a worker process
 
 
 def mapped[A, B](work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[tuple[A, B]]:
-    """(item, work(item)) of each item. `items` is read no further than AHEAD items for each process.
+    """Yield (item, work(item)) for each item.
 
-    ValueError, one line, where a worker process dies.
+    `items` is read at most AHEAD items per process beyond the results. Raises a one-line ValueError
+    where a worker process dies.
     """
     if workers == 1:
         yield from ((item, work(item)) for item in items)
         return
-    # A fork would copy the threads' locks of JAX and others in whatever state they are.
+    # A forked process would copy the locks of JAX's threads in whatever state they are.
     pool = futures.ProcessPoolExecutor(workers, get_context("spawn"), _start, (packed(work),))
     try:
         waiting: collections.deque = collections.deque()
@@ -51,33 +52,36 @@ def _answered(item, answer: futures.Future):
 
 
 class Packed(NamedTuple):
-    """A value on its way to another process; `files` are the user's, by whose paths their classes are known."""
+    """A pickled value for another process, and the user's source files that define its classes."""
 
     files: tuple[str, ...]
     content: bytes
 
 
 def packed(value: Any) -> Packed:
-    own = tuple(name for name in sys.modules if os.path.isabs(name))  # as `user_code.import_file` names them
+    """Pickle a value together with the paths of the user's imported source files."""
+    # `user_code.import_file` names a module by its path.
+    own = tuple(name for name in sys.modules if os.path.isabs(name))
     return Packed(own, pickle.dumps(value))
 
 
 def unpacked(value: Packed) -> Any:
+    """Import the user's files, and unpickle the value."""
     for file in value.files:
         user_code.import_file(Path(file))
     return pickle.loads(value.content)
 
 
 def _start(work: Packed) -> None:
-    """Prepares a worker process."""
+    """Prepare a worker process."""
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to obey
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the first process reacts to Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _work = unpacked(work)
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End the worker when its parent dies; it would otherwise wait for work for ever."""
     parent_process().join()
     os._exit(1)
 

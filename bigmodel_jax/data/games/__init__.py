@@ -1,1 +1,1 @@
-"""Games that a model plays against itself: rules as pure functions, search, self-play, matches against fixed players."""
+"""Self-play on games: rules as pure functions, tree search, self-play, and evaluation matches."""

@@ -1,6 +1,7 @@
 """Connect Four as pure functions on arrays: 6 rows, 7 columns, four in a line win.
 
-A board is seen by the player who is to move. B boards may stand in front: every function but `play` takes (..., 6, 7).
+A board is stored from the view of the player to move. Boards may have batch dimensions: every
+function except `play` takes (..., 6, 7).
 """
 
 from collections.abc import Callable
@@ -11,38 +12,44 @@ import jax.numpy as jnp
 
 ROWS, COLUMNS, LINE = 6, 7, 4
 MOST = ROWS * COLUMNS  # moves of the longest game
-DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
+DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (down, right) steps along a line
 
 
 class Board(NamedTuple):
-    """own, other (..., 6, 7) bool: the stones of the player to move and of the other one; row 0 is the top."""
+    """The stones of the player to move and of the opponent: (..., 6, 7) bool; row 0 is the top."""
 
     own: jax.Array
     other: jax.Array
 
 
 def empty(batch: tuple[int, ...] = ()) -> Board:
+    """Return empty boards with these batch dimensions."""
     return Board(jnp.zeros((*batch, ROWS, COLUMNS), bool), jnp.zeros((*batch, ROWS, COLUMNS), bool))
 
 
 def legal(board: Board) -> jax.Array:
-    """(..., 7) bool: the columns that have room."""
+    """Return (..., 7) bool: the columns that have room."""
     return ~(board.own | board.other)[..., 0, :]
 
 
 def play(board: Board, column: jax.Array) -> Board:
-    """The board after a stone in `column` (), seen by the other player; a full column leaves the stones as they are."""
+    """Return the board after a stone in `column` (), as the opponent sees it.
+
+    A move in a full column adds no stone.
+    """
     taken = (board.own | board.other)[:, column]
+    # The stone falls onto the stones that are already in the column.
     row = ROWS - 1 - jnp.sum(taken)
     stone = (jnp.arange(ROWS)[:, None] == row) & (jnp.arange(COLUMNS)[None] == column)
     return Board(board.other, board.own | stone)
 
 
 def four(stones: jax.Array) -> jax.Array:
-    """(...) bool: whether four of the stones (..., 6, 7) stand in a line."""
+    """Return (...) bool: whether four of the stones (..., 6, 7) form a line."""
     found = jnp.zeros(stones.shape[:-2], bool)
     for down, right in DIRECTIONS:
         height, width = ROWS - down * (LINE - 1), COLUMNS - abs(right) * (LINE - 1)
+        # A line to the lower left starts at a column that leaves room on its left.
         left = LINE - 1 if right < 0 else 0
         line = jnp.ones((*stones.shape[:-2], height, width), bool)
         for i in range(LINE):
@@ -53,22 +60,25 @@ def four(stones: jax.Array) -> jax.Array:
 
 
 def lost(board: Board) -> jax.Array:
-    """(...) bool: whether the player to move has lost: the other one's last stone completed a line."""
+    """Return (...) bool: whether the opponent's last stone completed a line."""
     return four(board.other)
 
 
 def over(board: Board) -> jax.Array:
-    """(...) bool: lost, or drawn because no column has room."""
+    """Return (...) bool: whether the game is lost, or drawn because no column has room."""
     return lost(board) | ~legal(board).any(-1)
 
 
 def planes(board: Board) -> jax.Array:
-    """(..., 6, 7, 2) float32: what a model reads."""
+    """Return a model's input (..., 6, 7, 2) float32: own stones, then the opponent's."""
     return jnp.stack(board, -1).astype(jnp.float32)
 
 
 def until(done: Callable[[Any], jax.Array], turn: Callable) -> Callable:
-    """The body of a scan over the turns of games, which leaves out the turns, at zero, once all games are over."""
+    """Return the body of a scan over turns that skips the computation once all games are over.
+
+    A skipped turn outputs zeros.
+    """
 
     def body(carry: Any, number: jax.Array) -> tuple[Any, Any]:
         said = jax.eval_shape(turn, carry, number)[1]

@@ -1,6 +1,6 @@
-"""Matches of a model against fixed players: the evaluation of self-play, and a game that is shown.
+"""Matches of a model against fixed players: the evaluation of self-play, and sample games.
 
-Half of the games of a match are begun by the model. A draw counts as a game that is not won.
+The model begins half of the games of a match. A draw does not count as a win.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from bigmodel_jax.data.games.network import with_network
 from bigmodel_jax.data.games.search import Network, search
 from bigmodel_jax.data.loader import Batch, Placement
 
-# The figure of each match: the opponent, and whether the model searches before it moves.
+# Metric of each match -> (opponent, whether the model searches before it moves).
 PAIRINGS = {
     "win_random": ("random", True),
     "win_minimax": ("minimax", True),
@@ -26,12 +26,15 @@ PAIRINGS = {
     "win_minimax_policy": ("minimax", False),
 }
 
-SHOWN = 4  # games that a run's page shows
+SHOWN = 4  # games that a run's report page shows
 
 
 class Said(NamedTuple):
-    """own, other (T, G, 6, 7), moves, values and running (T, G), policy (T, G, 7) before each move. values and policy are
-    the model's, and hold where the model is to move."""
+    """The record of T turns of G games.
+
+    own, other (T, G, 6, 7); moves, values and running (T, G); policy (T, G, 7), all before the move
+    of the turn. `values` and `policy` are the model's, and valid only where the model is to move.
+    """
 
     own: jax.Array
     other: jax.Array
@@ -42,16 +45,17 @@ class Said(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What was said before each move, and the ends of the games (G,): 1 where the model has won, 0 drawn, -1 lost."""
+    """The turns of a match, and the results (G,): 1 where the model has won, 0 for a draw, -1."""
 
     said: Said
     result: jax.Array
 
 
 def match(network: Network, key: jax.Array, opponent: str, searched: bool, games: int, simulations: int) -> Played:
-    """`games` games, an even number, from the empty board; the model begins those of even number.
+    """Play `games` games, an even number, from the empty board; the model begins games 0, 2, 4, ...
 
-    The model is to move in every other game: it is asked for half of the boards, and the opponent for the other half.
+    In each turn the model is to move in every other game. So only half of the boards go through the
+    model, and the other half through the opponent.
     """
     start = connect_four.empty((games,)), jnp.zeros(games, bool), jnp.zeros(games)
 
@@ -61,12 +65,14 @@ def match(network: Network, key: jax.Array, opponent: str, searched: bool, games
         mine, its = (jax.tree.map(lambda x, n=n: _half(x, n), boards) for n in (number % 2, 1 - number % 2))
         policy, value = decided(network, mine, searched, simulations)
         theirs = players.OPPONENTS[opponent](jax.random.fold_in(key, number), its)
-        policy, value = (jnp.repeat(x, 2, 0) for x in (policy, value))  # both games of a pair show the model's own
+        # Both games of a pair store the value of the one in which the model is to move.
+        policy, value = (jnp.repeat(x, 2, 0) for x in (policy, value))
         moves = jnp.where(ours, jnp.argmax(policy, -1), jnp.repeat(theirs, 2))
         after = jax.vmap(connect_four.play)(boards, moves)
         won = ~ended & connect_four.lost(after)
         result = jnp.where(won, jnp.where(ours, 1.0, -1.0), result)
         said = Said(boards.own, boards.other, moves, value, policy, ~ended)
+        # A finished game keeps its last board while the others go on.
         boards = jax.tree.map(lambda old, new: jnp.where(ended[:, None, None], old, new), boards, after)
         return (boards, ended | connect_four.over(boards), result), said
 
@@ -75,12 +81,16 @@ def match(network: Network, key: jax.Array, opponent: str, searched: bool, games
 
 
 def _half(games: jax.Array, odd: jax.Array) -> jax.Array:
-    """The games of even number, or those of odd number."""
+    """Return the games of even number (odd = 0) or of odd number (odd = 1)."""
     return games.reshape(-1, 2, *games.shape[1:])[:, odd]
 
 
 def decided(network: Network, boards, searched: bool, simulations: int) -> tuple[jax.Array, jax.Array]:
-    """(policy (G, 7), value (G,)): the search's share of visits, or the network's own softmax over legal moves."""
+    """Return (policy (G, 7), value (G,)) of the model on boards.
+
+    With search, the policy is the share of visits. Without, it is the network's softmax over legal
+    moves.
+    """
     if searched:
         found = search(network, boards, simulations)
         return found.visits / jnp.maximum(found.visits.sum(-1, keepdims=True), 1), found.value
@@ -89,10 +99,11 @@ def decided(network: Network, boards, searched: bool, simulations: int) -> tuple
 
 
 class Matches:
-    """The validation batches of a run: one match a batch, as many games as a batch has rows, played by the weights.
+    """The validation batches of a run: each batch is one match that the current weights play.
 
-    A row is one position of its game, with what the search said there and the game's end. Without search there is
-    nothing to compare with: the row's weight is 0, and only the game's end counts.
+    A row is one position of one game, with the search's policy there and the result of the game.
+    Without search there is no policy to compare with, so the row's weight is 0 and only the result
+    counts.
     """
 
     def __init__(self, config: Any, mesh: Mesh):
@@ -101,7 +112,7 @@ class Matches:
         if self.batch_size % 2:
             option = "eval" if config.eval.batch_size else "train"
             raise ValueError(
-                f"{option}.batch_size = {self.batch_size}: the model begins half of so many games; give an even number"
+                f"{option}.batch_size = {self.batch_size}: the model begins half of the games; give an even number"
             )
         self._seed = config.train.seed
         self._place = Placement(mesh, config.parallel.rules, self.batch_size, config.data.row())
@@ -114,13 +125,15 @@ class Matches:
         return len(PAIRINGS)
 
     def made_by(self, weights: params.Tree) -> Iterator[Batch]:
+        """Yield one batch per match, played by these weights."""
         for number, name in enumerate(PAIRINGS):
             played = jax.tree.map(np.asarray, self._play[name](weights, self._key(name)))
             yield self._place(self._batch(number, PAIRINGS[name][1], played))
 
     def _batch(self, number: int, searched: bool, played: Played) -> dict[str, np.ndarray]:
         games, said = np.arange(self.batch_size), played.said
-        # One position of each game in which the model is to move, from all over the games.
+        # Take one position of each game in which the model is to move; they spread over the length
+        # of games.
         turns = (said.running.sum(0) - games % 2 + 1) // 2
         at = games // 2 * 7 % turns * 2 + games % 2
         own, other = said.own[at, games], said.other[at, games]
@@ -136,8 +149,11 @@ class Matches:
         }
 
     def shown(self, weights: params.Tree) -> list[dict[str, Any]]:
-        """The first games against minimax: {"moves": columns, "turns": numbers of the model's moves, from 1, "values":
-        what it expected before each of them, "first": whether it began, "result": 1, 0 or -1}."""
+        """Return the first games against minimax.
+
+        Each is {"moves": columns, "turns": the numbers of the model's moves, from 1, "values": the
+        model's values before those moves, "first": whether the model began, "result": 1, 0 or -1}.
+        """
         played = jax.tree.map(np.asarray, self._play["win_minimax"](weights, self._key("win_minimax")))
         found = []
         for game in range(min(SHOWN, self.batch_size)):

@@ -1,4 +1,4 @@
-"""A run's model as the network of a search."""
+"""The model of a run as the network of a tree search."""
 
 from typing import Any
 
@@ -11,7 +11,10 @@ from bigmodel_jax.data.games import connect_four
 
 
 def with_network(config: Any, mesh: Mesh, run: Any) -> Any:
-    """(weights, *arrays) -> what run(network, *arrays) gives, compiled; the weights compute in the run's precision."""
+    """Return a compiled function (weights, *arrays) -> run(network, *arrays).
+
+    The weights are cast to the run's compute dtype. `network` maps boards to (logits, values).
+    """
     model = config.make_model()
 
     def compiled(weights, *arrays):
@@ -20,6 +23,7 @@ def with_network(config: Any, mesh: Mesh, run: Any) -> Any:
 
             def network(boards):
                 value = model.apply(weights, {"board": connect_four.planes(boards)}).value
+                # The last output is the value, and the others are the logits of the moves.
                 return value[:, :-1], value[:, -1]
 
             return run(network, *arrays)

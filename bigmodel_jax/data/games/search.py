@@ -1,7 +1,7 @@
-"""Monte Carlo tree search with a network's priors and values, batched and compiled as one program.
+"""Monte Carlo tree search with a network's priors and values, batched and compiled.
 
-The rule of selection is PUCT in AlphaZero's form (Silver et al. 2017, arXiv:1712.01815): the move with the greatest
-Q + c P sqrt(N) / (1 + n). G games are searched at a time, each in a tree of its own.
+Moves are selected by PUCT in AlphaZero's form (Silver et al. 2017, arXiv:1712.01815): the move with
+the greatest Q + c P sqrt(N) / (1 + n). G games are searched at once, each in its own tree.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,21 @@ import jax.numpy as jnp
 from bigmodel_jax.data.games import connect_four
 from bigmodel_jax.data.games.connect_four import COLUMNS, Board
 
-EXPLORATION = 1.5  # c
+EXPLORATION = 1.5  # c in the formula of PUCT
 Network = Callable[[Board], tuple[jax.Array, jax.Array]]  # boards (G, ...) -> logits (G, 7), values (G,) in -1 .. 1
 
 
 class Tree(NamedTuple):
-    """One game's nodes, N = simulations + 1: values are those of the player to move there.
+    """The search tree of one game, with room for N = simulations + 1 nodes.
 
-    boards (N, 6, 7) twice; priors (N, 7); children (N, 7) int32, -1 where there is none; parents (N,) int32; visits and
-    values (N,), sums over the simulations that passed; over (N,) bool.
+    - boards: the position of each node, two arrays (N, 6, 7).
+    - priors (N, 7): the network's policy.
+    - children (N, 7) int32: the node after each move, -1 where there is none yet.
+    - parents (N,) int32: -1 at the root.
+    - visits, values (N,): counts and sums over the simulations that passed the node; values are
+      from
+      the view of the player to move there.
+    - over (N,) bool: whether the game has ended.
     """
 
     boards: Board
@@ -34,14 +40,22 @@ class Tree(NamedTuple):
 
 
 class Found(NamedTuple):
-    """visits (G, 7) int32 of the root's moves; value (G,): the mean value of the simulations for the player to move."""
+    """The result of a search.
+
+    - visits (G, 7) int32: how often each move of the root was tried.
+    - value (G,): the mean value of the simulations for the player to move.
+    """
 
     visits: jax.Array
     value: jax.Array
 
 
 def search(network: Network, boards: Board, simulations: int, noise: jax.Array | None = None) -> Found:
-    """noise (G, 7): distributions of which a quarter is mixed into the roots' priors, as self-play does; None: no noise."""
+    """Search G boards with so many simulations each.
+
+    `noise` (G, 7) holds probability distributions. A quarter of them is mixed into the roots'
+    priors, as in AlphaZero's self-play. None means no noise.
+    """
     priors, values = evaluated(network, boards)
     if noise is not None:
         mixed = jnp.where(connect_four.legal(boards), 0.75 * priors + 0.25 * noise, 0.0)
@@ -62,7 +76,10 @@ def search(network: Network, boards: Board, simulations: int, noise: jax.Array |
 
 
 def evaluated(network: Network, boards: Board) -> tuple[jax.Array, jax.Array]:
-    """(priors (G, 7) over the legal moves, values (G,)): the rules' own value where a game is over."""
+    """Return (priors (G, 7) over legal moves, values (G,)).
+
+    The value of a finished game comes from the rules, and that of any other from the network.
+    """
     logits, values = network(boards)
     legal = connect_four.legal(boards)
     priors = jnp.where(legal, jax.nn.softmax(jnp.where(legal, logits.astype(jnp.float32), -1e9)), 0.0)
@@ -71,7 +88,7 @@ def evaluated(network: Network, boards: Board) -> tuple[jax.Array, jax.Array]:
 
 
 def planted(board: Board, prior: jax.Array, value: jax.Array, simulations: int) -> Tree:
-    """A tree of the root alone, which has been visited once."""
+    """Return a tree that holds only the root, which counts as visited once."""
     num = simulations + 1
     boards = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype).at[0].set(x), board)
     priors = jnp.zeros((num, COLUMNS)).at[0].set(prior)
@@ -87,17 +104,21 @@ def _board(tree: Tree, node: jax.Array) -> Board:
 
 
 def best(tree: Tree, node: jax.Array) -> jax.Array:
-    """The move of greatest Q + U at a node; a move that was never tried has the node's own mean value as its Q."""
+    """Return the move with the greatest Q + U at a node.
+
+    The Q of an untried move is the mean value of the node itself.
+    """
     children, prior = tree.children[node], tree.priors[node]
     visits = jnp.where(children >= 0, tree.visits[children], 0.0)
     own = tree.values[node] / tree.visits[node]
+    # A child's values are the opponent's, so their sign is turned.
     q = jnp.where(children >= 0, -tree.values[children] / jnp.maximum(tree.visits[children], 1.0), own)
     u = EXPLORATION * prior * jnp.sqrt(tree.visits[node]) / (1.0 + visits)
     return jnp.argmax(jnp.where(connect_four.legal(_board(tree, node)), q + u, -jnp.inf)).astype(jnp.int32)
 
 
 def select(tree: Tree) -> tuple[jax.Array, jax.Array]:
-    """(node, move): down from the root to a move without a child, or to a node where the game is over."""
+    """Descend from the root, and return (node, move) without a child, or a node that is over."""
 
     def inside(place):
         node, move = place
@@ -111,11 +132,14 @@ def select(tree: Tree) -> tuple[jax.Array, jax.Array]:
 
 
 def grown(tree: Tree, new, parent, move, board: Board, prior, value) -> Tree:
-    """The tree with the node `new` behind `move`, and its value added along the path; where the game is over at
-    `parent`, that node's own value is added once more instead."""
+    """Return the tree with the node `new` behind `move`, and its value added along the path.
+
+    Where the game is over at `parent`, no node is linked; the value of `parent` is added once more.
+    """
     ended = tree.over[parent]
     leaf = jnp.where(ended, parent, new)
     value = jnp.where(ended, jnp.where(connect_four.lost(_board(tree, parent)), -1.0, 0.0), value)
+    # A finished game gets no child, so its entry is written back unchanged.
     linked = jnp.where(ended, tree.children[parent, move], new)
     tree = tree._replace(
         boards=jax.tree.map(lambda all_, one: all_.at[new].set(one), tree.boards, board),
@@ -126,6 +150,7 @@ def grown(tree: Tree, new, parent, move, board: Board, prior, value) -> Tree:
     )
 
     def up(carry):
+        # Players alternate, so the value changes its sign at every step towards the root.
         node, value, visits, values = carry
         return tree.parents[node], -value, visits.at[node].add(1.0), values.at[node].add(value)
 

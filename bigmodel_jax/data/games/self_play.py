@@ -1,7 +1,7 @@
-"""Games that a model plays against itself, as the training batches of a run.
+"""Training batches from games that a model plays against itself.
 
-Everything that is drawn is a function of (seed, step, weights). The window of games is saved with a checkpoint: the weights
-that played the older of them are gone, so they could not be played again.
+All random choices are functions of (seed, step, weights). The recent games are saved with each
+checkpoint, because the weights that played the older ones no longer exist.
 """
 
 import base64
@@ -28,15 +28,16 @@ from bigmodel_jax.data.games.network import with_network
 from bigmodel_jax.data.games.search import Network, search
 from bigmodel_jax.data.loader import Batch, Placement
 
-Games = dict[str, np.ndarray]  # stones (N, 6, 7) int8: 1 own, 2 the other's; visits (N, 7) int32; outcome (N,) int8
+Games = dict[str, np.ndarray]  # stones (N, 6, 7) int8: 1 own, 2 the opponent's; visits (N, 7) int32; outcome (N,) int8
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfPlayData(DataConfig):
-    """Connect Four played by the run's own weights with search.
+    """Connect Four played by the run's own weights with tree search.
 
-    Batch: board (B, 6, 7, 2), search_policy (B, 7), outcome (B,) in -1 .. 1 for the player to move, legal (B, 7) and
-    weights (B,) float32; in evaluation won (B,) float32 and pairing (B,) int32, the number of a row's match.
+    A batch holds board (B, 6, 7, 2), search_policy (B, 7), outcome (B,) in -1 .. 1 for the player
+    to move, legal (B, 7) and weights (B,), all float32. An evaluation batch also holds won (B,)
+    float32 and pairing (B,) int32, the number of the row's match.
     """
 
     endless: ClassVar[bool] = True
@@ -45,17 +46,17 @@ class SelfPlayData(DataConfig):
     )
 
     games: Count = 64
-    "games that are played at a time"
+    "games that are played at once in one round"
     simulations: Count = 32
-    "of the search before each move of self-play"
+    "simulations of the search before each move of self-play"
     eval_simulations: Count = 32
-    "of the search before each move of an evaluation"
+    "simulations of the search before each move of an evaluation"
     sampled_moves: CountOrZero = 10
-    "so many moves of a game are drawn by their visits; later ones are the most visited"
+    "the first moves of a game, drawn in proportion to their visits; later moves are the most visited"
     updates_per_game: Count = 8
-    "steps between two rounds of games"
+    "training steps between two rounds of games"
     window: Count = 12
-    "rounds of games from which batches are drawn"
+    "how many recent rounds of games batches are drawn from"
 
     def open(self, split: str) -> "Openings":
         return Openings(self.games)
@@ -83,7 +84,7 @@ class SelfPlayData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Openings:
-    """The empty boards from which a round of games starts: what there is before any game is played."""
+    """The empty boards from which a round of games starts, as rows before any game is played."""
 
     games: int
 
@@ -100,7 +101,10 @@ class Openings:
 
 
 def played(network: Network, key: jax.Array, data: SelfPlayData) -> tuple[jax.Array, ...]:
-    """(stones, visits, outcome, running), (T, G, ...), of games from the empty board to their ends."""
+    """Play games from the empty board to their ends.
+
+    Returns (stones, visits, outcome, running), each (T, G, ...).
+    """
     start = connect_four.empty((data.games,)), jnp.zeros(data.games, bool)
 
     def turn(carry, number):
@@ -114,20 +118,25 @@ def played(network: Network, key: jax.Array, data: SelfPlayData) -> tuple[jax.Ar
         after = jax.vmap(connect_four.play)(boards, moves)
         won = ~ended & connect_four.lost(after)
         said = (boards.own + 2 * boards.other).astype(jnp.int8), found.visits, won, ~ended
+        # A finished game keeps its last board while the others go on.
         boards = jax.tree.map(lambda old, new: jnp.where(ended[:, None, None], old, new), boards, after)
         return (boards, ended | connect_four.over(boards)), said
 
     _, (stones, visits, won, running) = jax.lax.scan(
         connect_four.until(lambda carry: carry[1].all(), turn), start, jnp.arange(MOST)
     )
-    # Who made the last move has won; players alternate.
+    # The player who made the last move has won, and the players alternate. So positions at an even
+    # distance from that move belong to the winner.
     numbers, last = jnp.arange(MOST)[:, None], jnp.argmax(won, 0)
     outcome = jnp.where(won.any(0), jnp.where((last - numbers) % 2 == 0, 1, -1), 0).astype(jnp.int8)
     return stones, visits, outcome, running
 
 
 class SelfPlayGames:
-    """An `Experience`: every `updates_per_game` steps the weights of now play a round; batches are drawn from a window."""
+    """An `Experience` whose batches are drawn from recent games of self-play.
+
+    Every `updates_per_game` steps the current weights play a new round of games.
+    """
 
     phase = "rollout"
 
@@ -144,20 +153,24 @@ class SelfPlayGames:
         self._constants = constants
 
     def prefetch(self) -> None:
-        """Nothing can be prepared without the weights."""
+        """Do nothing, because nothing can be prepared without the weights."""
 
     def wait(self, seconds: float) -> bool:
-        """False where a round comes next: it can begin only once the step before has made its weights."""
+        """Return False where the next step needs a new round of games.
+
+        A round can begin only when the previous step has finished its weights.
+        """
         if self._number() in self._rounds:
             return True
         time.sleep(seconds)
         return False
 
     def _number(self) -> int:
-        """Of the round that the next step trains on, with those before it."""
+        """Return the number of the latest round that the next step trains on."""
         return self._step // self._data.updates_per_game
 
     def next(self, state: Any) -> Batch:
+        """Return the next batch, and play a new round of games before it where one is due."""
         number = self._number()
         if number not in self._rounds:
             self._rounds[number] = self._round(number, params.merge(state.params, state.frozen, self._constants))
@@ -166,6 +179,7 @@ class SelfPlayGames:
         return batch
 
     def _round(self, number: int, weights: params.Tree) -> Games:
+        """Play one round of games, and measure it."""
         key = jax.random.fold_in(jax.random.key(self._seed), number)
         began = time.perf_counter()
         stones, visits, outcome, running = (np.asarray(x) for x in self._play(weights, key))
@@ -176,10 +190,14 @@ class SelfPlayGames:
         return {"stones": stones[running], "visits": visits[running], "outcome": outcome[running]}
 
     def _window(self, number: int) -> list[int]:
+        """Return the rounds from which batches are drawn once round `number` is played."""
         return [n for n in range(max(0, number - self._data.window + 1), number + 1) if n in self._rounds]
 
     def _drawn(self, number: int) -> dict[str, np.ndarray]:
-        """Positions of the window, each equally likely, half of them seen in a mirror: the rules know no left and right."""
+        """Draw positions from the window with equal probability, and mirror half of them.
+
+        The rules are symmetric in left and right.
+        """
         chosen = [self._rounds[n] for n in self._window(number)]
         whole = {name: np.concatenate([one[name] for one in chosen]) for name in chosen[0]}
         draw = np.random.default_rng([self._seed, self._step])
@@ -192,7 +210,7 @@ class SelfPlayGames:
     # ---- where it stands
 
     def position(self) -> dict[str, Any]:
-        """With the games of the window that the next step draws from."""
+        """Return the position, with the games of the window that the next step draws from."""
         kept = self._window(self._number())
         sums = {name: float(mean.total) for name, mean in self._sums.items()}
         return {"self_play_step": self._step, "rounds": {str(n): packed(self._rounds[n]) for n in kept}, "sums": sums}
@@ -200,7 +218,9 @@ class SelfPlayGames:
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
         self._step = step if position is None else int(position["self_play_step"])
         if position is None and step:
-            raise ValueError(f"data: SelfPlayData cannot go on at step {step} without the games of that save")
+            raise ValueError(
+                f"data: SelfPlayData cannot go on at step {step} without the games that its checkpoint holds"
+            )
         saved = position["rounds"] if position else {}
         here = {n: games for n, games in self._rounds.items() if n == self._number() and not saved}
         self._rounds = here | {int(n): unpacked(text) for n, text in saved.items()}
@@ -209,7 +229,7 @@ class SelfPlayGames:
 
 
 def rows(games: Games, mirrored: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a batch; mirrored (N,) bool: those whose left is right."""
+    """Return the arrays of a batch; `mirrored` (N,) bool marks the positions to be mirrored."""
     stones, visits = games["stones"], games["visits"].astype(np.float32)
     if mirrored is not None:
         stones = np.where(mirrored[:, None, None], stones[:, :, ::-1], stones)
@@ -224,12 +244,13 @@ def rows(games: Games, mirrored: np.ndarray | None = None) -> dict[str, np.ndarr
 
 
 def packed(games: Games) -> str:
-    """As text, to the last bit."""
+    """Encode games as text without loss."""
     out = io.BytesIO()
     np.savez_compressed(out, **games)
     return base64.b64encode(out.getvalue()).decode()
 
 
 def unpacked(text: str) -> Games:
+    """Decode the text of `packed`."""
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)

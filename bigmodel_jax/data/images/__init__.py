@@ -1,1 +1,1 @@
-"""Data sets of images."""
+"""Image data: classification, captions, questions, segmentation, detection, and augmentation."""

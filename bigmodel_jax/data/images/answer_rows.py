@@ -1,4 +1,4 @@
-"""Rows of pictures with answers, and the same rows as prompts that are answered."""
+"""Rows of images with answers, and the same rows as prompts."""
 
 import base64
 import dataclasses
@@ -13,10 +13,17 @@ from bigmodel_jax.data.images.image_rows import shift
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRows:
-    """One split. images uint8, of which row n has images[places[n]]; floats: what a model reads of them; texts: tokens before
-    each answer, and of the answer."""
+    """The rows of one split.
 
-    shown_as: ClassVar[str] = "arrays"  # how the `data` verb shows them
+    - images: uint8; row n has images[places[n]].
+    - floats: turns uint8 images into the model's input.
+    - texts: for each row, the tokens before the answer, and the tokens of the answer.
+    - records: the records of the source.
+    - max_shift: the largest random shift in training, in pixels.
+    - skipped: the number of bad records.
+    """
+
+    shown_as: ClassVar[str] = "arrays"  # how the `data` verb displays the rows
 
     images: np.ndarray
     floats: Callable[[np.ndarray], np.ndarray]
@@ -38,9 +45,11 @@ class AnswerRows:
             before, answer = self.texts[index]
             begin, end = len(before), len(before) + len(answer)
             whole[row, :begin], whole[row, begin:end] = before, answer
+            # The target is the next token, so the answer's weights begin one position early.
             segments[row, : end - 1], prefix[row, :begin], weights[row, begin - 1 : end - 1] = 1, 1, 1
         images = self.images[self.places[indices]]
         if noise is not None and self.max_shift:
+            # A shift fills in zeros; on inverted images these become white.
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
             "image": self.floats(images),
@@ -67,7 +76,7 @@ class AnswerRows:
 
 @dataclasses.dataclass(frozen=True)
 class ImagePrompts:
-    """One split as prompts: their tokens, their records, and what the model reads beside the tokens."""
+    """One split as prompts: their tokens, their records, and the image that the model reads."""
 
     rows: AnswerRows
 
@@ -89,11 +98,11 @@ class ImagePrompts:
         return self.rows.counts()
 
     def inputs(self, index: int) -> dict[str, np.ndarray]:
-        """The image of a prompt, as a batch of one row."""
+        """Return the image of a prompt as a batch of one row."""
         return {"image": self.rows.floats(self.rows.images[self.rows.places[index]][None])}
 
     def picture(self, index: int) -> str:
-        """The picture of a prompt as the address of a PNG that holds itself; of several squares, the whole one."""
+        """Return a prompt's whole image as a PNG data URL; with tiles it is the last square."""
         image, record = self.rows.images[self.rows.places[index]], self.records[index]
         image = image[record["squares"] - 1] if image.ndim == 4 else image
         return "data:image/png;base64," + base64.b64encode(pictures.encode(image)).decode()

@@ -1,4 +1,4 @@
-"""Changes of training pictures, a list of which stands in a data config: each is a function of a picture and 64 random bits."""
+"""Augmentations of training images: each maps an image and 64 random bits to an image."""
 
 import dataclasses
 import math
@@ -14,25 +14,28 @@ from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data.images.draws import GOLDEN, MASK, Draws, mixed
 from bigmodel_jax.data.images.pictures import Box, from_pillow, to_pillow
 
-TRIES = 10  # of a random part that lies inside the picture
+TRIES = 10  # attempts to draw a rectangle that lies inside the image
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Base of every change of a training picture."""
+    """The base class of every augmentation."""
 
     def __call__(self, image: np.ndarray, noise: int) -> np.ndarray:
-        """(H, W, 1 or 3) uint8 -> a new array of the same shape; equal bits give equal pixels."""
+        """Map (H, W, 1 or 3) uint8 to a new array of that shape; equal bits give equal pixels."""
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
 
 
 def noise_of(noise: int, place: int) -> int:
-    """The random bits of the change at this place of the list."""
+    """Return the random bits of the augmentation at this place of the list."""
     return mixed((int(noise) + (place + 1) * GOLDEN) & MASK)
 
 
 def augmented(changes: Sequence[Augmentation], image: np.ndarray, noise: int, first: int = 0) -> np.ndarray:
-    """The picture after the changes from `first` on. ValueError names the change that gives another shape or type."""
+    """Apply the augmentations from number `first` on.
+
+    Raises ValueError with the name of an augmentation that changes the shape or the dtype.
+    """
     shape = image.shape
     for place, change in enumerate(changes[first:], first):
         image = change(image, noise_of(noise, place))
@@ -47,24 +50,32 @@ def augmented(changes: Sequence[Augmentation], image: np.ndarray, noise: int, fi
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop(Augmentation):
-    """A part of random area and aspect ratio, scaled to the size of the batch's images (Szegedy et al. 2014, arXiv:1409.4842,
-    section 6, with the numbers of torchvision's class of this name). As first of the list it is cut from the file."""
+    """Cuts out a rectangle of random area and aspect ratio, and resizes it to the image's size.
+
+    The source is Szegedy et al. 2014 (arXiv:1409.4842, section 6); the default ranges are those of
+    torchvision's class of this name. As the first of the list it is cut from the full-size file.
+    """
 
     area: tuple[ShareAboveZero, ShareAboveZero] = (0.08, 1.0)
-    "least and greatest share of the picture's area"
+    "range of the rectangle's share of the image's area"
     aspect: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    "least and greatest width / height"
+    "range of width / height"
 
     def __post_init__(self):
         _check_rising(self, "area", "aspect")
 
     def box(self, width: int, height: int, noise: int) -> Box:
-        """Where ten tries find no part inside the picture, the largest part in the middle of an allowed aspect ratio."""
+        """Return the random rectangle.
+
+        Where ten attempts find none inside the image, it is the largest centred rectangle of an
+        allowed aspect ratio.
+        """
         draws = Draws(noise)
         for _ in range(TRIES):
             across, down = _sides(draws, self.area, self.aspect, width, height)
             if 0 < across <= width and 0 < down <= height:
                 return draws.below(width - across + 1), draws.below(height - down + 1), across, down
+        # No attempt fitted: take the largest centred rectangle of an allowed aspect ratio.
         least, most = self.aspect
         across, down = min(width, round(height * most)), min(height, round(width / least))
         return (width - across) // 2, (height - down) // 2, max(across, 1), max(down, 1)
@@ -78,9 +89,10 @@ class RandomResizedCrop(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Shift(Augmentation):
-    """Moved by up to so many pixels each way, black coming in at the edge: a random part of the padded picture."""
+    """Shifts the image by up to `pixels` each way; the uncovered edge becomes black."""
 
     pixels: Count = 2
+    "the largest shift, in pixels"
 
     def __call__(self, image, noise):
         draws, most = Draws(noise), self.pixels
@@ -91,10 +103,12 @@ class Shift(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Flip(Augmentation):
-    """Mirrored, left and right or top and bottom exchanged."""
+    """Mirrors the image left-right (horizontal) or top-bottom (vertical)."""
 
     share: Share = 0.5
+    "share of the images that are mirrored"
     axis: Literal["horizontal", "vertical"] = "horizontal"
+    "horizontal: left and right are exchanged; vertical: top and bottom"
 
     def __call__(self, image, noise):
         if not Draws(noise).chance(self.share):
@@ -104,9 +118,10 @@ class Flip(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Rotate(Augmentation):
-    """Turned about the middle by up to so many degrees each way, black coming in."""
+    """Rotates the image about its centre by up to `degrees` each way, on black."""
 
     degrees: NonNegative = 15.0
+    "the largest angle"
 
     def __call__(self, image, noise):
         angle = Draws(noise).uniform(-self.degrees, self.degrees)
@@ -115,10 +130,12 @@ class Rotate(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Scale(Augmentation):
-    """Enlarged about the middle by a factor between these two, black coming in where it is below 1."""
+    """Scales the image about its centre by a random factor; below 1 the border becomes black."""
 
     least: Positive = 0.8
+    "the smallest factor"
     most: Positive = 1.25
+    "the largest factor"
 
     def __post_init__(self):
         if self.least > self.most:
@@ -128,6 +145,7 @@ class Scale(Augmentation):
         draws = Draws(noise)
         step = 1 / math.exp(draws.uniform(math.log(self.least), math.log(self.most)))
         height, width = image.shape[:2]
+        # Pillow's transform maps output coordinates to input coordinates, hence the inverse factor.
         back = (step, 0, width / 2 * (1 - step), 0, step, height / 2 * (1 - step))
         moved = to_pillow(image).transform(
             (width, height), Image.Transform.AFFINE, back, resample=Image.Resampling.BILINEAR
@@ -140,8 +158,12 @@ class Scale(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Colour(Augmentation):
-    """Brightness, contrast and saturation times a factor of 1 +- their number, the hue turned by up to `hue` of the circle, in
-    random order, as torchvision's ColorJitter does."""
+    """Changes brightness, contrast, saturation and hue in random order, as torchvision's
+    ColorJitter does.
+
+    Brightness, contrast and saturation are multiplied by a factor between 1 - x and 1 + x, where x
+    is the field. The hue is turned by up to `hue` of the colour circle in both directions.
+    """
 
     brightness: Share = 0.4
     contrast: Share = 0.4
@@ -169,12 +191,19 @@ class Colour(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Erase(Augmentation):
-    """In this share of all pictures a rectangle of random place, area and aspect ratio is overwritten (Zhong et al. 2017,
-    arXiv:1708.04896): by random pixels, the best of the paper, or by black."""
+    """Overwrites a random rectangle in this share of the images (Zhong et al. 2017,
+    arXiv:1708.04896).
+
+    The rectangle is filled with random pixels, which is the best variant of the paper, or with
+    black.
+    """
 
     share: Share = 0.25
+    "share of the images that get a rectangle"
     area: tuple[ShareAboveZero, ShareAboveZero] = (0.02, 1 / 3)
+    "range of the rectangle's share of the image's area"
     aspect: tuple[Positive, Positive] = (0.3, 3.3)
+    "range of width / height"
     fill: Literal["random", "black"] = "random"
 
     def __post_init__(self):
@@ -198,8 +227,11 @@ class Erase(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Own(Augmentation):
-    """A function of the config file, or of a module, from a picture (H, W, C) uint8 and a whole number of 64 random bits to a
-    picture of the same shape. It is named as the function of `Arrays` is."""
+    """Applies a user's function (image (H, W, C) uint8, 64 random bits as an int) -> image.
+
+    The result must have the same shape. The function stands in the config file or in a module, and
+    is named like the function of `Arrays`.
+    """
 
     function: FunctionName = ""
 
@@ -220,7 +252,10 @@ def _check_rising(change: Augmentation, *names: str) -> None:
 
 
 def _sides(draws: Draws, area: tuple, aspect: tuple, width: int, height: int) -> tuple[int, int]:
-    """(width, height) in pixels of a part: area uniform, the logarithm of the aspect ratio uniform."""
+    """Draw the (width, height) of a rectangle in pixels.
+
+    The area is uniform, and so is the logarithm of the aspect ratio.
+    """
     pixels = width * height * draws.uniform(*area)
     ratio = math.exp(draws.uniform(math.log(aspect[0]), math.log(aspect[1])))
     return round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
@@ -231,9 +266,13 @@ def _enhanced(kind: type):
 
 
 def turned_hue(picture: Image.Image, share: float) -> Image.Image:
-    """The hue turned by a share of the circle, -0.5 .. 0.5, in Pillow's 256 steps; a grey picture stays."""
+    """Turn the hue by a share of the colour circle, -0.5 .. 0.5, in Pillow's 256 steps.
+
+    A grey image is returned unchanged.
+    """
     if picture.mode == "L":
         return picture
     hue, saturation, value = picture.convert("HSV").split()
+    # uint8 arithmetic wraps around, as the colour circle does.
     turned = np.asarray(hue) + np.int32(share * 255).astype(np.uint8)
     return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")

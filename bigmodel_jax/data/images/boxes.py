@@ -1,4 +1,4 @@
-"""Pictures with boxes around their objects: checked and decoded once into the cache, batched by indexing."""
+"""Images with bounding boxes, checked and decoded once into the cache."""
 
 import dataclasses
 import json
@@ -17,18 +17,21 @@ from bigmodel_jax.data.images.mask_files import Fit
 from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.source import Source
 
-FORMAT = 1  # raise it when the decoded files below change
-ABSENT = -1  # the class of a place that no object takes
-FLIPPED = np.uint64(63)  # the bit of a row's noise that turns it around
+FORMAT = 1  # raise it when the decoded files change
+ABSENT = -1  # the class of an unused place in a row
+FLIPPED = np.uint64(63)  # the bit of a row's noise that decides whether the row is mirrored
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxData(DataConfig):
-    """Pictures with boxes, for detection. The source's records hold "image" (H, W, 1 or 3) uint8, "boxes" (N, 4): left, top,
-    right, bottom in pixels, and "classes" (N,) whole numbers. N may be 0: a picture without objects.
+    """Images with bounding boxes, for detection.
 
-    Batch: image (B, H, W, C) float32 in 0 .. 1; boxes (B, M, 4) float32: centre, width and height as shares of the picture's
-    width and height; classes (B, M) int32, -1 where a row has fewer than M objects; weights (B,) float32.
+    The source gives records with "image" (H, W, 1 or 3) uint8, "boxes" (N, 4): left, top, right and
+    bottom in pixels, and "classes" (N,) whole numbers. N is 0 for an image without objects.
+
+    A batch holds image (B, H, W, C) float32 in 0 .. 1; boxes (B, M, 4) float32: centre x, centre y,
+    width and height as shares of the image's size; classes (B, M) int32, -1 where a row has fewer
+    than M objects; weights (B,) float32.
     """
 
     required_by: ClassVar = {
@@ -44,18 +47,19 @@ class BoxData(DataConfig):
     }
 
     source: Source = DigitScenes()
+    "where the images come from"
     num_classes: Classes = 11
-    "classes are 0 .. num_classes - 1; any other makes a bad record"
+    "classes are 0 .. num_classes - 1; a record with any other class is bad"
     max_objects: Count = 8
-    "M: a record with more objects is bad"
+    "the most objects of an image (M); a record with more is bad"
     image_size: tuple[Count, ...] = ()
-    "(height, width): pictures of any sizes are brought to it by `fit`; (): all have one shape"
+    "(height, width) to which `fit` brings images of any size; (): all images have one size"
     fit: Fit = "pad"
-    "with image_size: cut at the centre, padded to the right and below, or stretched"
+    "how an image is brought to image_size: crop at the centre, pad on the right and below, or stretch"
     outside: Literal["refuse", "clip"] = "refuse"
-    "a box that reaches beyond its picture makes a bad record, or is cut at the edge and counted"
+    "a box that reaches beyond its image: refuse makes the record bad, clip cuts the box"
     flip: bool = False
-    "in training, half of the pictures are mirrored"
+    "mirror half of the training images"
 
     def __post_init__(self):
         if self.image_size and len(self.image_size) != 2:
@@ -80,16 +84,20 @@ class BoxData(DataConfig):
         masks.write_class_names(self.source, folder)
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-        """A picture file as evaluation sees it, (H, W, C) float32 in 0 .. 1."""
+        """Return an image file as evaluation prepares it: (H, W, C) float32 in 0 .. 1."""
         return masks.picture(path, shape, self.fit)
 
     def class_name(self, label: int) -> str:
+        """Return the name of a class, or "class N" where the source has none."""
         return masks.class_name(self.source, label)
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxRows:
-    """One split. images (N, H, W, C) uint8; boxes (N, M, 4) float32 as in a batch; classes (N, M) int32."""
+    """The rows of one split.
+
+    images (N, H, W, C) uint8; boxes (N, M, 4) float32 as in a batch; classes (N, M) int32.
+    """
 
     images: np.ndarray
     boxes: np.ndarray
@@ -105,6 +113,7 @@ class BoxRows:
         if noise is not None and self.flip:
             turned = (noise >> FLIPPED).astype(bool)
             images[turned] = images[turned, :, ::-1]
+            # A mirrored box keeps its size; only the x coordinate of its centre changes.
             boxes[turned, :, 0] = 1 - boxes[turned, :, 0]
         return {
             "image": images.astype(np.float32) / np.float32(255),
@@ -132,7 +141,10 @@ class BoxRows:
 
 
 def decoded_folder(cfg: BoxData, split: str) -> Path:
-    """The cache folder with image.npy, boxes.npy, classes.npy and meta.json of a split, made at first."""
+    """Return the cache folder with image.npy, boxes.npy, classes.npy and meta.json of a split.
+
+    The folder is filled where it does not exist yet.
+    """
     fields = (cfg.num_classes, cfg.max_objects, cfg.image_size, cfg.fit, cfg.outside, cfg.max_bad_records)
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), *fields)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
@@ -140,7 +152,7 @@ def decoded_folder(cfg: BoxData, split: str) -> Path:
 
 
 def _decode(cfg: BoxData, split: str, folder: Path) -> None:
-    """Reads a split's usable records into `folder`, one at a time in memory."""
+    """Write a split's usable records into `folder`; only one is in memory at a time."""
     bad, first, clipped = BadRecords(cfg.max_bad_records), None, 0
     with (
         Column(folder / "image.npy", np.uint8) as images,
@@ -155,7 +167,7 @@ def _decode(cfg: BoxData, split: str, folder: Path) -> None:
             if first is not None and image.shape != first:
                 bad.skip(where, f"shape {image.shape}, but the first has {first}; data.image_size takes any sizes")
                 continue
-            kept = (corners[:, 2:] > corners[:, :2]).all(axis=1)  # a cut may leave nothing of a box
+            kept = (corners[:, 2:] > corners[:, :2]).all(axis=1)  # a crop may leave nothing of a box
             first, clipped = image.shape, clipped + cut
             images.append(image)
             boxes.append(_padded(centred(corners[kept], image.shape), cfg.max_objects, 0))
@@ -167,7 +179,7 @@ def _decode(cfg: BoxData, split: str, folder: Path) -> None:
 
 
 def wrong(cfg: BoxData, record: dict[str, Any]) -> str:
-    """What makes a record unusable, in one line, or nothing."""
+    """Return what makes a record unusable, in one line; "" where nothing does."""
     if missing := lacks(record, "image", "boxes", "classes"):
         return missing
     image, (boxes, classes) = np.asarray(record["image"]), _arrays(record)
@@ -195,15 +207,16 @@ def wrong(cfg: BoxData, record: dict[str, Any]) -> str:
 
 
 def _arrays(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes, classes); of a picture without objects (0, 4) and (0,)."""
+    """Return (boxes, classes); without objects their shapes are (0, 4) and (0,)."""
     boxes, classes = np.asarray(record["boxes"], np.float64), np.asarray(record["classes"])
     return (boxes.reshape(0, 4) if boxes.size == 0 else boxes), classes
 
 
 def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
-    """(picture as it is stored, its boxes (N, 4) in its pixels, how many of them the picture's edges cut)."""
+    """Return (the stored image, its boxes (N, 4) in pixels, how many boxes were cut)."""
     image, (boxes, _) = np.asarray(record["image"]), _arrays(record)
     height, width = image.shape[:2]
+    # Boxes are cut at the edges of the image, and then moved with its pixels.
     inside = np.clip(boxes, 0, [width, height, width, height])
     cut = int((inside != boxes).any(axis=1).sum())
     if cfg.image_size:
@@ -215,7 +228,7 @@ def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
 
 
 def placing(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, offset), each (across, down), that take pixels of a picture of `shape` to those of `mask_files.fitted`."""
+    """Return the (scale, offset), each (x, y), that `mask_files.fitted` applies to pixels."""
     scale, offset = np.array([size[1] / shape[1], size[0] / shape[0]]), np.zeros(2)
     if fit == "crop":
         scale = np.full(2, scale.max())
@@ -226,7 +239,7 @@ def placing(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[np
 
 
 def centred(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Corners (N, 4) in pixels of a picture (H, W, ...) as centre, width and height, shares of its width and height."""
+    """Convert corners (N, 4) in pixels to centre, width and height relative to the image."""
     corners = corners / [shape[1], shape[0], shape[1], shape[0]]
     return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
 

@@ -1,4 +1,4 @@
-"""Pictures as their files: read through once when a split is prepared, decoded whenever a batch needs them."""
+"""Images kept as files: read once in preparation, and decoded whenever a batch needs them."""
 
 import contextlib
 import dataclasses
@@ -17,14 +17,21 @@ from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.images import pictures, threads
 from bigmodel_jax.data.sources.source import Records
 
-FORMAT = 1  # raise it when the files below change
+FORMAT = 1  # raise it when the cached files change
 COLUMNS = {"end": np.int64, "crc": np.uint32, "label": np.int32, "size": np.int32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Files of a split. data: their bytes one after another, or where `by_path` their paths; end (N,): where each ends;
-    crc (N,) of each file's content; label (N,); size (N, 2): width and height."""
+    """The image files of a split.
+
+    - data: the bytes of all files one after another, or with `by_path` the bytes of their paths.
+    - end (N,): where each file or path ends in `data`.
+    - crc (N,): the CRC-32 of each file's content.
+    - label (N,): the classes.
+    - size (N, 2): width and height.
+    - meta: the contents of meta.json.
+    """
 
     data: np.ndarray
     end: np.ndarray
@@ -38,7 +45,10 @@ class Encoded:
         return len(self.label)
 
     def content(self, row: int) -> tuple[bytes, str]:
-        """(the file, what it is called). ValueError for a file that has changed since it was prepared, or is gone."""
+        """Return (the bytes of a file, its name for messages).
+
+        Raises ValueError where the file has changed since it was prepared, or no longer exists.
+        """
         begin = int(self.end[row - 1]) if row else 0
         stored = self.data[begin : int(self.end[row])].tobytes()
         if not self.by_path:
@@ -54,15 +64,18 @@ class Encoded:
 
 
 def load(folder: Path) -> Encoded:
-    """What `write` wrote; only labels and places are in memory."""
+    """Open what `write` wrote; the files' bytes are memory-mapped, other arrays are read."""
     meta = json.loads((folder / "meta.json").read_text())
     columns = {name: np.load(folder / f"{name}.npy") for name in COLUMNS}
     return Encoded(np.memmap(folder / "data.bin", np.uint8, mode="r"), **columns, by_path=meta["by_path"], meta=meta)
 
 
 def write(folder: Path, split: str, records: Records, wrong: Callable[[dict[str, Any]], str], bad: BadRecords) -> int:
-    """Writes the usable records, each with "image" (a path, a file's bytes, or (H, W, 1 or 3) uint8) and "label", and returns
-    how many there are. wrong: what makes a record unusable, its picture apart, or nothing."""
+    """Write the usable records, and return how many there are.
+
+    Each record has "image" (a path, a file's bytes, or an array (H, W, 1 or 3) uint8) and "label".
+    `wrong` returns what makes a record unusable apart from its image, or "".
+    """
     by_path, place = False, 0
     with contextlib.ExitStack() as stack:
         columns = {name: stack.enter_context(Column(folder / f"{name}.npy", kind)) for name, kind in COLUMNS.items()}
@@ -83,6 +96,8 @@ def write(folder: Path, split: str, records: Records, wrong: Callable[[dict[str,
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
+    """What `write` stores of one record."""
+
     stored: bytes
     by_path: bool
     crc: int
@@ -91,14 +106,14 @@ class _Found:
 
 
 def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> _Found | str:
-    """What is kept of a record, or what is wrong with it. Runs in several threads."""
+    """Return what is stored of a record, or what is wrong with it; it runs in several threads."""
     if reason := wrong(record):
         return reason
     image, label = record["image"], int(record["label"])
     try:
-        content, by_path = _content(image), isinstance(image, Path)  # of a bucket, the bytes are kept
+        content, by_path = _content(image), isinstance(image, Path)  # a file in a bucket is stored by its bytes
         size = pictures.check(content, "the file")
-    except paths.Unanswered:  # which says nothing of the picture
+    except paths.Unanswered:  # the bucket did not answer, so the image may be good
         raise
     except (OSError, ValueError) as error:
         return str(error)
@@ -107,12 +122,13 @@ def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> 
 
 
 def _content(image: Any) -> bytes:
+    """Return the bytes of an image file; an array is encoded as PNG."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, os.PathLike):
         if paths.is_remote(image):
             return paths.read(image)
-        if not image.is_file():  # a pipe would be waited for
+        if not image.is_file():  # opening a pipe would wait for ever
             raise ValueError(f"{image} is not a file")
         return image.read_bytes()
     image = np.asarray(image)

@@ -1,4 +1,4 @@
-"""Labelled images, or rows of numbers: decoded once into the cache, or kept as files that every batch decodes."""
+"""Images or feature rows with one label each, decoded once or by every batch."""
 
 import dataclasses
 import json
@@ -22,17 +22,18 @@ from bigmodel_jax.data.images.processor import processor
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Tfds
 
-FORMAT = 1  # raise it when the decoded files below change
-SCALING = "scaling.json"  # in a run's folder: the numbers that its images were normalised with
+FORMAT = 1  # raise it when the decoded files change
+SCALING = "scaling.json"  # in a run's folder: mean and spread of its training images
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageData(DataConfig):
     """Examples with one label each, for classification.
 
-    Batch: image (B, H, W, C) float32, label (B,) int32, weights (B,) float32. uint8 images come as value / 255, anything
-    else as it is; rows of features (a CSV file) come as "image" (B, features). Where `mix` mixes examples, a training batch
-    also holds soft_label (B, classes) float32, and label is that of the larger share.
+    A batch holds image (B, H, W, C) float32, label (B,) int32 and weights (B,) float32. uint8
+    images are divided by 255; other values stay as they are. Rows of features (a CSV file) come as
+    "image" (B, features). Where `mix` is set, a training batch also holds soft_label (B, classes)
+    float32, and label is the class with the larger share.
     """
 
     required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "image_size, data.source"}
@@ -44,22 +45,24 @@ class ImageData(DataConfig):
     }
 
     source: Source = Tfds("mnist_5k")
+    "where the examples come from"
     num_classes: Count = 10
-    "labels are 0 .. num_classes - 1; any other is a bad record"
+    "labels are 0 .. num_classes - 1; a record with any other label is bad"
     max_shift: CountOrZero = 0
-    "in training, images are moved by up to so many pixels each way, black coming in at the edge"
+    "training images are shifted by up to so many pixels each way; the uncovered edge becomes black"
     image_size: CountOrZero = 0
-    "pixels a side: pictures of any sizes stay files, and each batch decodes its own; 0: all have one shape, decoded once"
+    "side in pixels; images of any size stay files that each batch decodes; 0: all have one size, decoded once"
     eval_crop: ShareAboveZero = 0.875
-    "with image_size: the share of the shorter side that evaluation sees, in the middle"
+    "with image_size: side of the centred square that evaluation sees, as a share of the shorter side"
     augment: tuple[Augmentation, ...] = ()
-    "changes of training images, one after another (data/images/augment.py, rand_augment.py)"
+    "augmentations of training images, applied in order (data/images/augment.py, rand_augment.py)"
     mix: tuple[Mix, ...] = ()
     "Mixup, CutMix: each training example draws one of these"
     normalise: Literal["none", "train", "given"] = "none"
-    "train: each channel or column has mean 0 and spread 1 over the training split; given: by `mean` and `spread`"
+    "train: mean 0 and spread 1 per channel or column over the training split; given: use `mean` and `spread`"
     mean: tuple[float, ...] = ()
     spread: tuple[Positive, ...] = ()
+    "the given mean and standard deviation, one number for all channels or one for each"
 
     def __post_init__(self):
         if self.num_classes < 2:
@@ -102,7 +105,7 @@ class ImageData(DataConfig):
         return processor(self.image_size, self.eval_crop, fitted(self.of_run(run_dir))) if self.image_size else {}
 
     def save_artifacts(self, folder: Path) -> None:
-        """vocabulary.json: the names of the classes, in the order of their numbers; scaling.json: mean and spread."""
+        """Write vocabulary.json, the class names in order, and scaling.json, mean and spread."""
         if labels := self.source.labels():
             files.replace(
                 folder / "vocabulary.json", json.dumps({"labels": labels}, ensure_ascii=False, indent=0) + "\n"
@@ -118,7 +121,7 @@ class ImageData(DataConfig):
         return (self.shown(batch["image"]), self.titles(batch)) if drawn else None
 
     def shown(self, images: np.ndarray) -> np.ndarray:
-        """A batch's images in 0 .. 1; rows of numbers as they are."""
+        """Return a batch's images in 0 .. 1; rows of features are returned unchanged."""
         return fitted(self).shown(images) if images.ndim == 4 else images
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -132,7 +135,7 @@ class ImageData(DataConfig):
         return fitted(self).floats(np.zeros(shape, np.uint8))
 
     def titles(self, batch: dict[str, np.ndarray]) -> list[str]:
-        """Each image's class, or the classes that are mixed in it, with their shares."""
+        """Return each image's class; for mixed images, the classes with their shares."""
         if "soft_label" not in batch:
             return [self.class_name(label) for label in batch["label"]]
         found = []
@@ -143,7 +146,7 @@ class ImageData(DataConfig):
         return found
 
     def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]]:
-        """The classes in turn."""
+        """Return the classes in turn as conditions of generated images."""
         labels = np.arange(num, dtype=np.int32) % self.num_classes
         return {"label": labels}, [self.class_name(label) for label in labels]
 
@@ -153,7 +156,7 @@ class ImageData(DataConfig):
 
 
 def image_shape(cfg: ImageData) -> tuple[int, ...]:
-    """Shape of one example: (H, W, C), or (features,)."""
+    """Return the shape of one example: (H, W, C), or (features,)."""
     if cfg.image_size:
         return (cfg.image_size, cfg.image_size, 3)
     return open_decoded(cfg, "train").images.shape[1:]
@@ -163,7 +166,10 @@ def image_shape(cfg: ImageData) -> tuple[int, ...]:
 
 
 def fitted(cfg: ImageData) -> Channels:
-    """What a batch is normalised with: of "train", fitted on the training split alone and kept in the cache."""
+    """Return the normalization of batches.
+
+    "train" computes it on the training split alone, and keeps it in the cache.
+    """
     if cfg.normalise == "none":
         return Channels()
     if cfg.normalise == "given":
@@ -179,7 +185,7 @@ def fitted(cfg: ImageData) -> Channels:
 
 
 def _fit(cfg: ImageData, folder: Path) -> None:
-    if cfg.image_size:  # as evaluation sees them
+    if cfg.image_size:  # images are prepared as in evaluation
         rows = open_files(cfg, "train")
         one = lambda row: channels.histogram(rows.view(row, None))  # noqa: E731
         found = channels.of_bytes(threads.in_order(one, range(len(rows))))
@@ -196,14 +202,15 @@ def _fit(cfg: ImageData, folder: Path) -> None:
 
 
 def open_files(cfg: ImageData, split: str) -> FileRows:
+    """Return the rows of a split whose images are decoded by every batch."""
     found = encoded.load(encoded_folder(cfg, split))
     changes = (cfg.max_shift, found.meta, cfg.augment, cfg.mix, cfg.num_classes, Channels())
     return FileRows(found, found.label, *changes, cfg.image_size, cfg.eval_crop)
 
 
 def encoded_folder(cfg: ImageData, split: str) -> Path:
-    """The cache folder with a split's files, or their paths, read through at first."""
-    place = str(Path(str(getattr(cfg.source, split, ""))).absolute())  # paths are kept
+    """Return the cache folder with a split's files or their paths; fill it where it is missing."""
+    place = str(Path(str(getattr(cfg.source, split, ""))).absolute())  # part of the key, because paths are stored
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), place, cfg.num_classes, cfg.max_bad_records)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
 
@@ -220,6 +227,7 @@ def encoded_folder(cfg: ImageData, split: str) -> Path:
 
 
 def open_decoded(cfg: ImageData, split: str) -> ImageRows:
+    """Return the rows of a split that is decoded once."""
     folder = decoded_folder(cfg, split)
     images = np.asarray(np.load(folder / "image.npy", mmap_mode="r"))
     shape = images.shape[1:]
@@ -233,14 +241,14 @@ def open_decoded(cfg: ImageData, split: str) -> ImageRows:
 
 
 def decoded_folder(cfg: ImageData, split: str) -> Path:
-    """The cache folder with image.npy, label.npy and meta.json of a split, made at first."""
+    """Return the cache folder with image.npy, label.npy and meta.json; fill it if missing."""
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), cfg.num_classes, cfg.max_bad_records)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
     return cache.build(cfg.root() / f"image-{FORMAT}" / name, lambda folder: _decode(cfg, split, folder))
 
 
 def _decode(cfg: ImageData, split: str, folder: Path) -> None:
-    """Reads a split's usable records into `folder`."""
+    """Write a split's usable records into `folder`."""
     bad, first = BadRecords(cfg.max_bad_records), None
     with Column(folder / "image.npy") as images, Column(folder / "label.npy", np.int32) as labels:
         for where, record in cfg.source.records(split, cfg.root(), bad):
@@ -259,16 +267,16 @@ def _decode(cfg: ImageData, split: str, folder: Path) -> None:
 
 
 def _values(record: dict[str, Any]) -> np.ndarray:
-    """An example as it is stored: bytes, or else float32, as a batch holds it."""
+    """Return an example as it is stored: uint8, or else float32 as in a batch."""
     image = np.asarray(record.get("image", record.get("features", ())))
     if image.dtype == np.uint8 or image.dtype.kind not in "biuf":
         return image
-    with np.errstate(over="ignore"):  # what becomes infinite is a bad record
+    with np.errstate(over="ignore"):  # a value that becomes infinite makes a bad record
         return image.astype(np.float32)
 
 
 def _wrong(record: dict[str, Any], image: np.ndarray, first: np.ndarray, num_classes: int) -> str:
-    """What makes an example unusable, or nothing."""
+    """Return what makes an example unusable; "" where nothing does."""
     name = "features" if "features" in record else "image"
     if missing := lacks(record, name, "label"):
         return missing
@@ -287,7 +295,7 @@ def _wrong(record: dict[str, Any], image: np.ndarray, first: np.ndarray, num_cla
 
 
 def _lacking(record: dict[str, Any], name: str, num_classes: int) -> str:
-    """What is missing of a record's fields, or wrong with its label, or nothing."""
+    """Return which field a record lacks, or what is wrong with its label; "" where nothing is."""
     if missing := lacks(record, name, "label"):
         return missing
     label = record["label"]

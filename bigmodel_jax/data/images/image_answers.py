@@ -1,8 +1,9 @@
-"""Pictures with a prompt and an answer each, for a language model that reads images: decoded and tokenized into the cache.
+"""Images with a prompt and an answer each, for a language model that reads images.
 
-A row is the image's tokens, what begins a text, the prompt and the answer; the loss is asked for on the answer alone.
+A row is the image's tokens, the start token, the prompt and the answer. The loss covers the answer
+alone. Images are decoded once into the cache.
 
-Shapes: B batch, N squares of a picture, S pixels a side, T tokens.
+Shapes: B batch, N squares of an image, S pixels per side, T tokens.
 """
 
 import dataclasses
@@ -26,16 +27,21 @@ from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.tokenizers import tokenizers
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
 
-FORMAT = 1  # raise it when the files below change
+FORMAT = 1  # raise it when the cached files change
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageAnswerData(DataConfig):
-    """Pictures with answers.
+    """Images with prompts and answers.
 
-    Batch: image (B, S, S, 3) float32 in 0 .. 1, or (B, N, S, S, 3) with `tiles`; tokens, targets, segment_ids, positions,
-    prefix (B, T) int32, prefix being 1 in front of the answer; weights (B, T) float32, 1 where the target is the answer's.
-    The image's tokens have the first id behind the tokenizer's.
+    A batch holds
+
+    - image (B, S, S, 3) float32 in 0 .. 1, or (B, N, S, S, 3) with `tiles`;
+    - tokens, targets, segment_ids, positions and prefix (B, T) int32; prefix is 1 before the
+      answer;
+    - weights (B, T) float32, 1 where the target belongs to the answer.
+
+    The image's tokens have the id that follows the tokenizer's last.
     """
 
     required_by: ClassVar = {
@@ -55,26 +61,28 @@ class ImageAnswerData(DataConfig):
     }
 
     source: Source = Tfds("emoji_captions")
-    "records with image, text (the answer) and, where they have one, prompt"
+    "records with image, text (the answer) and optionally prompt"
     tokenizer: TokenizerConfig = TokenizerConfig("bpe", vocab_size=1024)
+    "the tokenizer file, or the kind and size of one that is trained on the training texts"
     template_path: str = ""
-    "a chat_template.jinja, in which the prompt is the user's message; the image's tokens stand before it"
+    "a chat_template.jinja: the prompt becomes the user's message, after the image's tokens; empty: none"
     prompt: str = ""
-    "what is asked where a record has no prompt"
+    "the prompt of records that have none"
     image_size: Count = 32
+    "side of a square in pixels (S)"
     image_tokens: Count = 16
-    "tokens that stand for one square of a picture: what the model's `image_tokens` is"
+    "tokens per square of an image; it must equal the model's `image_tokens`"
     fit: Literal["cut", "pad"] = "cut"
-    "how a picture becomes a square: cut at the centre, or whole on white"
+    "how an image becomes a square: cut at the centre, or pad with white"
     tiles: CountOrZero = 0
-    "2 or more: up to so many tiles of the picture come before the whole, in the grid that is nearest to its shape"
+    "0, or 2 or more: up to so many tiles come before the whole image, in the grid nearest to its shape"
     mean: tuple[float, ...] = ()
     spread: tuple[Positive, ...] = ()
-    "a batch holds (pixel in 0 .. 1 - mean) / spread, a number a channel; (): pixels as they are"
+    "the model reads (pixel in 0 .. 1 - mean) / spread, with one number per channel; (): pixels as they are"
     max_shift: CountOrZero = 0
-    "in training, pictures are moved by up to so many pixels each way, white coming in at the edge"
+    "training images are shifted by up to so many pixels each way; the uncovered edge becomes white"
     seq_len: Count = 48
-    "tokens of a row; a record with more cannot be used (max_bad_records)"
+    "tokens of a row (T); a record with more is a bad record"
 
     def __post_init__(self):
         if self.tiles == 1:
@@ -86,6 +94,7 @@ class ImageAnswerData(DataConfig):
 
     @property
     def num_squares(self) -> int:
+        """The most squares of an image: its tiles and the whole."""
         return self.tiles + 1 if self.tiles else 1
 
     def open(self, split: str) -> AnswerRows:
@@ -111,7 +120,7 @@ class ImageAnswerData(DataConfig):
         return AnswerRows(images, self.floats, kept, rows, [records[n] for n in kept], **counts)
 
     def before(self, tokenizer: Tokenizer, template: str, prompt: str, squares: int) -> list[int]:
-        """The tokens that an answer follows."""
+        """Return the tokens before an answer: the image's, then the prompt's."""
         image = [tokenizer.vocab_size] * (squares * self.image_tokens)
         prompt = prompt or self.prompt
         if template:
@@ -129,13 +138,16 @@ class ImageAnswerData(DataConfig):
         return tokens, {"image": self.floats(self.filled(found)[None])}
 
     def filled(self, squares: np.ndarray) -> np.ndarray:
-        """(S, S, 3), or with tiles (N, S, S, 3) with black squares behind those that there are, which no token reads."""
+        """Return (S, S, 3), or with tiles (N, S, S, 3), where missing squares are black.
+
+        No token stands for a missing square.
+        """
         if not self.tiles:
             return squares[0]
         return np.pad(squares, ((0, self.num_squares - len(squares)), (0, 0), (0, 0), (0, 0)))
 
     def floats(self, images: np.ndarray) -> np.ndarray:
-        """Bytes (..., 3) as the model reads them, float32."""
+        """Return uint8 images (..., 3) as the model reads them: float32, normalized."""
         return Channels(self.mean, self.spread).floats(images)
 
     def image_shape(self) -> tuple[int, ...]:
@@ -154,7 +166,10 @@ class ImageAnswerData(DataConfig):
     # ---- the cache
 
     def decoded(self, split: str) -> tuple[np.ndarray, list[dict], dict]:
-        """(images uint8, a dict for each, counts) of a split's usable records, prepared at first."""
+        """Return (images uint8, their records, meta) of a split's usable records.
+
+        They are prepared into the cache where they are missing.
+        """
         facts = cache.key(
             self.source.fingerprint(split, self.root()), self.image_size, self.fit, self.tiles, self.max_bad_records
         )
@@ -186,7 +201,7 @@ class ImageAnswerData(DataConfig):
     # ---- the tokenizer
 
     def tokenizer_file(self) -> Path:
-        """The named tokenizer.json, or the one that is learned from the training answers at first."""
+        """Return the named tokenizer.json, or one trained on the training prompts and answers."""
         if self.tokenizer.path:
             if not Path(self.tokenizer.path).is_file():
                 raise ValueError(f"data.tokenizer.path = {self.tokenizer.path!r}: no such file")
@@ -214,19 +229,24 @@ class ImageAnswerData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImagePromptData(ImageAnswerData):
-    """The same pictures as prompts that an evaluation set has answered (`eval.sets`); a record's answer is the reference."""
+    """The same images as prompts that an evaluation set answers (`eval.sets`).
+
+    A record's answer is the reference that the generated answer is compared with.
+    """
 
     prompts: ClassVar[bool] = True
     prompt_field: ClassVar[str] = "prompt"
     rollouts: ClassVar[str] = ""
 
     max_tokens: Count = 24
-    "most tokens of an answer"
+    "the most tokens of an answer"
     eval_temperature: NonNegative = 0.0
+    "sampling temperature; 0: the most likely token"
     top_k: CountOrZero = 0  # 0 = all
     top_p: ShareAboveZero = 1.0
+    "sample from the most likely tokens that reach this probability together"
     slots: Count = 64
-    "answers that are generated at a time"
+    "answers that are generated at once"
 
     def validate(self, batch_size: int) -> None:
         raise ValueError("data: ImagePromptData is for evaluation sets (eval.sets); a run trains on ImageAnswerData")
@@ -236,7 +256,7 @@ class ImagePromptData(ImageAnswerData):
 
 
 def picture(record: dict[str, Any]) -> np.ndarray:
-    """(H, W, 3) uint8 of a record; ValueError with what makes it unusable."""
+    """Return a record's image (H, W, 3) uint8; raises ValueError with what makes it unusable."""
     if missing := lacks(record, "image"):
         raise ValueError(missing)
     image = pictures.read(record["image"]) if isinstance(record["image"], Path) else np.asarray(record["image"])
@@ -246,7 +266,7 @@ def picture(record: dict[str, Any]) -> np.ndarray:
 
 
 def text_of(record: dict[str, Any]) -> str:
-    """The answer; ValueError where there is none."""
+    """Return a record's answer; raises ValueError where there is none."""
     if missing := lacks(record, "text"):
         raise ValueError(missing)
     if not isinstance(record["text"], str) or not record["text"].strip():

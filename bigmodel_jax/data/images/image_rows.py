@@ -1,4 +1,4 @@
-"""Rows of labelled images: decoded in the cache, or decoded from their files by every batch; changed and mixed in training."""
+"""Rows of labelled images: decoded in the cache, or decoded from their files by every batch."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -16,9 +16,9 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class LabelledRows:
-    """What both kinds of rows share. labels (N,) int32; meta: counts and what was skipped."""
+    """The base class of both kinds of rows; labels (N,) int32; meta: the contents of meta.json."""
 
-    shown_as: ClassVar[str] = "images"  # how the `data` verb shows them
+    shown_as: ClassVar[str] = "images"  # how the `data` verb displays the rows
 
     images: Any
     labels: np.ndarray
@@ -40,27 +40,30 @@ class LabelledRows:
         return out
 
     def pixels(self, indices: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """The images (B, ...) float32, without those that mixing adds."""
+        """Return the images (B, ...) float32, augmented but not mixed."""
         raise NotImplementedError(f"{type(self).__name__} does not define pixels()")
 
     def mix(self, batch: Batch, noise: np.ndarray) -> Batch:
-        """A training batch of whole pairs (data/images/mix.py), mixed; noise: as it was made with."""
+        """Mix a training batch that consists of whole pairs (data/images/mix.py).
+
+        `noise` is the noise with which the batch was made.
+        """
         return mixed(self.mixes, batch, np.array([augment.noise_of(bits, -2) for bits in noise.tolist()], np.uint64))
 
     @property
     def changes(self) -> bool:
-        """Whether training sees the images otherwise than evaluation does."""
+        """Whether training images differ from evaluation images."""
         return bool(self.max_shift or self.augment or self.mixes)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRows(LabelledRows):
-    """One split, decoded. images (N, ...) as stored: uint8, or float32."""
+    """One split, decoded; images (N, ...) are stored as uint8 or float32."""
 
     def pixels(self, indices, noise):
         images = self.images[indices]
         if noise is not None and self.augment:
-            images = np.array(images)  # rows are overwritten below
+            images = np.array(images)  # a copy, because its rows are overwritten below
 
             def change(row: int) -> None:
                 images[row] = augment.augmented(self.augment, images[row], int(noise[row]))
@@ -83,8 +86,11 @@ class ImageRows(LabelledRows):
 
 @dataclasses.dataclass(frozen=True)
 class FileRows(LabelledRows):
-    """One split, as picture files: a batch decodes its own, each to (size, size, 3). crop: the share of the shorter side
-    that evaluation sees, and training where its changes do not begin with a part of their own."""
+    """One split as image files; a batch decodes its own images to (size, size, 3).
+
+    `crop` is the side of the square that evaluation sees, as a share of the image's shorter side.
+    Training sees the same square, unless its first augmentation cuts out a rectangle of its own.
+    """
 
     images: Encoded
     size: int = 0
@@ -101,10 +107,11 @@ class FileRows(LabelledRows):
         return out
 
     def view(self, row: int, noise: int | None) -> np.ndarray:
-        """(size, size, 3) uint8 of one picture, as evaluation sees it, or training with these random bits."""
+        """Return one image (size, size, 3) uint8; `noise`: training's random bits, or None."""
         content, name = self.images.content(row)
         if noise is None:
             return pictures.view(content, name, self.size, pictures.centre(self.crop), gap=2)
+        # An augmentation with a method `box` crops the file itself, at its full resolution.
         own = bool(self.augment) and hasattr(self.augment[0], "box")
         box = pictures.centre(self.crop)
         if own:
@@ -127,10 +134,14 @@ class FileRows(LabelledRows):
 
 
 def shift(images: np.ndarray, noise: np.ndarray, most: int) -> np.ndarray:
-    """Each image (B, H, W, C) moved by -most .. most pixels down and right, chosen by its uint64 of noise."""
+    """Shift each image (B, H, W, C) by -most .. most pixels both ways, as its uint64 of noise says.
+
+    The uncovered edge becomes 0.
+    """
     size, height, width = images.shape[:3]
     span = np.uint64(2 * most + 1)
     down, right = (noise % span).astype(int), (noise // span % span).astype(int)
     padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    # Each image takes its own window of the padded array, in one indexing operation.
     rows, columns = down[:, None] + np.arange(height), right[:, None] + np.arange(width)
     return padded[np.arange(size)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -1,4 +1,4 @@
-"""Images with a text each: decoded and tokenized once into the cache, memory-mapped, batched by indexing."""
+"""Images with one text each, decoded and tokenized once into the cache."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ from bigmodel_jax.data.sources.sources import Files, Tfds
 from bigmodel_jax.data.text import text
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
 
-FORMAT = 1  # raise it when the files below change
+FORMAT = 1  # raise it when the cached files change
 
 
 # ---------------------------------------------------------------- files
@@ -32,16 +32,18 @@ FORMAT = 1  # raise it when the files below change
 
 @dataclasses.dataclass(frozen=True)
 class CaptionFiles(Files):
-    """Pictures named by caption files: JSON Lines (.jsonl), or rows under a header (.csv, .tsv).
+    """Images listed in caption files: JSON Lines (.jsonl), or tables with a header (.csv, .tsv).
 
-    Paths of pictures are relative to the caption file's folder; whatever Pillow reads.
+    Image paths are relative to the caption file's folder.
     """
 
     image_field: str = "image"
+    "the field with the image's path"
     text_field: str = "text"
+    "the field with the text"
 
     def fingerprint(self, split, root):
-        """Of pictures, size and time of change stand for the content."""
+        """Hash the caption files, and each image's size and modification time, not its content."""
         stats = []
         for picture in self._pictures(split, root):
             stats.append((str(picture), *paths.stat(picture)))
@@ -66,7 +68,7 @@ class CaptionFiles(Files):
 
 
 def _rows(path: Path, fields: tuple[str, str], split: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
-    """(where, row, what is wrong with it) of every line of a caption file."""
+    """Yield (where, row, what is wrong with the row) for every line of a caption file."""
     if path.suffix == ".jsonl":
         with opened(path) as file:
             for number, line in enumerate(file, 1):
@@ -96,6 +98,7 @@ def _json_row(line: bytes, fields: tuple[str, str]) -> tuple[dict[str, Any] | No
 
 
 def _missing(row: dict[str, Any], fields: tuple[str, str]) -> str:
+    """Return which field has no text; "" where all have one."""
     for name in fields:
         if not isinstance(row.get(name), str) or not row[name].strip():
             return f"no text in field {name!r}{nearest(name, map(str, row)) if name not in row else ''}"
@@ -107,10 +110,16 @@ def _missing(row: dict[str, Any], fields: tuple[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ImageTextData(DataConfig):
-    """Pictures with a text each, for contrastive training and for text-conditioned generation.
+    """Images with one text each, for contrastive training and text-conditioned generation.
 
-    Batch: image (B, S, S, 3) float32 in 0 .. 1; tokens (B, T) int32, the text, cut, and the tokenizer's separator after it;
-    segment_ids (B, T) int32, 1, and 0 for padding; weights (B,) float32. The separator is what CLIP's eos_token_id must be.
+    A batch holds
+
+    - image (B, S, S, 3) float32 in 0 .. 1;
+    - tokens (B, T) int32: the text, truncated, then the tokenizer's separator;
+    - segment_ids (B, T) int32: 1, and 0 for padding;
+    - weights (B,) float32, all 1.
+
+    The eos_token_id of a CLIP model must be the separator.
     """
 
     required_by: ClassVar = {
@@ -129,12 +138,15 @@ class ImageTextData(DataConfig):
     }
 
     source: Source = Tfds("emoji")
+    "where the pairs come from"
     tokenizer: TokenizerConfig = TokenizerConfig("wordpiece", vocab_size=1024)
+    "the tokenizer file, or the kind and size of one that is trained on the training texts"
     image_size: Count = 32
-    "pixels a side: pictures are scaled by their shorter side and cut at the centre"
+    "side in pixels (S); images are scaled by their shorter side and cut at the centre"
     seq_len: Count = 16
+    "tokens of a text (T), the separator included; longer texts are truncated"
     max_shift: CountOrZero = 0
-    "in training, images are moved by up to so many pixels each way, white coming in at the edge"
+    "training images are shifted by up to so many pixels each way; the uncovered edge becomes white"
 
     def __post_init__(self):
         for name, least in (("image_size", 1), ("seq_len", 2), ("max_shift", 0)):
@@ -160,7 +172,7 @@ class ImageTextData(DataConfig):
         return tower | {"vision.image_shape": shape, "image_shape": shape, "eos_token_id": tokenizer.separator}
 
     def conditions(self, num: int) -> tuple[dict[str, np.ndarray], list[str]]:
-        """Texts of the validation split, evenly spread over it."""
+        """Return texts from all over the validation split as conditions of generated images."""
         rows = self.open("validation")
         chosen = np.linspace(0, len(rows) - 1, num).astype(int)
         batch = rows.batch(chosen, None)
@@ -175,9 +187,14 @@ class ImageTextData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImageTextRows:
-    """One split. images (N, S, S, 3) uint8, tokens (N, T) int32 with -1 for padding; meta: counts and what was skipped."""
+    """The rows of one split.
 
-    shown_as: ClassVar[str] = "pairs"  # how the `data` verb shows them
+    - images (N, S, S, 3) uint8.
+    - tokens (N, T) int32, -1 for padding.
+    - meta: the contents of meta.json.
+    """
+
+    shown_as: ClassVar[str] = "pairs"  # how the `data` verb displays the rows
 
     images: np.ndarray
     tokens: np.ndarray
@@ -191,6 +208,7 @@ class ImageTextRows:
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         images, tokens = self.images[indices], self.tokens[indices]
         if noise is not None and self.max_shift:
+            # A shift fills in zeros; on inverted images these become white.
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
             "image": images.astype(np.float32) / np.float32(255),
@@ -212,7 +230,7 @@ class ImageTextRows:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], seq_len: int) -> np.ndarray:
-    """(N, seq_len) int32: each text, cut where it is too long, then the separator, then -1."""
+    """Return (N, seq_len) int32: each text, truncated, then the separator, then -1 as padding."""
     tokens = np.full((len(texts), seq_len), -1, np.int32)
     for row, ids in enumerate(tokenizer.encode_batch(texts)):
         ids = ids[: seq_len - 1]
@@ -224,14 +242,14 @@ def encode(tokenizer: Tokenizer, texts: list[str], seq_len: int) -> np.ndarray:
 
 
 def decoded_folder(cfg: ImageTextData, split: str) -> Path:
-    """The cache folder with image.bin, texts.json and meta.json of a split, made at first."""
+    """Return the cache folder with image.bin, texts.json and meta.json; fill it if missing."""
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), cfg.image_size, cfg.max_bad_records)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
     return cache.build(cfg.root() / f"image-text-{FORMAT}" / name, lambda folder: _decode(cfg, split, folder))
 
 
 def _decode(cfg: ImageTextData, split: str, folder: Path) -> None:
-    """Reads a split's usable pairs into `folder`, one at a time in memory."""
+    """Write a split's usable pairs into `folder`; only one is in memory at a time."""
     bad, texts = BadRecords(cfg.max_bad_records), []
     with open(folder / "image.bin", "wb") as file:
         for where, record in cfg.source.records(split, cfg.root(), bad):
@@ -249,7 +267,7 @@ def _decode(cfg: ImageTextData, split: str, folder: Path) -> None:
 
 
 def _picture(record: dict[str, Any]) -> tuple[np.ndarray, str]:
-    """(picture (H, W, 3) uint8, "") of a record, or what makes it unusable."""
+    """Return (image (H, W, 3) uint8, "") of a record, or (an array, what makes it unusable)."""
     image, none = record.get("image"), np.zeros(0)
     if missing := lacks(record, "image", "text"):
         return none, missing

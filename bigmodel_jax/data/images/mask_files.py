@@ -1,4 +1,4 @@
-"""Masks from files to arrays, and pictures with their masks brought to one size."""
+"""Reads segmentation masks from files, and resizes images together with their masks."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,11 +9,14 @@ from PIL import Image
 from bigmodel_jax.data.images import pictures
 
 Fit = Literal["crop", "pad", "resize"]
-MODES = ("1", "L", "P", "I;16")  # Pillow's, of one number a pixel
+MODES = ("1", "L", "P", "I;16")  # Pillow's modes with one number per pixel
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask as (H, W) uint8: the numbers of its pixels, of a palette those of its entries. ValueError for another file."""
+    """Return a mask file as (H, W) uint8: the pixel values, or the indices of a palette.
+
+    Raises ValueError where the file is no mask.
+    """
     try:
         with Image.open(path, formats=pictures.FORMATS) as picture:
             if picture.mode not in MODES:
@@ -29,10 +32,14 @@ def read_mask(path: Path) -> np.ndarray:
 def fitted(
     image: np.ndarray, mask: np.ndarray, size: tuple[int, int], fit: Fit, around: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, C) uint8 and its mask (H, W) uint8 at `size`, (height, width), whatever their aspect ratio is.
+    """Resize an image (H, W, C) uint8 and its mask (H, W) uint8 to `size` (height, width).
 
-    crop: scaled until it covers the size, and cut at the centre. pad: scaled until it fits inside, black to the right and
-    below, where the mask has the label `around`. resize: stretched. Pictures are scaled bilinearly, masks keep their labels.
+    - crop: scale until the size is covered, and cut at the centre.
+    - pad: scale until the image fits, and pad on the right and below with black; the mask gets the
+      label `around` there.
+    - resize: stretch to the size.
+
+    Images are interpolated bilinearly. Masks use the nearest pixel, which keeps their labels.
     """
     height, width = image.shape[:2]
     across, down = size[1] / width, size[0] / height
@@ -40,6 +47,7 @@ def fitted(
     if fit == "crop":
         scale = max(across, down)
         left, top = (width - size[1] / scale) / 2, (height - size[0] / scale) / 2
+    # box is the part of the image that is scaled to `inner`.
     box = (left, top, width - left, height - top)
     inner = size
     if fit == "pad":

@@ -1,4 +1,4 @@
-"""Pictures with a class for each pixel: brought to one size and decoded once into the cache, batched by indexing."""
+"""Images with a class for each pixel, resized and decoded once into the cache."""
 
 import dataclasses
 import json
@@ -19,16 +19,16 @@ from bigmodel_jax.data.images.mask_files import Fit
 from bigmodel_jax.data.sources.digit_scenes import DigitScenes
 from bigmodel_jax.data.sources.source import Source
 
-FORMAT = 1  # raise it when the decoded files below change
-FLIPPED = np.uint64(63)  # the bit of a row's noise that turns it around
+FORMAT = 1  # raise it when the decoded files change
+FLIPPED = np.uint64(63)  # the bit of a row's noise that decides whether the row is mirrored
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskData(DataConfig):
-    """Pictures with masks, for segmentation. The source's records hold "image" (H, W, 1 or 3) uint8 and "mask" (H, W), whole
-    numbers.
+    """Images with masks, for semantic segmentation.
 
-    Batch: image (B, H, W, C) float32 in 0 .. 1, mask (B, H, W) int32, weights (B,) float32.
+    The source gives records with "image" (H, W, 1 or 3) uint8 and "mask" (H, W), whole numbers. A
+    batch holds image (B, H, W, C) float32 in 0 .. 1, mask (B, H, W) int32 and weights (B,) float32.
     """
 
     required_by: ClassVar = {"num_classes": "num_classes", "image_shape": "image_size, data.source"}
@@ -40,18 +40,19 @@ class MaskData(DataConfig):
     }
 
     source: Source = DigitScenes()
+    "where the images come from"
     num_classes: Classes = 11
-    "labels are 0 .. num_classes - 1 and `ignore_label`; any other makes a bad record"
+    "labels are 0 .. num_classes - 1 and `ignore_label`; a record with any other label is bad"
     ignore_label: CountOrZero = 255
-    "the label of pixels that are neither learnt nor measured"
+    "the label of pixels that count neither in the loss nor in metrics"
     image_size: tuple[Count, ...] = ()
-    "(height, width): pictures of any sizes are brought to it by `fit`; (): all have one shape"
+    "(height, width) to which `fit` brings images of any size; (): all images have one size"
     fit: Fit = "crop"
-    "with image_size: cut at the centre, padded to the right and below, or stretched"
+    "how an image is brought to image_size: crop at the centre, pad on the right and below, or stretch"
     max_shift: CountOrZero = 0
-    "in training, pictures and masks are moved by up to so many pixels each way; pixels that come in are ignored"
+    "training images are shifted by up to so many pixels each way; the uncovered edge is ignored"
     flip: bool = False
-    "in training, half of the pictures and masks are mirrored"
+    "mirror half of the training images and their masks"
 
     def __post_init__(self):
         if self.image_size and len(self.image_size) != 2:
@@ -79,7 +80,7 @@ class MaskData(DataConfig):
         write_class_names(self.source, folder)
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-        """A picture file as evaluation sees it, (H, W, C) float32 in 0 .. 1."""
+        """Return an image file as evaluation prepares it: (H, W, C) float32 in 0 .. 1."""
         return picture(path, shape, self.fit)
 
     def class_name(self, label: int) -> str:
@@ -87,19 +88,20 @@ class MaskData(DataConfig):
 
 
 def write_class_names(source: Source, folder: Path) -> None:
-    """vocabulary.json: the names of a source's classes, in the order of their numbers; nothing where it has none."""
+    """Write vocabulary.json, the class names in order; nothing where the source has no names."""
     if labels := source.labels():
         text = json.dumps({"labels": labels}, ensure_ascii=False, indent=0)
         files.replace(folder / "vocabulary.json", text + "\n")
 
 
 def class_name(source: Source, label: int) -> str:
+    """Return the name of a class, or "class N" where the source has none."""
     names = source.labels()
     return names[label] if label < len(names) else f"class {label}"
 
 
 def picture(path: Path, shape: tuple[int, ...], fit: Fit) -> np.ndarray:
-    """A picture file as evaluation sees it, (H, W, C) float32 in 0 .. 1."""
+    """Return an image file as evaluation prepares it: (H, W, C) float32 in 0 .. 1."""
     image = pictures.read(path)
     image, _ = mask_files.fitted(image, np.zeros(image.shape[:2], np.uint8), tuple(shape[:2]), fit, 0)
     return pictures.fitted(image, shape).astype(np.float32) / np.float32(255)
@@ -107,7 +109,7 @@ def picture(path: Path, shape: tuple[int, ...], fit: Fit) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class MaskRows:
-    """One split. images (N, H, W, C), masks (N, H, W), both uint8; meta: counts and what was skipped."""
+    """One split: images (N, H, W, C) and masks (N, H, W), both uint8, and meta.json's contents."""
 
     images: np.ndarray
     masks: np.ndarray
@@ -124,7 +126,7 @@ class MaskRows:
         images, masks = self.images[indices], self.masks[indices].astype(np.int32)
         if noise is not None and self.max_shift:
             images = shift(images, noise, self.max_shift)
-            beside = masks[..., None] - self.ignore_label  # `shift` brings in zeros
+            beside = masks[..., None] - self.ignore_label  # `shift` fills in zeros, which must mean "ignore"
             masks = shift(beside, noise, self.max_shift)[..., 0] + self.ignore_label
         if noise is not None and self.flip:
             turned = (noise >> FLIPPED).astype(bool)
@@ -152,7 +154,7 @@ class MaskRows:
 
 
 def decoded_folder(cfg: MaskData, split: str) -> Path:
-    """The cache folder with image.npy, mask.npy and meta.json of a split, made at first."""
+    """Return the cache folder with image.npy, mask.npy and meta.json; fill it if missing."""
     prepared = (cfg.num_classes, cfg.ignore_label, cfg.image_size, cfg.fit, cfg.max_bad_records)
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), *prepared)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
@@ -160,7 +162,7 @@ def decoded_folder(cfg: MaskData, split: str) -> Path:
 
 
 def _decode(cfg: MaskData, split: str, folder: Path) -> None:
-    """Reads a split's usable records into `folder`, one at a time in memory."""
+    """Write a split's usable records into `folder`; only one is in memory at a time."""
     bad, first = BadRecords(cfg.max_bad_records), None
     with Column(folder / "image.npy", np.uint8) as images, Column(folder / "mask.npy", np.uint8) as masks:
         for where, record in cfg.source.records(split, cfg.root(), bad):
@@ -178,7 +180,7 @@ def _decode(cfg: MaskData, split: str, folder: Path) -> None:
 
 
 def _pair(cfg: MaskData, record: dict[str, Any], first: tuple | None) -> tuple[np.ndarray, np.ndarray, str]:
-    """(picture, mask, "") of a record as they are stored, or what makes it unusable."""
+    """Return (image, mask, "") as they are stored, or (image, mask, what makes them unusable)."""
     if missing := lacks(record, "image", "mask"):
         return np.zeros(0), np.zeros(0), missing
     image, mask = np.asarray(record["image"]), np.asarray(record["mask"])
@@ -194,7 +196,7 @@ def _pair(cfg: MaskData, record: dict[str, Any], first: tuple | None) -> tuple[n
 
 
 def _wrong(cfg: MaskData, image: np.ndarray, mask: np.ndarray) -> str:
-    """What makes a picture and its mask unusable, or nothing."""
+    """Return what makes an image or its mask unusable; "" where nothing does."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
         return f"no picture of bytes in one or three channels, but {image.dtype} {image.shape}"
     if mask.dtype.kind not in "biu" or mask.ndim != 2:

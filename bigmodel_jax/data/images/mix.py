@@ -1,7 +1,7 @@
-"""Mixup and CutMix: training examples 2k and 2k + 1 are mixed with each other, each by random numbers of its own.
+"""Mixup and CutMix: training examples 2k and 2k + 1 are mixed with each other.
 
-Pairs are those of example numbers and not of places in a batch, so a batch stays a function of its number on any number of
-processes, and no picture is decoded twice.
+Pairs are formed by the number of the example and not by its place in a batch. So a batch depends
+only on its number, whatever the number of processes is, and no image is decoded twice.
 """
 
 import dataclasses
@@ -19,20 +19,22 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """Base of every way to mix two examples; share: of the examples that it is drawn for, how many it mixes."""
+    """The base class of ways to mix two examples."""
 
     share: Share = 1.0
+    "share of the examples drawn for this way that are really mixed"
 
     def __call__(self, image: np.ndarray, other: np.ndarray, draws: Draws) -> tuple[np.ndarray, float]:
-        """(a new image, the share of `image`'s label in the mixed one); both (H, W, C) float32."""
+        """Return (a new image, the share of `image` in it) of two images (H, W, C) float32."""
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixup(Mix):
-    """l x + (1 - l) x' with l from Beta(alpha, alpha) (Zhang et al. 2017, arXiv:1710.09412)."""
+    """Mixup (arXiv:1710.09412) mixes two images: l x + (1 - l) x', l from Beta(alpha, alpha)."""
 
     alpha: Positive = 0.2
+    "parameter of the Beta distribution"
 
     def __call__(self, image, other, draws):
         share = draws.beta(self.alpha)
@@ -41,13 +43,18 @@ class Mixup(Mix):
 
 @dataclasses.dataclass(frozen=True)
 class CutMix(Mix):
-    """A rectangle of x' in x, of area 1 - l with l from Beta(alpha, alpha), its middle anywhere; the label's share is that of
-    the pixels that are left (Yun et al. 2019, arXiv:1905.04899)."""
+    """Copies a rectangle of one image into the other (Yun et al. 2019, arXiv:1905.04899).
+
+    The rectangle has the share 1 - l of the area, with l from Beta(alpha, alpha), and its centre
+    may lie anywhere. The label's share is the share of pixels that are left.
+    """
 
     alpha: Positive = 1.0
+    "parameter of the Beta distribution"
 
     def __call__(self, image, other, draws):
         height, width = image.shape[:2]
+        # A rectangle whose sides are this share of the image has the area 1 - l.
         side = np.sqrt(1 - draws.beta(self.alpha))
         down, right = draws.below(height), draws.below(width)
         half = int(height * side) / 2, int(width * side) / 2
@@ -59,14 +66,17 @@ class CutMix(Mix):
 
 
 def mixed(mixes: Sequence[Mix], batch: Batch, noise: np.ndarray) -> Batch:
-    """A batch whose rows 2k and 2k + 1 are mixed: image (B, H, W, C), soft_label (B, classes), label (B,) of the larger share.
+    """Return a batch whose rows 2k and 2k + 1 are mixed with each other.
 
-    noise: (B,) uint64. Each row draws one of `mixes`, all alike. Weights stay.
+    The batch holds image (B, H, W, C), soft_label (B, classes) and label (B,), which becomes the
+    class with the larger share. Each row draws one of `mixes` with equal probability, by its
+    `noise` (B,) uint64. Weights stay the same.
     """
     images, soft = batch["image"], batch["soft_label"]
     out = dict(batch, image=images.copy(), soft_label=soft.copy(), label=batch["label"].copy())
 
     def fill(row: int) -> None:
+        # row ^ 1 is the partner: 2k for 2k + 1, and 2k + 1 for 2k.
         draws, other = Draws(int(noise[row])), row ^ 1
         mix = mixes[draws.below(len(mixes))]
         if draws.chance(mix.share):
@@ -79,7 +89,7 @@ def mixed(mixes: Sequence[Mix], batch: Batch, noise: np.ndarray) -> Batch:
 
 
 def with_partners(rows: Any, examples: np.ndarray) -> np.ndarray:
-    """The example numbers that have to be read for these, which follow one another: whole pairs where rows are mixed."""
+    """Return the consecutive numbers `examples`, completed to whole pairs where rows are mixed."""
     if not getattr(rows, "mixes", ()) or not len(examples):
         return examples
     return np.arange(examples[0] & ~1, (examples[-1] | 1) + 1)

@@ -1,4 +1,4 @@
-"""Pictures from files to arrays."""
+"""Decodes image files to arrays."""
 
 import io
 import math
@@ -12,53 +12,60 @@ from PIL import Image, ImageOps
 
 from bigmodel_jax.core import paths
 
-# Formats that Pillow decodes itself: for EPS it starts Ghostscript.
+# The formats that Pillow decodes itself. For EPS it would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}  # Pillow's modes, whose white is unknown
-MOST_PIXELS = 89_478_485  # Pillow's own bound, a quarter of a gibibyte in three channels, at which it only warns
+# Pillow modes in which the value of white is unknown.
+DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}
+MOST_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a GiB in three channels, at which Pillow only warns
 TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112
 Box = tuple[float, float, float, float]  # left, top, width, height
 
-# Each format has its own. The warning is raised where a user turns warnings into errors.
+# Each format raises its own type. The warning is an exception where a user turns warnings into
+# errors.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` refuses those pictures
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `_read` refuses those images
 
 
 def read(path: Path) -> np.ndarray:
-    """As `decode`, of a picture file."""
+    """Read an image file as `decode` does."""
     if paths.is_remote(path):
         return decode(io.BytesIO(paths.read(path)), path)
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path} is not a file")
     return decode(path, path)
 
 
 def decode(file: Path | BinaryIO, name: object) -> np.ndarray:
-    """A picture as (H, W, 3) uint8, turned as its EXIF data says; what is transparent lies on white.
+    """Return an image as (H, W, 3) uint8, rotated by its EXIF orientation, on a white background.
 
-    Pixels of 16 bits keep their upper 8, a colour profile is left aside. ValueError for what is no picture, whose pixels
-    have no known white, or are more than MOST_PIXELS.
+    16-bit values keep their upper 8 bits, and colour profiles are ignored. Raises ValueError for a
+    file that is no image, whose value of white is unknown, or that has more than MOST_PIXELS
+    pixels.
     """
     return _read(file, name, lambda picture: np.asarray(_upright(picture)))
 
 
 def view(content: bytes, name: object, size: int, box_of: Callable[[int, int], Box], gap: float = 1) -> np.ndarray:
-    """A part of an encoded picture, scaled to (size, size, 3) uint8 by antialiased bilinear interpolation.
+    """Return a rectangle of an encoded image, resized to (size, size, 3) uint8.
 
-    box_of: (width, height) of the upright picture -> the part. gap: a JPEG file is decoded at an eighth, a quarter or a
-    half where the part is then still so many times `size` wide and high. Errors: as `decode`.
+    - box_of: maps (width, height) of the upright image to the rectangle.
+    - gap: a JPEG file is decoded at 1/8, 1/4 or 1/2 of its size, as long as the rectangle is then
+      still
+      `gap` times as wide and high as `size`.
+
+    The interpolation is bilinear with antialiasing. Errors are those of `decode`.
     """
     return _read(io.BytesIO(content), name, lambda picture: _cut(picture, size, box_of, gap))
 
 
 def check(content: bytes, name: object) -> tuple[int, int]:
-    """(width, height) of an encoded picture, upright, whose every byte was read; ValueError as `decode`."""
+    """Read all of an encoded image, and return its upright (width, height); errors as `decode`."""
 
     def whole(picture: Image.Image) -> tuple[int, int]:
         size = _upright_size(picture)
-        picture.draft(None, (1, 1))  # the bytes of a JPEG file are all read; the arithmetic is an eighth of it
+        picture.draft(None, (1, 1))  # all bytes of a JPEG are read, but decoding at 1/8 of the size is cheap
         picture.load()
         return size
 
@@ -66,25 +73,25 @@ def check(content: bytes, name: object) -> tuple[int, int]:
 
 
 def encode(image: np.ndarray) -> bytes:
-    """(H, W, 1 or 3) uint8 as a PNG file: the same pixels again."""
+    """Encode (H, W, 1 or 3) uint8 as a PNG file without loss."""
     file = io.BytesIO()
     to_pillow(image).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def to_pillow(image: np.ndarray) -> Image.Image:
-    """(H, W, 1 or 3) uint8 as a Pillow picture."""
+    """Convert (H, W, 1 or 3) uint8 to a Pillow image."""
     return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[-1] == 1 else image))
 
 
 def from_pillow(picture: Image.Image) -> np.ndarray:
-    """The inverse of `to_pillow`."""
+    """Convert a Pillow image to (H, W, 1 or 3) uint8: the inverse of `to_pillow`."""
     image = np.asarray(picture)
     return image if image.ndim == 3 else image[..., None]
 
 
 def centre(share: float) -> Callable[[int, int], Box]:
-    """The square in the middle whose side is this share of the shorter side."""
+    """Return a function that gives the centred square with this share of the shorter side."""
 
     def box(width: int, height: int) -> Box:
         side = share * min(width, height)
@@ -94,7 +101,7 @@ def centre(share: float) -> Callable[[int, int], Box]:
 
 
 def square(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, C) uint8 -> (size, size, C): scaled by its shorter side, cut at the centre, as CLIP's images are."""
+    """Resize (H, W, C) uint8 to (size, size, C) by the shorter side, cut at the centre."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -108,9 +115,10 @@ def square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def fitted(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W, 3) uint8 in another shape: scaled and cut as `square` does, in grey where the shape has one channel.
+    """Bring an image (H, W, 3) uint8 to another shape, scaled and cut as `square` does.
 
-    ValueError for a picture of another size where the shape is no square.
+    It becomes grey where the shape has one channel. Raises ValueError for an image of another size
+    where the shape is not square.
     """
     height, width, channels = shape
     if image.shape[:2] != (height, width):
@@ -123,7 +131,7 @@ def fitted(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of an opened picture; ValueError, one line, for one that cannot be used."""
+    """Open an image and return use(image); raises a one-line ValueError on failure."""
     try:
         with Image.open(file, formats=FORMATS) as picture:
             if picture.mode in DEEP:
@@ -136,13 +144,13 @@ def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """In three channels of bytes, turned as its EXIF data says, on white."""
+    """Return an image as 8-bit RGB, rotated by its EXIF orientation, on a white background."""
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.getexif().get(ORIENTATION, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB" and not picture.has_transparency_data:
-        return picture  # `convert` would copy it
+        return picture  # `convert` would make a copy
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
@@ -157,9 +165,11 @@ def _upright_size(picture: Image.Image) -> tuple[int, int]:
 def _cut(picture: Image.Image, size: int, box_of: Callable[[int, int], Box], gap: float) -> np.ndarray:
     width, height = _upright_size(picture)
     left, top, across, down = box_of(width, height)
-    wanted = gap * size / min(across, down)  # of the whole picture's scale
+    wanted = gap * size / min(across, down)  # the least scale at which the whole image must be decoded
+    # draft lets the JPEG decoder skip detail; other formats ignore it.
     picture.draft(None, tuple(math.ceil(wanted * side) for side in picture.size))
     upright = _upright(picture)
+    # The image may have been decoded at a smaller scale, so the box is scaled, too.
     x, y = upright.width / width, upright.height / height
     box = (left * x, top * y, min((left + across) * x, upright.width), min((top + down) * y, upright.height))
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR, box=box))

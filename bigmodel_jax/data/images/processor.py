@@ -1,16 +1,17 @@
-"""What transformers' image processors are told, so that a model gets the images it was trained on."""
+"""The settings of transformers' image processors that prepare images as in training here."""
 
 from typing import Any
 
 from bigmodel_jax.data.images.channels import Channels
 
-BILINEAR = 2  # Pillow's number
+BILINEAR = 2  # Pillow's number of bilinear interpolation
 
 
 def processor(size: int, crop: float, channels: Channels) -> dict[str, Any]:
-    """The content of preprocessor_config.json for pictures cut to (size, size) at this share of their shorter side.
+    """Return preprocessor_config.json for images that are cut to (size, size).
 
-    transformers rounds the scaled sides and the margins to whole pixels, which evaluation here does not.
+    `crop` is the side of the cut square as a share of the shorter side. transformers rounds the
+    scaled sides and the margins to whole pixels; the evaluation here does not.
     """
     return {
         "image_processor_type": "CLIPImageProcessor",

@@ -1,4 +1,4 @@
-"""RandAugment: a few changes drawn from a table, all at one magnitude."""
+"""RandAugment: a few augmentations drawn from a table, all with the same magnitude."""
 
 import dataclasses
 import math
@@ -15,20 +15,22 @@ Change = Callable[[Image.Image, float], Image.Image]
 
 
 def _moved(picture: Image.Image, *back: float) -> Image.Image:
-    """Pixel (x, y) is that of (ax + by + c, dx + ey + f) before, black where there was none."""
+    """Apply an affine map: pixel (x, y) comes from (ax + by + c, dx + ey + f), or is black."""
     return picture.transform(picture.size, Image.Transform.AFFINE, back, resample=Image.Resampling.NEAREST)
 
 
 def _slope(x: float) -> float:
-    return math.tan(math.radians(math.degrees(math.atan(x))))  # the source's way: its last bits choose pixels
+    # torchvision computes it in this way, and its last bits decide which pixel is taken.
+    return math.tan(math.radians(math.degrees(math.atan(x))))
 
 
 def _enhanced(kind: type) -> Change:
     return lambda picture, x: kind(picture).enhance(1 + x)
 
 
-# name -> (the change, the strongest magnitude, whether its sign is drawn). A magnitude m of `bins` is the share
-# m / (bins - 1) of the strongest; the magnitude of Translate is a share of the side.
+# name -> (the augmentation, its strongest amount, whether its sign is random). The amount at a
+# magnitude m is the share m / (bins - 1) of the strongest. The amount of Translate is a share of
+# the image's side.
 CHANGES: dict[str, tuple[Change, float, bool]] = {
     "Identity": (lambda picture, x: picture, 0, False),
     "ShearX": (lambda picture, x: _moved(picture, 1, _slope(x), 0, 0, 1, 0), 0.3, True),
@@ -49,12 +51,19 @@ CHANGES: dict[str, tuple[Change, float, bool]] = {
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment(Augmentation):
-    """`num` changes of the table, drawn with repetition, each at `magnitude` (Cubuk et al. 2019, arXiv:1909.13719, with the
-    table, magnitudes and nearest-neighbour interpolation of torchvision.transforms.RandAugment)."""
+    """Applies `num` augmentations of the table, drawn with repetition (Cubuk et al.,
+    arXiv:1909.13719).
+
+    Table, magnitudes and nearest-neighbour interpolation are those of
+    torchvision.transforms.RandAugment.
+    """
 
     num: Count = 2
+    "augmentations per image"
     magnitude: CountOrZero = 9
+    "strength of all augmentations, 0 .. bins - 1"
     bins: Count = 31
+    "number of magnitudes"
 
     def __post_init__(self):
         if self.magnitude >= self.bins:
@@ -71,7 +80,7 @@ class RandAugment(Augmentation):
 
 
 def apply(picture: Image.Image, name: str, magnitude: int, bins: int, *, negative: bool) -> Image.Image:
-    """One change of the table at a magnitude, turned round where it has a sign."""
+    """Apply one augmentation of the table; `negative` turns its sign where it has one."""
     change, strongest, signed = CHANGES[name]
     amount = strongest * magnitude / max(bins - 1, 1)
     return change(picture, -amount if signed and negative else amount)

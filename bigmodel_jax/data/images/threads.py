@@ -1,4 +1,4 @@
-"""Work on pictures by as many threads as there are cores: Pillow decodes and scales without the interpreter's lock."""
+"""Runs work on images in one thread per core; Pillow releases the interpreter lock."""
 
 import collections
 import concurrent.futures
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 CORES = len(os.sched_getaffinity(0))
-AHEAD = 8  # tasks a thread that wait
+AHEAD = 8  # waiting tasks per thread
 
 
 @functools.cache
@@ -16,7 +16,10 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
 
 
 def each(work: Callable[[int], None], count: int) -> None:
-    """Calls `work` with 0 .. count - 1; raises what the first of them raises, once none is at work any more."""
+    """Call `work` with 0 .. count - 1 in parallel.
+
+    All threads finish before the exception of one of them is raised.
+    """
 
     def share(first: int) -> None:
         for number in range(first, count, CORES):
@@ -29,7 +32,7 @@ def each(work: Callable[[int], None], count: int) -> None:
 
 
 def in_order[X, Y](work: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
-    """work(item) of every item, in their order; a few items are in memory at a time."""
+    """Yield work(item) for every item in order; only a few items are in memory at a time."""
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     for item in items:
         waiting.append(_pool().submit(work, item))

@@ -1,6 +1,7 @@
-"""Pictures of any shape as equal squares: the whole picture, cut or on white, or tiles of it and the whole behind them.
+"""Turns images of any shape into equal squares: the whole image, optionally preceded by tiles of
+it.
 
-Shapes: H height, W width, N squares, S pixels a side.
+Shapes: H height, W width, N squares, S pixels per side.
 """
 
 import math
@@ -12,7 +13,7 @@ from bigmodel_jax.data.images import pictures
 
 
 def padded(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (S, S, 3): scaled by its longer side, in the middle of white."""
+    """Scale (H, W, 3) uint8 to (S, S, 3) by the longer side, centred on white."""
     side = max(image.shape[:2])
     canvas = np.full((side, side, 3), 255, np.uint8)
     top, left = (side - image.shape[0]) // 2, (side - image.shape[1]) // 2
@@ -21,7 +22,7 @@ def padded(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def stretched(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8 -> (height, width, 3), both sides scaled by themselves."""
+    """Stretch (H, W, 3) uint8 to (height, width, 3)."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
@@ -29,7 +30,10 @@ FITS = {"cut": pictures.square, "pad": padded}
 
 
 def grid(height: int, width: int, most: int) -> tuple[int, int]:
-    """(rows, columns) of at most `most` tiles whose shape is nearest to the picture's; of equals, the larger one."""
+    """Return (rows, columns) of at most `most` tiles with an aspect ratio nearest to the image's.
+
+    Of equally near grids the larger one is taken.
+    """
     found = [(rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1)]
 
     def apart(shape: tuple[int, int]) -> tuple[float, int]:
@@ -39,8 +43,11 @@ def grid(height: int, width: int, most: int) -> tuple[int, int]:
 
 
 def squares(image: np.ndarray, size: int, most: int, fit: str) -> np.ndarray:
-    """(N, S, S, 3) uint8: the whole picture as `fit` says; before it, where `most` is 2 or more, up to so many tiles of the
-    picture, stretched to their grid, row by row."""
+    """Return squares (N, S, S, 3) uint8, the last of which is the whole image as `fit` says.
+
+    Where `most` is 2 or more, up to so many tiles come first, row by row; the image is stretched to
+    the grid of the tiles.
+    """
     whole = FITS[fit](image, size)[None]
     if most < 2:
         return whole

@@ -1,1 +1,1 @@
-"""Where records come from."""
+"""Sources of records: files, data sets of libraries, and generated records."""

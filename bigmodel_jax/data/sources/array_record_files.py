@@ -1,4 +1,4 @@
-"""ArrayRecord shards whose records are JSON objects: what `launch.py prepare` writes, and others can."""
+"""Reads and writes ArrayRecord files of JSON objects, such as `launch.py prepare` writes."""
 
 import contextlib
 import dataclasses
@@ -15,14 +15,15 @@ from bigmodel_jax.data.sources.opened import on_disk
 from bigmodel_jax.data.sources.sources import Files
 
 SUFFIX = ".array_record"
-BATCH = 256  # records that are in memory at a time
+BATCH = 256  # records that are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayRecordFiles(Files):
-    """ArrayRecord files of JSON objects, in the order of their names."""
+    """ArrayRecord files of JSON objects, read in the order of their names."""
 
     text_field: str = "text"
+    "the field that becomes the record's text"
 
     def shards(self, split, root, bad):
         return [dataclasses.replace(self, **{split: glob.escape(str(path))}) for path in self.paths(split)]
@@ -41,7 +42,7 @@ class ArrayRecordFiles(Files):
 
 
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of each record, from 0; ValueError, one line, for a file that is cut short or damaged."""
+    """Yield (number, bytes) of each record, from 0; raises ValueError for a damaged file."""
     with on_disk(path) as place:
         reader = _opened(place, "readahead_buffer_size:0,max_parallelism:0", path)
         total = reader.num_records()
@@ -54,7 +55,7 @@ def read(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _opened(path: Path, options: str, name: Path | None = None) -> array_record_module.ArrayRecordReader:
-    """name: what a message calls the file, where `path` is a copy of it."""
+    """Open a reader; `name` is the file's name in messages, where `path` is a temporary copy."""
     reader = array_record_module.ArrayRecordReader(str(path), options)
     if not reader.ok():
         raise ValueError(f"{name or path} is no whole ArrayRecord file: it was cut short, or is something else")
@@ -62,9 +63,9 @@ def _opened(path: Path, options: str, name: Path | None = None) -> array_record_
 
 
 class Records:
-    """The records of a file by their numbers, several at once; ValueError, one line, for one that is damaged.
+    """Random access to the records of a file, several at once; threads may share an object.
 
-    A record's content is compared with its checksum whenever it is read. Threads may share an object.
+    Each read checks the records' checksums, and raises a one-line ValueError for a damaged record.
     """
 
     def __init__(self, path: Path):
@@ -84,9 +85,9 @@ class Records:
 
 @contextlib.contextmanager
 def writing(path: Path, options: str) -> Iterator[Callable[[bytes], None]]:
-    """Yields a function that appends a record to the file which becomes `path`, whole or not at all.
+    """Yield a function that appends a record to a file, which becomes `path` whole or not at all.
 
-    ValueError, one line, where the disk is full.
+    Raises a one-line ValueError where the disk is full.
     """
     with files.replacing(path) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), options)
@@ -102,7 +103,7 @@ def writing(path: Path, options: str) -> Iterator[Callable[[bytes], None]]:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """What a writer raises, a full disk above all, as ValueError of one line."""
+    """Turn a writer's error, such as a full disk, into a one-line ValueError."""
     try:
         yield
     except RuntimeError as error:
@@ -110,14 +111,14 @@ def named(path: Path) -> Iterator[None]:
 
 
 def json_line(record: dict) -> bytes:
-    """A record as it is written; TypeError for what JSON has no word for."""
+    """Encode a record as JSON; raises TypeError for values that JSON cannot express."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=_plain).encode("utf-8")
 
 
 def _plain(value: object) -> object:
-    """What sources give beside texts, numbers and lists of them."""
+    """Convert the values that sources give besides texts, numbers and lists."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    if getattr(value, "ndim", 2) < 2:  # numbers of numpy's, and lists of them; pictures are none
+    if getattr(value, "ndim", 2) < 2:  # NumPy scalars and vectors; an image has more dimensions
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

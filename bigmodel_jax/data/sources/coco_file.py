@@ -1,4 +1,4 @@
-"""Pictures with boxes as COCO writes them: a folder of pictures, and one JSON file of a split's boxes."""
+"""Images with boxes in COCO's format: a folder of images, and one JSON file per split."""
 
 import dataclasses
 import json
@@ -17,21 +17,25 @@ LISTS = ("images", "annotations", "categories")
 
 @dataclasses.dataclass(frozen=True)
 class CocoFile(Source):
-    """`train` and `validation` each name a JSON file with lists "images" (id, file_name), "annotations" (image_id,
-    category_id, bbox: left, top, width, height in pixels) and "categories" (id, name).
+    """Each of `train` and `validation` names a JSON file in COCO's format.
 
-    A record: image, boxes, classes. Class 0 is the ground, as in scenes and masks; class n is the n-th category by its id.
-    Annotations of crowds (iscrowd 1) are left out. A picture without annotations has no objects.
+    It holds the lists "images" (id, file_name), "annotations" (image_id, category_id, bbox: left,
+    top, width, height in pixels) and "categories" (id, name). A record has image, boxes and
+    classes. Class 0 is the background, as in digit scenes and masks; class n is the n-th category
+    in the order of ids. Crowd annotations (iscrowd 1) are left out. An image without annotations
+    has no objects.
     """
 
     compared: ClassVar = {"train": "training", "images": "place"}
 
     train: str = ""
+    "the JSON file of the training split"
     validation: str = ""
+    "the JSON file of the validation split"
     images: str = ""
-    "the folder of the pictures; empty: that of the JSON file"
+    "folder of the images; empty: the folder of the JSON file"
     categories: tuple[str, ...] = ()
-    "the names of the categories that the file must list, by their ids; (): those of the file"
+    "names of the categories that the file must list, in the order of ids; (): those of the file"
 
     def labels(self):
         return ("ground", *self.categories) if self.categories else ()
@@ -43,7 +47,7 @@ class CocoFile(Source):
         return [self._file(split)]
 
     def fingerprint(self, split, root):
-        """Size and time of change stand for the file's content; the pictures' own are not asked for."""
+        """Hash the JSON file's size and modification time; the images' own are not checked."""
         return cache.key(str(self.images), self.categories, paths.stat(self._file(split)))
 
     def records(self, split, root, bad):
@@ -70,7 +74,7 @@ class CocoFile(Source):
             yield where, {"image": picture} | found
 
     def _classes(self, file: Path, categories: list[dict]) -> dict[int, int]:
-        """Category id -> class."""
+        """Return {category id: class}."""
         ordered = sorted(categories, key=lambda c: c["id"])
         names = tuple(str(c.get("name", c["id"])) for c in ordered)
         if self.categories and names != self.categories:
@@ -86,6 +90,7 @@ class CocoFile(Source):
 
 
 def _table(file: Path) -> dict[str, list[dict]]:
+    """Read a COCO file, and check the three lists in it."""
     try:
         table = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -101,7 +106,7 @@ def _table(file: Path) -> dict[str, list[dict]]:
 
 
 def _picture(path: Path, image: dict) -> np.ndarray:
-    """The picture; ValueError where it is not as large as the file of boxes says."""
+    """Read an image; raises ValueError where its size differs from that in the JSON file."""
     picture = pictures.read(path)
     height, width = picture.shape[:2]
     for name, pixels in (("width", width), ("height", height)):
@@ -111,7 +116,7 @@ def _picture(path: Path, image: dict) -> np.ndarray:
 
 
 def _boxes(annotations: list[dict], classes: dict[int, int]) -> dict[str, np.ndarray]:
-    """Boxes (N, 4) as left, top, right, bottom, and classes (N,); ValueError names the annotation."""
+    """Return boxes (N, 4), left, top, right, bottom, and classes (N,)."""
     boxes, found = [], []
     for annotation in annotations:
         label, box = annotation.get("category_id"), annotation.get("bbox")

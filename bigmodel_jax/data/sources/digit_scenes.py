@@ -1,4 +1,4 @@
-"""Scenes made of real handwritten digits: several sizes, overlaps, pieces of other digits between them, with masks."""
+"""Generated scenes of real handwritten digits: several sizes, overlaps and clutter, with masks."""
 
 import dataclasses
 from pathlib import Path
@@ -12,20 +12,25 @@ from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Tfds
 
-FORMAT = 1  # raise it when the scenes of a seed change
-INK = 64  # from this value on, a pixel belongs to the digit
-PIECE = 8  # pixels a side of a piece of clutter
-SMALLEST, LARGEST = 0.6, 1.1  # a digit's side, as a share of its own picture's
-TRIES = 20  # places that are drawn for a digit before a scene goes without it
+FORMAT = 1  # raise it when a seed gives different scenes
+INK = 64  # pixels from this value on belong to the digit
+PIECE = 8  # side of a piece of clutter, in pixels
+SMALLEST, LARGEST = 0.6, 1.1  # range of a digit's side, as a share of its original side
+TRIES = 20  # attempts to place a digit before it is left out
 
 
 @dataclasses.dataclass(frozen=True)
 class DigitScenes(Source):
-    """Square grey scenes: scene n of a split is a function of the seed and n, and holds digits of that split alone.
+    """Square grey scenes; scene n of a split depends only on the seed and n.
 
-    A record: image (H, W, 1) uint8; mask (H, W) uint8, 0 for the ground and 1 + digit for a digit's pixels; boxes (N, 4)
-    around all ink of each digit: left, top, right, bottom in pixels; classes (N,), 1 + digit. A later digit hides what lies
-    below it.
+    A split's scenes contain digits of that split alone. A record has
+
+    - image (H, W, 1) uint8;
+    - mask (H, W) uint8: 0 for the background, 1 + digit for a digit's pixels;
+    - boxes (N, 4): left, top, right and bottom in pixels around all ink of each digit;
+    - classes (N,): 1 + digit.
+
+    A later digit hides what lies below it.
     """
 
     compared = {"train": "training"}  # noqa: RUF012 - as every source declares it
@@ -33,15 +38,17 @@ class DigitScenes(Source):
     train: Count = 6000
     "scenes of the training split"
     validation: Count = 500
+    "scenes of the validation split"
     side: Count = 48
-    "pixels; at least 32"
+    "side of a scene in pixels; at least 32"
     digits: Count = 3
-    "most digits in a scene; each has between one and so many"
+    "the most digits of a scene; each scene has at least one"
     overlap: Share = 0.2
-    "the largest share of the other digits' ink that a digit may hide"
+    "how much of the other digits' ink a digit may hide, as a share"
     clutter: CountOrZero = 4
-    "pieces of digits, 8 pixels a side, that belong to the ground"
+    "pieces of other digits, 8x8 pixels, that belong to the background"
     seed: Seed = 0
+    "seeds the scenes"
 
     def __post_init__(self):
         if self.side < 32:
@@ -68,7 +75,7 @@ class DigitScenes(Source):
             yield f"scene {number} of {split}", record
 
     def _scene(self, rng: np.random.Generator, images: np.ndarray, labels: np.ndarray):
-        image = rng.integers(0, 40, (self.side, self.side), np.uint8)  # noise of the ground
+        image = rng.integers(0, 40, (self.side, self.side), np.uint8)  # background noise
         mask, boxes, classes = np.zeros_like(image), [], []
         for _ in range(self.clutter):
             digit = images[rng.integers(len(images))]
@@ -82,6 +89,7 @@ class DigitScenes(Source):
             digit = np.asarray(pictures.to_pillow(images[chosen][..., None]).resize((size, size)))
             for _ in range(TRIES):
                 place, ink = _place(rng, image, digit)
+                # Another place is tried where the digit would hide too much of the others.
                 if (mask[place][ink] > 0).sum() <= self.overlap * (mask > 0).sum():
                     image[place][ink] = digit[ink]
                     mask[place][ink] = 1 + labels[chosen]
@@ -92,13 +100,13 @@ class DigitScenes(Source):
 
 
 def _place(rng: np.random.Generator, image: np.ndarray, piece: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
-    """(somewhere on the image where the piece fits, which of the piece's pixels hold ink)."""
+    """Return (a random place of the piece on the image, which of the piece's pixels hold ink)."""
     top, left = (rng.integers(0, side - n + 1) for side, n in zip(image.shape, piece.shape, strict=True))
     return (slice(top, top + piece.shape[0]), slice(left, left + piece.shape[1])), piece >= INK
 
 
 def _around(place: tuple[slice, slice], ink: np.ndarray) -> list[int]:
-    """Left, top, right and bottom of a piece's ink on the image."""
+    """Return left, top, right and bottom of a piece's ink on the image."""
     rows, columns = np.nonzero(ink.any(axis=1))[0], np.nonzero(ink.any(axis=0))[0]
     top, left = place[0].start, place[1].start
     return [left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1]

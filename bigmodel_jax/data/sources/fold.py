@@ -1,4 +1,4 @@
-"""One fold of k of any source's training records held out as its validation split: what cross-validation trains on."""
+"""Holds out one of k folds of a source's training records as the validation split."""
 
 import collections
 import dataclasses
@@ -16,28 +16,31 @@ from bigmodel_jax.data.holdout import folds
 from bigmodel_jax.data.sources.source import Records, Source
 
 FORMAT = 1  # raise it when the same records lie in other folds
-CONTENT = ("image", "features", "text")  # the first of these that a record has is what it is; else all of it
+CONTENT = ("image", "features", "text")  # the first of these fields identifies a record; without them all fields do
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutFold(Source):
-    """The records of `source`'s split train: those of fold `fold` of `k` are the split validation, the others the split
-    train. Its own validation split is not read; further splits, such as test, stay.
+    """The training records of `source` without fold `fold`; that fold is the validation split.
 
-    The folds are made of what records say, so that equal records lie in one fold wherever they stand.
+    The source's own validation split is not read; other splits, such as test, stay as they are.
+    Folds depend on the records' content, so equal records lie in the same fold wherever they stand.
     """
 
     cut: ClassVar = "k"
 
     source: Source
+    "the source whose training records are divided"
     k: Classes = 5
+    "the number of folds"
     fold: CountOrZero = 0
+    "the fold that is held out, 0 .. k - 1"
     stratify: str = ""
-    "the field of a record with its label, whose shares are to be alike in all folds; empty: none"
+    "the field with a record's label, whose shares should be alike in all folds; empty: none"
     together: str = ""
-    "a field of a record, such as a patient or an author: records that are equal in it lie in one fold; empty: equal records do"
+    "a field such as a patient or an author: records with equal values share a fold; empty: equal records do"
     seed: Seed = 0
-    "another number, other folds"
+    "another seed gives other folds"
 
     def __post_init__(self):
         if self.fold >= self.k:
@@ -62,7 +65,8 @@ class HeldOutFold(Source):
         inner = self.source.fingerprint(self._read(split), root)
         if split not in ("train", "validation"):
             return inner
-        place = str(Path(str(getattr(self.source, "train", ""))).absolute())  # of pictures that stay where they are
+        # The path is part of the key, because sources may store the paths of images.
+        place = str(Path(str(getattr(self.source, "train", ""))).absolute())
         return cache.key(inner, place, *self._how(), self.fold, split)
 
     def records(self, split, root, bad):
@@ -72,7 +76,11 @@ class HeldOutFold(Source):
         return self._part(split, root, bad, "encoded")
 
     def counts(self, root: Path, max_bad_records: int = 0, form: str = "records") -> dict[str, Any]:
-        """{"records": how many each fold has, "labels": {label: how many of it each fold has}}; form: the method that reads."""
+        """Return the sizes of the folds.
+
+        {"records": [records per fold], "labels": {label: [its records per fold]}}; `form` is the
+        method of the source that reads the records.
+        """
         return json.loads((self._folder(root, max_bad_records, form) / "counts.json").read_text())
 
     def _read(self, split: str) -> str:
@@ -92,7 +100,7 @@ class HeldOutFold(Source):
                 yield found
 
     def _folder(self, root: Path, max_bad_records: int, form: str) -> Path:
-        """Where the folds of all records are kept: the source is read through once for them."""
+        """Return the cache folder with every record's fold; to make it, the source is read once."""
         name = cache.key(self.source.fingerprint("train", root), self._how(), max_bad_records, form)
         return cache.build(
             root / f"folds-{FORMAT}" / name, lambda folder: self._write(folder, root, max_bad_records, form)
@@ -112,6 +120,7 @@ class HeldOutFold(Source):
 
 
 def _unit(record: dict[str, Any], together: str) -> bytes:
+    """Return the bytes that identify the unit of a record, which no fold boundary divides."""
     if together:
         return cache.content(record[together])
     names = [name for name in CONTENT if name in record][:1] or sorted(record)

@@ -1,4 +1,4 @@
-"""Sources whose data sets a function of the user's makes: what those of Hugging Face and of Grain have in common."""
+"""The base class of sources whose data sets a user's function makes (Hugging Face, Grain)."""
 
 import dataclasses
 import functools
@@ -14,10 +14,14 @@ OPTION = "data.source.function"
 
 @dataclasses.dataclass(frozen=True)
 class FunctionSource(Source):
-    """The function takes no arguments, is named as that of `Arrays`, and returns {"train": data set, "validation": …}, or
-    one data set for training alone. It is called once in a process."""
+    """A source whose data sets a user's function returns; it is called once per process.
+
+    The function takes no arguments, and is named like the function of `Arrays`. It returns
+    {"train": data set, "validation": …}, or one data set for training alone.
+    """
 
     function: FunctionName = ""
+    "the function or its name"
 
     def __post_init__(self):
         object.__setattr__(self, "function", user_code.name_of(OPTION, self.function))
@@ -29,10 +33,11 @@ class FunctionSource(Source):
         return split in self.splits()
 
     def kinds(self) -> tuple[tuple[type, ...], str]:
-        """The types of data sets that are taken, and what they are called."""
+        """Return the accepted types of data sets, and their description for messages."""
         raise NotImplementedError(f"{type(self).__name__} does not define kinds()")
 
     def splits(self) -> dict[str, Any]:
+        """Return the data sets by split; raises ValueError for a data set of another type."""
         found, (kinds, called) = _made(user_code.find(OPTION, self.function), self.function), self.kinds()
         found = {"train": found} if isinstance(found, kinds) else found
         wrong = [part for part in found.values() if not isinstance(part, kinds)] if isinstance(found, dict) else [found]
@@ -41,6 +46,7 @@ class FunctionSource(Source):
         return found
 
     def split(self, split: str) -> Any:
+        """Return the data set of a split; raises ValueError where the function does not give it."""
         splits = self.splits()
         if split not in splits:
             raise ValueError(f"{OPTION}: {self.function} gives the splits {', '.join(splits)}; {split!r} is needed")

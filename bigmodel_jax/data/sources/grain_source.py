@@ -1,4 +1,4 @@
-"""Pipelines of Grain as a source: its readers (ArrayRecord and others), transformations, mixing and worker processes."""
+"""Grain pipelines as a source: Grain's readers, transformations, mixing and workers."""
 
 import dataclasses
 import functools
@@ -17,10 +17,10 @@ from bigmodel_jax.data.sources.function_source import OPTION, FunctionSource
 
 @dataclasses.dataclass(frozen=True)
 class GrainDataset(FunctionSource):
-    """`grain.MapDataset`s or `grain.IterDataset`s of records, one a split, each with an end (without `repeat`).
+    """One finite `grain.MapDataset` or `grain.IterDataset` of records per split, without `repeat`.
 
-    They are read once for their fingerprint, and once more when the data is prepared. `mp_prefetch` makes the records in
-    several processes.
+    The data sets are read once for their fingerprint, and once more when the data is prepared.
+    `mp_prefetch` makes the records in several processes.
     """
 
     def kinds(self):
@@ -41,10 +41,10 @@ class GrainDataset(FunctionSource):
 
 
 def _elements(dataset: Any, name: str) -> Iterator[Any]:
-    """What a data set of the function `name` holds, in its order."""
-    if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl's flags, which nobody else sets
+    """Yield the elements of a data set in order; `name` is the user's function."""
+    if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl's flags, which nothing else has parsed
         flags.FLAGS.mark_as_parsed()
-    if (file := name.rpartition(":")[0]).endswith(".py"):  # a worker process could not import it by that name
+    if (file := name.rpartition(":")[0]).endswith(".py"):  # a worker process cannot import the config file by its name
         cloudpickle.register_pickle_by_value(sys.modules[file])
     elements = _of_map(dataset) if hasattr(dataset, "__getitem__") else iter(dataset)
     while True:
@@ -52,13 +52,13 @@ def _elements(dataset: Any, name: str) -> Iterator[Any]:
             element = next(elements)
         except StopIteration:
             return
-        except Exception as error:  # whatever the user's transformations raise, here or in a worker process
+        except Exception as error:  # a user's transformation may raise anything, here or in a worker process
             raise ValueError(f"{OPTION}: {name}: {user_code.described(error)}") from error
         yield element
 
 
 def _of_map(dataset: Any) -> Iterator[Any]:
-    """Elements that a filter has dropped are None."""
+    """Yield the elements of a map data set; None stands for an element that was filtered out."""
     if len(dataset) == sys.maxsize:
         raise ValueError("the data set has no end; leave out repeat(), since training goes over it again anyway")
     yield from (element for i in range(len(dataset)) if (element := dataset[i]) is not None)
@@ -66,6 +66,7 @@ def _of_map(dataset: Any) -> Iterator[Any]:
 
 @functools.lru_cache(maxsize=8)
 def _digest(dataset: Any, name: str) -> str:
+    """Hash the content of all records."""
     digest = hashlib.sha256()
     for record in _elements(dataset, name):
         fields = sorted(record.items()) if isinstance(record, dict) else [("", record)]

@@ -1,4 +1,4 @@
-"""A source of records from a Hugging Face `datasets` object, which a function of the user's loads or builds."""
+"""Records of a Hugging Face `datasets` object, which a user's function loads or builds."""
 
 import dataclasses
 import functools
@@ -15,16 +15,16 @@ from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.sources.function_source import OPTION, FunctionSource
 from bigmodel_jax.data.sources.source import Records
 
-BATCH = 256  # records that are in memory at a time
+BATCH = 256  # records that are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFaceDataset(FunctionSource):
     """A `datasets.DatasetDict`, or a `Dataset` for training alone.
 
-    The function gives columns the names of the fields that the data config reads (`rename_column`), and splits the names
-    train and validation (and test). Pictures come as (H, W, 3) uint8. A list of `ClassLabel`s comes as the names of the
-    classes, a single one as its number.
+    The user's function names the columns as the data config expects (`rename_column`), and names
+    the splits train, validation and test. Images come as (H, W, 3) uint8. A list of `ClassLabel`s
+    comes as a list of class names, a single `ClassLabel` as its number.
     """
 
     def kinds(self):
@@ -37,7 +37,10 @@ class HuggingFaceDataset(FunctionSource):
         return (datasets.Dataset,), "a datasets.Dataset or DatasetDict, not a stream,"
 
     def fingerprint(self, split, root):
-        """Of the content, a second or so per gigabyte: what the package itself calls one is random for data in memory."""
+        """Hash the content, at about a second per gigabyte.
+
+        The fingerprint of the package itself is random for data in memory.
+        """
         return _digest(self.split(split))
 
     def labels(self):
@@ -50,7 +53,7 @@ class HuggingFaceDataset(FunctionSource):
         return self._records(split, bad, _file)
 
     def _records(self, split: str, bad: BadRecords, picture: Callable[[Any], Any]) -> Records:
-        """Records whose pictures are what `picture` makes of what is stored."""
+        """Yield the records; `picture` converts the stored form of an image."""
         dataset = self.split(split)
         readers = {name: read for name, feature in dataset.features.items() if (read := _reader(feature, picture))}
         number = 0
@@ -67,13 +70,15 @@ class HuggingFaceDataset(FunctionSource):
 def _digest(dataset: Any) -> str:
     digest = hashlib.sha256(str(dataset.features).encode())
     for batch in dataset.with_format("arrow").iter(BATCH):
+        # Serialized bytes would depend on how the data is divided into chunks, so chunks are
+        # joined.
         for part in batch.combine_chunks().to_batches():
             digest.update(part.serialize())
     return digest.hexdigest()[:16]
 
 
 def _reader(feature: Any, picture: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
-    """How a column's stored values become a record's; None where they are those."""
+    """Return the function that converts a column's values; None where they stay as they are."""
     import datasets
 
     if isinstance(feature, datasets.Image):
@@ -84,22 +89,23 @@ def _reader(feature: Any, picture: Callable[[Any], Any]) -> Callable[[Any], Any]
     while isinstance(inner, (datasets.List, datasets.LargeList)):
         inner = inner.feature
     if getattr(inner, "dtype", getattr(feature, "shape", None) and feature.dtype) == "uint8":
-        return lambda values: np.asarray(values, np.uint8)  # so that pixels are told from other numbers
+        return lambda values: np.asarray(values, np.uint8)  # uint8 marks pixels, as opposed to other numbers
     return None
 
 
 def _file(stored: dict[str, Any] | None) -> bytes:
-    """The picture's file."""
+    """Return the bytes of a stored image file."""
     if stored is None:
         raise ValueError("no picture")
     if stored["bytes"] is not None:
         return stored["bytes"]
-    if not Path(stored["path"]).is_file():  # a pipe would be waited for
+    if not Path(stored["path"]).is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{stored['path']} is not a file")
     return Path(stored["path"]).read_bytes()
 
 
 def _picture(stored: dict[str, Any] | None) -> Any:
+    """Decode a stored image."""
     if stored is None:
         raise ValueError("no picture")
     if stored["bytes"] is None:

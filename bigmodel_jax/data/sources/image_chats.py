@@ -1,8 +1,9 @@
-"""Files of questions about pictures: JSON Lines of a picture, a prompt and an answer, or of messages with an image part.
+"""JSON Lines files of questions about images.
 
-A line is {"image": "a.png", "prompt": "What is it?", "answer": "A cat."}, of which the prompt may be absent, or
-{"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]},
-{"role": "assistant", "content": "A cat."}]}: one picture, one question, one answer.
+A line is {"image": "a.png", "prompt": "What is it?", "answer": "A cat."}, where the prompt is
+optional, or {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"},
+{"type": "text", "text": "What is it?"}]}, {"role": "assistant", "content": "A cat."}]}. Messages
+must have one image, one question and one answer.
 """
 
 import dataclasses
@@ -21,18 +22,22 @@ VIDEO = ("video", "video_url")
 
 @dataclasses.dataclass(frozen=True)
 class ImageChatFiles(Files):
-    """Pictures with questions and answers. Paths of pictures are relative to the file's folder; whatever Pillow reads.
+    """Images with questions and answers; image paths are relative to the file's folder.
 
-    Records: image, a path; prompt, "" where the line has none; text, the answer.
+    A record has image (a path), prompt ("" where the line has none) and text (the answer).
     """
 
     image_field: str = "image"
+    "the field with the image's path"
     prompt_field: str = "prompt"
+    "the field with the question"
     answer_field: str = "answer"
+    "the field with the answer"
     messages_field: str = "messages"
+    "the field with the messages; a line that has it is read in the second form"
 
     def fingerprint(self, split, root):
-        """Of pictures, size and time of change stand for the content."""
+        """Hash the files, and size and modification time of each image instead of its content."""
         stats = [(str(picture), *paths.stat(picture)) for picture in self._pictures(split, root)]
         return cache.key(super().fingerprint(split, root), stats)
 
@@ -52,7 +57,7 @@ class ImageChatFiles(Files):
                         bad.skip(f"{path} line {number}", str(error))
 
     def _record(self, line: bytes, folder: Path) -> dict[str, Any]:
-        """ValueError with what makes a line unusable."""
+        """Return the record of a line; raises ValueError with what makes the line unusable."""
         row, reason = parse_json(line)
         if reason or not isinstance(row, dict):
             raise ValueError(reason or f"a JSON object is needed, not {type(row).__name__}")
@@ -65,11 +70,13 @@ class ImageChatFiles(Files):
         return {"image": picture, "prompt": text(prompt, "its prompt"), "text": answer}
 
     def _of_fields(self, row: dict) -> tuple[Any, Any, Any]:
+        """Return (image, prompt, answer) of a line with plain fields."""
         if missing := lacks(row, self.image_field, self.answer_field):
             raise ValueError(missing)
         return row[self.image_field], row.get(self.prompt_field, ""), row[self.answer_field]
 
     def _of_messages(self, row: dict) -> tuple[Any, Any, Any]:
+        """Return (image, prompt, answer) of a line with messages."""
         messages = row[self.messages_field]
         listed = isinstance(messages, list) and all(isinstance(m, dict) for m in messages)
         roles = [m.get("role") for m in messages] if listed else []
@@ -91,6 +98,7 @@ class ImageChatFiles(Files):
 
 
 def text(value: Any, what: str) -> str:
+    """Return a value that must be a text; raises ValueError for any other type."""
     if not isinstance(value, str):
         raise ValueError(f"{what} is no text but {type(value).__name__}")
     return value

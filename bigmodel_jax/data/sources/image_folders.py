@@ -1,4 +1,4 @@
-"""Folders of pictures, one folder a class, as torchvision's ImageFolder reads them."""
+"""Image folders, one folder per class, as torchvision's ImageFolder reads them."""
 
 import dataclasses
 from pathlib import Path
@@ -13,17 +13,21 @@ from bigmodel_jax.data.sources.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolders(Source):
-    """`train` and `validation` hold a folder for each class, and in it, at any depth, its pictures.
+    """Each of `train` and `validation` is a folder with one folder per class, which holds its
+    images.
 
-    Classes are numbered by the order of their names in `train`. Where `data.image_size` is 0, pictures are scaled by their
-    shorter side and cut at the centre. Files and folders whose names begin with a dot are left out; what else is no picture
+    Images may lie at any depth. Classes are numbered in the order of their names in `train`. Where
+    `data.image_size` is 0, images are scaled by their shorter side to this source's `image_size`,
+    and cut at the centre. Names that begin with a dot are left out; any other file that is no image
     is a bad record.
     """
 
     train: str = ""
+    "folder of the training images, also in a bucket"
     validation: str = ""
+    "folder of the validation images"
     image_size: Count = 224
-    "pixels a side"
+    "side in pixels of images that are decoded once"
 
     def labels(self) -> tuple[str, ...]:
         folder = self._folder("train")
@@ -38,7 +42,7 @@ class ImageFolders(Source):
         return [path for path, *_ in self._pictures(split)]
 
     def fingerprint(self, split, root):
-        """Of pictures, size and time of change stand for the content."""
+        """Hash names, sizes and modification times of the images instead of their content."""
         folder = self._folder(split)
         stats = [
             (str(path.relative_to(folder)), *(stat or paths.stat(path))) for path, _, stat in self._pictures(split)
@@ -63,7 +67,7 @@ class ImageFolders(Source):
             yield where, record | {"image": image}
 
     def _pictures(self, split: str) -> list[tuple[Path, str, paths.Stat | None]]:
-        """(file, class, its stat where a listing told it) in the order of names."""
+        """Return (file, class, its stat where the listing gave it) in the order of names."""
         folder = self._folder(split)
         if paths.is_remote(folder):
             found = _in_bucket(folder)
@@ -86,7 +90,7 @@ class ImageFolders(Source):
 
 
 def _in_bucket(folder: Path) -> list[tuple[Path, str, paths.Stat]]:
-    """(file, class, stat) of one listing."""
+    """Return (file, class, stat) from one listing of the bucket."""
     below = sorted((name.split("/"), stat) for name, stat in paths.below(folder).items())
     return [
         (folder / "/".join(parts), parts[0], stat)
@@ -100,7 +104,10 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below, in the order of names; a link to a folder is not followed, so that none is walked for ever."""
+    """Return all files below a folder in the order of names.
+
+    A link to a folder is not followed, because it may lead back to a folder above.
+    """
     found = []
     for path in _visible(folder):
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Lines of files that may hold anything: bounded while they are read, and JSON that cannot bring the reader down."""
+"""Reads lines, JSON and CSV of untrusted files with bounded memory and without crashing."""
 
 import contextlib
 import csv
@@ -10,14 +10,15 @@ from typing import Any, TextIO
 
 from bigmodel_jax.data.sources.opened import opened
 
-MOST_BYTES = 1 << 28  # of a line, as of a document: a tokenizer holds a whole one in memory
-BOM = b"\xef\xbb\xbf"  # what some editors put before UTF-8 text
+MOST_BYTES = 1 << 28  # limit for a line and for a document, because a tokenizer holds a whole document in memory
+BOM = b"\xef\xbb\xbf"  # the byte-order mark that some editors put before UTF-8 text
 
 
 def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes, str]]:
-    """(number, line, "") of each line but blank ones; (number, b"", what is wrong) of one of more than `most` bytes.
+    """Yield (number, line, "") of each line that is not blank.
 
-    No more than `most` bytes of a line are in memory. A byte-order mark before the first line is left out.
+    A line of more than `most` bytes gives (number, b"", what is wrong); no more than `most` bytes
+    of it are in memory. A byte-order mark before the first line is removed.
     """
     number = 0
     with opened(path) as file:
@@ -34,13 +35,13 @@ def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes,
 
 @contextlib.contextmanager
 def opened_text(path: Path) -> Iterator[TextIO]:
-    """The file's text for `csv`: what is not UTF-8 becomes U+FFFD."""
+    """Open a file as text for `csv`; bytes that are not UTF-8 become U+FFFD."""
     with opened(path) as file:
         text = io.TextIOWrapper(file, newline="", encoding="utf-8-sig", errors="replace")
         try:
             yield text
         finally:
-            text.detach()  # so that `file` is closed once, by whoever opened it
+            text.detach()  # `file` is closed by `opened`
 
 
 def _skip_rest(file: Any) -> None:
@@ -49,7 +50,7 @@ def _skip_rest(file: Any) -> None:
 
 
 def parse_json(line: bytes) -> tuple[Any, str]:
-    """(the value, "") of a line of JSON, or (None, what is wrong with it)."""
+    """Return (the value, "") of a line of JSON, or (None, what is wrong with it)."""
     try:
         return json.loads(line.decode("utf-8")), ""
     except UnicodeDecodeError as error:
@@ -58,12 +59,15 @@ def parse_json(line: bytes) -> tuple[Any, str]:
         return None, f"not JSON ({error.msg} at column {error.colno})"
     except RecursionError:
         return None, "JSON nested too deeply"
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # an integer of thousands of digits
         return None, f"not usable JSON ({error})"
 
 
 def read_rows(reader: Any) -> Iterator[tuple[list[str], str]]:
-    """(cells, "") of each row of a `csv.reader` but blank ones, or ([], what is wrong): a cell beyond csv's limit."""
+    """Yield (cells, "") of each row of a `csv.reader` that is not blank.
+
+    A row with a cell beyond csv's limit gives ([], what is wrong).
+    """
     while True:
         try:
             row = next(reader)

@@ -1,4 +1,4 @@
-"""Folders of pictures beside folders of masks, paired by name."""
+"""Image folders beside mask folders; a mask belongs to the image of the same name."""
 
 import dataclasses
 from pathlib import Path
@@ -12,18 +12,21 @@ from bigmodel_jax.data.sources.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class MaskFolders(Source):
-    """`train` and `validation` each hold a folder `images` and a folder `masks`; images/a.jpg belongs to masks/a.png.
+    """Each of `train` and `validation` is a folder with the folders `images` and `masks`.
 
-    A mask is a PNG file of one number a pixel, grey or with a palette (data/images/mask_files.py). A picture without a mask,
-    and what is no picture, are bad records. Names that begin with a dot are left out.
+    images/a.jpg belongs to masks/a.png. A mask is a PNG file with one number per pixel, grey or
+    with a palette (data/images/mask_files.py). An image without a mask is a bad record, and so is a
+    file that is no image. Names that begin with a dot are left out.
     """
 
     compared: ClassVar = {"train": "training"}
 
     train: str = ""
+    "folder of the training split"
     validation: str = ""
+    "folder of the validation split"
     classes: tuple[str, ...] = ()
-    "the names of the classes, in the order of their numbers"
+    "names of the classes in the order of their numbers"
 
     def labels(self):
         return self.classes
@@ -35,7 +38,7 @@ class MaskFolders(Source):
         return [path for pair in self._pairs(split) for path in pair if path.is_file()]
 
     def fingerprint(self, split, root):
-        """Size and time of change stand for a file's content."""
+        """Hash names, sizes and modification times of the files instead of their content."""
         folder = self._folder(split)
         stats = [(str(path.relative_to(folder)), *paths.stat(path)) for path in self.made_from(split, root)]
         return cache.key(stats)
@@ -52,7 +55,7 @@ class MaskFolders(Source):
             yield str(picture), record
 
     def _pairs(self, split: str) -> list[tuple[Path, Path]]:
-        """(picture, where its mask should be), in the order of names."""
+        """Return (image, path of its mask) in the order of names; the mask may not exist."""
         folder = self._folder(split)
         found = sorted(p for p in (folder / "images").iterdir() if p.is_file() and not p.name.startswith("."))
         return [(path, folder / "masks" / f"{path.stem}.png") for path in found]

@@ -1,4 +1,4 @@
-"""Files opened for reading: decompressed by the ending of their names; one that is cut short or damaged is one line."""
+"""Opens files for reading, decompresses them, and counts the bytes read for progress displays."""
 
 import contextlib
 import gzip
@@ -16,26 +16,26 @@ COMPRESSED = (".gz", ".zst")
 
 
 class _Position:
-    """Where this process's reading stands: bytes of the files that it has left, and the file in which it is."""
+    """The state of this process's reading: bytes of the files it has closed, and the open file."""
 
     left = 0
     file: BinaryIO | None = None
 
 
 def position() -> int:
-    """Bytes of raw files that this process has read so far, as they lie on disk; for progress."""
+    """Return how many raw (compressed) bytes of files this process has read so far."""
     file = _Position.file
     return _Position.left + (file.tell() if file and not file.closed else 0)
 
 
 def kind(path: Path) -> str:
-    """The ending of a file's name that says what is in it: ".jsonl" of a.jsonl.gz."""
+    """Return the ending of a name without that of its compression: ".jsonl" of a.jsonl.gz."""
     return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 @contextlib.contextmanager
 def raw(path: Path) -> Iterator[BinaryIO]:
-    """The file's own bytes, whose reading `position` counts."""
+    """Open a file's raw bytes; `position` counts what is read of them."""
     with paths.opened(path) as file:
         size, _Position.file = paths.stat(path).size, file
         try:
@@ -46,7 +46,10 @@ def raw(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def on_disk(path: Path) -> Iterator[Path]:
-    """A file's place on this machine, for readers of places alone: itself, or a copy of one in a bucket, then deleted."""
+    """Yield the path of a file on this machine, for readers that need one.
+
+    A file in a bucket is copied to a temporary file, which is deleted afterwards.
+    """
     with raw(path) as file:
         if not paths.is_remote(path):
             yield path
@@ -59,9 +62,10 @@ def on_disk(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, decompressed where its name ends in .gz or .zst (the latter by pyarrow, the extra `parquet`).
+    """Open a file, decompressed where its name ends in .gz or .zst.
 
-    ValueError, one line with the file's name, where the bytes end too early or are none of that compression.
+    .zst needs pyarrow (the extra `parquet`). Raises a one-line ValueError with the file's name
+    where the file is truncated or damaged.
     """
     with raw(path) as file:
         if path.suffix not in COMPRESSED:
@@ -73,7 +77,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """What decompressing raises, as ValueError of one line."""
+    """Turn the errors of decompression into a one-line ValueError."""
     try:
         yield
     except (EOFError, zlib.error, OSError) as error:

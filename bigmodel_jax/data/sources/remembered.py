@@ -1,4 +1,7 @@
-"""Digests of raw files, remembered in the cache by path, size and time of change: a second start reads no gigabytes."""
+"""Digests of raw files, kept in the cache, so that a second start need not read gigabytes again.
+
+An entry is valid while the file's path, size and modification time stay the same.
+"""
 
 import json
 import logging
@@ -11,15 +14,15 @@ from bigmodel_jax.core import files, paths
 from bigmodel_jax.data import cache
 
 FORMAT = 1
-LEAST = 8_000_000  # bytes of all files together, below which reading them is as fast as remembering them
+LEAST = 8_000_000  # below so many bytes in all, reading the files is as fast as looking up their digests
 
 log = logging.getLogger(__name__)
-# {name: [size, time of change in ns, sha256]} of the files in one folder
+# {name: [size, modification time in ns, SHA-256]} of the files in one folder
 Known = dict[str, list]
 
 
 def digests(given: list[Path], root: Path) -> list[str]:
-    """sha256 of each file's content. OSError for one that cannot be read."""
+    """Return the SHA-256 of each file's content; raises OSError for an unreadable file."""
     if sum(paths.stat(path).size for path in given) < LEAST:
         return [cache.file_digest(path) for path in given]
     found = {}
@@ -35,7 +38,10 @@ def digests(given: list[Path], root: Path) -> list[str]:
 
 
 def changed(given: list[Path], root: Path) -> list[str]:
-    """Reads all files again and says which have other content than is remembered; from then on the new one is."""
+    """Read all files again, and return those whose content differs from the remembered one.
+
+    The new content is remembered.
+    """
     found = []
     for folder, names in _by_folder(given).items():
         before, now = _load(root, folder), {}
@@ -54,7 +60,7 @@ def _difference(before: list, now: list) -> str:
 
 
 def _by_folder(given: Iterable[Path]) -> dict[str, dict[str, Path]]:
-    """{folder: {file name: the path as it was given}}"""
+    """Return {folder: {file name: the given path}}."""
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in given:
         folder, name = os.path.split(paths.absolute(path))
@@ -71,7 +77,7 @@ def _file(root: Path, folder: str) -> Path:
 
 
 def _load(root: Path, folder: str) -> Known:
-    """What is remembered; a damaged file is as none, for its content can be read anew."""
+    """Return the remembered digests; a damaged file counts as empty."""
     try:
         found = json.loads(_file(root, folder).read_bytes())
         return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in found.items()}
@@ -80,6 +86,7 @@ def _load(root: Path, folder: str) -> Known:
 
 
 def _save(root: Path, folder: str, before: Known, now: Known) -> None:
+    # A file that changed just now could change again without another modification time.
     settled = {name: entry for name, entry in now.items() if cache.settled(entry[1])}
     if settled.items() <= before.items():
         return
@@ -87,5 +94,5 @@ def _save(root: Path, folder: str, before: Known, now: Known) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, json.dumps(before | settled))
-    except OSError as error:  # a cache that cannot be written serves all the same
+    except OSError as error:  # the run can continue with a cache that is not writable
         log.warning("digests of the files in %s are not remembered: %s", folder, error)

@@ -1,8 +1,8 @@
-"""What a source of records is.
+"""The base class of record sources.
 
-A source yields `(where, record)` pairs; `where` names the record in messages ("notes.jsonl line 7"), `record` is a dict
-with "text", with "image" (or "features") and "label", or with "image" and "text". What it cannot read it reports to a
-`BadRecords`.
+A source yields `(where, record)` pairs. `where` names the record in messages, such as "notes.jsonl
+line 7". `record` is a dict with "text", with "image" (or "features") and "label", or with "image"
+and "text". A record that the source cannot read is reported to a `BadRecords`.
 """
 
 import dataclasses
@@ -17,42 +17,46 @@ Records = Iterator[tuple[str, dict[str, Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Base of every source. Splits are called "train" and "validation"."""
+    """The base class of every source; its splits are called "train" and "validation"."""
 
-    compared: ClassVar[dict[str, Compared]] = {}  # these two as `DataConfig` has them
+    compared: ClassVar[dict[str, Compared]] = {}  # `compared` and `cut` mean the same as in `DataConfig`
     cut: ClassVar[str] = ""
 
     def fingerprint(self, split: str, root: Path) -> str:
-        """Changes whenever the records of `split` do; `root` is the cache."""
+        """Return a hash that changes whenever the split's records do; `root` is the cache."""
         raise NotImplementedError(f"{type(self).__name__} does not define fingerprint()")
 
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
+        """Yield (where, record) of a split; unreadable records are reported to `bad`."""
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
     def encoded(self, split: str, root: Path, bad: BadRecords) -> Records:
-        """As `records`, but a picture is its file, a path or bytes, where the source has that: nothing is decoded."""
+        """Yield records like `records`, but keep images as undecoded files where possible."""
         return self.records(split, root, bad)
 
     def shards(self, split: str, root: Path, bad: BadRecords) -> list["Source"]:
-        """Sources whose records, one after the other, are this one's: as many as several processes can read at once."""
+        """Return sources that together, in order, have the records of this one.
+
+        Several processes can read them in parallel.
+        """
         return [self]
 
     def has(self, split: str, root: Path) -> bool:
-        """Whether it has this split at all."""
+        """Tell whether the source has this split."""
         return True
 
     def reads(self, root: Path) -> dict[str, list[Path] | str]:
-        """As `DataConfig.reads`, by the source's own fields or splits."""
+        """Return what the records are made from, by field or split; see `DataConfig.reads`."""
         return {split: self.made_from(split, root) for split in ("train", "validation") if self.has(split, root)}
 
     def made_from(self, split: str, root: Path) -> list[Path] | str:
-        """The files of a split, or a text that changes when its records do."""
+        """Return the files of a split, or a text that changes when its records do."""
         return self.fingerprint(split, root)
 
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of their numbers; empty where they have none."""
+        """Return the class names in the order of their numbers; empty where there are none."""
         return ()
 
     def short_name(self) -> str:
-        """A short name for folders and tables."""
+        """Return a short name for folders and tables."""
         return type(self).__name__.lower()

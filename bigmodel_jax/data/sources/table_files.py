@@ -1,4 +1,4 @@
-"""Records with named fields: JSON, rows under a header, or Parquet, told by the ending of the file's name."""
+"""Records with named fields from JSON, CSV, TSV or Parquet files; the file's ending selects one."""
 
 import csv
 import dataclasses
@@ -10,9 +10,9 @@ from bigmodel_jax.data.sources.lines import BOM, MOST_BYTES, opened_text, parse_
 from bigmodel_jax.data.sources.opened import COMPRESSED, kind, opened, raw
 from bigmodel_jax.data.sources.sources import Files
 
-BATCH = 1024
+BATCH = 1024  # Parquet rows that are in memory as objects
 
-# (where, record, what is wrong with it)
+# (where, record, what is wrong with it or "")
 Rows = Iterator[tuple[str, dict[str, Any], str]]
 
 
@@ -20,12 +20,12 @@ Rows = Iterator[tuple[str, dict[str, Any], str]]
 class TableFiles(Files):
     """Rows of .jsonl, .json, .csv, .tsv and .parquet files; a record is a row's fields by name.
 
-    A .json file holds lines, or one array of objects.
-    All but Parquet may be compressed (.jsonl.gz, .csv.zst). Parquet and .zst need pyarrow (the extra `parquet`).
-    `text_field` is what data sets of one text a record read.
+    A .json file holds either lines or one array of objects. All formats but Parquet may be
+    compressed (.jsonl.gz, .csv.zst). Parquet and .zst need pyarrow (the extra `parquet`).
     """
 
     text_field: str = "text"
+    "the field that becomes the record's text"
 
     def records(self, split, root, bad):
         for path in self.paths(split):
@@ -41,6 +41,7 @@ class TableFiles(Files):
 
 
 def read_jsonl(path: Path) -> Rows:
+    """Yield the objects of a JSON Lines file."""
     for number, line, reason in read_lines(path):
         value, reason = (None, reason) if reason else parse_json(line)
         yield _object(f"{path} line {number}", value, reason)
@@ -53,7 +54,7 @@ def _object(where: str, value: Any, reason: str) -> tuple[str, dict[str, Any], s
 
 
 def read_json(path: Path) -> Rows:
-    """The objects of one array, which is in memory whole, or of a file of lines."""
+    """Yield the objects of one JSON array, which is held in memory, or of a file of lines."""
     with opened(path) as file:
         is_array = file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
     if not is_array:
@@ -71,6 +72,7 @@ def read_json(path: Path) -> Rows:
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Rows:
+    """Yield the rows of a CSV file as {header: cell}."""
     with opened_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter)
         header = next(reader, [])
@@ -81,11 +83,12 @@ def read_csv(path: Path, delimiter: str = ",") -> Rows:
 
 
 def read_tsv(path: Path) -> Rows:
+    """Yield the rows of a tab-separated file as {header: cell}."""
     return read_csv(path, delimiter="\t")
 
 
 def read_parquet(path: Path) -> Rows:
-    """One group of rows is in memory at a time, and BATCH of its rows as objects."""
+    """Yield the rows of a Parquet file; one row group is in memory at a time."""
     try:
         import pyarrow
         from pyarrow import parquet

@@ -1,4 +1,4 @@
-"""WebDataset tars: files that follow one another under one key are the fields of a record."""
+"""WebDataset tar files: consecutive files with the same key are the fields of one record."""
 
 import dataclasses
 import io
@@ -23,16 +23,18 @@ PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 
 @dataclasses.dataclass(frozen=True)
 class TarFiles(Files):
-    """Records of tars as WebDataset writes them: a member's key is its path up to the first dot of its file's name.
+    """Records of tar files in WebDataset's format.
 
-    A picture (.jpg, .png, …) becomes "image", a .txt "text", a .cls "label" (a whole number), the fields of a .json stand
-    in the record by themselves; any other member is left out. Tars may be compressed (.tar.gz, .tar.zst) and are read
-    front to back, one record at a time.
+    A member's key is its path up to the first dot of the file's name. An image (.jpg, .png, …)
+    becomes "image", a .txt "text", and a .cls "label" (a whole number). The fields of a .json
+    become fields of the record. Any other member is left out. Tar files may be compressed (.tar.gz,
+    .tar.zst), and are read sequentially, one record at a time.
     """
 
     text_field: str = "text"
+    "the field that becomes the record's text"
     image_size: CountOrZero = 0
-    "pixels a side: scaled by the shorter side and cut at the centre; 0: as they are"
+    "side in pixels: images are scaled by the shorter side and cut at the centre; 0: they keep their size"
 
     def records(self, split, root, bad):
         return self._records(split, bad, self._decoded)
@@ -41,7 +43,7 @@ class TarFiles(Files):
         return self._records(split, bad, lambda content, extension: content)
 
     def _records(self, split: str, bad: BadRecords, read: Callable[[bytes, str], Any]) -> Records:
-        """Records whose pictures are what `read` makes of their bytes."""
+        """Yield the records; `read` converts the bytes of an image."""
         for path in self.paths(split):
             for key, members in _grouped(path):
                 where = f"{path} {key}"
@@ -75,7 +77,7 @@ class TarFiles(Files):
 def _read(kind: str, extension: str, content: bytes) -> dict[str, Any]:
     try:
         return READERS[kind](content)
-    except (ValueError, RecursionError) as error:  # which is what json, int and decoding raise
+    except (ValueError, RecursionError) as error:  # the types that json, int and decoding raise
         raise ValueError(f".{extension} is not readable: {str(error)[:100]}") from error
 
 
@@ -94,12 +96,16 @@ READERS = {
 
 
 def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes | None]]]:
-    """(key, {extension: content}) of members that follow one another; ValueError, one line, for a tar that is cut short."""
+    """Yield (key, {extension: content}) of consecutive members with the same key.
+
+    Raises a one-line ValueError for a truncated tar file.
+    """
     key, members = "", {}
     with opened(path) as file:
         for name, content in _members(path, file):
             folder, slash, last = name.rpartition("/")
             stem, _, extension = last.partition(".")
+            # A new key begins a new record.
             if (now := f"{folder}{slash}{stem}") != key:
                 if members:
                     yield key, members
@@ -110,15 +116,16 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes | None]]]:
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
-    """(name, content) of a tar's files, None for the content of one that is too long."""
+    """Yield (name, content) of a tar's files; the content of a file that is too long is None."""
     try:
         with damage(path), tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 if member.isfile():
                     content = tar.extractfile(member).read() if member.size <= MOST_BYTES else None
                     yield member.name.removeprefix("./"), content
-                    tar.members = []  # which would else grow with the tar
-            # tarfile takes the end of the file, and a header that is none, for the end of the tar, which is zeros.
+                    tar.members = []  # tarfile would keep all members in memory
+            # tarfile silently stops at the end of the file and at an invalid header. A whole tar
+            # ends in zeros.
             if tar.fileobj.tell() - tar.offset < tarfile.BLOCKSIZE:
                 raise ValueError(f"{path} is cut short or damaged: the end of the tar is missing")
             while rest := tar.fileobj.read(1 << 20):

@@ -1,4 +1,4 @@
-"""TFDS's own names: its data sets and their splits, and why one of them cannot be had."""
+"""Finds TFDS data sets and splits by name, and explains why one is not available."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from bigmodel_jax.data.sources import packaged
 
 
 def registered_builder(name: str, data_dir: str):
+    """Return a prepared TFDS builder, downloaded where needed; raises ValueError on failure."""
     import tensorflow_datasets as tfds
 
     try:
@@ -22,7 +23,7 @@ def registered_builder(name: str, data_dir: str):
     try:
         builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
         builder.download_and_prepare()
-    except Exception as error:  # anything: a lost network, a missing package, a full disk
+    except Exception as error:  # a lost network, a missing package, a full disk, or anything else
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         package = getattr(error, "name", None) if isinstance(error, ImportError) else None
         needs = f"; its TFDS builder needs the package: uv pip install {package.partition('.')[0]}" if package else ""
@@ -40,7 +41,7 @@ def _names() -> list[str]:
 
 
 def check_split(option: str, split: str, name: str, builder) -> None:
-    """ValueError where the expression `split`, the value of `option`, takes no records of the set `name`; with the reason."""
+    """Raise ValueError with the reason where `split`, the value of `option`, selects no records."""
     splits = builder.info.splits
     known = ", ".join(f"{n} ({info.num_examples:,} records)" for n, info in splits.items())
     try:
@@ -54,7 +55,7 @@ def check_split(option: str, split: str, name: str, builder) -> None:
 
 
 def undecoded(builder: Any) -> dict[str, Any] | None:
-    """The decoders of `as_data_source` that leave a picture the file that it is stored as; None where there is none."""
+    """Return the decoders that make `as_data_source` keep images as files; None without images."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features

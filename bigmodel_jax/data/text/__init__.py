@@ -1,1 +1,1 @@
-"""Data sets of texts: documents, conversations, pairs, questions, labels; how tokens become rows."""
+"""Text data: documents, conversations, pairs, questions and labels as rows of tokens."""

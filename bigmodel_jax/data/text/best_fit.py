@@ -1,9 +1,10 @@
-"""Pieces to rows by best-fit decreasing over a histogram of lengths: the longest pieces first, each into the row with the
-least room that takes it.
+"""Packs pieces into rows by best-fit decreasing over a histogram of lengths.
 
-Rows with equal room are as good as each other, so whole groups of pieces and rows are placed at once: the work is that
-of counting the lengths and little more, and the memory is that of the pieces and of the row's length (packing by
-histogram: arXiv:2107.02027; best fit of pieces cut at the row's length: arXiv:2404.10830).
+The longest pieces are placed first, each into the row with the least room that takes it. Rows with
+equal room are interchangeable, so whole groups of pieces and rows are placed at once. The time is
+about that of counting the lengths, and the memory is proportional to the number of pieces and the
+row's length. Sources: packing by histogram, arXiv:2107.02027; best fit of pieces cut at the row's
+length, arXiv:2404.10830.
 """
 
 import bisect
@@ -12,8 +13,8 @@ import numpy as np
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """The row of each piece, int32; no length is above `capacity`. Equal lengths stay in their order."""
-    # Radix sort is what 16 bits get.
+    """Return the row of each piece, int32; no length may exceed `capacity`."""
+    # NumPy sorts 16-bit numbers by radix sort, which is faster.
     order = np.argsort(lengths.astype(np.uint16 if capacity < 1 << 16 else np.int64), kind="stable")
     count = np.bincount(lengths, minlength=capacity + 1)
     ends = np.cumsum(count)
@@ -24,23 +25,24 @@ def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
 
 
 class _Rows:
-    """Rows by the room that they have left."""
+    """Rows grouped by the room that they have left."""
 
     def __init__(self, capacity: int):
         self._capacity, self._used = capacity, 0
-        self._rooms: list[int] = []  # those of `_rows`, sorted
+        self._rooms: list[int] = []  # the keys of `_rows`, sorted
         self._rows: dict[int, list[np.ndarray]] = {}
 
     def take(self, length: int, count: int) -> np.ndarray:
-        """(count,) the rows of so many pieces of one length."""
+        """Return the rows (count,) for so many pieces of one length."""
         found = []
         while count:
             at = bisect.bisect_left(self._rooms, length)
             room = self._rooms[at] if at < len(self._rooms) else self._capacity
-            fit = room // length  # pieces of each row: one that has taken a piece has the least room of all
+            fit = room // length  # pieces per row: a row that has just taken a piece has the least room of all
             wanted = -(-count // fit)
             rows = self._from(at, wanted) if at < len(self._rooms) else self._new(wanted)
             placed = np.repeat(rows, fit)[:count]
+            # All rows but the last take `fit` pieces; the last takes the rest.
             full, rest = divmod(len(placed), fit)
             self._put(room - fit * length, rows[:full])
             self._put(room - rest * length, rows[full:])
@@ -49,7 +51,7 @@ class _Rows:
         return np.concatenate(found)
 
     def _from(self, at: int, wanted: int) -> np.ndarray:
-        """At most `wanted` rows of the room `_rooms[at]`, which are in its list no longer."""
+        """Remove at most `wanted` rows with the room `_rooms[at]`, and return them."""
         room = self._rooms[at]
         rows = np.concatenate(self._rows[room])
         if len(rows) > wanted:

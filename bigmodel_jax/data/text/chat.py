@@ -1,4 +1,4 @@
-"""Chat templates, rendered as Hugging Face renders them, and which tokens of a conversation the assistant wrote."""
+"""Renders chat templates as Hugging Face does, and finds the tokens that the assistant wrote."""
 
 import bisect
 import dataclasses
@@ -14,14 +14,15 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 Message = dict[str, Any]  # {"role": "user" | "assistant" | "system", "content": ...}
 
-# Marks inside a rendered text: around {% generation %}, and around what a message spells like a control token. Unicode
-# reserves these four code points for a program's own use, so no text holds them.
+# Marks inside a rendered text: BEGIN and END surround {% generation %}, QUOTE and UNQUOTE surround
+# text in a message that looks like a control token. Unicode reserves these code points for internal
+# use, so no text holds them.
 BEGIN, END, QUOTE, UNQUOTE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 MARKS = re.compile("[\ufdd0-\ufdd3]")
 
 
 class Sample(NamedTuple):
-    """ids (T,) int32; mask (T,) float32, 1.0 where the assistant wrote the token, its end of turn included."""
+    """ids (T,) int32; mask (T,) float32: 1.0 for the assistant's tokens and ends of turn."""
 
     ids: np.ndarray
     mask: np.ndarray
@@ -38,31 +39,34 @@ def render(
     special_tokens: dict[str, str] | None = None,
     tools: list | None = None,
 ) -> str:
-    """The conversation as the model reads it; ValueError for what the template refuses.
+    """Return the conversation as the model reads it; raises ValueError where the template refuses
+    it.
 
-    special_tokens: bos_token and the like, as `Tokenizer.names` gives them. tools: JSON schemas of functions.
+    `special_tokens` holds bos_token and the like, as `Tokenizer.names` gives them. `tools` holds
+    JSON schemas of functions.
     """
     return MARKS.sub("", _Template(template, special_tokens or {}, tools)(messages, prompt=add_generation_prompt))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Template:
-    """A template with what it is told beside the messages."""
+    """A template, and what it gets besides the messages."""
 
     source: str
     names: dict[str, str]
     tools: list | None = None
 
     def __call__(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        """The text with its marks."""
+        """Return the rendered text, with its marks."""
         fields = {"add_generation_prompt": prompt, "tools": self.tools, "documents": None, **self.names}
         return chat_process.render(self.source, {"messages": list(messages), **fields})
 
 
 def check(template: str, names: dict[str, str]) -> None:
-    """ValueError for a template that writes nothing of what the assistant says.
+    """Raise ValueError for a template that leaves out the assistant's messages.
 
-    A template that refuses these two messages (it may want a system message) is judged by the records.
+    A template may refuse this test conversation, for example because it requires a system message.
+    Then the records will show whether it works.
     """
     said = "bigmodel"
     try:
@@ -75,11 +79,11 @@ def check(template: str, names: dict[str, str]) -> None:
         )
 
 
-# ---------------------------------------------------------------- control tokens in what people write
+# ---------------------------------------------------------------- control tokens in messages
 
 
 def _quoted(value: Any, control: re.Pattern) -> Any:
-    """The same messages with marks around every control token in their strings."""
+    """Return the same messages with marks around every control token in their strings."""
     if isinstance(value, str):
         return control.sub(f"{QUOTE}\\g<0>{UNQUOTE}", MARKS.sub("", value))
     if isinstance(value, dict):
@@ -88,7 +92,10 @@ def _quoted(value: Any, control: re.Pattern) -> Any:
 
 
 def quote(messages: Sequence[Any], tokenizer: Tokenizer, *, escape: bool) -> list:
-    """Messages, tools or texts in which a control token is marked as text; without `escape` it is a ValueError."""
+    """Return messages, tools or texts whose control tokens are marked as plain text.
+
+    Without `escape`, a control token raises ValueError.
+    """
     longest_first = sorted(tokenizer.control, key=len, reverse=True)
     out = _quoted(list(messages), re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
     found = re.search(f"{QUOTE}(.*?){UNQUOTE}", json.dumps(out, ensure_ascii=False), re.DOTALL)
@@ -103,16 +110,16 @@ def quote(messages: Sequence[Any], tokenizer: Tokenizer, *, escape: bool) -> lis
 
 
 def _tokens(marked: str, tokenizer: Tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids, and which characters of the text without marks each stands for.
+    """Return (token ids, the range of characters of the unmarked text that each token stands for).
 
-    The text goes through the tokenizer at once, as in transformers. Where a message spells a control token, the text is
-    cut around it, since a tokenizer reads either all such names as tokens or none.
+    The text is tokenized as a whole, as in transformers. But around quoted control tokens the text
+    is cut, because a tokenizer reads either all control tokens as such or none.
     """
     parts = re.split(f"{QUOTE}(.*?){UNQUOTE}", re.sub(f"[{BEGIN}{END}]", "", marked), flags=re.DOTALL)
     ids, offsets = tokenizer.encode_rendered(MARKS.sub("", parts[0]))
     place = len(MARKS.sub("", parts[0]))
     for n, part in enumerate(parts[1:], 1):
-        part = MARKS.sub("", part)  # a template that cuts a text in two leaves single marks
+        part = MARKS.sub("", part)  # a template that cuts a text in two leaves unpaired marks
         more, where = tokenizer.encode_rendered(part, inside=True, as_text=n % 2 == 1)
         ids += more
         offsets += [(place + a, place + b) for a, b in where]
@@ -121,15 +128,19 @@ def _tokens(marked: str, tokenizer: Tokenizer) -> tuple[list[int], list[tuple[in
 
 
 def prompt(template: str, messages: Sequence[Message], tokenizer: Tokenizer, *, tools: list | None = None) -> list[int]:
-    """The tokens that ask for the assistant's answer to `messages`, which are text whatever they spell, as are tools."""
+    """Return the tokens that prompt for the assistant's answer.
+
+    Control tokens in messages and tools are read as plain text.
+    """
     quoted, render = _quoted_template(template, messages, tokenizer, tools, True)
     return _tokens(render(quoted, prompt=True), tokenizer)[0]
 
 
 def plain(before: str, answer: str, tokenizer: Tokenizer, *, escape: bool = False) -> Sample:
-    """A prompt and its completion without a template: what starts a text, then both texts as one, as `generate` feeds them.
+    """Return a prompt and its completion without a template, as one text behind the start token.
 
-    A token that reaches from the prompt into the completion is the completion's, as in TRL.
+    `generate` feeds prompts in the same way. A token that spans prompt and completion belongs to
+    the completion, as in TRL.
     """
     before, answer = quote([before, answer], tokenizer, escape=escape)
     ids, mask = _sample(before + answer, [(len(before), len(before + answer))], tokenizer)
@@ -146,12 +157,18 @@ def encode(
     escape: bool = False,
     last: bool = False,
 ) -> Sample:
-    """The conversation as one sample: the ids of transformers' `apply_chat_template`, and what the assistant wrote of them.
+    """Return the conversation as one sample, with the ids of transformers' `apply_chat_template`.
 
-    The template's {% generation %} marks say what that is. Without marks it is what the rendering gains from the
-    generation prompt before a turn to the turn's end; a turn that the whole conversation shows otherwise has mask 0.
-    What ends a turn is the assistant's, too. first: turns before this message have mask 0. last: the last turn alone.
-    ValueError for what the template refuses, and for a control token in a message unless `escape`.
+    The template's {% generation %} marks show what the assistant wrote. Without marks, an
+    assistant's turn is what rendering adds after the generation prompt, up to the end of the turn.
+    A turn that the whole conversation renders differently has mask 0. The token that ends a turn is
+    the assistant's.
+
+    - first: turns before this message have mask 0.
+    - last: only the last turn has mask 1.
+
+    Raises ValueError for what the template refuses, and without `escape` for a control token in a
+    message.
     """
     quoted, render = _quoted_template(template, messages, tokenizer, tools, escape)
     marked = render(quoted)
@@ -171,11 +188,13 @@ def samples(
     escape: bool = False,
     last: bool = False,
 ) -> list[Sample]:
-    """The conversation as training reads it: one sample, or one for each of the assistant's turns.
+    """Return the conversation as training reads it: one sample, or one for each assistant turn.
 
-    Templates such as Qwen3's write a turn otherwise once another follows (without its reasoning). The model never
-    generates that form, so each turn then gets the conversation up to it as a sample of its own. first, last: as in
-    `encode`. ValueError also where a sample has no token to train: an empty answer whose end the template does not write.
+    Some templates, such as Qwen3's, render a turn differently once another follows (without its
+    reasoning). The model never generates that form, so each turn then becomes a sample of its own,
+    with the conversation up to it. `first` and `last` mean the same as in `encode`. Also raises
+    ValueError where a sample has no token to train on: an empty answer whose end the template does
+    not write.
     """
     quoted, render = _quoted_template(template, messages, tokenizer, tools, escape)
     spans = _spans(render, quoted, render(quoted), first)
@@ -195,14 +214,14 @@ def samples(
 def _quoted_template(
     template: str, messages: Sequence[Message], tokenizer: Tokenizer, tools: list | None, escape: bool
 ) -> tuple[list[Message], _Template]:
-    """The messages, and the template told of the tools; what either spells is text."""
+    """Return the messages, and the template with its tools; control tokens in both are quoted."""
     quoted = quote(messages, tokenizer, escape=escape)
     tools = None if tools is None else quote(tools, tokenizer, escape=escape)
     return quoted, _Template(template, tokenizer.names(), tools)
 
 
 def _sample(marked: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask of a text with marks; 1.0 for the tokens that reach into one of the spans."""
+    """Return ids and mask of a marked text; the mask is 1.0 for tokens that overlap a span."""
     marks = [m.start() for m in MARKS.finditer(marked)]
     ids, offsets = _tokens(marked, tokenizer)
     mask = np.zeros(len(ids), np.float32)
@@ -214,8 +233,10 @@ def _sample(marked: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer)
 
 
 def _spans(render: _Template, messages: Sequence[Message], marked: str, first: int) -> list[tuple[int, int] | None]:
-    """Where in `marked` each of the assistant's turns from message `first` on stands; None for one that stands there
-    otherwise than generated."""
+    """Return the range in `marked` of each assistant turn from message `first` on.
+
+    A turn that the whole conversation renders differently from its generation gives None.
+    """
     if BEGIN in marked:
         earlier = any(m["role"] == "assistant" for m in messages[:first])
         before = render(messages[:first]).count(BEGIN) if earlier else 0
@@ -228,7 +249,8 @@ def _spans(render: _Template, messages: Sequence[Message], marked: str, first: i
         shared = next(
             (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
         )
-        # A generation prompt may open more than the turn shows (DeepSeek-R1's <think>), but not change what came before.
+        # A generation prompt may begin more than the turn shows (DeepSeek-R1's <think>), but must
+        # not change the turns before.
         if shared < len(before) and not after[:shared].startswith(render(messages[:i])):
             raise ValueError(
                 "chat template: it rewrites earlier turns for every answer, so the assistant's tokens cannot be told "
@@ -239,9 +261,10 @@ def _spans(render: _Template, messages: Sequence[Message], marked: str, first: i
 
 
 def _close(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> None:
-    """Adds to each of the assistant's turns that holds no stop token the control token that follows it.
+    """Extend each assistant turn that holds no stop token by the control token that follows it.
 
-    GLM's turns end where <|user|> begins, and some marks leave the end of the turn outside.
+    GLM's turns end where <|user|> begins, and the marks of some templates leave out the end of the
+    turn.
     """
     edges = np.flatnonzero(np.diff(mask, prepend=0.0, append=0.0))
     ends = set(tokenizer.stops) | set(tokenizer.control.values()) - {tokenizer.start}

@@ -1,10 +1,11 @@
-"""Conversations for fine-tuning: rendered in the model's chat template, loss on the assistant's turns alone.
+"""Conversations for fine-tuning: rendered by the chat template, with loss on assistant turns alone.
 
-The stream of a split is `c1 e c2 e ... cn e`: the tokens of each sample, and one token that ends it. The model is fed c,
-exactly what the template gives, and asked for the token that follows. e is asked for only where the template writes
-nothing with which the assistant's last turn ends.
+The stream of a split is `c1 e c2 e ... cn e`: the tokens of each sample c, followed by an end token
+e. The model reads c, exactly as the template gives it, and predicts the next token. The token e has
+weight only where the template writes no end of the assistant's last turn.
 
-Without a template a sample is what starts a text, a prompt and its completion; the loss is on the completion and on e.
+Without a template a sample is the start token, a prompt and its completion. The loss covers the
+completion and e.
 """
 
 import dataclasses
@@ -39,10 +40,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ChatData(Templated, DataConfig):
-    """Records of one conversation each: messages, ShareGPT's conversations, or a prompt and its completion.
+    """Records of one conversation each: messages, ShareGPT's conversations, or prompt and
+    completion.
 
-    Where the last two are texts, the prompt is the user's message and the completion the assistant's; without a template
-    they are one text.
+    If prompt and completion are texts, they become a user's and an assistant's message; without a
+    template they are joined into one text.
     """
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
@@ -58,29 +60,33 @@ class ChatData(Templated, DataConfig):
         **dict.fromkeys(("train_on", "reasoning", "template_path", "too_long", "control_tokens"), "prepares"),
     }
     source: Source = TableFiles()
+    "where the records come from"
     form: Literal["auto", Form] = "auto"
-    "auto: what the columns of a split's first record say; a record of another form is a bad record"
+    "auto: detected from the columns of a split's first record; a record of another form is a bad record"
     messages_field: str = "messages"
-    "the list of messages; 'conversations' is looked for, too"
+    "the column with the list of messages; without it, the column 'conversations' is read"
     prompt_field: str = "prompt"
+    "the column with the prompt"
     completion_field: str = "completion"
+    "the column with the completion"
     tools_field: str = "tools"
-    "JSON schemas of functions, which the template is told: a list, or the text of one"
+    "the column with JSON schemas of tools for the template: a list, or its text"
     train_on: TrainOn = "all_turns"
-    "last_turn: of the assistant's turns the last one alone"
+    "all_turns: train on every assistant turn; last_turn: only on the last"
     reasoning: Reasoning = "keep"
-    "strip leaves reasoning_content and <think>...</think> out; keep gives them to the template, which decides"
+    "keep passes reasoning to the template, which decides; strip removes reasoning_content and <think>...</think>"
     tokenizer_path: str = ""
     "the model's tokenizer.json"
     template_path: str = ""
-    "its chat_template.jinja; empty: a prompt and its completion as plain text"
+    "the model's chat_template.jinja; empty: prompt and completion are plain text"
     seq_len: Count = 1024
+    "tokens of a row"
     packing: Packing = "first_fit"
-    "first_fit, best_fit: several conversations a row; none: one; concat is refused: it cuts answers off their questions"
+    "first_fit, best_fit: several conversations per row; none: one; concat is refused, as it cuts conversations apart"
     too_long: TooLong = "drop"
-    "a conversation longer than seq_len: drop leaves it out; cut removes tokens at its front, and never of its last answer"
+    "a conversation longer than seq_len: drop leaves it out; cut removes tokens at its front, never of its last answer"
     control_tokens: ControlTokens = "error"
-    "a message that spells a control token such as <|im_end|>: error makes it a bad record; escape reads it as text"
+    "a control token such as <|im_end|> in a message: error makes a bad record; escape reads it as plain text"
 
     def open(self, split: str) -> "ChatRows":
         self._check()
@@ -96,7 +102,8 @@ class ChatData(Templated, DataConfig):
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
         log.info("%s split: records of the form %s", split, meta["form"])
-        # Copied where it is written to, and else read from the file: `fit` cuts in it.
+        # mmap_mode "c" copies only the pages that `fit` writes to; all others are read from the
+        # file.
         stream = Stream(*(np.load(folder / f"{name}.npy", mmap_mode="c") for name in Stream._fields))
         starts, lengths, counts = fit(stream, self.seq_len, self.too_long, meta["start"])
         for how, count in counts.items():
@@ -155,7 +162,7 @@ class ChatData(Templated, DataConfig):
         (out / "meta.json").write_text(json.dumps(meta))
 
     def _samples(self, record: dict[str, Any], form: str, template: str, tokenizer: Tokenizer) -> list[chat.Sample]:
-        """The samples of a record; ValueError with the reason for one that cannot be used."""
+        """Return the samples of a record; raises ValueError with the reason for an unusable one."""
         talk = chat_records.read(record, form, self._columns())
         escape = self.control_tokens == "escape"
         if not self.template_path:
@@ -169,16 +176,19 @@ class ChatData(Templated, DataConfig):
 
 
 def _with_end(sample: chat.Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The sample and the token that ends it, asked for where the assistant's last turn has no stop token of its own."""
+    """Return a sample and its end token.
+
+    The end token has weight where the assistant's last turn has no stop token of its own.
+    """
     ids, mask = sample
-    last = ids[len(mask) - np.argmin(np.append(mask[::-1], 0.0)) :]  # the assistant's tokens at the very end
-    # A sample without any is a prompt whose completion is empty.
+    last = ids[len(mask) - np.argmin(np.append(mask[::-1], 0.0)) :]  # the assistant's tokens at the end of the sample
+    # A sample without assistant tokens is a prompt with an empty completion.
     open_end = (len(last) > 0 or not mask.any()) and not np.isin(last, tokenizer.stops).any()
     return np.append(ids, np.int32(tokenizer.stops[0])), np.append(mask, np.float32(open_end))
 
 
 class Stream(NamedTuple):
-    """tokens, mask: of all samples, each with the token that ends it; offsets (samples + 1,): where each begins."""
+    """tokens, mask: all samples with their end tokens; offsets (samples + 1,): their starts."""
 
     tokens: np.ndarray
     mask: np.ndarray
@@ -186,10 +196,11 @@ class Stream(NamedTuple):
 
 
 def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(starts, lengths of what is fed, how many were dropped and cut) of the samples that fit a row.
+    """Return (starts, lengths, how many samples were dropped or cut) of the samples that fit a row.
 
-    cut writes into `stream`: the token that begins a text (bos) is moved to the cut, and an answer of which the cut
-    takes a part or the whole question is not asked for. A sample with nothing left to ask for is dropped.
+    Cutting writes into `stream`: the start token (bos) is moved to the cut. An answer that is cut,
+    or whose whole question is cut, gets mask 0. A sample without anything left to train on is
+    dropped.
     """
     starts, lengths = stream.offsets[:-1].copy(), np.diff(stream.offsets) - 1
     counts = {"dropped": 0, "cut": 0}
@@ -199,6 +210,7 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
         begin = end - seq_len
         front = int(stream.tokens[starts[i]] == bos)
         asked = stream.mask[begin + front : end + 1]
+        # The cut may begin inside an answer: its leading run of trained tokens is not asked for.
         if too_long == "cut" and asked[np.argmin(asked) :].any() and not asked.all():
             asked[: np.argmin(asked)] = 0.0
             stream.mask[begin : begin + front] = 0.0
@@ -214,7 +226,7 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
 
 @dataclasses.dataclass(frozen=True)
 class ChatRows:
-    """One split; meta: counts and names."""
+    """The rows of one split; `meta` holds counts and names."""
 
     shown_as: ClassVar = "chat"
 
@@ -227,15 +239,18 @@ class ChatRows:
         return self.plan.num_rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """As text's, with weight 1 only where the target is the assistant's."""
+        """Return a batch as for plain text; only targets of the assistant have weight 1."""
         tokens, mask, offsets = self.stream
         out = packing.collate(tokens, self.plan, indices, self.seq_len, offsets)
-        # The same rows of the mask: which targets count lies one place behind the token that asks for it.
+        # The mask is collated like the tokens. Its "targets" say whether each target is trained on.
         flags = packing.collate(mask.astype(np.int32), self.plan, indices, self.seq_len, offsets)["targets"]
         return out | {"weights": out["weights"] * flags.astype(np.float32)}
 
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens of a sample, with the one that ends it where that is trained; whether each is trained)"""
+        """Return the tokens of a sample, and whether each is trained on.
+
+        The end token is included where it is trained on.
+        """
         begin, end = self.stream.offsets[number : number + 2]
         end -= not self.stream.mask[end - 1]
         return self.stream.tokens[begin:end], self.stream.mask[begin:end] > 0

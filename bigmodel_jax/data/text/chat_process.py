@@ -1,4 +1,7 @@
-"""Chat templates rendered in a process of their own (data/text/chat_sandbox.py), bounded in time, memory and size."""
+"""Renders chat templates in a process of their own, with limits on time, memory and size.
+
+The process runs data/text/chat_sandbox.py.
+"""
 
 import atexit
 import functools
@@ -15,13 +18,13 @@ from typing import Any
 
 from bigmodel_jax.runtime import ARENA
 
-SECONDS = 0.5  # of computing, for one rendering; published templates take a thousandth of it
-SECONDS_PER_CHARACTER = 1e-6  # and more where the conversation is long
-MOST = 1 << 24  # characters of a rendered text
+SECONDS = 0.5  # CPU time of one rendering; published templates take a thousandth of it
+SECONDS_PER_CHARACTER = 1e-6  # added for long conversations
+MOST = 1 << 24  # most characters of a rendered text
 
 
 class Renderer:
-    """A running chat_sandbox.py; started when it is needed, and again after a template has brought it down."""
+    """Runs chat_sandbox.py: starts it when needed, and again after a template crashed it."""
 
     def __init__(self):
         self.lock, self.process = threading.Lock(), None
@@ -29,10 +32,10 @@ class Renderer:
 
     def start(self) -> subprocess.Popen:
         program = Path(__file__).with_name("chat_sandbox.py")
-        # Without ARENA, in which a process reserves more memory than this one may have.
+        # With the variables in ARENA, the process would reserve more memory than it may have.
         environment = {name: value for name, value in os.environ.items() if name not in ARENA}
         pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-        # -P: the folder of the program is not searched for modules.
+        # -P: modules are not searched for in the program's folder.
         return subprocess.Popen([sys.executable, "-P", program], env=environment, stderr=subprocess.DEVNULL, **pipes)
 
     def stop(self) -> None:
@@ -42,7 +45,7 @@ class Renderer:
             self.process = None
 
     def render(self, template: str, fields: dict[str, Any]) -> str:
-        """The rendered text; ValueError, one line, for what the template refuses, does wrong or does not finish."""
+        """Return the rendered text; raises a one-line ValueError on any failure or timeout."""
         try:
             asked = json.dumps(fields)
         except RecursionError:
@@ -61,7 +64,7 @@ class Renderer:
         return answer["text"]
 
     def _exchange(self, request: bytes) -> bytes:
-        """The answer, or b"" where the process has ended instead."""
+        """Send a request, and return the answer; b"" where the process has ended instead."""
         if self.process is None or self.process.poll() is not None:
             self.process = self.start()
         try:
@@ -71,11 +74,11 @@ class Renderer:
         except BrokenPipeError:
             return b""
         except BaseException:
-            self.stop()  # an interrupt: the answer that is under way belongs to no later question
+            self.stop()  # after an interrupt, the late answer must not be taken for that of a later request
             raise
 
     def _end(self, seconds: float) -> str:
-        """Why the process has ended."""
+        """Return why the process has ended."""
         code = self.process.wait()
         self.process.communicate()
         if code == -signal.SIGPROF:
@@ -85,14 +88,14 @@ class Renderer:
 
 @functools.cache
 def _renderer(pid: int) -> Renderer:
-    """Of this process: one that was forked has no share in its parent's."""
+    """Return the renderer of the process `pid`; a forked process must not share its parent's."""
     if importlib.util.find_spec("jinja2") is None:
         raise ValueError("chat templates need the package jinja2: uv sync --extra pretrained")
     return Renderer()
 
 
 def render(template: str, fields: dict[str, Any]) -> str:
-    """`template` with `fields`, which are values of JSON; ValueError, one line, for whatever goes wrong with it."""
+    """Render `template` with JSON values; raises a one-line ValueError for whatever goes wrong."""
     return _renderer(os.getpid()).render(template, fields)
 
 

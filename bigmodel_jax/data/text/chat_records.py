@@ -1,4 +1,4 @@
-"""Records of the forms in which people keep conversations, read as one: messages, tools, and which turns are trained.
+"""Reads the common record formats of conversations into messages, tools, and the trained turns.
 
 | form | columns |
 | --- | --- |
@@ -18,17 +18,22 @@ from bigmodel_jax.data.text.chat import Message
 Form = Literal["messages", "prompt_completion", "sharegpt"]
 Reasoning = Literal["keep", "strip"]
 
-# What ShareGPT's speakers are in a chat template.
+# ShareGPT's speakers, and their roles in a chat template.
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 ROLES |= {"tool": "tool", "observation": "tool"}
-# Where a message carries its reasoning beside its content: DeepSeek and Qwen, vLLM, gpt-oss.
+# The keys under which a message carries reasoning besides its content: DeepSeek and Qwen, vLLM,
+# gpt-oss.
 REASONING = ("reasoning_content", "reasoning", "thinking")
 THOUGHT = "<think>", "</think>"
 
 
 class Conversation(NamedTuple):
-    """messages: with a role each; tools: what the template is told of tools, or None; first: the assistant's messages
-    from this one on are trained."""
+    """One conversation.
+
+    - messages: each with a role.
+    - tools: the tools for the template, or None.
+    - first: assistant messages from this one on are trained on.
+    """
 
     messages: list[Message]
     tools: list | None = None
@@ -47,9 +52,10 @@ class Columns:
 
 
 def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
-    """The form that a record's columns have; None where they have none of the three.
+    """Return the form of a record by its columns; None where it has none of the three forms.
 
-    A list of messages may stand in either column of lists; how its first message names the speaker tells which form it is.
+    Both columns of lists may hold either form of messages; the key of the first message's speaker
+    decides.
     """
     for name in (columns.messages, columns.conversations):
         if record.get(name) is not None:
@@ -60,7 +66,7 @@ def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
 
 
 def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
-    """The conversation in a record of `form`; ValueError with the reason for another record."""
+    """Return the conversation in a record of `form`; raises ValueError for any other record."""
     found = form_of(record, columns)
     if found is None:
         raise ValueError(_no_form(record, columns))
@@ -74,7 +80,7 @@ def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
 
 
 def is_text(record: dict[str, Any], columns: Columns) -> bool:
-    """Whether prompt and completion of a record are texts, and not messages."""
+    """Tell whether prompt and completion of a record are texts and not messages."""
     return all(isinstance(record.get(name), str) for name in (columns.prompt, columns.completion))
 
 
@@ -82,11 +88,13 @@ def is_text(record: dict[str, Any], columns: Columns) -> bool:
 
 
 def _messages(record: dict, columns: Columns) -> tuple[list[Message], int]:
+    """Return (messages, 0) of a record with a list of messages."""
     name = columns.messages if record.get(columns.messages) is not None else columns.conversations
     return _listed(record[name], name), 0
 
 
 def _sharegpt(record: dict, columns: Columns) -> tuple[list[Message], int]:
+    """Return (messages, 0) of a record in ShareGPT's form."""
     turns, _ = _messages(record, columns)
     out = []
     for turn in turns:
@@ -99,6 +107,7 @@ def _sharegpt(record: dict, columns: Columns) -> tuple[list[Message], int]:
 
 
 def _prompt_completion(record: dict, columns: Columns) -> tuple[list[Message], int]:
+    """Return (messages, number of prompt messages) of a record with prompt and completion."""
     sides = record[columns.prompt], record[columns.completion]
     if is_text(record, columns):
         return [{"role": role, "content": x} for role, x in zip(("user", "assistant"), sides, strict=True)], 1
@@ -135,11 +144,12 @@ def _no_form(record: dict, columns: Columns) -> str:
 
 
 def _wrong(messages: list[Message], first: int) -> str:
+    """Return why messages are unusable; "" where they are usable."""
     for m in messages:
-        # A call of a tool may stand in the place of words.
+        # A tool call may replace the content.
         if "role" not in m or (m.get("content") is None and not m.get("tool_calls")):
             return f"a message without role or content; its keys: {', '.join(map(str, m)) or 'none'}"
-        # A list of parts is for templates that read one.
+        # Some templates read a list of parts as content.
         for name, allowed in (("role", str), ("content", str | list | None)):
             if not isinstance(m.get(name), allowed):
                 return f"a message whose {name} is no text but {type(m[name]).__name__}"
@@ -150,7 +160,7 @@ def _wrong(messages: list[Message], first: int) -> str:
 
 
 def tools_of(value: Any, name: str) -> list | None:
-    """Tools as a list, which tables of columns keep as the text of one."""
+    """Return tools as a list; tables may hold it as JSON text."""
     if isinstance(value, str):
         try:
             value = json.loads(value or "null")
@@ -162,10 +172,11 @@ def tools_of(value: Any, name: str) -> list | None:
 
 
 def with_reasoning(messages: list[Message], reasoning: Reasoning, template: str) -> list[Message]:
-    """Messages as the template gets them: keep leaves them as they are, strip takes their reasoning out.
+    """Return the messages for the template: "keep" keeps their reasoning, "strip" removes it.
 
-    A key that holds None is left out: tables of columns give every message every key. ValueError where the reasoning is
-    to be kept and the template never reads it, so that it would be lost without a word.
+    A key with the value None is removed, because tables give every message every key. Raises
+    ValueError where the reasoning should be kept but the template never reads it, since it would be
+    lost silently.
     """
     messages = [{name: x for name, x in m.items() if x is not None or name == "content"} for m in messages]
     if reasoning == "strip":

@@ -1,10 +1,12 @@
-"""The program of the process in which chat templates are rendered; data/text/chat_process.py starts it.
+"""The program in whose process chat templates are rendered; data/text/chat_process.py starts it.
 
-A template is somebody else's program. In a process of its own, under the kernel's limits, no template can run on, fill
-the host's memory or bring the interpreter down: whatever it calls, and also while Jinja compiles it. Counting steps and
-sizes inside Jinja would need every operator, method and filter wrapped, and would miss the next one.
+A template is a program by somebody else. In a process of its own, under the kernel's limits, it
+cannot run for ever, fill the host's memory or crash the interpreter, even while Jinja compiles it.
+Limits inside Jinja would require wrapping every operator, method and filter, and would miss new
+ones.
 
-This file is run by its path. It imports the standard library and Jinja alone, so that it starts in a tenth of a second.
+This file is run by its path. It imports only the standard library and Jinja, so that it starts in a
+tenth of a second.
 """
 
 import datetime
@@ -21,15 +23,15 @@ from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MARKS = "\ufdd0", "\ufdd1"  # chat.BEGIN, chat.END
-MEMORY = 512 << 20  # bytes of address space; the process itself takes 40 MiB
+MEMORY = 512 << 20  # bytes of address space; the process itself needs 40 MiB
 
 
 class Refused(Exception):
-    """What the template says through `raise_exception`."""
+    """The template's own refusal, by `raise_exception`."""
 
 
 class Generation(Extension):
-    """{% generation %} ... {% endgeneration %}: what stands between is the assistant's."""
+    """The block {% generation %} ... {% endgeneration %}, which surrounds the assistant's text."""
 
     tags = frozenset({"generation"})
 
@@ -43,16 +45,18 @@ class Generation(Extension):
 
 
 def raise_exception(message: str):
+    """Refuse the conversation; templates call this function."""
     raise Refused(str(message))
 
 
 def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """Encode a value as JSON, with the defaults of transformers' filter."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 @functools.lru_cache(maxsize=8)
 def compiled(template: str) -> Any:
-    """The template in a sandbox, with the functions and settings of transformers' chat_template_utils."""
+    """Return the sandboxed template with the functions and settings of transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
@@ -63,7 +67,7 @@ def compiled(template: str) -> Any:
 
 
 def line_of(error: BaseException) -> str:
-    """ " (line N)" of the template, where the error's traceback passes through it."""
+    """Return " (line N)" of the template from the error's traceback; "" without such a line."""
     lines = []
     trace = error.__traceback__
     while trace:
@@ -74,7 +78,7 @@ def line_of(error: BaseException) -> str:
 
 
 def rendered(template: str, fields: dict, most: int) -> dict[str, str]:
-    """{"text": the rendered text} of at most `most` characters, or {"error": what is wrong}."""
+    """Return {"text": rendered text} of at most `most` characters, or {"error": what is wrong}."""
     try:
         text = compiled(template).render(**fields)
     except Refused as error:
@@ -85,7 +89,7 @@ def rendered(template: str, fields: dict, most: int) -> dict[str, str]:
         return {"error": f"{type(error).__name__}: {error}{line_of(error)}"}
     except MemoryError as error:
         return {"error": f"it needs more than {MEMORY >> 20} MiB{line_of(error)}"}
-    except Exception as error:  # any exception that the template's own code raises: what it calls may raise anything
+    except Exception as error:  # the template's code may raise anything
         return {"error": f"{type(error).__name__}: {error}{line_of(error)}"}
     if len(text) > most:
         return {"error": f"it makes a text of {len(text)} characters; the most is {most}"}
@@ -93,13 +97,15 @@ def rendered(template: str, fields: dict, most: int) -> dict[str, str]:
 
 
 def main() -> None:
-    """Answers requests, a line of JSON each, until its input ends."""
+    """Answer requests, one line of JSON each, until the input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the other process decides
+    # Ctrl-C reaches the whole terminal, but only the parent process reacts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        # Seconds of computing, not of waiting: a busy machine changes nothing. SIGPROF ends the process, whatever it does.
+        # CPU seconds are counted and not elapsed time, so a busy machine changes nothing. SIGPROF
+        # ends the process in any state.
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])
         answer = json.dumps(rendered(request["template"], request["fields"], request["most"]))
         signal.setitimer(signal.ITIMER_PROF, 0)

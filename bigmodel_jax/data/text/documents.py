@@ -9,7 +9,7 @@ from bigmodel_jax.data.sources.source import Source
 
 
 def usable(source: Source, split: str, root: Path, bad: BadRecords) -> Iterator[tuple[str, str]]:
-    """(where, text) of every usable document of a split; `root` is the cache."""
+    """Yield (where, text) of every usable document of a split; `root` is the cache folder."""
     for where, record in source.records(split, root, bad):
         reason = lacks(record, "text") or wrong(record["text"])
         if reason:
@@ -19,7 +19,7 @@ def usable(source: Source, split: str, root: Path, bad: BadRecords) -> Iterator[
 
 
 def wrong(text: str | None) -> str:
-    """What makes a document unusable, or nothing."""
+    """Return what makes a document unusable; "" where nothing does."""
     if not isinstance(text, str):
         return "no text"
     if not text.strip():
@@ -32,7 +32,7 @@ def wrong(text: str | None) -> str:
 
 
 def chunks(texts: Iterator[str], characters: int) -> Iterator[list[str]]:
-    """Lists of texts of about so many characters together."""
+    """Yield lists of texts with about so many characters together."""
     chunk, size = [], 0
     for text in texts:
         chunk.append(text)

@@ -1,4 +1,4 @@
-"""Rows of encoder-decoders: what the encoder reads, what the decoder is fed, and what it is asked for."""
+"""Rows of encoder-decoder models: the encoder's input, the decoder's input, and the targets."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from bigmodel_jax.data.text import packing
 
 
 def row(encoder_len: int, decoder_len: int) -> dict[str, Field]:
-    """What `empty` makes, and the bytes of each target, where an evaluation knows them."""
+    """Return the arrays of `empty`, and in evaluation the bytes of each target."""
     encoder = per_token(["encoder_tokens", "encoder_segment_ids"], encoder_len)
     return encoder | packing.row(decoder_len) | per_token(["target_bytes"], decoder_len, evaluation=True)
 
 
 def empty(num_rows: int, encoder_len: int, decoder_len: int) -> dict[str, np.ndarray]:
-    """A batch of padding alone: arrays (num_rows, encoder_len) and (num_rows, decoder_len)."""
+    """Return a batch of padding: arrays (num_rows, encoder_len) and (num_rows, decoder_len)."""
 
     def zeros(width: int, dtype: type = np.int32) -> np.ndarray:
         return np.zeros((num_rows, width), dtype)
@@ -30,7 +30,10 @@ def empty(num_rows: int, encoder_len: int, decoder_len: int) -> dict[str, np.nda
 
 
 def fill(out: dict[str, np.ndarray], row: int, source: np.ndarray, target: np.ndarray, start: int) -> None:
-    """Writes one pair into a batch of `empty`; source and target hold their ends, and start begins the decoder's input."""
+    """Write one pair into a batch of `empty`.
+
+    `source` and `target` end with their end tokens; `start` begins the decoder's input.
+    """
     out["encoder_tokens"][row, : len(source)] = source
     out["encoder_segment_ids"][row, : len(source)] = 1
     n = len(target)

@@ -1,4 +1,4 @@
-"""Text for masked language modelling: some tokens of every row are hidden, and asked for."""
+"""Text for masked language modelling: some tokens of every row are hidden and predicted."""
 
 import dataclasses
 import math
@@ -11,21 +11,21 @@ from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.text.text import TextData, TextRows, tokenizer
 
 MASKS = ("[MASK]", "<mask>")
-"What tokenizers call the token that stands for a hidden one."
+"Names of the mask token in tokenizers."
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedTextData(TextData):
-    """Documents as rows of tokens of which some are hidden.
+    """Documents as rows of tokens, some of which are hidden.
 
-    The tokenizer's own mask token is used; one that has none gets the id after its last, so the model's vocabulary is
-    one larger.
+    The tokenizer's own mask token is used. A tokenizer without one gets the id after its last
+    token, so the model's vocabulary is one larger.
     """
 
     compared: ClassVar = TextData.compared | {"mask_rate": "prepares"}
 
     mask_rate: Share = 0.15
-    "share of the tokens that are asked for"
+    "share of the tokens that are predicted"
 
     def __post_init__(self):
         super().__post_init__()
@@ -43,12 +43,12 @@ class MaskedTextData(TextData):
         return super().requirements() | {"vocab_size": max(tok.vocab_size, mask_token(tok) + 1)}
 
     def baselines(self) -> dict[str, float]:
-        return {}  # a compressor reads in one direction
+        return {}  # xz has no counterpart: it reads in one direction
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedRows(TextRows):
-    """The rows of `TextRows` with tokens hidden: anew in every epoch, always alike in an evaluation."""
+    """The rows of `TextRows` with hidden tokens, which are random only in training."""
 
     vocab_size: int
     mask_token: int
@@ -57,6 +57,7 @@ class MaskedRows(TextRows):
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         out = super().batch(indices, noise)
         noise = shuffle.noise(shuffle.start(0), np.asarray(indices)) if noise is None else noise
+        # Separators and start tokens are never hidden.
         real = (out["segment_ids"] > 0) & ~np.isin(out["tokens"], (self.separator, self.start))
         targets = out["tokens"]
         out["tokens"], chosen = hide(targets, real, noise, self.mask_rate, self.mask_token, self.vocab_size)
@@ -66,7 +67,7 @@ class MaskedRows(TextRows):
 
 
 def mask_token(tok) -> int:
-    """The id that stands for a hidden token."""
+    """Return the id of the mask token."""
     ids = [tok.model.token_to_id(name) for name in MASKS]
     return next((i for i in ids if i is not None), tok.vocab_size)
 
@@ -74,13 +75,16 @@ def mask_token(tok) -> int:
 def hide(
     tokens: np.ndarray, allowed: np.ndarray, noise: np.ndarray, rate: float, mask: int, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens with some hidden, which were chosen), each (B, T); noise (B,) uint64 decides, and nothing else.
+    """Return (tokens with some hidden, which were chosen), each (B, T), as `noise` (B,) uint64
+    decides.
 
-    Each allowed token is chosen with probability `rate`. Of the chosen, 80 % become `mask`, 10 % a random token, and
-    10 % stay, so that the model cannot tell which are wrong (Devlin et al., arXiv:1810.04805, section 3.1).
+    Each allowed token is chosen with probability `rate`. Of the chosen tokens 80 % become `mask`,
+    10 % become a random token, and 10 % stay, so that the model cannot tell which tokens are wrong
+    (Devlin et al., arXiv:1810.04805, section 3.1).
     """
     place = (np.arange(tokens.shape[1], dtype=np.uint64) + np.uint64(1)) * shuffle.GOLDEN
     bits = shuffle.mix(noise[:, None] + place[None])
+    # The upper 32 bits choose the tokens, and the lower 32 bits what becomes of them.
     chosen = allowed & ((bits >> np.uint64(32)) < math.floor(rate * 2**32))
     kind = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) / 2**32
     random = (shuffle.mix(~bits) % np.uint64(vocab_size)).astype(tokens.dtype)

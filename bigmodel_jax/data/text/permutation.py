@@ -1,4 +1,4 @@
-"""Text for permutation language modelling: some tokens of every row are predicted, in an order of their own."""
+"""Text for permutation language modelling: tokens are predicted in a random order."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,12 +13,12 @@ from bigmodel_jax.data.text.text import TextData, TextRows
 
 @dataclasses.dataclass(frozen=True)
 class PermutedTextData(TextData):
-    """Documents as rows of tokens, with those to predict and their order (arXiv:1906.08237, sections 2.2 and 2.3)."""
+    """Rows of tokens with an order of prediction (arXiv:1906.08237, sections 2.2 and 2.3)."""
 
     compared: ClassVar = TextData.compared | {"predict_rate": "prepares"}
 
     predict_rate: ShareAboveZero = 1 / 6
-    "share of a row's tokens that are predicted: the last ones of the order, which have most to go by"
+    "share of a row's tokens that are predicted: the last ones of the order, which have the most context"
 
     def __post_init__(self):
         super().__post_init__()
@@ -32,27 +32,33 @@ class PermutedTextData(TextData):
 
     @property
     def num_places(self) -> int:
+        """The number of predicted tokens per row."""
         return max(1, round(self.seq_len * self.predict_rate))
 
     def row(self) -> dict[str, Field]:
-        # The predicted places stand in the order of the text: they are cut with it.
+        # Predicted places keep the order of the text, so a mesh axis can split them together with
+        # it.
         predicted = per_token(["places", "targets"], self.num_places) | per_token(
             ["weights"], self.num_places, "float32"
         )
         return per_token(["tokens", "segment_ids", "positions", "order"], self.seq_len) | predicted
 
     def baselines(self) -> dict[str, float]:
-        return {}  # a compressor reads in one direction
+        return {}  # xz has no counterpart: it reads in one direction
 
 
 @dataclasses.dataclass(frozen=True)
 class PermutedRows(TextRows):
-    """The rows of `TextRows` with an order of prediction: anew in every epoch, always alike in an evaluation."""
+    """The rows of `TextRows` with an order of prediction, which is random only in training."""
 
     num_places: int
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """tokens, segment_ids, positions, order (B, T) int32; places, targets (B, P) int32, weights (B, P) float32."""
+        """Return the rows.
+
+        tokens, segment_ids, positions and order (B, T) int32; places and targets (B, P) int32;
+        weights (B, P) float32.
+        """
         out = super().batch(indices, None)
         noise = shuffle.noise(shuffle.start(0), np.asarray(indices)) if noise is None else noise
         allowed = (out["segment_ids"] > 0) & ~np.isin(out["tokens"], (self.separator, self.start))
@@ -64,14 +70,16 @@ class PermutedRows(TextRows):
 
 
 def permute(allowed: np.ndarray, noise: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order (B, T), places (B, num)) int32: `num` of the allowed places, in text order, and when each is predicted.
+    """Return (order (B, T), places (B, num)) int32, as `noise` (B,) uint64 decides.
 
-    Order 0 is given, n is predicted n-th. A row with fewer allowed places is filled up with places of order 0.
-    noise (B,) uint64 decides, and nothing else.
+    `places` are `num` of the allowed places, in text order. Order 0 means that a token is given,
+    and n that it is predicted n-th. A row with too few allowed places is filled with places of
+    order 0.
     """
     column = (np.arange(allowed.shape[1], dtype=np.uint64) + np.uint64(1)) * shuffle.GOLDEN
-    # Half the range each: places that are not allowed come after all that are.
+    # Keys use half of the range, so places that are not allowed sort behind all that are.
     key = shuffle.mix(noise[:, None] + column[None]) >> np.uint64(1)
+    # The smallest keys come first: they choose the predicted places and their order at once.
     turn = np.argsort(np.where(allowed, key, key | np.uint64(1 << 63)), axis=1)[:, :num]
     order = np.zeros(allowed.shape, np.int32)
     np.put_along_axis(order, turn, np.arange(1, num + 1, dtype=np.int32)[None], axis=1)

@@ -1,6 +1,6 @@
-"""Preferences as rows of two texts: a prompt with its chosen and its rejected answer, or single answers with a label.
+"""Preferences as rows of two texts: a prompt with two answers, or single answers with a label.
 
-A row is (2, T): both texts begin with the prompt, and only targets that belong to an answer have weight.
+A row is (2, T): both texts begin with the prompt, and only targets inside an answer have weight.
 """
 
 import dataclasses
@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceData(Templated, DataConfig):
-    """Records of a prompt with a chosen and a rejected answer, one pair a row (data/text/preference_records.py: the forms)."""
+    """Records of a prompt with a chosen and a rejected answer; a row is one pair.
+
+    data/text/preference_records.py lists the forms of records.
+    """
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
@@ -46,23 +49,26 @@ class PreferenceData(Templated, DataConfig):
     }
 
     source: Source = TableFiles()
+    "where the records come from"
     prompt_field: str = "prompt"
-    "where a record has no such column, what its answers both begin with is the prompt"
+    "the column with the prompt; without it, the common beginning of both answers is the prompt"
     chosen_field: str = "chosen"
+    "the column with the preferred answer"
     rejected_field: str = "rejected"
+    "the column with the other answer"
     tokenizer_path: str = ""
     "the model's tokenizer.json"
     template_path: str = ""
-    "its chat_template.jinja, in which a text is a message; empty: texts as they are, with the token that ends a text behind"
+    "the model's chat_template.jinja; empty: texts as they are, followed by the end token"
     seq_len: Count = 1024
     "tokens of a text: prompt and answer"
     too_long: TooLong = "drop"
-    "a pair with a text longer than seq_len: drop leaves it out; cut removes tokens at the prompt's front, the same from both "
-    "texts, and at the end of an answer that is too long by itself"
+    "a pair with a text longer than seq_len: drop leaves it out; cut shortens the prompt at its front, the same in both "
+    "texts, and then an answer at its end if it is too long by itself"
     reasoning: Reasoning = "keep"
-    "what a message carries of its reasoning: keep gives it to the template, strip takes it out"
+    "keep passes a message's reasoning to the template; strip removes it"
     control_tokens: Literal["error", "escape"] = "error"
-    "a text that spells a control token such as <|im_end|>: error makes it a bad record; escape reads it as text"
+    "a control token such as <|im_end|> in a text: error makes a bad record; escape reads it as plain text"
 
     def open(self, split: str) -> "PreferenceRows":
         self.check_files()
@@ -101,10 +107,12 @@ class PreferenceData(Templated, DataConfig):
         return texts | {"weights": Field((2, self.seq_len), "float32", (None, "seq"))}
 
     def rows_of(self, stream: "Stream") -> np.ndarray:
-        """(N, 3): which segments are each row's prompt and its two answers."""
+        """Return (N, 3): the segments of each row's prompt and of its two answers."""
+        # A record has three segments in a row: the prompt, the chosen and the rejected answer.
         return np.stack([stream.prompts[:-1:2], stream.prompts[:-1:2] + 1, stream.prompts[:-1:2] + 2], 1)
 
     def read(self, record: dict[str, Any]) -> Prompted:
+        """Return the prompt and answers of a record; raises ValueError for an unusable one."""
         return preference_records.read_pair(record, self._columns())
 
     def _write(self, split: str, out: Path) -> None:
@@ -131,7 +139,7 @@ class PreferenceData(Templated, DataConfig):
     def _encoded(
         self, split: str, bad: BadRecords, tokenizer: Tokenizer, template: str
     ) -> Iterator[tuple[Prompted, Encoded]]:
-        """Every usable record."""
+        """Yield every usable record, read and tokenized."""
         for where, record in self.source.records(split, self.root(), bad):
             try:
                 found = self.read(record)
@@ -146,15 +154,18 @@ class PreferenceData(Templated, DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class UnpairedPreferenceData(PreferenceData):
-    """Records of a prompt and one answer with a label, or pairs, whose answers are taken singly; one answer a row.
+    """Records of a prompt and one labelled answer; a pair becomes two answers; a row is one answer.
 
-    The second text of a row is its prompt with an answer of the record before, which a loss such as KTO's needs.
+    The second text of a row is the same prompt with an answer of the previous record, which losses
+    such as KTO's need.
     """
 
     compared: ClassVar = PreferenceData.compared | {"completion_field": "prepares", "label_field": "prepares"}
 
     completion_field: str = "completion"
+    "the column with the answer"
     label_field: str = "label"
+    "the column that says whether the answer is wanted"
 
     labelled: ClassVar[bool] = True
 
@@ -178,5 +189,5 @@ class UnpairedPreferenceData(PreferenceData):
         record = np.repeat(np.arange(len(firsts)), counts)
         nth = np.arange(len(prompts)) - firsts[record]
         own = prompts + 1 + nth
-        before = record - 1  # the record before the first one is the last
+        before = record - 1  # index -1: the last record stands before the first
         return np.stack([prompts, own, prompts[firsts[before]] + 1 + nth % counts[before]], 1)

@@ -1,12 +1,13 @@
-"""Records of the forms in which people keep preferences, read as one: a prompt and answers to it, and their tokens.
+"""Reads the common record formats of preferences into a prompt, answers and their tokens.
 
 | form | columns |
 | --- | --- |
-| pairs | prompt, chosen, rejected: texts or lists of messages; the prompt may stand in front of both answers as well |
-| pairs without a prompt column | chosen, rejected: what both begin with is the prompt |
+| pairs | prompt, chosen, rejected: texts or messages; both answers may repeat the prompt |
+| pairs without prompt | chosen, rejected: their common beginning is the prompt |
 | single answers | prompt, completion, and label: whether the answer is wanted |
 
-Messages are {"role", "content"}, or ShareGPT's {"from", "value"}; one message may stand for a list of it alone.
+Messages are {"role", "content"}, or ShareGPT's {"from", "value"}. A single message may stand for a
+list of one message.
 """
 
 import dataclasses
@@ -25,7 +26,11 @@ Side = str | list[Message]
 
 
 class Prompted(NamedTuple):
-    """A prompt and the answers to it, texts or messages alike; wanted: of each answer; tools: what the template is told."""
+    """A prompt and its answers, all texts or all messages.
+
+    - wanted: whether each answer is preferred.
+    - tools: the tools for the template, or None.
+    """
 
     prompt: Side
     answers: list[Side]
@@ -34,7 +39,7 @@ class Prompted(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """prompt (P,) int32: the tokens that all answers follow; answers: the tokens of each, int32."""
+    """prompt (P,) int32: the tokens that all answers share; answers: the tokens of each, int32."""
 
     prompt: np.ndarray
     answers: list[np.ndarray]
@@ -52,11 +57,11 @@ class Columns:
     tools: str = "tools"
 
 
-# ---------------------------------------------------------------- from a record to a prompt and its answers
+# ---------------------------------------------------------------- from a record to a prompt
 
 
 def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
-    """The pair of a record; ValueError with the reason for a record that is none."""
+    """Return the pair of a record; raises ValueError with the reason where there is none."""
     if reason := lacks(record, columns.chosen, columns.rejected):
         raise ValueError(f"{reason} (data.chosen_field and rejected_field name others)")
     answers = [_side(record[name], name) for name in (columns.chosen, columns.rejected)]
@@ -70,7 +75,7 @@ def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
 
 
 def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
-    """The single answer of a record, or both answers of a pair; ValueError with the reason for another record."""
+    """Return the single answer of a record, or both of a pair; else raises ValueError."""
     if columns.chosen in record and columns.rejected in record:
         return read_pair(record, columns)
     if reason := lacks(record, columns.prompt, columns.completion, columns.label):
@@ -107,7 +112,7 @@ def _of_sharegpt(turn: dict) -> Message:
 
 
 def _behind(prompt: Side, answer: Side) -> Side:
-    """The answer without the prompt, where it repeats it."""
+    """Return the answer without the prompt, where the answer repeats it."""
     if isinstance(answer, list):
         asked = _as_messages(prompt, "user")
         return answer[len(asked) :] if len(asked) < len(answer) and answer[: len(asked)] == asked else answer
@@ -115,7 +120,7 @@ def _behind(prompt: Side, answer: Side) -> Side:
 
 
 def _shared(answers: list[Side]) -> tuple[Side, list[Side]]:
-    """What both begin with, and what is left of them; a text is cut in front of a space, as in TRL."""
+    """Return (the common beginning, the rest of each); a text is cut before a space, as in TRL."""
     first, second = answers
     if isinstance(first, str) != isinstance(second, str):
         raise ValueError("one answer is a text and the other one is messages, with no prompt beside them")
@@ -141,17 +146,19 @@ def _as_messages(side: Side, role: str) -> list[Message]:
 def encode(
     found: Prompted, tokenizer: Tokenizer, template: str, *, escape: bool = False, reasoning: Reasoning = "keep"
 ) -> Encoded:
-    """The tokens of a prompt and of each answer; ValueError with the reason for what cannot be trained.
+    """Return the tokens of the prompt and of each answer; raises ValueError for untrainable
+    records.
 
-    An answer begins where its conversation's tokens leave those that ask for it, as in TRL; all answers share the shortest
-    such prompt. It ends with a stop token: the template's, or one that is put behind it. template "": texts as they are.
-    reasoning: whether the template gets what a message carries of it.
+    An answer begins where the tokens of its conversation differ from those of the generation
+    prompt, as in TRL; all answers share the shortest such prompt. An answer ends with a stop token,
+    the template's or an added one. An empty `template` takes texts as they are. `reasoning` is
+    "keep" or "strip".
     """
     if template:
         prompt, whole = _templated(found, tokenizer, template, escape, reasoning)
     else:
         prompt, whole = _plain(found, tokenizer, escape)
-    # A first token has nothing before it that could ask for it.
+    # The first token cannot be a target, because nothing stands before it.
     size = max(1, min(_common(prompt, ids) for ids in whole))
     answers = [_ended(ids[size:], tokenizer) for ids in whole]
     if len(answers) == 2 and answers[0] == answers[1]:
@@ -182,14 +189,14 @@ def _plain(found: Prompted, tokenizer: Tokenizer, escape: bool) -> tuple[list[in
     if not all(isinstance(side, str) for side in sides):
         raise ValueError("its answers are messages, which need a template (data.template_path)")
     chat.quote([{"role": "user", "content": side} for side in sides], tokenizer, escape=escape)
-    # What starts a text, as `generate` feeds it.
+    # A text begins with the start token, as `generate` feeds it.
     return [tokenizer.start, *tokenizer.encode(found.prompt)], [
         [tokenizer.start, *tokenizer.encode(found.prompt + answer)] for answer in found.answers
     ]
 
 
 def _common(a: Sequence, b: Sequence) -> int:
-    """How many first elements are the same."""
+    """Return how many leading elements are the same."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

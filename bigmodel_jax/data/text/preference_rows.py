@@ -1,4 +1,4 @@
-"""Rows of two texts out of a stream of prompts and answers: what fits, what is cut, and the arrays of a batch."""
+"""Rows of two texts from a stream of prompts and answers: which rows fit, and the batch arrays."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -11,8 +11,14 @@ TooLong = Literal["drop", "cut"]
 
 
 class Stream(NamedTuple):
-    """tokens: of all prompts and answers, segment by segment; offsets: where each segment begins; prompts (answers + 1,):
-    the segment that is each answer's prompt, and at last how many segments there are; labels (answers,): 1 = wanted."""
+    """The tokens of a split.
+
+    - tokens: all prompts and answers, one segment after another.
+    - offsets: where each segment begins.
+    - prompts (answers + 1,): the segment of each answer's prompt; the last entry is the number of
+      segments.
+    - labels (answers,): 1 for a wanted answer.
+    """
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -21,8 +27,13 @@ class Stream(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """What is fed of the rows that fit. rows (N, 3): segments; numbers (N,): the rows' among all; skip (N,): tokens left out
-    at the prompt's front; prompt (N,), answers (N, 2): tokens fed of each."""
+    """What is read of the rows that fit.
+
+    - rows (N, 3): the segments of prompt and answers.
+    - numbers (N,): the rows' numbers among all rows.
+    - skip (N,): tokens that are left out at the prompt's front.
+    - prompt (N,), answers (N, 2): tokens that are read of each.
+    """
 
     rows: np.ndarray
     numbers: np.ndarray
@@ -32,11 +43,15 @@ class Cuts(NamedTuple):
 
 
 def fit(stream: Stream, rows: np.ndarray, seq_len: int, too_long: TooLong) -> tuple[Cuts, dict[str, int]]:
-    """The rows that fit, and how many were dropped or cut. A pair whose answers are the same once they are cut is dropped."""
+    """Return the rows that fit, and how many were dropped or cut.
+
+    A pair whose answers are equal after the cut is dropped.
+    """
     sizes = np.diff(stream.offsets)[rows]
     prompt, answers = sizes[:, 0], sizes[:, 1:]
     over = prompt + answers.max(1) - seq_len
-    skip = np.clip(over, 0, prompt - 1)  # an answer follows one token of its prompt at least
+    skip = np.clip(over, 0, prompt - 1)  # at least one token of the prompt stays before an answer
+    # An answer is cut only where the prompt cannot be shortened any further.
     kept = np.minimum(answers, (seq_len - (prompt - skip))[:, None])
     short = (kept < answers).any(1)
     counts = {"dropped": 0, "prompts cut at the front": 0, "answers cut at the end": 0}
@@ -54,7 +69,7 @@ def fit(stream: Stream, rows: np.ndarray, seq_len: int, too_long: TooLong) -> tu
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceRows:
-    """One split; meta: counts and names."""
+    """The rows of one split; `meta` holds counts and names."""
 
     stream: Stream
     cuts: Cuts
@@ -66,13 +81,15 @@ class PreferenceRows:
         return len(self.cuts.rows)
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Arrays (n, 2, T): tokens, targets, segment_ids (1, and 0 in padding), positions int32; weights float32. label (n,)
-        int32 where rows have one."""
+        """Return arrays (n, 2, T), and label (n,) int32 where rows have labels.
+
+        tokens, targets, segment_ids (1, and 0 in padding) and positions are int32, weights float32.
+        """
         rows, _, skip, prompt, answers = (x[indices] for x in self.cuts)
         n = len(indices)
         starts = self.stream.offsets[rows]
         starts[:, 0] += skip
-        # The pieces of the batch, two a text: where each comes from, how long it is, and where it goes.
+        # A batch has two pieces per text: where each comes from, how long it is, and where it goes.
         source = np.stack([np.repeat(starts[:, 0], 2), starts[:, 1:].reshape(-1)], 1).reshape(-1)
         sizes = np.stack([np.repeat(prompt, 2), answers.reshape(-1)], 1)
         first = np.arange(2 * n) * self.seq_len
@@ -81,11 +98,11 @@ class PreferenceRows:
         tokens[packing.ranges(place, sizes.reshape(-1))] = self.stream.tokens[packing.ranges(source, sizes.reshape(-1))]
         start = self.meta["start"]
         begins = np.repeat((skip > 0) & (self.stream.tokens[starts[:, 0] - skip] == start), 2)
-        tokens[first[begins]] = start  # the token that begins a text is moved to the cut
+        tokens[first[begins]] = start  # a prompt that is cut begins with the start token again
         return self._arrays(tokens.reshape(n, 2, -1), sizes.reshape(n, 2, 2)) | self._labels(indices)
 
     def _arrays(self, tokens: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
-        """sizes (n, 2, 2): tokens of prompt and answer of each text."""
+        """Return a batch's arrays; sizes (n, 2, 2): tokens of prompt and answer of each text."""
         column, prompt, whole = np.arange(self.seq_len), sizes[..., :1], sizes.sum(-1, keepdims=True)
         held = column < whole
         targets = np.concatenate([tokens[..., 1:], np.zeros_like(tokens[..., :1])], -1)

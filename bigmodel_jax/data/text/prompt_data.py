@@ -1,7 +1,8 @@
-"""Prompts that a policy answers while it trains: records, of which any column may be read by a reward.
+"""Prompts for reinforcement learning; rewards may read any column of their records.
 
-A prompt is a text, or messages in a chat template that asks for the assistant's answer. A batch is made of answers by
-training/rollouts.py: G rows for each prompt, one behind the other, each the prompt and one answer, padded at its end.
+A prompt is a text, or messages in a chat template that asks for the assistant's answer.
+training/rollouts.py makes the batches: G consecutive rows per prompt, each with the prompt and one
+answer, padded at the end.
 """
 
 import dataclasses
@@ -27,10 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PromptData(Templated, DataConfig):
-    """Records with a prompt, text or messages, and whatever else their rewards read; and how answers are sampled.
+    """Records with a prompt and columns for rewards, and the settings of sampling.
 
-    Batch: what packing.row has; weights are 1 where the target is the policy's own; advantages (B,) and
-    rollout_log_probs (B, T) float32, what the sampler said of the targets.
+    A batch holds the arrays of packing.row, with weight 1 where the target was sampled by the
+    policy; advantages (B,) float32; rollout_log_probs (B, T) float32, the sampler's
+    log-probabilities of the targets.
     """
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "max_tokens"}
@@ -45,33 +47,36 @@ class PromptData(Templated, DataConfig):
     }
 
     source: Source = TableFiles()
+    "where the records come from"
     prompt_field: str = "prompt"
-    "a text, or a list of messages, which need `template_path`"
+    "the column with the prompt: a text, or a list of messages, which needs `template_path`"
     tokenizer_path: str = ""
     "the model's tokenizer.json"
     template_path: str = ""
-    "its chat_template.jinja; a prompt that is a text is then the user's message"
+    "the model's chat_template.jinja; a text prompt then becomes the user's message"
     max_prompt: Count = 256
-    "tokens; a record with a longer prompt cannot be used (max_bad_records)"
+    "the most tokens of a prompt; a record with a longer prompt is a bad record"
     max_tokens: Count = 256
-    "most tokens of an answer"
+    "the most tokens of an answer"
     group: Count = 8
-    "answers to each prompt of a batch, whose rewards are compared"
+    "answers per prompt in a batch, whose rewards are compared"
     temperature: NonNegative = 1.0
+    "sampling temperature in training"
     top_k: CountOrZero = 0  # 0 = all
     top_p: ShareAboveZero = 1.0
+    "sample from the most likely tokens that reach this probability together"
     eval_temperature: NonNegative = 0.0
-    "of the one answer to each held-out prompt; 0 = the likeliest tokens"
+    "sampling temperature of the one answer to each held-out prompt; 0: the most likely tokens"
     recorded: Share = 0.0
-    "of the answers, those that are the record's own instead of sampled ones, for objectives that compare no answers"
+    "share of the answers taken from the records instead of sampled, for objectives that compare no answers"
     completion_field: str = "completion"
-    "the record's own answer, a text, where `recorded` is not 0"
+    "the column with the record's own answer, a text, where `recorded` is not 0"
     updates_per_rollout: Count = 1
-    "steps that train on the same answers"
+    "training steps on the same answers"
     slots: Count = 64
-    "answers that are sampled at a time"
+    "answers that are sampled at once"
     rollouts: FunctionName = ""
-    "what gives the answers instead of the engine: a function (config, mesh) -> Generator (inference/rollout.py)"
+    "a function (config, mesh) -> Generator (inference/rollout.py) that answers instead of the engine"
 
     def __post_init__(self):
         if self.rollouts:
@@ -79,6 +84,7 @@ class PromptData(Templated, DataConfig):
 
     @property
     def seq_len(self) -> int:
+        """The tokens of a row: prompt and answer."""
         return self.max_prompt + self.max_tokens
 
     def open(self, split: str) -> "PromptRows":
@@ -94,7 +100,7 @@ class PromptData(Templated, DataConfig):
         return PromptRows(prompts, records, self.seq_len, len(bad.skipped))
 
     def _prompts(self, split: str, bad: BadRecords) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """(tokens, record) of every usable record."""
+        """Yield (tokens, record) of every usable record."""
         tokenize = functools.partial(self.tokens, self.open_tokenizer(), self.template())
         for where, record in self.source.records(split, self.root(), bad):
             reason, tokens = lacks(record, self.prompt_field), []
@@ -113,7 +119,7 @@ class PromptData(Templated, DataConfig):
                 yield tokens, record
 
     def tokens(self, tokenizer: Tokenizer, template: str, prompt: Any) -> list[int]:
-        """The tokens that an answer follows; ValueError where the prompt is none."""
+        """Return the tokens before an answer; raises ValueError where the prompt is unusable."""
         text = isinstance(prompt, str)
         if not prompt or not (text or isinstance(prompt, list)):
             raise ValueError(f"its {self.prompt_field} is empty" if not prompt else f"{self.prompt_field} is no text")
@@ -144,7 +150,7 @@ class PromptData(Templated, DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PromptRows:
-    """One split: the tokens and the record of each prompt."""
+    """The rows of one split: the tokens and the record of each prompt."""
 
     prompts: list[list[int]]
     records: list[dict[str, Any]]
@@ -155,14 +161,14 @@ class PromptRows:
         return len(self.prompts)
 
     def inputs(self, index: int) -> None:
-        """What the model reads beside a prompt's tokens: nothing."""
+        """Return nothing: the model reads only a prompt's tokens."""
 
     def picture(self, index: int) -> str:
-        """The picture that a prompt is about: none."""
+        """Return "", because a prompt has no image."""
         return ""
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The prompts alone, of which no token is asked for."""
+        """Return the prompts without answers; no token has weight."""
         chosen = [self.prompts[i] for i in indices]
         nothing = [np.zeros(0, np.int32)] * len(chosen)
         none = [np.zeros(0, np.float32)] * len(chosen)
@@ -179,10 +185,11 @@ class PromptRows:
 
 
 def collate(prompts, answers, asked, log_probs, seq_len: int) -> dict[str, np.ndarray]:
-    """Rows of prompt and answer, each token beside its target: tokens, targets, segment_ids, positions int32 (B, T); weights
-    and rollout_log_probs (B, T) float32.
+    """Return rows of prompt and answer: each token with its target.
 
-    asked: 1 where a token of the answer is the policy's own; log_probs: what its sampler said of it.
+    tokens, targets, segment_ids and positions are int32 (B, T); weights and rollout_log_probs are
+    float32 (B, T). `asked` is 1 where a token of the answer was sampled by the policy; `log_probs`
+    are the sampler's log-probabilities.
     """
     shape = (len(prompts), seq_len)
     whole = np.zeros((len(prompts), seq_len + 1), np.int32)
@@ -190,7 +197,7 @@ def collate(prompts, answers, asked, log_probs, seq_len: int) -> dict[str, np.nd
     for row, (prompt, answer, mask, nats) in enumerate(zip(prompts, answers, asked, log_probs, strict=True)):
         begin, end = len(prompt), len(prompt) + len(answer)
         whole[row, :begin], whole[row, begin:end] = prompt, answer
-        # The last token is a target and is not fed.
+        # The last token is only a target, never an input.
         segments[row, : max(end - 1, begin)] = 1
         weights[row, begin - 1 : end - 1], said[row, begin - 1 : end - 1] = mask, nats
     positions = np.arange(seq_len, dtype=np.int32) * segments

@@ -1,8 +1,9 @@
-"""Questions about a text, and where in it the answer stands: rows for `QuestionAnswering`, as SQuAD is prepared for BERT.
+"""Questions whose answer is a span of a text, prepared as BERT prepares SQuAD.
 
-A row is `[CLS] question [SEP] part of the context [SEP]`, as the encoder's own tokenizer writes a pair. A context that is
-longer than a row is read in parts that overlap (Devlin et al., arXiv:1810.04805; run_squad.py's doc_stride). Where a part
-holds no whole answer, the answer is the row's first token.
+A row is `[CLS] question [SEP] part of the context [SEP]`, as the encoder's tokenizer encodes a
+pair. A context that is longer than a row is read in overlapping parts (Devlin et al.,
+arXiv:1810.04805; doc_stride in run_squad.py). Where a part does not hold the whole answer, the
+answer is the row's first token.
 """
 
 import dataclasses
@@ -25,12 +26,16 @@ from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 1  # raise it when the files below change
+FORMAT = 1  # raise it when the cached files change
 FIELDS = ("question", "context", "answers")
 
 
 class Example(NamedTuple):
-    """answer: (first character, the one after the last) in the context; None where the context does not answer."""
+    """A question, its context, and its answer.
+
+    `answer` is (first character, character after the last) in the context; None where the context
+    holds no answer.
+    """
 
     question: str
     context: str
@@ -39,7 +44,7 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SquadFiles(Files):
-    """SQuAD's own JSON, versions 1.1 and 2.0: {"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}."""
+    """SQuAD's JSON, 1.1 and 2.0: {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}."""
 
     def records(self, split, root, bad):
         for path in self.paths(split):
@@ -55,11 +60,13 @@ class SquadFiles(Files):
 
 @dataclasses.dataclass(frozen=True)
 class QuestionAnsweringData(DataConfig):
-    """Records {"question", "context", "answers"}; answers as in SQuAD: a list of {"text", "answer_start"}, or the two as
-    lists (the form of the Hub). Training reads the first answer; without one the context does not answer the question.
+    """Questions with contexts and answers, for extractive question answering.
 
-    Batch: tokens, token_types, segment_ids, positions (B, T) int32; start, end (B,) int32, the answer's first and last
-    token; weights (B,) float32.
+    The source gives records {"question", "context", "answers"}. The answers are a list of {"text",
+    "answer_start"} as in SQuAD, or two lists as on the Hugging Face Hub. Training reads the first
+    answer; without any, the context does not answer the question. A batch holds tokens,
+    token_types, segment_ids and positions (B, T) int32; start and end (B,) int32, the answer's
+    first and last token; weights (B,) float32.
     """
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
@@ -71,11 +78,13 @@ class QuestionAnsweringData(DataConfig):
     }
 
     source: Source = TableFiles()
+    "where the records come from"
     tokenizer_path: str = ""
     "the encoder's tokenizer.json"
     seq_len: Count = 384
+    "tokens of a row"
     overlap: CountOrZero = 128
-    "tokens that two parts of a context share"
+    "tokens that two neighbouring parts of a context share"
 
     def open(self, split: str) -> "AnswerRows":
         self._check()
@@ -135,7 +144,7 @@ class QuestionAnsweringData(DataConfig):
 
 
 def example(record: dict[str, Any]) -> Example:
-    """ValueError where a field is missing, or the answer does not stand where the record says."""
+    """Read a record; raises ValueError for a missing field, or an answer at another place."""
     if missing := lacks(record, *FIELDS):
         raise ValueError(missing)
     question, context = record["question"], record["context"]
@@ -160,11 +169,13 @@ def example(record: dict[str, Any]) -> Example:
 
 
 def parts_of(tokenizer: Tokenizer, example: Example, length: int, overlap: int) -> list[Any]:
-    """Rows of at most `length` tokens with the whole question: an `Encoding` of the package tokenizers for each part of the
-    context. ValueError where the question leaves no room."""
+    """Return one `Encoding` (package tokenizers) per part of the context, with the whole question.
+
+    Each has at most `length` tokens. Raises ValueError where the question leaves no room.
+    """
     model = tokenizer.model
     room = length - len(tokenizer.encode(example.question)) - model.num_special_tokens_to_add(is_pair=True)
-    if room <= overlap:  # the package would panic
+    if room <= overlap:  # the package would crash
         raise ValueError(f"{room} of {length} tokens are left for a part of the text; more than {overlap} are needed")
     model.enable_truncation(length, stride=overlap, strategy="only_second")
     found = model.encode(example.question, example.context)
@@ -173,17 +184,21 @@ def parts_of(tokenizer: Tokenizer, example: Example, length: int, overlap: int) 
 
 
 def place(part: Any, answer: tuple[int, int] | None) -> tuple[int, int]:
-    """(first token, last token) of the answer in a part of the context; (0, 0) where not all of it is there."""
+    """Return (first token, last token) of the answer in a part of the context.
+
+    (0, 0) where the part does not hold all of it.
+    """
     if answer is None:
         return 0, 0
     context = [i for i, which in enumerate(part.sequence_ids) if which == 1]
     inside = [i for i in context if part.offsets[i][0] < answer[1] and part.offsets[i][1] > answer[0]]
+    # The first and last token must cover the whole answer; otherwise it crosses the part's edge.
     whole = inside and part.offsets[inside[0]][0] <= answer[0] and part.offsets[inside[-1]][1] >= answer[1]
     return (inside[0], inside[-1]) if whole else (0, 0)
 
 
 def _padded(columns: list[list[int]], length: int) -> np.ndarray:
-    """(3, length) int32: ids, types and which are real, padded on the right with 0."""
+    """Return (3, length) int32: ids, token types and attention mask, padded on the right with 0."""
     out = np.zeros((3, length), np.int32)
     for row, values in zip(out, columns, strict=True):
         row[: len(values)] = values
@@ -192,7 +207,12 @@ def _padded(columns: list[list[int]], length: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRows:
-    """One split. tokens (N, 3, T): ids, types, which are real; places (N, 2); meta: counts and what was skipped."""
+    """The rows of one split.
+
+    - tokens (N, 3, T): ids, token types, attention mask.
+    - places (N, 2): first and last token of the answer.
+    - meta: counts and bad records.
+    """
 
     tokens: np.ndarray
     places: np.ndarray

@@ -1,8 +1,9 @@
-"""Pairs of sentences for BERT's pretraining: does B follow A, and which tokens were hidden (arXiv:1810.04805, section 3.1).
+"""Sentence pairs for BERT's pretraining: next-sentence prediction and masked tokens.
 
-A row is `[CLS] A [SEP] B [SEP]`. "Sentence" is the paper's word for a span of text (section A.2): a row's worth of a
-document, cut in two at the end of a sentence (where there is none, in the middle). In half of the rows B is instead such a
-second span of another document.
+The source is arXiv:1810.04805, section 3.1. A row is `[CLS] A [SEP] B [SEP]`. "Sentence" is the
+paper's word for any span of text (section A.2). A row's share of a document is cut in two at the
+end of a sentence, or in the middle where there is none. In half of the rows B is replaced by the
+second part of a row of another document.
 
 Shapes: B rows, T tokens of a row.
 """
@@ -21,21 +22,24 @@ from bigmodel_jax.data.text.text import tokenizer
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
 
 SPECIAL = 3  # [CLS], and [SEP] twice
-FOLLOWS, RANDOM = 0, 1  # the classes of next_sentence, as in BERT
+FOLLOWS, RANDOM = 0, 1  # the labels of next_sentence, as in BERT
 
 
 @dataclasses.dataclass(frozen=True)
 class SentencePairData(MaskedTextData):
-    """Rows of two spans, of which some tokens are hidden, for `BertPretraining`.
+    """Rows of two spans with masked tokens, for `BertPretraining`.
 
-    The tokenizer's own [CLS], [SEP] and mask are used. One that has none gives its separator for [SEP], and mask and [CLS]
-    get the ids after its last, so the model's vocabulary is larger by these.
+    The tokenizer's own [CLS], [SEP] and mask tokens are used. A tokenizer without them uses its
+    separator as [SEP]; the mask token and [CLS] get the ids after its last token, so the model's
+    vocabulary is larger by these.
     """
 
     tokenizer: TokenizerConfig = TokenizerConfig(kind="wordpiece")
+    "the tokenizer file, or the kind and size of one that is trained on the training texts"
     seq_len: Count = 128
+    "tokens of a row"
     packing: Packing = "none"
-    "none: a row is cut out of one document; pairs know nothing else"
+    "always none: a row is cut from one document"
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,15 +73,19 @@ class SentencePairData(MaskedTextData):
 
 @dataclasses.dataclass(frozen=True)
 class SentencePairRows(MaskedRows):
-    """documents (D + 1,): the first row of each document, and the number of rows; ends_sentence: by token id."""
+    """documents (D + 1,): the first row of each, and the end; ends_sentence: by token id."""
 
     documents: np.ndarray
     cls: int
     ends_sentence: np.ndarray
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """tokens, targets, token_types, segment_ids, positions (B, T) int32; weights (B, T) float32, 1 where a token is
-        asked for; next_sentence (B,) int32, 0 where B follows A. Paired anew in every epoch, alike in every evaluation."""
+        """Return the rows.
+
+        tokens, targets, token_types, segment_ids and positions (B, T) int32; weights (B, T)
+        float32, 1 where a token is predicted; next_sentence (B,) int32, 0 where B follows A. Pairs
+        are random in training, and the same in every evaluation.
+        """
         indices = np.asarray(indices)
         noise = shuffle.noise(shuffle.start(0), indices) if noise is None else noise
         draw = shuffle.mix(noise + np.arange(1, 6, dtype=np.uint64)[:, None] * shuffle.GOLDEN)
@@ -93,13 +101,13 @@ class SentencePairRows(MaskedRows):
         return out | {"targets": targets, "weights": chosen.astype(np.float32), "next_sentence": label}
 
     def _spans(self, rows: np.ndarray, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(start in the stream, length, tokens before the cut) of each row's text, (B,)."""
+        """Return (start in the stream, length, tokens before the cut) of each row's text, (B,)."""
         start, length = self.plan.starts[rows], self.plan.lengths[rows]
         column = np.arange(1, self.seq_len - SPECIAL)
         inside = column < length[:, None]
         before = self.stream[np.where(inside, start[:, None] + column - 1, 0)]
         allowed = inside & self.ends_sentence[before]
-        # A span without the end of a sentence is cut in its middle.
+        # A span in which no sentence ends is cut in its middle.
         allowed |= ~allowed.any(axis=1, keepdims=True) & (column == length[:, None] // 2)
         nth = (draw % allowed.sum(axis=1).astype(np.uint64)).astype(np.int64)
         return start, length, 1 + np.argmax(np.cumsum(allowed, axis=1) > nth[:, None], axis=1)
@@ -107,12 +115,15 @@ class SentencePairRows(MaskedRows):
     def _elsewhere(
         self, rows: np.ndarray, wanted: np.ndarray, row_draw: np.ndarray, cut_draw: np.ndarray
     ) -> np.ndarray:
-        """Where in the stream a span of another document begins, after the cut of one of its rows, (B,).
+        """Return where in the stream a span of another document begins, (B,).
 
-        Near the document's end it begins earlier, so that it is `wanted` long: length must not tell what follows.
+        It begins after the cut of one of that document's rows. Near the document's end it begins
+        earlier, so that it is `wanted` tokens long: its length must not reveal that it does not
+        follow.
         """
         document = np.searchsorted(self.documents, rows, side="right") - 1
         first, past = self.documents[document], self.documents[document + 1]
+        # A row of another document is drawn: numbers from `first` on skip the own document's rows.
         other = (row_draw % (len(self) - (past - first)).astype(np.uint64)).astype(np.int64)
         other += np.where(other >= first, past - first, 0)
         start, _, cut = self._spans(other, cut_draw)
@@ -123,7 +134,7 @@ class SentencePairRows(MaskedRows):
         return self.offsets[np.searchsorted(self.offsets, place, side="right")]
 
     def _lay_out(self, start, cut, begin, rest) -> dict[str, np.ndarray]:
-        """The rows unmasked; "text": where their own tokens are, and no special ones or padding."""
+        """Return the unmasked rows; "text" marks their tokens except special tokens and padding."""
         column = np.arange(self.seq_len)
         start, cut, begin, rest = (x[:, None] for x in (start, cut, begin, rest))
         second = cut + 2  # the column of B's first token
@@ -139,9 +150,9 @@ class SentencePairRows(MaskedRows):
 
 
 def pair_plan(offsets: np.ndarray, width: int) -> tuple[packing.Plan, packing.Plan]:
-    """(rows of at most `width` tokens of one document, without separators; the rows of each document as its pieces).
+    """Return (rows of at most `width` tokens of one document, the rows of each document as pieces).
 
-    What is left of a document as one token makes no row, and a document of one token none either.
+    The rows hold no separators. A single token that is left of a document makes no row.
     """
     sizes = np.diff(offsets) - 1
     count = -(-sizes // width)
@@ -156,12 +167,12 @@ def pair_plan(offsets: np.ndarray, width: int) -> tuple[packing.Plan, packing.Pl
 
 
 def cls_token(tok: Tokenizer) -> int:
-    """The id of [CLS]."""
+    """Return the id of [CLS]."""
     own = tok.model.token_to_id("[CLS]")
     return max(tok.vocab_size, mask_token(tok) + 1) if own is None else own
 
 
 def ends_sentence(tok: Tokenizer) -> np.ndarray:
-    """Boolean (vocab_size,): tokens with which a sentence ends."""
+    """Return a boolean array (vocab_size,): the tokens that end a sentence."""
     names = (tok.model.id_to_token(i) or "" for i in range(tok.vocab_size))
     return np.array([name.rstrip("\"'”’)").endswith((".", "!", "?")) for name in names])

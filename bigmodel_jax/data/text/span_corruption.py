@@ -1,13 +1,13 @@
-"""Span corruption: rows of text as pairs of what is left and what was taken out (T5, arXiv:1910.10683, section 3.1.4).
+"""Span corruption for encoder-decoder models (T5, arXiv:1910.10683, section 3.1.4).
 
-"Thank you for inviting me to your party last week" becomes, with <X> and <Y> the sentinels and S the separator,
+In "Thank you for inviting me to your party last week", with sentinels <X>, <Y> and the separator S:
 
     encoder   Thank you <X> me to your party <Y> week S
     decoder   S <X> for inviting <Y> last              (the tokens, shifted right)
     targets   <X> for inviting <Y> last S
 
-Sentinels are ids of their own: in each row the first is the tokenizer's vocab_size, the next one more. As in T5, a row is
-one sequence, also where it runs over the end of a document.
+Sentinels have ids of their own: in each row the first is the tokenizer's vocab_size, and the next
+is one larger. As in T5, a row is one sequence, even where it crosses the end of a document.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.text import encoder_decoder_rows, text
 from bigmodel_jax.data.text.text import TextData, TextRows
 
-EVALUATION = shuffle.start(0)  # the same spans of a row in every evaluation
+EVALUATION = shuffle.start(0)  # every evaluation removes the same spans of a row
 
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruptionData(TextData):
-    """`seq_len` tokens of text a row, some of them taken out as spans: for encoder-decoders."""
+    """Rows of `seq_len` tokens of text, from which spans are removed, for encoder-decoders."""
 
     compared: ClassVar = TextData.compared | {"noise_density": "prepares", "mean_span": "prepares"}
 
     noise_density: ProperShare = 0.15
-    "share of the tokens that is taken out"
+    "share of the tokens that are removed"
     mean_span: AtLeastOne = 3.0
     "mean length of a span, in tokens"
 
@@ -57,12 +57,12 @@ class SpanCorruptionData(TextData):
         return {"vocab_size": text.vocab_size(self) + num_spans, "max_seq_len": self.seq_len}
 
     def baselines(self) -> dict[str, float]:
-        return {}  # a compressor reads what comes before, not what stands around
+        return {}  # xz has no counterpart: it reads only what comes before
 
 
 @dataclasses.dataclass(frozen=True)
 class SpanRows(TextRows):
-    """The rows of `TextRows` as pairs: cut anew in every epoch, always alike in an evaluation."""
+    """The rows of `TextRows` with removed spans, which are random only in training."""
 
     noise_density: float
     mean_span: float
@@ -73,11 +73,13 @@ class SpanRows(TextRows):
         _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
         out = encoder_decoder_rows.empty(len(indices), *row_lengths(self.seq_len, self.noise_density, self.mean_span))
         for row, seed in enumerate(seeds):
-            # Targets rather than tokens: they are the row's text without the separator in front of it.
+            # The targets are the row's text without the separator in front, so they are used and
+            # not the tokens.
             sequence = rows["targets"][row, rows["weights"][row] > 0]
             if len(sequence) > 1:
                 self._fill(out, row, sequence, np.random.default_rng(seed))
         if noise is None and self.token_bytes.any():
+            # Sentinels stand for no text, so they count 0 bytes.
             num_bytes = np.append(self.token_bytes, np.zeros(num_spans, self.token_bytes.dtype))
             out["target_bytes"] = num_bytes[out["targets"]]
         return out
@@ -91,22 +93,23 @@ class SpanRows(TextRows):
 
 
 def row_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """Tokens on the encoder's side and on the decoder's, each with its end."""
+    """Return the lengths of the encoder's and the decoder's sequence, end tokens included."""
     num_tokens, num_spans = num_noise(length, density, mean_span)
     return length - num_tokens + num_spans + 1, num_tokens + num_spans + 1
 
 
 def num_noise(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """(tokens, spans) taken out of a row of `length` tokens; never all, and never fewer than one."""
+    """Return (tokens, spans) to remove from a row of `length` tokens: at least one, never all."""
     num_tokens = min(max(round(length * density), 1), length - 1)
     num_spans = max(round(num_tokens / mean_span), 1)
     return num_tokens, min(num_spans, length - num_tokens)
 
 
 def noise_mask(rng: np.random.Generator, length: int, density: float, mean_span: float) -> np.ndarray:
-    """Boolean (length,): which tokens are taken out; kept and taken spans alternate, a kept one first.
+    """Return a boolean mask (length,) of removed tokens; kept and removed spans alternate.
 
-    random_spans_noise_mask of google-research/text-to-text-transfer-transformer.
+    The first span is kept. The algorithm is random_spans_noise_mask of
+    google-research/text-to-text-transfer-transformer.
     """
     num_tokens, num_spans = num_noise(length, density, mean_span)
     kept = random_lengths(rng, length - num_tokens, num_spans)
@@ -115,12 +118,13 @@ def noise_mask(rng: np.random.Generator, length: int, density: float, mean_span:
 
 
 def random_lengths(rng: np.random.Generator, total: int, parts: int) -> np.ndarray:
-    """(parts,) whole numbers of 1 or more that add up to `total`, all such cuts being equally likely."""
+    """Return (parts,) positive whole numbers with the sum `total`, drawn uniformly."""
     cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
     return np.diff(cuts, prepend=0, append=total)
 
 
 def replace_spans(tokens: np.ndarray, gone: np.ndarray, first_sentinel: int) -> np.ndarray:
-    """`tokens` with each run of `gone` as one sentinel, numbered from `first_sentinel` in order."""
+    """Replace each run of `gone` tokens by one sentinel, counted from `first_sentinel`."""
+    # A run begins where the token before it is kept.
     begins = gone & ~np.append(False, gone[:-1])
     return np.where(begins, first_sentinel + np.cumsum(begins) - 1, tokens)[begins | ~gone]

@@ -1,4 +1,4 @@
-"""Texts with one label each, in the tokens of a pretrained encoder's tokenizer."""
+"""Texts with one label each, tokenized by a pretrained encoder's tokenizer."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class SubwordClassificationData(TextClassificationData):
-    """As `TextClassificationData`, but its tokens are those of `tokenizer_path`: [CLS] text [SEP], cut at `seq_len`."""
+    """As `TextClassificationData`, but with an encoder's tokens: [CLS] text [SEP]."""
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
 
@@ -30,7 +30,7 @@ class SubwordClassificationData(TextClassificationData):
     def open(self, split: str) -> LabelledTexts:
         tokenizer, (_, labels) = self.open_tokenizer(), vocabulary(self)
         examples, skipped = self.examples(split)
-        tokens = np.zeros((len(examples), self.seq_len), np.int32)  # 0 is [PAD] in every vocabulary of BERT's kind
+        tokens = np.zeros((len(examples), self.seq_len), np.int32)  # id 0 is [PAD] in BERT's vocabularies
         for row, (text, _) in enumerate(examples):
             ids = tokenizer.encode_whole(text, self.seq_len)
             tokens[row, : len(ids)] = ids

@@ -1,4 +1,4 @@
-"""What data in a model's own tokens share: its tokenizer.json and, where there is one, its chat template."""
+"""What data sets in a model's own tokens share: tokenizer.json, and optionally a chat template."""
 
 from pathlib import Path
 
@@ -9,20 +9,21 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 
 class Templated:
-    """Methods of a `DataConfig` with the fields tokenizer_path, template_path ("" for none) and seq_len."""
+    """Methods of data configs with tokenizer_path, template_path ("": none) and seq_len."""
 
     def check_files(self) -> None:
-        """ValueError, one line, where a file is missing."""
+        """Raise a one-line ValueError where a file is missing."""
         for name in ("tokenizer_path", "template_path"):
             path = getattr(self, name)
             if (path or name == "tokenizer_path") and not Path(path).is_file():
                 raise ValueError(f"data.{name} = {path!r}: no such file")
 
     def template(self) -> str:
+        """Return the chat template, or "" without one."""
         return Path(self.template_path).read_text() if self.template_path else ""
 
     def checked_template(self, tokenizer: Tokenizer) -> str:
-        """The template; ValueError, one line, where it is no template that fits the tokenizer."""
+        """Return the template; raises a one-line ValueError where it does not fit the tokenizer."""
         template = self.template()
         try:
             if self.template_path:

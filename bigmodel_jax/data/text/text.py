@@ -1,4 +1,4 @@
-"""Text in, rows of tokens out. Documents are tokenized once, into shards in the cache, and read from there."""
+"""Text as rows of tokens; documents are tokenized once, into shards in the cache."""
 
 import dataclasses
 import functools
@@ -48,10 +48,13 @@ class TextData(DataConfig):
     compared: ClassVar = DataConfig.compared | {"tokenizer": "tokenizer", "seq_len": "shape", "packing": "training"}
 
     source: Source = Tfds("sotu")
+    "where the documents come from"
     tokenizer: TokenizerConfig = TokenizerConfig()
+    "the tokenizer file, or the kind and size of one that is trained on the training texts"
     seq_len: Count = 256
+    "tokens of a row"
     packing: Packing = "concat"
-    "concat: no padding, documents run over row ends; first_fit, best_fit: whole documents packed; none: one a row"
+    "concat: documents continue over row ends; first_fit, best_fit: whole documents packed; none: one per row"
 
     def __post_init__(self):
         if self.seq_len < 1:
@@ -62,7 +65,8 @@ class TextData(DataConfig):
         log_skipped(split, meta["bad_records"])
         plan = packing.make_plan(self.packing, offsets, self.seq_len)
         token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
-        # A tokenizer that is trained here begins a text with its separator; a published one need not.
+        # A tokenizer trained here begins a text with its separator; a published one may use another
+        # token.
         start = tokenizer(self).start if self.tokenizer.path else meta["separator"]
         return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], start, token_bytes, meta)
 
@@ -85,10 +89,16 @@ class TextData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TextRows:
-    """One split. stream: `S d1 S d2 ... S dn S`; offsets (documents + 1,): where each S is; start: the token that a model
-    is fed at a document's beginning; meta: counts and names."""
+    """The rows of one split.
 
-    shown_as: ClassVar[str] = "text"  # how the `data` verb shows them
+    - stream: `S d1 S d2 ... S dn S`, with S the separator and d the documents.
+    - offsets (documents + 1,): the position of each S.
+    - start: the token that a model reads at the beginning of a document.
+    - token_bytes: UTF-8 bytes of each token.
+    - meta: counts and names.
+    """
+
+    shown_as: ClassVar[str] = "text"  # how the `data` verb displays the rows
 
     stream: TokenStream
     offsets: np.ndarray
@@ -104,7 +114,8 @@ class TextRows:
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         out = packing.collate(self.stream, self.plan, indices, self.seq_len, self.offsets, self.start)
-        if noise is None and self.token_bytes.any():  # else its text cannot be told from its tokens
+        # Byte counts are all 0 if the tokens do not determine the text.
+        if noise is None and self.token_bytes.any():
             out["target_bytes"] = self.token_bytes[out["targets"]]
         return out
 
@@ -122,7 +133,7 @@ class TextRows:
         }
 
     def document(self, i: int) -> np.ndarray:
-        """Token ids of document i, without separators."""
+        """Return the token ids of document i without separators."""
         return self.stream[self.offsets[i] + 1 : self.offsets[i + 1]]
 
 
@@ -130,7 +141,7 @@ class TextRows:
 
 
 def _tokenizer(cfg: TextData) -> tuple[str, Callable[[], Tokenizer]]:
-    """(its folder's name in the cache, what makes it)"""
+    """Return (the name of the tokenizer's cache folder, a function that makes the tokenizer)."""
     tok = cfg.tokenizer
     if tok.path:
         if not Path(tok.path).is_file():
@@ -143,7 +154,7 @@ def _tokenizer(cfg: TextData) -> tuple[str, Callable[[], Tokenizer]]:
 
 
 def tokenizer_folder(cfg: TextData) -> Path:
-    """The cache folder with tokenizer.json and token_bytes.npy, made at first."""
+    """Return the cache folder with tokenizer.json and token_bytes.npy; fill it if missing."""
     name, make = _tokenizer(cfg)
 
     def write(folder: Path) -> None:
@@ -160,16 +171,17 @@ def _train_tokenizer(cfg: TextData) -> Tokenizer:
 
 
 def tokenizer(cfg: TextData) -> Tokenizer:
+    """Return the config's tokenizer, trained or loaded at first use."""
     return tokenizers.load_tokenizer(tokenizer_folder(cfg) / "tokenizer.json")
 
 
 def save_tokenizer(cfg: TextData, path: str | Path) -> None:
-    """Writes the config's tokenizer.json to `path`."""
+    """Write the config's tokenizer.json to `path`."""
     tokenizers.copy_tokenizer(tokenizer_folder(cfg), path)
 
 
 def vocab_size(cfg: TextData) -> int:
-    """Number of token ids; a BPE over little text may have fewer than asked for."""
+    """Return the number of token ids; BPE trained on little text may have fewer than asked for."""
     return len(np.load(tokenizer_folder(cfg) / "token_bytes.npy"))
 
 
@@ -181,7 +193,7 @@ def _source_key(cfg: TextData, split: str) -> list:
 
 
 def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Iterator[tuple[str, str]]:
-    """(where, text) of every usable document of a split; ValueError where there is none."""
+    """Yield (where, text) of every usable document of a split; raises ValueError without any."""
     found = False
     for found in usable(cfg.source, split, cfg.root(), bad or BadRecords(cfg.max_bad_records)):
         yield found
@@ -190,34 +202,40 @@ def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Itera
 
 
 def splits(data: DataConfig) -> Iterator[tuple[TextData, str]]:
-    """Every split of every `TextData` in a data config."""
+    """Yield (config, split) for every split of every `TextData` in a data config."""
     for part in inner(data):
         if isinstance(part, TextData):
             yield from ((part, split) for split in ("train", "validation") if part.source.has(split, part.root()))
 
 
 def tokens_folder(cfg: TextData, split: str) -> Path:
-    """Where the shards of tokens of a split lie in the cache."""
+    """Return the cache folder of the token shards of a split; it may not exist yet."""
     name = f"{cfg.source.short_name()}-{split}-{cache.key(_source_key(cfg, split), _tokenizer(cfg)[0])}"
     return cfg.root() / f"text-{tokenized.FORMAT}" / name
 
 
 def encoded_folder(cfg: TextData, split: str, workers: int = 1, say: Callable[[int, int], None] | None = None) -> Path:
-    """The `tokens_folder` with its shards and their manifest, made at first; `say` as `tokenized.make`."""
+    """Return the `tokens_folder` of a split with its shards and manifest; fill it if missing.
+
+    `say` reports progress as in `tokenized.make`.
+    """
     tokenizer = tokenizer_folder(cfg) / "tokenizer.json"
     job = Job(cfg.source, split, cfg.root(), tokenizer, cfg.max_bad_records)
     return tokenized.make(job, tokens_folder(cfg, split), workers, say or (lambda done, of: None))
 
 
 def tokenize_together(data: DataConfig) -> None:
-    """In a job of several processes: every text of a data config is tokenized by all of them. One alone does it in `open`."""
+    """Tokenize all texts of a data config with all processes of the job.
+
+    A single process does this in `open`.
+    """
     if processes.place()[1] > 1:
         for cfg, split in splits(data):
             encoded_together(cfg, split)
 
 
 def encoded_together(cfg: TextData, split: str, *how) -> Path:
-    """`encoded_folder` in all processes of a job, of which the first makes what is no work of many."""
+    """Return `encoded_folder`, made by all processes of a job together."""
 
     def ready() -> None:
         if not tokenized.is_whole(tokens_folder(cfg, split)):
@@ -229,7 +247,7 @@ def encoded_together(cfg: TextData, split: str, *how) -> Path:
 
 
 def open_tokens(folder: Path) -> tuple[TokenStream, np.ndarray, dict]:
-    """(stream, offsets as `TextRows` has them, the manifest without its shards) of an `encoded_folder`."""
+    """Return (stream, offsets, manifest without shards) of an `encoded_folder`."""
     meta = token_shards.read_manifest(folder)
     shards = meta.pop("shards")
     lengths = [token_shards.read_index(folder, number).lengths for number in range(len(shards))]
@@ -238,11 +256,11 @@ def open_tokens(folder: Path) -> tuple[TokenStream, np.ndarray, dict]:
 
 
 def xz_baseline(cfg: TextData) -> tuple[float, float]:
-    """`xz_bits_per_byte` of the two splits, or of samples of them, kept in the cache: 10 seconds the first time."""
+    """Return `xz_bits_per_byte` of both splits or of samples; cached after some 10 seconds."""
     keys = [_source_key(cfg, split) for split in ("train", "validation")]
     folder = cfg.root() / "xz-2" / f"{cfg.source.short_name()}-{cache.key(keys)}"
     if not folder.exists():
-        # Computed before the folder is made: what is cut off by the process's end leaves nothing behind.
+        # Computed before the folder is made, so an interruption leaves no unfinished folder.
         most = {"train": baseline.TRAIN, "validation": baseline.VALIDATION}
         texts = (baseline.sample((text for _, text in documents(cfg, split)), size) for split, size in most.items())
         found = baseline.xz_bits_per_byte(*texts)

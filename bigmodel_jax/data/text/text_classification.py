@@ -1,4 +1,4 @@
-"""Texts with one label each: rows of words, by a vocabulary fitted on the training texts."""
+"""Texts with one label each, as rows of words; the vocabulary comes from the training texts."""
 
 import collections
 import dataclasses
@@ -23,14 +23,16 @@ from bigmodel_jax.data.sources.sources import Files
 
 PADDING, UNKNOWN = 0, 1
 SPECIAL = ("<padding>", "<unknown>")
-WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")  # don't, 1990s; every other character but blanks by itself
+# Words such as don't and 1990s. Every other character but whitespace is a word by itself.
+WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledLines(Files):
-    """UTF-8 files of one `text<TAB>label` a line."""
+    """UTF-8 files with one `text<TAB>label` per line."""
 
     test: str = ""
+    "paths or glob patterns of the test files, comma-separated"
 
     def records(self, split, root, bad):
         for path in self.paths(split):
@@ -45,12 +47,13 @@ class LabelledLines(Files):
 
 @dataclasses.dataclass(frozen=True)
 class TextClassificationData(DataConfig):
-    """Records {"text", "label"}, a label being a text or a number: lower-case words, cut at `seq_len`, padded on the
-    right; and, where asked for, what characters they are made of.
+    """Labelled texts for classification: lower-case words, cut at `seq_len`, padded on the right.
 
-    Batch: tokens and segment_ids (1, and 0 for padding) (B, T) int32, label (B,) int32, weights (B,) float32; with
-    `max_chars` also ngrams (B, N) int32, 0 for padding. Labels are numbered in the order of their names; vocabulary and
-    labels are those of the training rows, or of the source, where it names its classes.
+    The source gives records {"text", "label"}; a label is a text or a number. A batch holds tokens
+    and segment_ids (1, and 0 for padding) (B, T) int32, label (B,) int32 and weights (B,) float32.
+    With `max_chars` it also holds ngrams (B, N) int32, 0 for padding. Labels are numbered in the
+    order of their names. Vocabulary and labels come from the training rows; a source that names its
+    classes gives the labels itself.
     """
 
     levels = (
@@ -76,19 +79,23 @@ class TextClassificationData(DataConfig):
     cut: ClassVar = "validation_fraction"
 
     source: Source = LabelledLines(train="data/train.txt", test="data/test.txt")
+    "where the records come from"
     label_field: str = "label"
+    "the field with the label"
     evaluate_on: Literal["validation", "test"] = "validation"
-    "which split of the source an evaluation reads"
+    "the source's split that evaluations read"
     validation_fraction: ProperShare = 0.1
-    "share of the training records held out, chosen by their content, where the source has no split validation"
+    "share of the training records held out by a hash of their content, if the source has no validation split"
     vocab_size: Count = 20_000
-    "the commonest words, padding and unknown included"
+    "size of the vocabulary: the most frequent words, padding and unknown"
     seq_len: Count = 64
+    "words of a row"
     min_chars: CountOrZero = 3
+    "the shortest character n-grams of words"
     max_chars: CountOrZero = 0
-    "of each word, its ends marked, the runs of min_chars to max_chars characters; 0: none"
+    "the longest character n-grams of words, whose ends are marked; 0: no n-grams"
     ngram_buckets: CountOrZero = 32_768
-    "numbers that these runs share by their hash, 0 not among them"
+    "the n-grams are hashed into so many numbers; 0 is reserved for padding"
 
     def __post_init__(self):
         check_fraction(self.validation_fraction)
@@ -105,7 +112,7 @@ class TextClassificationData(DataConfig):
         return LabelledTexts(tokens, numbers, skipped, char_ngrams(examples, self) if self.max_chars else None)
 
     def examples(self, split: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """((text, label) of every usable record of a split, what was skipped)."""
+        """Return ((text, label) of every usable record of a split, what was skipped)."""
         own = self._own_split(split)
         examples, skipped = read(self, own or "train", vocabulary(self)[1] if own and split != "train" else None)
         log_skipped(split, skipped)
@@ -131,24 +138,24 @@ class TextClassificationData(DataConfig):
         return self.label_field
 
     def baselines(self) -> dict[str, float]:
-        """The accuracy of always answering with the commonest label of training."""
+        """Return the accuracy of always predicting the training split's most frequent label."""
         count = np.bincount(self.open("train").labels)
         return {"majority_accuracy": float(np.mean(self.open("validation").labels == count.argmax()))}
 
     def save_artifacts(self, folder: Path) -> None:
-        """vocabulary.json: words and labels in the order of their numbers."""
+        """Write vocabulary.json: words and labels in the order of their numbers."""
         words, labels = vocabulary(self)
         text = json.dumps({"words": list(words), "labels": list(labels)}, ensure_ascii=False, indent=0)
         files.replace(folder / "vocabulary.json", text + "\n")
 
     def _own_split(self, split: str) -> str:
-        """The source's split that is read for `split`; empty where its records are a part of the training split's."""
+        """Return the source's split that is read for `split`; "" if it is cut from training."""
         found = self.evaluate_on if split == "validation" else split
         held_out_here = not self.source.has("validation", self.root()) and found != "test"
         return "" if held_out_here else found
 
     def of_split(self, examples: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
-        """Of the training split's records, those of `split`."""
+        """Return those of the training split's records that belong to `split`."""
         if self.source.has("validation", self.root()):
             return examples
         sides = held_out(["\t".join(e).encode() for e in examples], self.validation_fraction)
@@ -157,7 +164,7 @@ class TextClassificationData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts:
-    """One split. tokens (N, T), labels (N,) and, if any, the n-grams (N, M), int32."""
+    """One split: tokens (N, T), labels (N,) and, with n-grams, ngrams (N, M), all int32."""
 
     tokens: np.ndarray
     labels: np.ndarray
@@ -181,8 +188,10 @@ class LabelledTexts:
 def read(
     cfg: TextClassificationData, split: str, known: tuple[str, ...] | None = None
 ) -> tuple[list[tuple[str, str]], list]:
-    """((text, label) of every usable record of the source's split, what was skipped); `known`: the only labels that are
-    usable."""
+    """Return ((text, label) of every usable record of the source's split, what was skipped).
+
+    A record whose label is not in `known` is unusable.
+    """
     bad, examples, names = BadRecords(cfg.max_bad_records), [], cfg.source.labels()
     for where, record in cfg.source.records(split, cfg.root(), bad):
         reason, example = _example(record, cfg.label_field, names)
@@ -198,7 +207,7 @@ def read(
 
 
 def _parse(line: bytes) -> tuple[str, dict[str, str]]:
-    """("", the record), or (what is wrong, {})."""
+    """Return ("", the record), or (what is wrong, {})."""
     try:
         text, tab, label = line.decode("utf-8").rpartition("\t")
     except UnicodeDecodeError as error:
@@ -207,7 +216,10 @@ def _parse(line: bytes) -> tuple[str, dict[str, str]]:
 
 
 def _example(record: dict[str, Any], label_field: str, names: tuple[str, ...]) -> tuple[str, tuple[str, str]]:
-    """("", (text, label)), or (what is wrong, ("", "")). A number is the name of its class, where the source has names."""
+    """Return ("", (text, label)), or (what is wrong, ("", "")).
+
+    A number becomes the name of its class, where the source has names.
+    """
     if missing := lacks(record, "text", label_field):
         return missing, ("", "")
     text, label = record["text"], record[label_field]
@@ -225,11 +237,12 @@ def _example(record: dict[str, Any], label_field: str, names: tuple[str, ...]) -
 
 
 def split_words(text: str) -> list[str]:
+    """Return the lower-case words of a text."""
     return WORD.findall(text.lower())
 
 
 def vocabulary(cfg: TextClassificationData) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(words, labels) in the order of their numbers, from the training rows alone."""
+    """Return (words, labels) in the order of their numbers, from the training rows alone."""
     fitted = dataclasses.replace(cfg, evaluate_on="validation")
     return _vocabulary(fitted, cfg.source.fingerprint("train", cfg.root()))
 
@@ -241,13 +254,13 @@ def _vocabulary(cfg: TextClassificationData, _fingerprint: str) -> tuple[tuple[s
     if len(labels) < 2:
         raise ValueError(f"data.source: training has one label only, {labels[0]!r}; at least two are needed")
     count = collections.Counter(word for text, _ in cfg.of_split(every, "train") for word in split_words(text))
-    # By count, then by the alphabet: the order of the lines plays no part.
+    # Sorted by count and then alphabetically, so the order of the records does not matter.
     words = sorted(count, key=lambda word: (-count[word], word))[: cfg.vocab_size - len(SPECIAL)]
     return (*SPECIAL, *words), tuple(labels)
 
 
 def encode(examples, words: tuple[str, ...], labels: tuple[str, ...], seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens (N, seq_len), labels (N,)), int32."""
+    """Return (tokens (N, seq_len), labels (N,)), both int32."""
     number = {word: i for i, word in enumerate(words)}
     tokens = np.full((len(examples), seq_len), PADDING, np.int32)
     for row, (text, _) in enumerate(examples):
@@ -257,9 +270,10 @@ def encode(examples, words: tuple[str, ...], labels: tuple[str, ...], seq_len: i
 
 
 def char_ngrams(examples, cfg: TextClassificationData) -> np.ndarray:
-    """(N, M) int32: the hashed n-grams of each text's first `seq_len` words, as many columns as the longest has.
+    """Return the hashed n-grams of each text's first `seq_len` words, (N, M) int32.
 
-    Bojanowski et al., arXiv:1607.04606, section 3.2.
+    M is the most n-grams of any text. The source is Bojanowski et al., arXiv:1607.04606, section
+    3.2.
     """
     of_word = functools.cache(functools.partial(word_ngrams, cfg=cfg))
     rows = [[n for word in split_words(text)[: cfg.seq_len] for n in of_word(word)] for text, _ in examples]
@@ -270,7 +284,7 @@ def char_ngrams(examples, cfg: TextClassificationData) -> np.ndarray:
 
 
 def word_ngrams(word: str, cfg: TextClassificationData) -> list[int]:
-    """1 .. ngram_buckets - 1 for each run of characters of <word>."""
+    """Return 1 .. ngram_buckets - 1 for each character n-gram of <word>."""
     marked = f"<{word}>"
     lengths = range(cfg.min_chars, cfg.max_chars + 1)
     runs = (marked[i : i + n] for n in lengths for i in range(len(marked) - n + 1))

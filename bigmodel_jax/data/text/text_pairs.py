@@ -1,9 +1,8 @@
-"""Pairs of texts for encoder-decoders: a sentence and its translation, an article and its summary, a question and its
-answer.
+"""Pairs of texts for encoder-decoder models: translation, summarization, or questions and answers.
 
-    encoder   prefix and input, S
-    decoder   start, target            (shifted right)
-    targets   target, S
+encoder   prefix and input, S
+decoder   start, target            (shifted right)
+targets   target, S
 """
 
 import dataclasses
@@ -30,10 +29,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TextPairData(DataConfig):
-    """One pair a row, each side padded on the right.
+    """Pairs of texts; a row is one pair, each side padded on the right.
 
-    Batch: encoder_tokens and encoder_segment_ids (B, input_len), tokens, targets, segment_ids and positions
-    (B, target_len) int32; weights (B, target_len) float32; in evaluation target_bytes (B, target_len) int32.
+    A batch holds encoder_tokens and encoder_segment_ids (B, input_len) int32; tokens, targets,
+    segment_ids and positions (B, target_len) int32; weights (B, target_len) float32; in evaluation
+    also target_bytes (B, target_len) int32.
     """
 
     required_by: ClassVar = {
@@ -50,25 +50,31 @@ class TextPairData(DataConfig):
     }
 
     source: Source = TableFiles()
+    "where the pairs come from"
     input_field: str = "input"
+    "the column with the input"
     target_field: str = "target"
+    "the column with the target"
     prefix: str = ""
-    'what stands before each input, such as "translate English to German: "'
+    'the text before each input, such as "translate English to German: "'
     tokenizer: TokenizerConfig = TokenizerConfig()
+    "the tokenizer file, or the kind and size of one that is trained on the training texts"
     input_len: Count = 128
     target_len: Count = 128
-    "tokens of each side, its end included"
+    "tokens of each side, the end token included"
     too_long: Literal["drop", "cut"] = "drop"
-    "a pair of which a side is longer: drop leaves it out; cut takes tokens from the side's end"
+    "a pair with a longer side: drop leaves it out; cut removes tokens from the side's end"
     decoder_start: CountOrZero = 0
-    "the token that the decoder begins with: model.decoder_start_token_id"
+    "the token with which the decoder begins; it must equal model.decoder_start_token_id"
 
     def open(self, split: str) -> "PairRows":
         texts = self._texts()
         tokens, offsets, meta = text.open_tokens(text.encoded_folder(texts, split))
         log_skipped(split, meta["bad_records"])
-        # `S input S target S input ... S`: one offset a text, of the separator in front of it.
+        # The stream is `S input S target S input ... S`, and each text has the offset of the
+        # separator before it.
         begins = offsets + 1
+        # The length of a text includes the separator behind it, which is its end token.
         lengths = np.diff(begins).reshape(-1, 2)
         fits = (lengths <= (self.input_len, self.target_len)).all(axis=1)
         if not fits.all():
@@ -102,7 +108,7 @@ class TextPairData(DataConfig):
         text.save_tokenizer(self._texts(), folder / "tokenizer.json")
 
     def _texts(self) -> TextData:
-        """Both sides of all pairs in turn, as documents."""
+        """Return a config whose documents are the inputs and targets of all pairs in turn."""
         sides = Sides(self.source, self.input_field, self.target_field, self.prefix)
         same = {name: getattr(self, name) for name in ("tokenizer", "cache_dir", "max_bad_records")}
         return TextData(source=sides, **same)
@@ -110,12 +116,15 @@ class TextPairData(DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Sides(Source):
-    """Each pair of a source as two records, the input and the target; a pair that lacks one is a bad record."""
+    """Each pair of a source as two records: the input and the target."""
 
     source: Source
     input_field: str
+    "the column with the input"
     target_field: str
+    "the column with the target"
     prefix: str
+    "the text before each input"
 
     def short_name(self) -> str:
         return f"pairs-{self.source.short_name()}"
@@ -146,7 +155,7 @@ def _wrong(record: dict[str, Any], name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PairRows:
-    """One split. begins, lengths (N, 2): of each pair's input and target in `tokens`; a length counts the end."""
+    """One split; begins, lengths (N, 2): each pair's input and target, ends included."""
 
     tokens: TokenStream
     begins: np.ndarray
@@ -167,7 +176,7 @@ class PairRows:
         return out
 
     def _sides(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Input and target of each pair with their ends, as many tokens as a row has room for: the end stays."""
+        """Yield input and target of each pair; a side that is too long keeps its end token."""
         lengths = self.lengths[indices].ravel()
         ids = self.tokens[packing.ranges(self.begins[indices].ravel(), lengths)].astype(np.int32)
         texts, rooms = np.split(ids, np.cumsum(lengths)[:-1]), (self.cfg.input_len, self.cfg.target_len)

@@ -1,8 +1,8 @@
-"""Sentences with one label a word (names, parts of speech): rows for `MaskedLanguageModel` over a model whose head is
-"token_classification".
+"""Sentences with one label per word (named entities, parts of speech), for token classification.
 
-A word's label is asked for at the first of its tokens, and nothing at the others (Devlin et al., arXiv:1810.04805,
-section 5.3).
+Rows are for `MaskedLanguageModel` with a model whose head is "token_classification". A word's label
+is predicted at the first of its tokens, and at no other (Devlin et al., arXiv:1810.04805, section
+5.3).
 """
 
 import dataclasses
@@ -29,15 +29,18 @@ from bigmodel_jax.data.text import packing
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 1  # raise it when the files below change
+FORMAT = 1  # raise it when the cached files change
 
 
 @dataclasses.dataclass(frozen=True)
 class ConllFiles(Files):
-    """One word a line, its columns parted by blanks, an empty line after each sentence, as CoNLL-2003 is written."""
+    """Files in CoNLL-2003's format: one word per line, and a blank line after each sentence.
+
+    The columns of a line are separated by spaces.
+    """
 
     label_column: int = -1
-    "which column is the label, from 0; -1: the last. The word is the first"
+    "the column with the label, from 0; -1: the last column. The word is the first column"
 
     def records(self, split, root, bad):
         for path in self.paths(split):
@@ -49,6 +52,7 @@ class ConllFiles(Files):
 
 
 def _sentences(path: Path) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield (where, rows of columns) for each sentence of a file."""
     rows: list[list[str]] = []
     with opened_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -64,10 +68,12 @@ def _sentences(path: Path) -> Iterator[tuple[str, list[list[str]]]]:
 
 @dataclasses.dataclass(frozen=True)
 class TokenLabelData(DataConfig):
-    """Records {"words": [...], "labels": [...]}, of equal length. Labels are numbered in the order of their names in training.
+    """Sentences with labelled words.
 
-    Batch: tokens, segment_ids, positions, targets (B, T) int32; weights (B, T) float32, 1 where a label is asked for.
-    A sentence longer than a row is cut.
+    The source gives records {"words": [...], "labels": [...]} of equal length. Labels are numbered
+    in the order of their names in the training split. A batch holds tokens, segment_ids, positions
+    and targets (B, T) int32; weights (B, T) float32, 1 where a label is predicted. A sentence
+    longer than a row is truncated.
     """
 
     required_by: ClassVar = {"vocab_size": "tokenizer_path", "max_seq_len": "seq_len"}
@@ -80,11 +86,15 @@ class TokenLabelData(DataConfig):
     }
 
     source: Source = TableFiles()
+    "where the sentences come from"
     words_field: str = "words"
+    "the field with the words"
     labels_field: str = "labels"
+    "the field with the labels"
     tokenizer_path: str = ""
     "the encoder's tokenizer.json"
     seq_len: Count = 128
+    "tokens of a row"
 
     def open(self, split: str) -> "LabelledRows":
         tokenizer, labels = self.open_tokenizer(), self.labels()
@@ -115,11 +125,11 @@ class TokenLabelData(DataConfig):
         files.replace(folder / "vocabulary.json", text + "\n")
 
     def labels(self) -> tuple[str, ...]:
-        """The labels of the training split, in the order of their names."""
+        """Return the labels of the training split in the order of their names."""
         return _labels(self, self.source.fingerprint("train", self.root()))
 
     def sentences(self, split: str, bad: BadRecords) -> Iterator[tuple[str, list[str], list[str]]]:
-        """(where, words, labels) of every usable record."""
+        """Yield (where, words, labels) of every usable record."""
         for where, record in self.source.records(split, self.root(), bad):
             words, labels = record.get(self.words_field), record.get(self.labels_field)
             reason = _wrong(record, self.words_field) or _wrong(record, self.labels_field)
@@ -164,7 +174,7 @@ def _wrong(record: dict[str, Any], name: str) -> str:
 
 
 def _encode(tokenizer: Tokenizer, words: list[str], length: int) -> Any:
-    """An `Encoding` of the package tokenizers, as the encoder reads a text that is cut into words."""
+    """Return an `Encoding` (package tokenizers) of a text that is already divided into words."""
     tokenizer.model.enable_truncation(length)
     found = tokenizer.model.encode(words, is_pretokenized=True)
     tokenizer.model.no_truncation()
@@ -172,11 +182,12 @@ def _encode(tokenizer: Tokenizer, words: list[str], length: int) -> Any:
 
 
 def _row(part: Any, numbers: list[int], length: int) -> np.ndarray:
-    """(4, T) int32: ids, which are real, the labels, and where one is asked for."""
+    """Return (4, T) int32: ids, attention mask, labels, and where a label is predicted."""
     out = np.zeros((4, length), np.int32)
     out[0, : len(part.ids)], out[1, : len(part.ids)] = part.ids, 1
     before = None
     for place, word in enumerate(part.word_ids):
+        # Only the first token of a word carries its label.
         if word is not None and word != before:
             out[2, place], out[3, place] = numbers[word], 1
         before = word
@@ -185,7 +196,7 @@ def _row(part: Any, numbers: list[int], length: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledRows:
-    """One split. tokens (N, 4, T): ids, which are real, labels, where one is asked for; meta: counts."""
+    """One split; tokens (N, 4, T): ids, attention mask, labels, where a label is predicted."""
 
     tokens: np.ndarray
     meta: dict

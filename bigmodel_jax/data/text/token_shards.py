@@ -1,9 +1,11 @@
-"""Shards of tokens on disk: each is two ArrayRecord files, the tokens in blocks and an index of the documents.
+"""Token shards on disk: each is a file of token blocks and a file with an index of the documents.
 
-A shard holds `S d1 S d2 ... S dn` (S the separator): the shards one after the other, and one more S, are the stream of
-a split (packing.py). A record of the tokens is a block of BLOCK tokens, the last one shorter, uncompressed and by itself,
-so that any place of the stream costs one block. The index is written last: a shard that has one is whole. Its first
-record is JSON, the shard's facts; the others are the documents' lengths, each with its separator, as uint32.
+Both are ArrayRecord files. A shard holds `S d1 S d2 ... S dn`, with S the separator. The shards in
+order, followed by one more S, are the stream of a split (packing.py). A token record is an
+uncompressed block of BLOCK tokens; the last is shorter. So reading any position costs one block.
+The index is written last, so a shard with an index is complete. The index's first record is JSON
+with the facts of the shard. The others are the documents' lengths as uint32, each with its
+separator.
 """
 
 import json
@@ -21,29 +23,31 @@ from bigmodel_jax.data.text.documents import chunks
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 MANIFEST = "manifest.json"
-BLOCK = 4096  # tokens; 53,000 random blocks of this size are read a second on two cores, 91,000 of a fourth of it
-INDEXED = 1 << 16  # documents in a record of the index
-CHARACTERS = 1 << 20  # tokenized at a time
+BLOCK = 4096  # tokens; two cores read 53,000 random blocks of this size per second
+INDEXED = 1 << 16  # documents per record of the index
+CHARACTERS = 1 << 20  # characters that are tokenized at once
 COUNTS = ("documents", "characters", "bytes", "tokens")
 
 Facts = dict[str, Any]
 
 
 def dtype(vocab_size: int) -> np.dtype:
-    """Of tokens on disk."""
+    """Return the dtype of tokens on disk."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def tokens_path(folder: Path, number: int) -> Path:
+    """Return the path of a shard's tokens."""
     return folder / f"{number:05d}.tokens{SUFFIX}"
 
 
 def index_path(folder: Path, number: int) -> Path:
+    """Return the path of a shard's index."""
     return folder / f"{number:05d}.index{SUFFIX}"
 
 
 def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer, skipped: list) -> None:
-    """Writes shard `number`; `skipped` holds what was left out of it once `texts` has come to its end."""
+    """Write shard `number`; `skipped` lists the bad records once `texts` is exhausted."""
     path, lengths = tokens_path(folder, number), []
     counts = dict.fromkeys(COUNTS, 0)
     with writing(path, "group_size:1,uncompressed") as append:
@@ -52,6 +56,7 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
             tokens, sizes = _joined(encoded, tokenizer.separator, blocks.dtype)
             blocks.extend(tokens)
             lengths.append(sizes)
+            # Counts follow the order of COUNTS.
             added = (
                 len(chunk),
                 sum(map(len, chunk)),
@@ -73,7 +78,7 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
 
 
 def _ahead(texts: Iterator[list[str]], tokenizer: Tokenizer) -> Iterator[tuple[list[str], Iterator[np.ndarray]]]:
-    """(texts, the ids of each): while the caller takes those of one list, a thread tokenizes the next, outside Python."""
+    """Yield (texts, their ids); a thread tokenizes the next texts while the caller uses these."""
     before = None
     with futures.ThreadPoolExecutor(1) as thread:
         for chunk in texts:
@@ -86,14 +91,14 @@ def _ahead(texts: Iterator[list[str]], tokenizer: Tokenizer) -> Iterator[tuple[l
 
 
 def _joined(encoded: Iterator[np.ndarray], separator: int, kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """(`S d1 S d2 ...` as one array, the length of each document with its separator)."""
+    """Return (`S d1 S d2 ...` as one array, the length of each document with its separator)."""
     front = np.array([separator], kind)
     parts = [part for ids in encoded for part in (front, ids.astype(kind))]
     return np.concatenate(parts), np.array([1 + len(ids) for ids in parts[1::2]], "<u4")
 
 
 class _Blocks:
-    """Tokens that are appended as blocks of BLOCK, whatever the pieces in which they come."""
+    """Collects tokens of any number, and appends them in blocks of BLOCK tokens."""
 
     def __init__(self, append: Callable[[bytes], None], kind: np.dtype):
         self.dtype = kind
@@ -112,14 +117,17 @@ class _Blocks:
 
 
 class Index(NamedTuple):
-    """facts: of the shard; lengths (documents,) uint32: of each document with its separator."""
+    """facts: the shard's JSON; lengths (documents,) uint32: each document with its separator."""
 
     facts: Facts
     lengths: np.ndarray
 
 
 def read_index(folder: Path, number: int) -> Index:
-    """ValueError, one line, for a shard that is missing, damaged, or has the index of another one."""
+    """Return a shard's index.
+
+    Raises a one-line ValueError for a shard that is missing, damaged or has another shard's index.
+    """
     path, tokens = index_path(folder, number), tokens_path(folder, number)
     try:
         first, *rest = (records := Records(path)).read(range(len(records)))
@@ -138,7 +146,10 @@ def read_index(folder: Path, number: int) -> Index:
 
 
 def read_manifest(folder: Path) -> Facts | None:
-    """What the folder's manifest says; None where there is none, or it is damaged: then its shards say the same."""
+    """Return the folder's manifest; None where it is missing or damaged.
+
+    The shards hold the same facts, so the manifest can be made again.
+    """
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, ValueError, RecursionError):
@@ -147,7 +158,10 @@ def read_manifest(folder: Path) -> Facts | None:
 
 
 def write_manifest(folder: Path, facts: Facts, indexes: list[Index]) -> None:
-    """`facts` with the shards' counts added up and their digests; the last file of a folder to be written."""
+    """Write the manifest: `facts`, the sums of the shards' counts, and the shards' digests.
+
+    It is the last file of a folder to be written.
+    """
     shards = []
     for number, index in enumerate(indexes):
         path = index_path(folder, number)
@@ -158,7 +172,7 @@ def write_manifest(folder: Path, facts: Facts, indexes: list[Index]) -> None:
 
 
 def changed(folder: Path) -> list[tuple[int, Path]]:
-    """(number of the shard, file) of each file whose content is not the manifest's, after reading all of it."""
+    """Read all files, and return (shard number, file) of those that differ from the manifest."""
     expected = []
     for number, shard in enumerate((read_manifest(folder) or {"shards": []})["shards"]):
         expected.append((number, tokens_path(folder, number), shard["sha256"]))

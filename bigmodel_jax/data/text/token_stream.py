@@ -1,4 +1,4 @@
-"""The stream of a split over its shards of tokens: any place of it is read when it is asked for."""
+"""The token stream of a split over its shards; positions are read when they are asked for."""
 
 import collections
 import itertools
@@ -10,20 +10,20 @@ import numpy as np
 from bigmodel_jax.data.sources.array_record_files import Records
 from bigmodel_jax.data.text.token_shards import BLOCK, tokens_path
 
-OPEN = 256  # shards whose files are open at a time
+OPEN = 256  # shards whose files are open at once
 
 
 class TokenStream:
-    """`S d1 S d2 ... S dn S`, indexed as an array is: stream[places], places an array of any shape or a slice.
+    """`S d1 S d2 ... S dn S`, indexed like an array: stream[places], with an array or a slice.
 
-    sizes (shards,): the tokens of each, its separators included; separator: the last place's. ValueError, one line,
-    where a block is damaged. Threads may share an object.
+    `sizes` (shards,) are the tokens of each shard, separators included. `separator` is the stream's
+    last token. Raises a one-line ValueError where a block is damaged. Threads may share an object.
     """
 
     def __init__(self, folder: Path, sizes: np.ndarray, dtype: np.dtype, separator: int):
         self.dtype, self._folder, self._separator = np.dtype(dtype), folder, separator
         self._starts = np.cumsum([0, *sizes])
-        # Blocks are numbered through all shards.
+        # Blocks are numbered consecutively over all shards.
         self._first_block = np.cumsum([0, *(-(-size // BLOCK) for size in sizes)])
         self._files: collections.OrderedDict[int, Records] = collections.OrderedDict()
 
@@ -46,12 +46,13 @@ class TokenStream:
         return found.reshape(places.shape)
 
     def parts(self) -> Iterator[np.ndarray]:
-        """The whole stream, some blocks at a time."""
+        """Yield the whole stream, a few blocks at a time."""
         for first in range(0, len(self), 64 * BLOCK):
             yield self[first : first + 64 * BLOCK]
 
     def _span(self, low: int, high: int) -> np.ndarray:
-        """stream[low:high], without a number for each place."""
+        """Return stream[low:high] without an array of positions."""
+        # The closing separator is in no shard, so it is added here.
         parts = [np.full(int(low < high == len(self)), self._separator, self.dtype)]
         for shard in reversed(range(len(self._starts) - 1)):
             start, end = max(low, self._starts[shard]), min(high, self._starts[shard + 1])
@@ -63,17 +64,19 @@ class TokenStream:
         return np.concatenate(parts[::-1])
 
     def _read(self, places: np.ndarray) -> np.ndarray:
+        """Return the tokens at these positions, without the closing separator."""
         shard = np.searchsorted(self._starts, places, side="right") - 1
         inside = places - self._starts[shard]
         block = self._first_block[shard] + inside // BLOCK
-        # Neighbours are mostly of one block: what is sorted is one number a run of them.
+        # Neighbouring positions mostly lie in the same block, so only one number per run of them is
+        # sorted.
         heads = np.append(True, block[1:] != block[:-1]).nonzero()[0]
         wanted, nth = np.unique(block[heads], return_inverse=True)
         slot = np.repeat(nth, np.diff(np.append(heads, len(block))))
         return self._blocks(wanted)[slot, inside % BLOCK]
 
     def _blocks(self, wanted: np.ndarray) -> np.ndarray:
-        """(len(wanted), BLOCK) tokens; a shard's last block is filled up with zeros."""
+        """Return blocks (len(wanted), BLOCK); a shard's last block is padded with zeros."""
         out = np.zeros((len(wanted), BLOCK), self.dtype)
         shards = np.searchsorted(self._first_block, wanted, side="right") - 1
         bounds = np.append(np.unique(shards, return_index=True)[1], len(wanted))
@@ -85,7 +88,7 @@ class TokenStream:
         return out
 
     def _file(self, shard: int) -> Records:
-        """The shard's tokens, opened at first."""
+        """Return a shard's tokens, opened at first use; the least recently used file is closed."""
         found = self._files.pop(shard, None)
         if found is None:
             path = tokens_path(self._folder, shard)
@@ -99,7 +102,7 @@ class TokenStream:
 
 
 def offsets(lengths: list[np.ndarray]) -> np.ndarray:
-    """(documents + 1,) int64: where each document's separator stands in the stream, and the closing one."""
+    """Return (documents + 1,) int64: the position of each document's separator, and of the last."""
     sizes = np.concatenate([np.zeros(0, np.uint32), *lengths])
     out = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=out[1:])

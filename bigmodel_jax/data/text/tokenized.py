@@ -1,8 +1,9 @@
-"""A split as shards of tokens on disk, made by any number of processes on any number of hosts, with the same bytes.
+"""Tokenizes a split into shards, with any number of processes and hosts, always to the same bytes.
 
-Each shard of the source becomes one of tokens, under a lock. A host of a job begins with the shards that are its own
-(number modulo hosts) and goes on with those of others, last ones first, until all are there: nothing waits for a host
-that is slow or gone. Where locks do not reach other hosts, a shard may be made twice, and both are alike.
+Each shard of the source becomes one token shard, under a lock. A host begins with its own shards
+(shard number modulo hosts), and continues with those of other hosts from the last one on, until all
+exist. So no host waits for one that is slow or gone. Where locks do not reach other hosts, a shard
+may be made twice, with the same bytes.
 """
 
 import contextlib
@@ -22,17 +23,17 @@ from bigmodel_jax.data.text import documents, token_shards
 from bigmodel_jax.data.text.token_shards import Facts, Index
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 2  # raise it when the files of tokens change
-READ_THROUGH = 1 << 26  # bytes of tokens that a process reads once to see whether they are as written; of more, sizes
+FORMAT = 2  # raise it when the token files change
+READ_THROUGH = 1 << 26  # bytes of tokens; a larger split is verified by its sizes and not by its digests
 
-_read: set[Path] = set()  # the folders that this process has read through
+_read: set[Path] = set()  # folders that this process has verified
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is tokenized: a split of a source; `root` is the cache; `limit` is how many bad records a split may have."""
+    """A split to tokenize; `root` is the cache folder, `limit` the allowed bad records."""
 
     source: Source
     split: str
@@ -42,10 +43,11 @@ class Job:
 
 
 def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], None] = lambda done, of: None) -> Path:
-    """`folder` with the split's shards of tokens and their manifest; ValueError for bad input.
+    """Return `folder` with the split's token shards and manifest; raises ValueError for bad input.
 
-    Killed, or failed, it keeps the shards that are whole, and the next call makes the others. A shard that is damaged
-    or missing is named in the log and made again. say: told how many of the shards are done.
+    An interrupted or failed call keeps the complete shards, and the next call makes the others. A
+    damaged or missing shard is logged and made again. `say` is told how many shards are done, and
+    of how many.
     """
     if is_whole(folder):
         return folder
@@ -56,7 +58,7 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
     order = turns(len(shards), *processes.place())
     for done, _ in enumerate(mapped(work, order, workers), 1):
         say(done, len(shards))
-    with cache.lock(folder):  # processes end together, and each would delete what another writes
+    with cache.lock(folder):  # processes finish together, and each would delete what another is writing
         if not is_whole(folder):
             _finish(job, folder, [token_shards.read_index(folder, number) for number in range(len(shards))], bad)
         _tidy(folder)
@@ -64,13 +66,13 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
 
 
 def turns(count: int, host: int, hosts: int) -> list[int]:
-    """The order in which a host of a job looks at shards: its own, then those of others from the last one on."""
+    """Return the order in which a host handles shards: its own, then the others' from the last."""
     own = range(host, count, hosts)
     return [*own, *(number for number in reversed(range(count)) if number not in own)]
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the manifest is there, and the shards of which it speaks; of one that is damaged the index is deleted."""
+    """Tell whether all shards are undamaged; the index of a damaged shard is deleted."""
     manifest = token_shards.read_manifest(folder)
     if manifest is None or not all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"])):
         return False
@@ -94,14 +96,14 @@ def _fits(folder: Path, number: int, shard: Facts) -> bool:
 
 
 def _threads(workers: int) -> int:
-    """Threads of each process's tokenizer; 0: as many as it likes."""
+    """Return the threads of each process's tokenizer; 0: the tokenizer decides."""
     return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
 
 
 def _shard(job: Job, folder: Path, shards: Sequence[Source], threads: int, number: int) -> None:
-    """Makes shard `number`, unless it is there."""
+    """Make shard `number`, unless it exists."""
     if threads:
-        os.environ["RAYON_NUM_THREADS"] = str(threads)  # read once, at the first batch of the process
+        os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer reads it at the first batch of the process
     with cache.lock(folder / f"{number:05d}"):
         if _is_made(folder, number):
             return
@@ -110,16 +112,17 @@ def _shard(job: Job, folder: Path, shards: Sequence[Source], threads: int, numbe
         try:
             token_shards.write(folder, number, texts, _tokenizer(job.tokenizer), bad.skipped)
         except OSError:
-            if not _is_made(folder, number):  # otherwise another host was first, with the same content
+            if not _is_made(folder, number):  # otherwise another host finished first with the same content
                 raise
 
 
-@functools.lru_cache(1)  # a process makes many shards; what a cache folder holds does not change
+@functools.lru_cache(1)  # a process makes many shards, and the content of a cache folder does not change
 def _tokenizer(path: Path) -> Tokenizer:
     return load_tokenizer(path)
 
 
 def _is_made(folder: Path, number: int) -> bool:
+    """Tell whether a shard is complete; the index of a damaged one is deleted."""
     index = token_shards.index_path(folder, number)
     if not index.exists():
         return False
@@ -133,7 +136,7 @@ def _is_made(folder: Path, number: int) -> bool:
 
 
 def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> None:
-    """Writes the manifest."""
+    """Write the manifest; raises ValueError for too many bad records, or no documents."""
     for index in indexes:
         for where, reason in index.facts["skipped"]:
             bad.skip(where, reason)
@@ -149,12 +152,12 @@ def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> No
     try:
         token_shards.write_manifest(folder, facts, indexes)
     except OSError:
-        if not is_whole(folder):  # otherwise another host, which no lock reaches, was first with the same content
+        if not is_whole(folder):  # otherwise another host finished first with the same content
             raise
 
 
 def _tidy(folder: Path) -> None:
-    """Deletes what killed processes have left, and the shards' locks."""
+    """Delete files that killed processes left, and the shards' lock files."""
     for left in (*folder.glob("*.partial-*"), *folder.glob("*.lock")):
         with contextlib.suppress(FileNotFoundError):
             left.unlink()

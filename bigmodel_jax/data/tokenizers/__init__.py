@@ -1,1 +1,1 @@
-"""Texts to tokens: tokenizers that are trained here, and published ones in every form."""
+"""Tokenizers: trained on the data here, or read from published files of every format."""

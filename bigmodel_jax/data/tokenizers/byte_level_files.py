@@ -1,4 +1,4 @@
-"""Byte-level BPE as published: vocab.json with merges.txt (GPT-2, RoBERTa, CLIP, Qwen), tiktoken-style ranks."""
+"""Reads published byte-level BPE: vocab.json with merges.txt, or tiktoken's ranks."""
 
 import base64
 import itertools
@@ -9,7 +9,8 @@ from typing import Any
 from bigmodel_jax.data.tokenizers.tokenizer_config import About, add_tokens, named_tokens
 from bigmodel_jax.data.tokenizers.tokenizers import byte_characters
 
-# Words as Llama 3, Qwen and tiktoken's cl100k cut them.
+# The pattern by which Llama 3, Qwen and tiktoken's cl100k divide a text into words; %s is the range
+# of digits.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
     r"\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -37,7 +38,7 @@ DEFAULTS = {
     "CLIPTokenizer": CLIP,
     "Qwen2Tokenizer": QWEN2,
 }
-"The classes whose files are read, with the special tokens of each."
+"The tokenizer classes that are supported, with the special tokens of each."
 
 
 def byte_level(
@@ -49,16 +50,17 @@ def byte_level(
     prefix_space: bool = False,
     **bpe: Any,
 ) -> Any:
-    """A byte-level BPE.
+    """Return a byte-level BPE tokenizer.
 
-    first: pre-tokenizers before the one that turns bytes into characters. words: that one cuts words as GPT-2 does.
-    bpe: further arguments of `tokenizers.models.BPE`.
+    - first: pre-tokenizers before the one that turns bytes into characters.
+    - words: divide the text into words as GPT-2 does.
+    - bpe: further arguments of `tokenizers.models.BPE`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     try:
         model = Tokenizer(models.BPE(vocab=vocab, merges=merges, **bpe))
-    except Exception as error:  # the binding raises plain Exception
+    except Exception as error:  # the library raises plain Exception
         raise ValueError(f"its merges do not fit its vocabulary ({str(error).rpartition(': ')[2][:100]})") from None
     last = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=words)
     model.pre_tokenizer = pre_tokenizers.Sequence([*first, last]) if first else last
@@ -67,13 +69,14 @@ def byte_level(
 
 
 def split(pattern: str, behavior: str = "isolated", *, invert: bool = False) -> Any:
+    """Return a pre-tokenizer that splits a text by a regular expression."""
     from tokenizers import Regex, pre_tokenizers
 
     return pre_tokenizers.Split(Regex(pattern), behavior=behavior, invert=invert)
 
 
 def from_vocab_and_merges(about: About) -> Any:
-    """vocab.json and merges.txt, read as the folder's class reads them; as GPT-2's where it names none."""
+    """Read vocab.json and merges.txt as the folder's tokenizer class does; GPT-2's by default."""
     about.check_class("vocab.json", *DEFAULTS)
     vocab, merges = _vocab(about.folder / "vocab.json"), _merges(about.folder / "merges.txt")
     name = about.tokenizer_class
@@ -93,6 +96,7 @@ def from_vocab_and_merges(about: About) -> Any:
 
 
 def _words(about: About, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Any:
+    """Return the tokenizer of GPT-2's, RoBERTa's or Qwen2's class."""
     from tokenizers import normalizers
 
     about.check_keys("add_prefix_space")
@@ -105,6 +109,7 @@ def _words(about: About, vocab: dict[str, int], merges: list[tuple[str, str]]) -
 
 
 def _clip(about: About, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Any:
+    """Return CLIP's tokenizer, which lower-cases text and marks the ends of words."""
     from tokenizers import Regex, decoders, normalizers
 
     about.check_keys("do_lower_case")
@@ -122,7 +127,7 @@ def _clip(about: About, vocab: dict[str, int], merges: list[tuple[str, str]]) ->
 
 
 def _whole(about: About, model: Any, defaults: dict[str, str]) -> Any:
-    """What stands around a text that an encoder reads."""
+    """Return the post-processor that adds the special tokens around an encoder's text."""
     from tokenizers import processors
 
     named = named_tokens(about, defaults)
@@ -148,7 +153,7 @@ def _vocab(path: Path) -> dict[str, int]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({str(error)[:100]})") from None
     if not isinstance(found, dict) or not found or not all(type(i) is int and i >= 0 for i in found.values()):
-        raise ValueError(f"{path}: an object of tokens with an id each belongs here")
+        raise ValueError(f"{path}: it must be a JSON object that maps each token to its id")
     return found
 
 
@@ -161,7 +166,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     wrong = next((pair for pair in pairs if len(pair) != 2), None)
     if wrong:
-        raise ValueError(f"{path}: a line of two tokens belongs where {' '.join(wrong)[:60]!r} is")
+        raise ValueError(f"{path}: each line must hold two tokens, unlike {' '.join(wrong)[:60]!r}")
     return pairs
 
 
@@ -169,7 +174,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
 
 
 def from_tiktoken(path: Path, digits: str = "1,3") -> Any:
-    """tiktoken-style ranks: base64 of a token's bytes and its rank, one a line (Llama 3's tokenizer.model, *.tiktoken)."""
+    """Read tiktoken's format: base64 of a token and its rank per line (Llama 3, *.tiktoken)."""
     ranks = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -181,23 +186,26 @@ def from_tiktoken(path: Path, digits: str = "1,3") -> Any:
 
 
 def from_ranks(ranks: dict[bytes, int], digits: str = "1,3") -> Any:
-    """A byte-level BPE whose merges are read off the ranks: a token's last merge joins the two parts that the lower
-    ranks alone would leave."""
+    """Return a byte-level BPE whose merges follow from the ranks.
+
+    A token's last merge joins the two parts into which the lower ranks alone merge its bytes.
+    """
     spell = byte_characters()
     name = {token: "".join(spell[b] for b in token) for token in ranks}
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) > 1:
             parts = _bpe(ranks, token, rank)
+            # A token that no merge of two parts gives can only be used as a whole word.
             if len(parts) == 2:
                 merges.append((name[parts[0]], name[parts[1]]))
-    # A word that is a token is that token, also where no merge leads to it, as in tiktoken.
+    # As in tiktoken, a word that is a token becomes that token even if no merges lead to it.
     vocab = {name[t]: r for t, r in ranks.items()}
     return byte_level(vocab, merges, [split(WORDS % digits)], words=False, ignore_merges=True)
 
 
 def _bpe(ranks: dict[bytes, int], token: bytes, below: int) -> list[bytes]:
-    """The token's bytes merged by all ranks lower than `below`."""
+    """Merge the token's bytes by all ranks lower than `below`."""
     parts = [bytes([b]) for b in token]
     while True:
         pairs = [(ranks.get(a + b, below), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file: the keys tokenizer.ggml.*."""
+"""Reads the tokenizer inside a GGUF file, from the keys tokenizer.ggml.*."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from bigmodel_jax.data.tokenizers.byte_level_files import WORDS, byte_level, spl
 from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
 
 PREFIX = "tokenizer.ggml."
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # of tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # values of tokenizer.ggml.token_type
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 TEKKEN_WORDS = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
@@ -20,9 +20,12 @@ DEFAULT_SPLITS = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_WORDS, r"\p{N}+", "[0-9][0-9][0-
 
 
 class Pre(NamedTuple):
-    """splits: patterns by which a text is cut into words, one after the other; none: as GPT-2 cuts them.
+    """The pre-tokenization of a kind of tokenizer.
 
-    digits: each digit is a word. nfc: characters are composed first. whole: a word that is a token needs no merges.
+    - splits: patterns that divide a text into words, applied in order; (): as GPT-2 divides it.
+    - digits: each digit is a word.
+    - nfc: characters are composed first.
+    - whole: a word that is a token needs no merges.
     """
 
     splits: tuple[str, ...] = ()
@@ -48,11 +51,14 @@ PRE = {
     "deepseek-r1-qwen": Pre((WORDS % "1",), nfc=True),
     "tekken": Pre((TEKKEN_WORDS,), whole=True),
 }
-"By tokenizer.ggml.pre, as llama.cpp and the models' own tokenizer.json cut words; `default` where the key is absent."
+"Pre-tokenization by tokenizer.ggml.pre, as in llama.cpp and the models' tokenizer.json; a missing key is `default`."
 
 
 def from_gguf_metadata(metadata: dict, path: Path) -> Any:
-    """The tokenizer of a GGUF file; ValueError for a kind that is neither byte-level BPE nor SentencePiece's BPE."""
+    """Return a GGUF file's tokenizer.
+
+    Raises ValueError for a kind that is neither byte-level BPE nor SentencePiece's BPE.
+    """
     kind = metadata.get(f"{PREFIX}model")
     kinds = {"gpt2": _byte_level, "llama": _sentencepiece}
     if not isinstance(kind, str) or kind not in kinds:
@@ -66,7 +72,11 @@ def from_gguf_metadata(metadata: dict, path: Path) -> Any:
 
 
 def _list(metadata: dict, name: str, kind: Callable[[Any], bool], length: int | None = None) -> list:
-    """The list of this key; ValueError where it is absent, of another length, or one of its values is no `kind`."""
+    """Return the list under a key.
+
+    Raises ValueError where it is missing, has another length, or holds a value that is not of
+    `kind`.
+    """
     found = metadata.get(PREFIX + name)
     if not isinstance(found, list) or not all(map(kind, found)):
         what = "is absent" if found is None else "is no list of the right kind"
@@ -89,7 +99,7 @@ def _types(metadata: dict, length: int) -> list[int]:
 
 
 def words_of(pre: Pre, vocab: dict[str, int], merges: list[tuple[str, str]]) -> Any:
-    """A byte-level BPE that cuts words as `pre` says."""
+    """Return a byte-level BPE with the pre-tokenization `pre`."""
     from tokenizers import normalizers, pre_tokenizers
 
     first = [pre_tokenizers.Digits(individual_digits=True)] if pre.digits else [split(p) for p in pre.splits]
@@ -109,7 +119,7 @@ def _byte_level(metadata: dict) -> Any:
     merges = [tuple(merge.split(" ")) for merge in _list(metadata, "merges", lambda x: isinstance(x, str))]
     wrong = next((merge for merge in merges if len(merge) != 2), None)
     if wrong:
-        raise ValueError(f"{PREFIX}merges: two tokens belong where {' '.join(wrong)[:60]!r} is")
+        raise ValueError(f"{PREFIX}merges: each entry must hold two tokens, unlike {' '.join(wrong)[:60]!r}")
     model = words_of(pre, {token: i for i, token in enumerate(tokens)}, merges)
     types = _types(metadata, len(tokens))
     added = [(t, kind == CONTROL) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
@@ -118,11 +128,12 @@ def _byte_level(metadata: dict) -> Any:
 
 
 def _sentencepiece(metadata: dict) -> Any:
-    """Llama 2's and Mistral's kind, as the SentencePiece model from which it was written."""
+    """Return Llama 2's and Mistral's tokenizer, rebuilt as a SentencePiece model."""
     return sentencepiece_model.convert(model := _model(metadata)) or SentencePieceModel(model)
 
 
 def _model(metadata: dict) -> bytes:
+    """Rebuild the SentencePiece model from the file's tokens, scores and types."""
     tokens = _tokens(metadata)
     scores = _list(metadata, "scores", lambda x: isinstance(x, int | float), len(tokens))
     types = _types(metadata, len(tokens))

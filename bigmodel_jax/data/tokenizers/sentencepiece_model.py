@@ -1,7 +1,8 @@
-"""SentencePiece models: encoded by `sentencepiece` itself, or as a `tokenizers.Tokenizer` where that gives the same ids.
+"""SentencePiece models, run by `sentencepiece`, or by `tokenizers` where that gives the same ids.
 
-`tokenizers` has no exact form of most of what a model may hold: its character map matches whole graphemes where
-SentencePiece matches the longest sequence, and it has no user-defined pieces, no suffix for spaces, no word models.
+`tokenizers` cannot represent most of what a model may hold. Its character map matches whole
+graphemes, while SentencePiece matches the longest sequence. It also has no user-defined pieces, no
+suffix for spaces, and no word models.
 """
 
 import base64
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SAVED = b'{"sentencepiece": '
-"How a file begins that `SentencePieceModel.save` wrote."
+"The beginning of a file that `SentencePieceModel.save` wrote."
 
 
 class Added(NamedTuple):
-    """A token that a text is searched for; a special one only where special tokens are read.
+    """An added token that is searched for in a text; a special one only where control tokens are
+    read.
 
-    lstrip, rstrip: it takes the spaces before and after it along. single_word: it is no part of a word.
+    lstrip, rstrip: it includes the spaces before and after it. single_word: it does not match
+    inside a word.
     """
 
     content: str
@@ -40,7 +43,7 @@ class Added(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What `tokenizers.Encoding` says; offsets: of each token, (start, end) in characters of the text."""
+    """The fields of `tokenizers.Encoding` that are used; offsets are (start, end) in characters."""
 
     ids: list[int]
     tokens: list[str]
@@ -48,13 +51,15 @@ class Encoded(NamedTuple):
 
 
 class SentencePieceModel:
-    """A SentencePiece model behind the methods of `tokenizers.Tokenizer` that the package calls.
+    """A SentencePiece model with the methods of `tokenizers.Tokenizer` that the package uses.
 
-    added: tokens beside the model's own. closing: ids that stand after a text that an encoder reads whole. file and
-    tokenizer_class: what the model's file and its class in transformers are called, for an export.
+    - added: tokens besides the model's own.
+    - closing: ids after a text that an encoder reads.
+    - file, tokenizer_class: names of the model's file and of its class in transformers, for
+      exports.
     """
 
-    post_processor = None  # what stands around a text, its files say
+    post_processor = None  # the files beside the model say which tokens surround a text
 
     def __init__(
         self,
@@ -88,7 +93,7 @@ class SentencePieceModel:
 
     @property
     def decoder(self) -> str:
-        """What `token_bytes` asks: U+2581 where the pieces of a text spell exactly that text."""
+        """U+2581 if a text's pieces spell exactly that text, else ""; `token_bytes` reads it."""
         spec = parse(self.proto).normalizer_spec
         lossless = not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
         return "▁" if lossless and any(map(self.processor.is_byte, range(len(self._own)))) else ""
@@ -121,7 +126,7 @@ class SentencePieceModel:
 
     @functools.cache  # noqa: B019 - two entries, and a model lives as long as its process
     def _searched(self, special: bool) -> tuple[list[Added], re.Pattern | None]:
-        """The tokens that a text is searched for, longest first, one group of the pattern each."""
+        """Return the tokens to search for, longest first, and a pattern with one group for each."""
         found = sorted((t for t in self._tokens.values() if special or not t.special), key=lambda t: -len(t.content))
         return found, re.compile("|".join(t.pattern for t in found)) if found else None
 
@@ -142,7 +147,8 @@ class SentencePieceModel:
 
     def _encode_plain(self, text: str, start: int, end: int) -> Encoded:
         pieces = self.processor.encode(text[start:end], return_type="proto").pieces
-        # SentencePiece counts bytes; a character is where its first byte is.
+        # SentencePiece counts bytes. A byte position belongs to the character whose bytes it lies
+        # in.
         ends = list(itertools.accumulate(len(c.encode()) for c in text[start:end]))
         offsets = [
             (start + bisect.bisect_right(ends, p.begin), start + bisect.bisect_left(ends, p.end) + 1) for p in pieces
@@ -165,7 +171,7 @@ class SentencePieceModel:
         return "".join(out)
 
     def save(self, path: str) -> None:
-        """Everything in one JSON file, the model as base64; `load` reads it."""
+        """Write one JSON file with the model as base64, which `load` reads."""
         about = {
             "sentencepiece": base64.b64encode(self.proto).decode(),
             "added": self.added,
@@ -176,14 +182,14 @@ class SentencePieceModel:
         Path(path).write_text(json.dumps(about))
 
     def export(self, folder: Path) -> dict[str, Any]:
-        """Writes the model's own file, as transformers reads it; returns what its tokenizer_config.json says."""
+        """Write the model's file; return entries of transformers' tokenizer_config.json."""
         (folder / self.file).write_bytes(self.proto)
         decoder = {t.id: {"content": t.content, "special": t.special} for t in self.added}
         return {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder}
 
 
 def load(path: Path) -> SentencePieceModel:
-    """What `SentencePieceModel.save` wrote."""
+    """Read a file that `SentencePieceModel.save` wrote."""
     about = json.loads(path.read_bytes())
     model = base64.b64decode(about.pop("sentencepiece"))
     added, closing = tuple(Added(*token) for token in about.pop("added")), tuple(about.pop("closing"))
@@ -191,7 +197,7 @@ def load(path: Path) -> SentencePieceModel:
 
 
 def read_model(model: bytes) -> Any:
-    """A SentencePieceProcessor; ValueError for bytes that are no model."""
+    """Return a SentencePieceProcessor; raises ValueError for bytes that are no model."""
     _require()
     from sentencepiece import SentencePieceProcessor
 
@@ -209,7 +215,7 @@ def _require() -> None:
 
 
 def parse(model: bytes) -> Any:
-    """The model's fields: pieces with scores and kinds, how it was trained, how it normalises."""
+    """Return the model's protocol buffer: pieces, training and normalization settings."""
     _require()
     from google.protobuf.message import DecodeError
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -224,10 +230,14 @@ def parse(model: bytes) -> Any:
 
 
 def convert(model: bytes) -> Any:
-    """Llama 2's and Mistral's kind as a `tokenizers.Tokenizer`: BPE on the text as it is. None for every other kind."""
+    """Return the tokenizer of Llama 2 and Mistral as a `tokenizers.Tokenizer`; None for other
+    kinds.
+
+    These kinds apply BPE to the text without normalization.
+    """
     from tokenizers import models
 
-    read_model(model)  # which says what is wrong with it
+    read_model(model)  # it raises ValueError for an unreadable model
     proto = parse(model)
     kind, spec, pieces = proto.SentencePiece, proto.normalizer_spec, proto.pieces
     special = [p.piece for p in pieces if p.type in (kind.CONTROL, kind.UNKNOWN)]
@@ -252,7 +262,10 @@ def convert(model: bytes) -> Any:
 
 
 def _with_spaces(model: Any, control: list[str], *, prefix: bool) -> Any:
-    """The tokenizer around a model whose pieces write a space as U+2581; prefix: a text is read with one in front."""
+    """Return the tokenizer around a model that writes spaces as U+2581.
+
+    `prefix` puts a space in front of each text.
+    """
     from tokenizers import Tokenizer, decoders, normalizers
 
     tokenizer = Tokenizer(model)
@@ -265,7 +278,7 @@ def _with_spaces(model: Any, control: list[str], *, prefix: bool) -> Any:
 
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Every way to make a piece of two pieces, best score first: SentencePiece keeps no list."""
+    """Return every merge of two pieces, best score first; SentencePiece stores no merges."""
     order = {piece: i for i, piece in enumerate(scores)}
     out = []
     for piece, score in scores.items():

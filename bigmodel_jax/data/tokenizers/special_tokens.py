@@ -1,4 +1,4 @@
-"""Which tokens a published model begins and ends with, kept from its folder to a run and to an export."""
+"""The special tokens of a published model, carried from its folder to a run and to an export."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ from bigmodel_jax.data import cache
 from bigmodel_jax.data.tokenizers.tokenizer_config import read_object
 
 FILE = "special_tokens.json"  # in a run's folder, beside tokenizer.json
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of config.json
-# What tokenizer_config.json says about files and classes of its own folder, and what is kept elsewhere.
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # keys of config.json
+# Keys of tokenizer_config.json that concern its own folder, or that are stored elsewhere.
 LEFT_OUT = (
     "chat_template",
     "tokenizer_class",
@@ -25,7 +25,12 @@ LEFT_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class SpecialTokens:
-    """names: tokenizer_config.json; generation: generation_config.json; model: the ids of config.json. Each may be empty."""
+    """What a model's files say about its special tokens; each may be empty.
+
+    - names: tokenizer_config.json.
+    - generation: generation_config.json.
+    - model: the ids in config.json.
+    """
 
     names: dict[str, Any] = dataclasses.field(default_factory=dict)
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -35,18 +40,21 @@ class SpecialTokens:
         return bool(self.names or self.generation or self.model)
 
     def token(self, name: str) -> str | None:
-        """The text of a token by its name ("bos_token"), or None where the model has no such token."""
+        """Return a token's text by its name ("bos_token"); None where there is none."""
         found = self.names.get(name)
         found = found.get("content") if isinstance(found, dict) else found
         return found if isinstance(found, str) and found else None
 
     def tokens(self) -> dict[str, str]:
-        """Every named token's text, as chat templates are told it."""
+        """Return {name: text} of all named tokens, as chat templates read them."""
         found = {name: self.token(name) for name in self.names if name.endswith("_token")}
         return {name: text for name, text in found.items() if text}
 
     def ids(self, name: str) -> list[int]:
-        """The ids under a name ("eos_token_id"): of generation_config.json where it has them, else of config.json."""
+        """Return the ids under a name ("eos_token_id").
+
+        generation_config.json is read first, and config.json where it has none.
+        """
         value = self.generation.get(name)
         value = self.model.get(name) if value is None else value
         found = value if isinstance(value, list) else [value]
@@ -55,12 +63,13 @@ class SpecialTokens:
         return [i for i in found if i is not None]
 
     def write(self, folder: Path) -> None:
+        """Write the file of special tokens into a run's folder, unless nothing is known."""
         if self:
             files.replace(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> SpecialTokens:
-    """What a run's folder or a Hugging Face folder says; ValueError for a file that is no JSON object."""
+    """Read a run's or Hugging Face folder; raises ValueError unless files are JSON objects."""
     if (folder / FILE).is_file():
         return SpecialTokens(**read_object(folder / FILE))
     names = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
@@ -71,7 +80,10 @@ def read(folder: Path) -> SpecialTokens:
 
 
 def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
-    """What a GGUF file says of its tokenizer; it ends a turn with `eot` where that is another token than `eos`."""
+    """Return the special tokens of a GGUF file.
+
+    A turn also ends with its `eot` token, where that differs from `eos`.
+    """
     tokens = metadata.get("tokenizer.ggml.tokens", [])
 
     def number(kind: str) -> int | None:
@@ -82,13 +94,14 @@ def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
     names = {f"{ours}_token": tokens[number(kind)] for ours, kind in kinds.items() if number(kind) is not None}
     if "tokenizer.ggml.add_bos_token" in metadata:
         names["add_bos_token"] = bool(metadata["tokenizer.ggml.add_bos_token"])
+    # `eos` comes first, because the first stop token is the one that a model learns to write.
     ends = [i for i in dict.fromkeys((number("eos"), number("eot"))) if i is not None]
     model = {f"{ours}_token_id": number(kinds[ours]) for ours in ("bos", "pad") if number(kinds[ours]) is not None}
     return SpecialTokens(names, {}, model | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {}))
 
 
 def fingerprint(path: str | Path) -> str:
-    """A digest of a tokenizer.json and of what the files beside it say of its special tokens."""
+    """Return a digest of a tokenizer.json and of the special tokens in the files beside it."""
     special = read(Path(path).parent)
     digest = cache.file_digest(path)
     return cache.key(digest, dataclasses.asdict(special)) if special else digest[:16]

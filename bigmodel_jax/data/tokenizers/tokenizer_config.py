@@ -1,4 +1,4 @@
-"""What lies beside a tokenizer's vocabulary: tokenizer_config.json, special_tokens_map.json and added_tokens.json."""
+"""Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json of a tokenizer."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, NoReturn
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 GENERIC = ("", "PreTrainedTokenizer", "TokenizersBackend")
-"Classes that say nothing of how a text becomes ids."
+"Tokenizer classes that do not say how a text becomes ids."
 BY_MODEL_TYPE = {
     "albert": "AlbertTokenizer",
     "bart": "BartTokenizer",
@@ -31,7 +31,7 @@ BY_MODEL_TYPE = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlnet": "XLNetTokenizer",
 }
-"The class that transformers takes where tokenizer_config.json names none."
+"model_type -> the class that transformers uses where tokenizer_config.json names none."
 CHANGES_IDS = {
     "add_prefix_space": (None, False),
     "do_basic_tokenize": (None, True),
@@ -47,11 +47,14 @@ CHANGES_IDS = {
     "tokenize_chinese_chars": (None,),
     "wordpieces_prefix": (None, "##"),
 }
-"Keys that change ids, with the values that change nothing where a class does not read them."
+"Keys that change ids -> the values that have no effect, which are allowed where a class does not read the key."
 
 
 class Token(NamedTuple):
-    """A token that a config adds; id: None where the config leaves it open. The rest is as in `tokenizers.AddedToken`."""
+    """A token that a config adds; the other fields are those of `tokenizers.AddedToken`.
+
+    `id` is None where the config does not say it.
+    """
 
     content: str
     id: int | None = None
@@ -66,7 +69,7 @@ class Token(NamedTuple):
 
 
 class About(NamedTuple):
-    """tokenizer_class: without "Fast", and empty where the folder does not say."""
+    """A tokenizer's folder and config; tokenizer_class is without "Fast", and "" where unknown."""
 
     folder: Path
     config: dict
@@ -79,7 +82,7 @@ class About(NamedTuple):
         )
 
     def check_keys(self, *used: str) -> None:
-        """ValueError for a key that changes ids and is not among `used`."""
+        """Raise ValueError for a key that changes ids and is not in `used`."""
         for key, plain in CHANGES_IDS.items():
             if key not in used and self.config.get(key) not in plain:
                 self.refuse(f"tokenizer_config.json has {key} = {self.config[key]!r}, which is not supported here")
@@ -90,7 +93,7 @@ class About(NamedTuple):
 
 
 def read_object(path: Path) -> dict:
-    """A JSON object, empty where there is no such file; ValueError where the file holds anything else."""
+    """Return a file's JSON object, {} without the file; raises ValueError for any other content."""
     if not path.is_file():
         return {}
     try:
@@ -103,6 +106,7 @@ def read_object(path: Path) -> dict:
 
 
 def read_about(folder: Path) -> About:
+    """Read the config of a folder, and find its tokenizer class."""
     config = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
     name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     if name in GENERIC:
@@ -111,7 +115,7 @@ def read_about(folder: Path) -> About:
 
 
 def named_tokens(about: About, defaults: dict[str, str]) -> dict[str, str]:
-    """{"unk_token": its name, ...}: what the config says, else the class's defaults."""
+    """Return {"unk_token": its text, ...} from the config, with the class's defaults."""
     out = dict(defaults)
     for key in NAMED:
         value = about.config.get(key)
@@ -122,7 +126,7 @@ def named_tokens(about: About, defaults: dict[str, str]) -> dict[str, str]:
 
 
 def added_tokens(about: About, named: dict[str, str]) -> list[Token]:
-    """The tokens that the folder adds to its vocabulary, in the order in which transformers numbers them."""
+    """Return the tokens that the folder adds, in the order in which transformers numbers them."""
     out = []
     decoder = about.config.get("added_tokens_decoder") or {}
     beside = read_object(about.folder / "added_tokens.json")
@@ -135,6 +139,7 @@ def added_tokens(about: About, named: dict[str, str]) -> list[Token]:
         out += [_token(token, None) for token in [*said, *extra]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         about.refuse(f"its added tokens cannot be read ({type(error).__name__}: {error})")
+    # The first mention of a token decides its id and flags.
     first: dict[str, Token] = {}
     for token in out:
         first.setdefault(token.content, token)
@@ -154,13 +159,17 @@ def _token(token: Any, token_id: int | None) -> Token:
     if isinstance(token, str):
         return Token(token, token_id)
     flags = ("lstrip", "rstrip", "single_word", "normalized")
-    # What only names a special token (an id of None) is one; a decoder's entry says so itself.
+    # An entry without an id only names a special token, so it is special; a decoder's entry has a
+    # flag.
     special = bool(token.get("special", token_id is None)) or token_id is None
     return Token(str(token["content"]), token_id, special, *(bool(token.get(flag, False)) for flag in flags))
 
 
 def add_tokens(model: Any, about: About, defaults: dict[str, str]) -> None:
-    """Adds the folder's tokens to a `tokenizers.Tokenizer`; ValueError where one cannot get the id that the folder says."""
+    """Add the folder's tokens to a `tokenizers.Tokenizer`.
+
+    Raises ValueError where a token cannot get the id that the folder says.
+    """
     from tokenizers import AddedToken
 
     named = named_tokens(about, defaults)
@@ -172,6 +181,7 @@ def add_tokens(model: Any, about: About, defaults: dict[str, str]) -> None:
 
 
 def check_id(about: About, token: Token, got: int) -> None:
+    """Raise ValueError where an added token got another id than the folder says."""
     if token.id not in (None, got):
         about.refuse(
             f"its files give the added token {token.content!r} id {token.id}, where its vocabulary makes it {got}"

@@ -1,7 +1,8 @@
-"""The forms in which published tokenizers come.
+"""Reads published tokenizers in all their file formats.
 
-tokenizer.json, vocab.json and merges.txt, BERT's vocab.txt, a SentencePiece model, tiktoken-style ranks, GGUF. Whatever in
-the files changes ids is used, or the tokenizer is refused.
+The formats are tokenizer.json, vocab.json with merges.txt, BERT's vocab.txt, SentencePiece models,
+tiktoken-style ranks, and GGUF. A tokenizer is refused if its files hold a setting that changes ids
+and is not supported.
 """
 
 import re
@@ -15,7 +16,8 @@ from bigmodel_jax.data.tokenizers.sentencepiece_model import Added, SentencePiec
 from bigmodel_jax.data.tokenizers.tokenizer_config import About, Token, add_tokens, added_tokens, check_id, named_tokens
 from bigmodel_jax.data.tokenizers.tokenizers import read_json
 
-# `tokenizers` is imported inside: 0.1 s that `--help` does not pay.
+# `tokenizers` is imported inside functions, because the import takes 0.1 s, which `--help` need not
+# wait for.
 
 __all__ = ["from_folder", "from_gguf_metadata", "from_sentencepiece", "from_wordpiece"]
 
@@ -31,14 +33,17 @@ BERT_NORMALIZER = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"Keys of tokenizer_config.json, and what `tokenizers.normalizers.BertNormalizer` calls them."
+"Keys of tokenizer_config.json -> the arguments of `tokenizers.normalizers.BertNormalizer`."
 WORDPIECE = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
 SENTENCEPIECE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "MistralTokenizer", "T5Tokenizer")
-"The classes that read a text as SentencePiece does, without a step of their own."
+"The classes that encode a text exactly as SentencePiece does."
 
 
 def from_folder(folder: Path) -> Any:
-    """The tokenizer of a Hugging Face folder, or None where it has none; ValueError for one that cannot be read right."""
+    """Return the tokenizer of a Hugging Face folder; None where it has none.
+
+    Raises ValueError for one that cannot be read exactly.
+    """
     about = tokenizer_config.read_about(folder)
     if (folder / "tokenizer.json").is_file():
         return _from_json(about, folder / "tokenizer.json")
@@ -50,14 +55,14 @@ def from_folder(folder: Path) -> Any:
     ranks = sorted(folder.glob("*.tiktoken"))
     if not models and not ranks:
         return None
-    path = (models or ranks)[0]  # Llama 3 calls its ranks tokenizer.model, too
+    path = (models or ranks)[0]  # Llama 3's ranks are called tokenizer.model, too
     if ranks or re.match(rb"[A-Za-z0-9+/=]+ \d+\s", path.read_bytes()[:200]):
         return _with_tokens(from_tiktoken(path), about)
     return from_sentencepiece(about, path)
 
 
 def _from_json(about: About, path: Path) -> Any:
-    """tokenizer.json, changed as transformers changes it where tokenizer_config.json says otherwise."""
+    """Read tokenizer.json, with the changes that transformers makes by tokenizer_config.json."""
     from tokenizers import AddedToken, normalizers, pre_tokenizers
 
     model = read_json(path)
@@ -68,7 +73,7 @@ def _from_json(about: About, path: Path) -> Any:
     if isinstance(model.pre_tokenizer, pre_tokenizers.ByteLevel) and about.config.get("add_prefix_space") is not None:
         model.pre_tokenizer.add_prefix_space = bool(about.config["add_prefix_space"])
     for token in added_tokens(about, named_tokens(about, {})):
-        if token.id is not None:  # others would only name one that the file has
+        if token.id is not None:  # a token without an id names one that the file already has
             if model.token_to_id(token.content) is None:
                 model.add_tokens([AddedToken(token.content, **token.flags())])
             check_id(about, token, model.token_to_id(token.content))
@@ -84,7 +89,7 @@ def _with_tokens(model: Any, about: About) -> Any:
 
 
 def from_wordpiece(about: About) -> Any:
-    """BERT's vocab.txt, one piece a line, with BERT's normaliser, word split and [CLS] text [SEP]."""
+    """Read BERT's vocab.txt, a piece per line, with its normalizer and special tokens."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     path = about.folder / "vocab.txt"
@@ -111,7 +116,7 @@ def from_wordpiece(about: About) -> Any:
 
 
 def _lines(path: Path) -> dict[str, int]:
-    """{piece: number of its line}, the last line of a piece that stands there twice, as transformers reads it."""
+    """Return {piece: line number}; the last line counts for a repeated piece."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -124,7 +129,7 @@ def _lines(path: Path) -> dict[str, int]:
 
 
 def from_sentencepiece(about: About, path: Path) -> Any:
-    """A SentencePiece model: Llama 2's and Mistral's kind as a `tokenizers.Tokenizer`, others by sentencepiece itself."""
+    """Read a SentencePiece model, by `tokenizers` where that is exact."""
     about.check_class(path.name, *SENTENCEPIECE)
     about.check_keys("add_prefix_space", "extra_ids")
     model = path.read_bytes()
@@ -145,13 +150,13 @@ def from_sentencepiece(about: About, path: Path) -> Any:
 
 
 def _is_t5(path: Path, model: bytes) -> bool:
-    """Whether a model that no file says anything of has T5's name and T5's first pieces."""
+    """Tell whether an undescribed model has T5's file name and T5's first pieces."""
     pieces = sentencepiece_model.parse(model).pieces if path.name == "spiece.model" else []
     return [piece.piece for piece in pieces[:3]] == ["<pad>", "</s>", "<unk>"]
 
 
 def _beside(about: About, model: bytes) -> tuple[tuple[Added, ...], tuple[int, ...]]:
-    """(the tokens beside the model's own, numbered after them; the ids that end a text that an encoder reads whole)."""
+    """Return (the tokens besides the model's own, the ids that end an encoder's text)."""
     ids = {piece.piece: i for i, piece in enumerate(sentencepiece_model.parse(model).pieces)}
     t5 = about.tokenizer_class == "T5Tokenizer"
     named = named_tokens(about, {"eos_token": "</s>"} if t5 else {})
@@ -166,7 +171,7 @@ def _beside(about: About, model: bytes) -> tuple[tuple[Added, ...], tuple[int, .
 
 
 def _sentinels(about: About) -> list[Token]:
-    """T5's tokens for what was taken out of a text, the last of which comes first."""
+    """Return T5's sentinel tokens, the last one first."""
     count = about.config.get("extra_ids", 100)
     if type(count) is not int or count < 0:
         about.refuse(f"tokenizer_config.json has extra_ids = {count!r}")

@@ -1,4 +1,4 @@
-"""Tokenizers: trained here (byte-level BPE, bytes) or read from a file, all behind one small class."""
+"""Tokenizers, trained here or read from a file, behind one small class."""
 
 import dataclasses
 import itertools
@@ -16,28 +16,28 @@ from bigmodel_jax.data.tokenizers import sentencepiece_model, special_tokens
 from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<｜end▁of▁sentence｜>")
-"What other tokenizers call the token between documents; ours is the first."
+"Names of the token between documents; tokenizers trained here use the first."
 STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>")
-"What published decoders read before a text, where it is another token than their separator."
+"Names of the token before a text, where a published decoder's differs from its separator."
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|return|>")
-"What chat models write when their turn is over."
+"Names of the tokens with which chat models end a turn."
 TURN_STARTS = ("<|im_start|>",)
-"What some tokenizer_config.json call bos_token, though it stands before a turn and not before a text."
+"Tokens that some files call bos_token, although they begin a turn and not a text."
 MOST_IDS = 1 << 24
 LEAST = {
     "bpe": (257, "the bytes and the separator"),
     "wordpiece": (6, "the special tokens and a piece"),
     "unigram": (4, "the special tokens and a piece"),
 }
-"The smallest vocabulary of each kind that is trained."
+"The smallest vocabulary of each kind that can be trained."
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """A tokenizer trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
+    """A tokenizer: trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
 
     kind: Literal["bpe", "wordpiece", "unigram", "bytes"] = "bpe"
-    "bpe: byte-level, as GPT-2's; wordpiece: lower case, as BERT's; unigram: as SentencePiece's (T5)"
+    "bpe: byte-level, as GPT-2's; wordpiece: lower case, as BERT's; unigram: as SentencePiece's (T5); bytes: no training"
     vocab_size: Count = 4096
     "tokens to learn; bpe: the 256 bytes and the separator included"
     path: str = ""
@@ -49,22 +49,23 @@ class TokenizerConfig:
             raise ValueError(f"data.tokenizer.vocab_size: {self.vocab_size}; at least {least}: {what}")
 
     def reads(self, root: Path) -> dict[str, str]:
-        """As `DataConfig.reads`: the tokenizer.json with what lies beside it of its special tokens."""
+        """As `DataConfig.reads`: tokenizer.json and the special tokens in the files beside it."""
         return {"path": special_tokens.fingerprint(self.path)} if Path(self.path).is_file() else {}
 
 
 class Tokenizer:
-    """encode and decode.
+    """Encodes text to ids and decodes ids to text.
 
-    vocab_size: one more than the highest id. separator: the id that stands between documents. start: the id that a model
-    is fed in front of a text, once. stops: the ids that end a generated text; the first is what a model is taught to write.
-    control: the special tokens, text to id, which nothing that people write may become.
+    - vocab_size: the highest id plus 1. separator: the id between documents.
+    - start: the id that a model reads once before a text.
+    - stops: the ids that end a generated text; a model is trained to write the first.
+    - control: text -> id of the special tokens, which text written by people must never become.
     """
 
     def __init__(self, model, special: SpecialTokens = SpecialTokens()):
         self.model = model
         self.special = special
-        # A document that spells "<|endoftext|>" must not end there.
+        # A document that contains "<|endoftext|>" must not end there.
         self.model.encode_special_tokens = True
         self.vocab_size: int = num_ids(model)
         ends = [*self._ids(special.token("eos_token")), *special.ids("eos_token_id")]
@@ -81,19 +82,19 @@ class Tokenizer:
         self.stops: tuple[int, ...] = tuple(dict.fromkeys([*ends, self.separator, *self._ids(*TURN_ENDS)]))
 
     def _ids(self, *names: str | None) -> list[int]:
-        """The ids of those tokens that the vocabulary has."""
+        """Return the ids of the tokens that the vocabulary has."""
         found = [self.model.token_to_id(name) for name in names if name]
         return [i for i in found if i is not None]
 
     def _start(self) -> int:
-        """The named bos token where the tokenizer puts it in front of a text; else the separator."""
+        """Return the bos id if the tokenizer puts it before a text, else the separator's."""
         named = self._ids(self.special.token("bos_token"))
         if self.special.token("bos_token") in TURN_STARTS:
             named = []
         elif "bos_token" not in self.special.names:
             named = self._ids(*STARTS)
         adds = self.special.names.get("add_bos_token")
-        if adds is None:  # what the tokenizer itself puts around a text says it, where it has such a rule
+        if adds is None:  # the tokenizer's own post-processor decides, if it has one
             adds = self.model.post_processor is None or self.model.encode("a").ids[:1] == named[:1]
         return named[0] if named and adds else self.separator
 
@@ -101,7 +102,7 @@ class Tokenizer:
         return self.model.encode(text, add_special_tokens=False).ids
 
     def encode_whole(self, text: str, length: int) -> list[int]:
-        """As an encoder reads it: with what its tokenizer puts around a text ([CLS], [SEP]), at most `length` tokens."""
+        """Return at most `length` ids with the special tokens of an encoder ([CLS], [SEP])."""
         self.model.enable_truncation(length)
         ids = self.model.encode(text).ids
         self.model.no_truncation()
@@ -110,11 +111,11 @@ class Tokenizer:
     def encode_rendered(
         self, text: str, *, inside: bool = False, as_text: bool = False
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """(ids, which characters each stands for) of a rendered chat template, or of a part from its `inside`.
+        """Return (ids, character range of each) of a rendered template, or of its `inside` part.
 
-        as_text: the names of special tokens are text; ValueError where the tokenizer makes a special token all the same.
+        `as_text` reads names of special tokens as text; ValueError where that is impossible.
         """
-        # SentencePiece puts a space in front of a text, which does not belong inside one.
+        # SentencePiece puts a space before a text, which would be wrong inside one.
         front = "\n" if inside else ""
         found = self._encode_control(front + text, control=not as_text)
         ids, offsets = list(found.ids), [(a - len(front), b - len(front)) for a, b in found.offsets]
@@ -124,7 +125,7 @@ class Tokenizer:
                 return self.encode_rendered(text, as_text=as_text)
             ids, offsets = ids[len(lead) :], offsets[len(lead) :]
         if as_text and self.model.token_to_id(text) in ids:
-            raise ValueError(f"{text!r} in a message cannot be read as text: the tokenizer makes the token of it")
+            raise ValueError(f"{text!r} in a message cannot be read as text: the tokenizer turns it into the token")
         return ids, offsets
 
     def _encode_control(self, text: str, *, control: bool):
@@ -134,31 +135,31 @@ class Tokenizer:
         return found
 
     def names(self) -> dict[str, str]:
-        """bos_token, eos_token and the others as chat templates are told them."""
+        """Return bos_token, eos_token and the others as chat templates read them."""
         own = {"eos_token": self.model.id_to_token(self.separator)}
         if self.start != self.separator:
             own["bos_token"] = self.model.id_to_token(self.start)
         return own | self.special.tokens()
 
     def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
-        """Token ids of each text, on all cores; they are found before this returns, and become arrays one by one."""
+        """Yield the ids of each text; all texts are encoded on all cores before this returns."""
         return (
             np.array(found.ids, np.uint32) for found in self.model.encode_batch_fast(texts, add_special_tokens=False)
         )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; special tokens are left out, a torn UTF-8 character becomes U+FFFD."""
+        """Decode ids without special tokens; an incomplete UTF-8 character becomes U+FFFD."""
         return self.model.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def piece(self, token: int) -> str:
-        """One token as readable text."""
+        """Return one token as readable text."""
         return self.model.id_to_token(token) if token in (self.separator, self.start) else self.model.decode([token])
 
     def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes of each token, (vocab_size,) int32; 0 for special tokens, and for all where encoding loses text.
+        """Return each token's UTF-8 bytes, (vocab_size,) int32; 0 for special tokens.
 
-        A byte-level token spells each of its bytes as one character (radford2019language, section 2.2); SentencePiece
-        writes a space as U+2581 and a byte as <0x..>.
+        All are 0 where encoding loses text. Byte-level tokens have a character per byte (GPT-2's
+        paper, section 2.2); SentencePiece writes a space as U+2581 and a byte as <0x..>.
         """
         decoder = str(self.model.decoder)
         if "ByteLevel" in decoder:
@@ -172,14 +173,14 @@ class Tokenizer:
         return np.array([0 if i in special else count(name) for i, name in enumerate(names)], np.int32)
 
     def save(self, path: str | Path) -> None:
-        """Writes tokenizer.json to `path`, and beside it what is known of its special tokens."""
+        """Write tokenizer.json to `path`, and the special tokens to a file beside it."""
         with files.replacing(Path(path)) as temporary:
             self.model.save(str(temporary))
         self.special.write(Path(path).parent)
 
 
 def num_ids(model: Any) -> int:
-    """One more than the highest id, which is more than the number of tokens where ids are left out."""
+    """Return the highest id plus 1, which exceeds the number of tokens where ids are missing."""
     most = max(model.get_vocab().values(), default=-1) + 1
     if most > MOST_IDS:
         raise ValueError(f"its ids go up to {most - 1}; at most {MOST_IDS - 1} is supported")
@@ -191,7 +192,7 @@ def _sentencepiece_bytes(piece: str) -> int:
 
 
 def _byte_level(bpe):
-    """A tokenizers.Tokenizer around a BPE model, lossless on every text."""
+    """Return a lossless `tokenizers.Tokenizer` around a BPE model."""
     from tokenizers import Tokenizer as Model
     from tokenizers import decoders, pre_tokenizers
 
@@ -202,7 +203,7 @@ def _byte_level(bpe):
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE learned from texts; smaller than `vocab_size` where the texts hold no more pairs."""
+    """Train byte-level BPE; it is smaller than `vocab_size` where the texts hold too few pairs."""
     from tokenizers import models, pre_tokenizers, trainers
 
     model = _byte_level(models.BPE())
@@ -215,7 +216,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """BERT's kind (arXiv:1609.08144): lower-cased words in pieces, ## where a piece continues a word; loses spacing."""
+    """Train WordPiece as BERT's (arXiv:1609.08144): lower case, ## inside words, spacing lost."""
     from tokenizers import Tokenizer as Model
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -230,7 +231,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def train_unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """SentencePiece's unigram model (arXiv:1804.10959), a space written as U+2581."""
+    """Train SentencePiece's unigram model (arXiv:1804.10959), with U+2581 for a space."""
     from tokenizers import Tokenizer as Model
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -242,7 +243,7 @@ def train_unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     try:
         model.train_from_iterator(texts, trainer)
-    except Exception as error:  # the binding raises plain Exception
+    except Exception as error:  # the library raises plain Exception
         if "vocabulary is not large enough" not in str(error):
             raise
         raise ValueError(
@@ -255,15 +256,14 @@ TRAINERS = {"bpe": train_bpe, "wordpiece": train_wordpiece, "unigram": train_uni
 
 
 def byte_characters() -> list[str]:
-    """The character by which a byte-level tokenizer spells each byte: itself where it is printable, else the next free
-    one from 256 on (openai/gpt-2, encoder.py)."""
+    """Return the character of each byte as in GPT-2: itself if printable, else from 256 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = itertools.count(256)
     return [chr(b if b in printable else next(spare)) for b in range(256)]
 
 
 def make_bytes() -> Tokenizer:
-    """The separator is token 0, byte b is token b + 1."""
+    """Return the byte tokenizer: the separator is token 0, and byte b is token b + 1."""
     from tokenizers import models
 
     vocab = {SEPARATORS[0]: 0} | {c: b + 1 for b, c in enumerate(byte_characters())}
@@ -273,20 +273,20 @@ def make_bytes() -> Tokenizer:
 
 
 def read_json(path: Path, prefix: str = "") -> Any:
-    """What a tokenizer.json holds, one with a SentencePiece model inside included; `prefix` stands before an error."""
+    """Read a tokenizer.json, also with a SentencePiece model inside; `prefix` begins errors."""
     from tokenizers import Tokenizer as Model
 
     try:
         with open(path, "rb") as file:
             own = file.read(len(sentencepiece_model.SAVED)) == sentencepiece_model.SAVED
         return sentencepiece_model.load(path) if own else Model.from_file(str(path))
-    except Exception as error:  # the binding raises plain Exception
+    except Exception as error:  # the library raises plain Exception
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"{prefix}{path} is not a tokenizer.json ({reason})") from None
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """A tokenizer from a tokenizer.json; ValueError where the file is not one."""
+    """Read a tokenizer.json; raises ValueError where the file is not one."""
     if not Path(path).is_file():
         raise ValueError(f"data.tokenizer.path: no such file: {path}")
     model = read_json(Path(path), "data.tokenizer.path: ")
@@ -299,6 +299,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def copy_tokenizer(folder: Path, path: str | Path) -> None:
-    """tokenizer.json of a folder to `path`, with what is known of its special tokens."""
+    """Copy a folder's tokenizer.json to `path`, with its special tokens."""
     shutil.copyfile(folder / "tokenizer.json", path)
     special_tokens.read(folder).write(Path(path).parent)
