@@ -1,4 +1,4 @@
-"""Whether a run's evaluation has the metrics that its config asks for."""
+"""Checks that a run's evaluation computes the metrics that its config asks for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,11 @@ from bigmodel_jax.objectives.base import evaluated
 
 
 def check(config: Any, sets: Sequence[Metric] = (), every: int = 0) -> None:
-    """Raises ValueError for a metric of a `Config` that there is not, or that its objective cannot have.
+    """Raises ValueError for a metric that does not exist, or that the config's objective cannot
+    compute.
 
-    sets: the metrics of its evaluation sets; every: steps between two measurements of the best save's metric.
+    sets: the metrics of the evaluation sets. every: steps between two measurements of
+    `checkpoint.best_metric`; 0 = only after the last step.
     """
     check_further(config)
     _check_best(config, sets, every)
@@ -40,7 +42,8 @@ def _check_best(config: Any, sets: Sequence[Metric], every: int) -> None:
 
 
 def check_further(config: Any) -> None:
-    """Raises ValueError for a metric that there is not, or that the objective cannot have."""
+    """Raises ValueError for a further metric that does not exist, or that the objective cannot
+    compute."""
     objective, name = config.objective, type(config.objective).__name__
     further.check(config.eval.metrics, [m.name for m in objective.metrics])
     asked = {"eval.metrics": config.eval.metrics, "data.group_by": config.data.group_by}
