@@ -1,5 +1,4 @@
-"""Entry point: `python -m bigmodel_jax` and the script `bigmodel-jax` do what `python launch.py`
-does."""
+"""Entry point of `python -m bigmodel_jax`, `bigmodel-jax` and `python launch.py`."""
 
 from bigmodel_jax.core import interrupts
 

@@ -1,8 +1,7 @@
 """One `Config` describes one run; everything else is a pure function of it.
 
 A config file is plain Python whose `get_config()` returns a complete `Config`. The command line
-overrides any field by its dotted name. In JSON each dataclass is an object whose "type" names its
-class.
+overrides fields by dotted name. In JSON each dataclass is an object whose "type" names its class.
 """
 
 import dataclasses
@@ -54,8 +53,8 @@ class TrainConfig:
     epochs: Positive | None = None  # passes over the training rows, instead of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
     stochastic_depth: ShareBelowOne = 0.0  # share of steps without the last layer; layer n of L: this * n / L
-    microbatches: Count = 1  # pieces that a batch is computed in, one after the other; gradients add up
-    seed: Seed = 0  # of initial parameters, dropout and the order of data
+    microbatches: Count = 1  # pieces of a batch, computed one after the other to save memory
+    seed: Seed = 0  # seed of all random numbers of the run
     log_every: Count = 10  # steps between records of metrics
     max_skipped: Count = 10  # steps in a row with a loss or gradient that is not finite, after which the run ends
     max_step_seconds: NonNegative | None = None
@@ -79,7 +78,7 @@ class SampleConfig:
     temperature: NonNegative = 0.8  # logits are divided by it; 0 = always the likeliest token
     top_k: CountOrZero = 0  # sample from the k likeliest tokens; 0 = from all
     top_p: ShareAboveZero = 1.0  # sample from the likeliest tokens whose probabilities sum to this; 1 = from all
-    cache: Literal["compute", "int8"] = "compute"  # dtype of cached keys and values; int8: one scale per head and position
+    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: one scale per head and position
     widen: Literal["auto", "never"] = "auto"  # auto: a CPU with enough memory makes quantized weights dense once
 
 
@@ -94,21 +93,17 @@ class ImageSampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-    """A named evaluation with data, metrics and a period of its own, recorded as
-    "eval/NAME/METRIC"."""
+    """A named evaluation with its own data, metrics and period, recorded as "eval/NAME/METRIC"."""
 
     name: str = ""  # up to 40 letters, digits, _, . or -
     data: DataConfig = DataConfig()
-    """its validation split is evaluated; if it holds prompts (PromptData), the engine answers them
-    and `metrics` score the
-    answers"""
+    "its validation split is evaluated; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
     every: CountOrZero = 0  # steps between its evaluations; 0 = eval.every; the last step is always evaluated
     batch_size: CountOrZero = 0  # examples per batch; 0 = eval.batch_size
     objective: Objective | None = None  # the objective whose metrics are computed; None = the run's
     metrics: tuple[KnownOrFunction, ...] = ()
-    """as eval.metrics; for answers to prompts: names of TEXT_METRICS in metrics/texts.py, or your
-    own functions
-    (answers, references), where references holds a list for each answer"""
+    """as eval.metrics; for answers to prompts: names of TEXT_METRICS in metrics/texts.py, or your own
+    functions (answers, references), where references holds a list for each answer"""
     answer_field: str = "answer"  # field of the reference answer, a text or a list; "" = the whole record
 
     def __post_init__(self):
@@ -117,8 +112,7 @@ class EvalSet:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When a run is evaluated, on which sets and by which metrics, and what it generates at its
-    end."""
+    """When, on which sets and by which metrics to evaluate a run, and what to generate at its end."""
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # examples per batch; 0 = train.batch_size
@@ -165,8 +159,7 @@ class ReportConfig:
 class Config:
     """The complete description of one run: what `get_config()` returns and config.json holds.
 
-    Only `model`, `objective` and `data` have no default; `launch.py train CONFIG --help` lists all
-    fields.
+    Only `model`, `objective` and `data` have no default. `launch.py train CONFIG --help` lists all.
     """
 
     model: ModelConfig
@@ -184,8 +177,7 @@ class Config:
     quantize: QuantizeConfig = QuantizeConfig()
 
     def make_model(self) -> Model:
-        """The run's model: adapters, the objective's own parameters, muP, freezing and quantization
-        applied."""
+        """The model with adapters, objective parameters, muP, freezing and quantization applied."""
         model = self._made(self.model)
         if self.mup.base:
             model = scaled(model, self._made(self.mup.base_of(self.model)))
@@ -209,8 +201,7 @@ class _Fields:
 def override(config: Config, args: Sequence[str], prog: str = "launch.py train CONFIG") -> Config:
     """A copy of `config` with the fields that `args` name ("--optim.lr", "3e-4") replaced.
 
-    Raises ValueError: one line with the option, its value, the allowed values and the nearest
-    spelling.
+    Raises ValueError: a line with the option, its value, what is allowed and the nearest spelling.
     """
     return parse(_Fields(config), args, prog).config
 
@@ -225,8 +216,7 @@ def parse(default: Any, args: Sequence[str], prog: str) -> Any:
 
 
 def _last_duration(config: Config, args: Sequence[str]) -> Config:
-    """`config` with `train.epochs` unset if `args` give only `train.steps`, and the other way
-    round."""
+    """`config` without `train.epochs` if `args` give only `train.steps`, or the other way round."""
     typed = {arg.split("=")[0].replace("-", "_") for arg in args}
     given = [name for name in ("steps", "epochs") if f"__train.{name}" in typed]
     if len(given) != 1 or getattr(config.train, given[0]) is None:
@@ -239,10 +229,9 @@ def _last_duration(config: Config, args: Sequence[str]) -> Config:
 
 
 def field_of(config: Any, name: str) -> Any:
-    """The value of the field with a dotted name; "optim.groups.0" is the first item of a tuple.
+    """The value of a field by dotted name; "optim.groups.0" is the first item of a tuple.
 
-    Raises ValueError with the nearest name if there is no such field.
-    """
+    Raises ValueError, with the nearest name, for a field that does not exist."""
     value = config
     for key in name.split("."):
         value = _parts(value).get(key, _MISSING)
@@ -283,8 +272,7 @@ OPEN = ("model", "objective", "data", "optim", "adapters")  # parts that may be 
 
 
 def check_parts(config: Config) -> None:
-    """Raises ValueError if a part is not an instance of its class, or is a subclass that would be
-    ignored."""
+    """Raises ValueError if a part is of another class, or of a subclass that would be ignored."""
     for name, base, table in (("model", ModelConfig, MODELS), ("objective", Objective, OBJECTIVES)):
         value = getattr(config, name)
         if not isinstance(value, base):
@@ -304,8 +292,7 @@ def check_parts(config: Config) -> None:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """All fields by dotted name ({"optim.lr": 0.0003, ...}), as golden files and diffs show
-    them."""
+    """All fields by dotted name: {"optim.lr": 0.0003, ...}; golden files and diffs show them so."""
     out: dict[str, Any] = {prefix or "config": type(config).__name__}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}.{field.name}".lstrip(".")

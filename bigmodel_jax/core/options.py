@@ -1,7 +1,8 @@
-"""The one path from argv to a dataclass: tyro parses, and a user's mistake is a ValueError of one line.
+"""Turns command-line arguments into a dataclass: tyro parses, and a user's mistake is a ValueError
+of one line.
 
-A field of a part is `--part.field`; both `_` and `-` separate words. A field that is declared `Unnamed` lends the
-options of its value to the whole, without a prefix.
+The option `--part.field` sets a field of a part; `_` and `-` are equivalent. The fields of a part
+that is declared `Unnamed` are options without a prefix.
 """
 
 import dataclasses
