@@ -112,7 +112,7 @@ class EvalSet:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When, on which sets and by which metrics to evaluate a run, and what to generate at its end."""
+    """When and by which metrics to evaluate a run, and what to generate at its end."""
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
     batch_size: CountOrZero = 0  # examples per batch; 0 = train.batch_size
@@ -188,7 +188,7 @@ class Config:
         return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))
 
 
-# ------------------------------------------------------------------------------------------------ command line
+# ------------------------------------------------------------------------------------- command line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _last_duration(config: Config, args: Sequence[str]) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **{other: None}))
 
 
-# ------------------------------------------------------------------------------------------------ fields by name
+# ----------------------------------------------------------------------------------- fields by name
 
 
 def field_of(config: Any, name: str) -> Any:
@@ -265,7 +265,7 @@ def _nearest_field(config: Any, name: str) -> str:
     return f" (perhaps you meant {same[0]!r})" if len(same) == 1 else nearest(name, known)
 
 
-# ------------------------------------------------------------------------------------------------ checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 OPEN = ("model", "objective", "data", "optim", "adapters")  # parts that may be a user's subclass

@@ -75,7 +75,7 @@ def _check_data(config: Any, one: Any) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------ what they measure
+# -------------------------------------------------------------------------------- what they measure
 
 
 def measured(config: Any, one: Any) -> tuple[Metric, ...]:

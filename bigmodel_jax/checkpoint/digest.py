@@ -19,7 +19,8 @@ def _words(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of uint32 in which each output bit depends on each input bit (MurmurHash3's fmix32)."""
+    """A bijection of uint32 in which each output bit depends on each input bit (MurmurHash3's
+    fmix32)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -98,7 +98,7 @@ class Follower(Watch):
         self.leader.send(**message)
 
 
-# ------------------------------------------------------------------------------------------------ the process's own watch
+# -------------------------------------------------------------------------- the process's own watch
 
 _watch: Leader | Follower | None = None
 

@@ -73,7 +73,7 @@ NO_GPU = "the job asks for no GPU and computes on its nodes' CPUs; --gpus_per_no
 LOST = "the run's folder lies inside the {place} and is lost with it, so that a restart begins anew; {way_out}"
 
 
-# ------------------------------------------------------------------------------------------------ SLURM
+# -------------------------------------------------------------------------------------------- SLURM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Slurm:
         return Job("job.sbatch", text, ("sbatch", "FILE"), () if asked else (NO_GPU,))
 
 
-# ------------------------------------------------------------------------------------------------ Kubernetes
+# --------------------------------------------------------------------------------------- Kubernetes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +189,7 @@ def slice_of(topology: str, nodes: int) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ Google Cloud
+# ------------------------------------------------------------------------------------- Google Cloud
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Gcloud:
         return Job("gcloud.sh", fill("gcloud.sh", **values), ("bash", "FILE"), notes)
 
 
-# ------------------------------------------------------------------------------------------------ Ray
+# ---------------------------------------------------------------------------------------------- Ray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,8 @@ def host_memory(root: Path = Path("/")) -> int | None:
 
 
 def _group_limits(root: Path) -> Iterable[int]:
-    """memory.max (version 1: memory.limit_in_bytes) of the process's control group and of those above it."""
+    """memory.max (version 1: memory.limit_in_bytes) of the process's control group and of those
+    above it."""
     yield sys.maxsize
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else ():

@@ -71,7 +71,7 @@ def cast(tree: Any, dtype: str) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Blocked))
 
 
-# ------------------------------------------------------------------------------------------------ storing weights
+# ---------------------------------------------------------------------------------- storing weights
 
 
 def store(new: Any, old: Any, policy: Policy, rng: jax.Array) -> tuple[Any, dict[str, Mean]]:

@@ -105,7 +105,7 @@ class Ticks:
         return gap if gap > GAP_SECONDS else 0.0
 
 
-# ------------------------------------------------------------------------------------------------ the process's own pulse
+# -------------------------------------------------------------------------- the process's own pulse
 
 _pulse = Pulse()
 
@@ -175,7 +175,7 @@ def stacks_text() -> str:
     return f"the stacks of all threads are in {log_file()}; " if log_file() else ""
 
 
-# ------------------------------------------------------------------------------------------------ stacks and last words
+# ---------------------------------------------------------------------------- stacks and last words
 
 
 def stacks(name: str) -> str:

@@ -267,8 +267,7 @@ def _mean(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Half:
-    """Stores bfloat16, cast inside each layer, so that only one layer's float32 copy exists at a
-    time."""
+    """Stores bfloat16 that each layer casts itself, so only one layer's float32 copy exists."""
 
     def __str__(self) -> str:
         return "bfloat16, cast in the layer"
@@ -289,8 +288,7 @@ def dense(node: Any, dtype: Any) -> jax.Array:
 
 
 def stored(x: Any) -> bool:
-    """Whether x is a stored node and not an array; used as `is_leaf` where nodes must stay
-    whole."""
+    """Whether x is a stored node and not an array; used as `is_leaf` in tree functions."""
     return isinstance(x, Blocked)
 
 

@@ -1,4 +1,7 @@
-"""Saliency: the gradient of an output with respect to the input (Simonyan et al., arXiv:1312.6034, section 3)."""
+"""Saliency: the gradient of an output with respect to the input.
+
+Source: Simonyan et al., arXiv:1312.6034, section 3.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,5 @@
-"""SmoothGrad: the mean gradient over noisy copies of the input (Smilkov et al., arXiv:1706.03825)."""
+"""SmoothGrad: the mean gradient over noisy copies of the input (Smilkov et al.,
+arXiv:1706.03825)."""
 
 from collections.abc import Callable
 

@@ -52,7 +52,7 @@ class Slots(NamedTuple):
 
 
 class Emitted(NamedTuple):
-    """A call's result: tokens, log_probs, valid (N + 1, B); left (B,) after it; tops (N + 1, B, K)."""
+    """One call's tokens, log_probs, valid (N + 1, B); left (B,) after it; tops (N + 1, B, K)."""
 
     tokens: jax.Array
     log_probs: jax.Array
@@ -216,8 +216,7 @@ class Programs(NamedTuple):
         return slots._replace(cache=out.cache, token=token, position=position, left=left, log_prob=log_prob, tops=tops)
 
     def draw(self, logits, keys, position, settings=None, allowed=None) -> tuple[jax.Array, jax.Array, Tops | None]:
-        """(tokens, log probabilities, likeliest tokens) from logits (B, V), scored at temperature
-        1."""
+        """(tokens, log probabilities at temperature 1, likeliest tokens) from logits (B, V)."""
         keys = jax.vmap(jax.random.fold_in)(keys, position)
         within = logits if allowed is None else allowed_only(logits, allowed)
         if self.sample is None:
@@ -231,7 +230,7 @@ class Programs(NamedTuple):
         return token, chosen - jax.nn.logsumexp(logits, axis=-1), None
 
     def scores(self, logits: jax.Array, token: jax.Array, settings: Settings) -> tuple[jax.Array, Tops]:
-        """(log probability of each token, likeliest tokens); zeros unless some row asks for them."""
+        """(log probability of each token, likeliest tokens); zeros unless some row asks."""
 
         def found(logits):
             log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)

@@ -83,7 +83,7 @@ def interval(values) -> tuple[float, float]:
     return float(low), float(high)
 
 
-# ------------------------------------------------------------------------------------------------ the descent
+# -------------------------------------------------------------------------------------- the descent
 
 
 def _descents(points: Points, centre: tuple[float, float], starts, maxiter: int = 1000):

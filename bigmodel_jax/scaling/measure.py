@@ -97,7 +97,7 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-# ------------------------------------------------------------------------------------------------ the child
+# ---------------------------------------------------------------------------------------- the child
 
 
 def child(job_file: Path, number: int) -> None:
@@ -214,7 +214,8 @@ def time_windows(step, state, batch, windows: int, steps: int) -> tuple[list[flo
 
 
 def _percentile(values: list[float], share: float) -> float:
-    """The quantile at `share`: the smallest value that is at least as large as this share of all."""
+    """The quantile at `share`: the smallest value that is at least as large as this share of
+    all."""
     ordered = sorted(values)
     return ordered[max(0, -(-int(share * 100) * len(ordered) // 100) - 1)]
 
