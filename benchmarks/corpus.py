@@ -1,7 +1,6 @@
 """Tokenizing a corpus: speed beside `tokenizers`, peak memory, start-up time, a packing plan.
 
-uv run benchmarks/corpus.py                      all: 0.5 and 2 GB of JSON lines, a plan of 10
-million documents
+uv run benchmarks/corpus.py                      all: 0.5 and 2 GB, and 10 million documents
 uv run benchmarks/corpus.py speed
 uv run benchmarks/corpus.py memory 20 80         megabytes of JSON lines
 uv run benchmarks/corpus.py plan 10000000        documents

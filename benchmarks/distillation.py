@@ -1,7 +1,7 @@
 """A tiny student distilled from a teacher, beside the same student trained alone, on equal tokens.
 
-    uv run benchmarks/distillation.py [--teacher_steps 400] [--steps 300] [--seeds 3] [--alpha 0.5]
-    [--temperature 1.0]
+    uv run benchmarks/distillation.py [--teacher_steps 400] [--steps 300] [--seeds 3]
+        [--alpha 0.5] [--temperature 1.0]
 
 The teacher is configs/lm_tiny.py with a vocabulary of 2,048 (1.6 M parameters), trained for
 `teacher_steps`. The student has one layer of width 64, and the same tokenizer and text. It prints

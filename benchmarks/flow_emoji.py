@@ -4,7 +4,8 @@
     uv run launch.py train configs/flow_emoji.py --run_dir runs/flow
     uv run benchmarks/flow_emoji.py runs/flow runs/clip --sheet sheet.png
 
-A picture is drawn for each name that neither run was trained on. If the run keeps an average of its
+The judge is a run of a small CLIP. A picture is drawn for each name that neither run was trained
+on. If the run keeps an average of its
 weights, that average is used. CLIP ranks all these names for each picture, and the pictures are
 counted whose own name is among the first five. The sheet shows names of the training split first,
 then held-out ones.

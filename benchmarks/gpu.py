@@ -1,7 +1,7 @@
 """Runs all GPU measurements in turn: attention, losses against a CPU, settings beside their plans.
 
     uv run --extra gpu python benchmarks/gpu.py [--torch PYTHON_WITH_TORCH_AND_TRANSFORMERS]
-    [SETTING ...]
+        [SETTING ...]
 
 Plans come from `gpu_settings.py`, which needs no GPU; run it first. Every JSON line that a part
 prints is appended to runs/gpu/results.jsonl at once. If a part fails or hangs, the others still

@@ -1,5 +1,4 @@
-"""Attention on this machine's GPU: `attend` in bfloat16 against its definition in float32, and its
-time.
+"""Attention on this machine's GPU: `attend` in bfloat16 against its float32 definition, and times.
 
     uv run --extra gpu python benchmarks/gpu_attention.py [times|errors]
 

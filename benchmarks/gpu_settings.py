@@ -1,5 +1,4 @@
-"""The settings that `gpu.py` measures: configs that fill one 80 GB GPU, and random batches for
-them.
+"""The settings that `gpu.py` measures: configs that fill one 80 GB GPU, with random batches.
 
     uv run --extra plan --extra plan-gpu python benchmarks/gpu_settings.py [NAME ...]
 

@@ -1,9 +1,9 @@
-"""Memory, step time, tokens/s and MFU of one setting of `gpu_settings.py` on this GPU, beside its
-plan.
+"""Memory, step time, tokens/s and MFU of one setting of `gpu_settings.py` on this GPU.
 
     uv run --extra gpu python benchmarks/gpu_speed.py NAME [profile]
 
-It prints a JSON object. With `profile` a second one follows, with the slowest kernels of two steps.
+It prints a JSON object, with the plan's figures. With `profile` a second one follows, with the
+slowest kernels of two steps.
 Each setting needs a process of its own, because the peak memory covers the whole process.
 """
 

@@ -1,5 +1,4 @@
-"""Held-out sums answered exactly (greedy): before GRPO, after it, and after it with permuted
-rewards.
+"""Held-out sums answered exactly: before GRPO, after it, and after it with permuted rewards.
 
     python benchmarks/grpo_arithmetic.py [--seeds 3] [--steps 300] [--folder runs/grpo_arithmetic]
 

@@ -1,8 +1,7 @@
-"""Images per second of the loader beside Pillow's decoder, and the share of training that waits for
-JPEG files.
+"""Images per second of the loader beside Pillow's decoder, and how long training waits for files.
 
     uv run --extra digits benchmarks/image_loading.py [--files 512] [--rounds 5] [--steps 30]
-    [--batch 32]
+        [--batch 32]
 
 The files are random crops of scikit-learn's two photographs, with shorter sides of 300 to 600
 pixels, as in ImageNet; images have 224 x 224. The upper bound decodes the same files into RGB, with

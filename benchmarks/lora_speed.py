@@ -1,8 +1,7 @@
-"""Tokens per second of a LoRA step of SmolLM2-135M beside transformers with PEFT, in alternation on
-one machine.
+"""Tokens per second of a LoRA step of SmolLM2-135M beside transformers with PEFT, in alternation.
 
-    uv run benchmarks/lora_speed.py /path/to/python-with-torch [--rounds 5] [--steps 2] [--sides
-    ours,full,eager,compile]
+    uv run benchmarks/lora_speed.py /path/to/python-with-torch [--rounds 5] [--steps 2]
+        [--sides ours,full,eager,compile]
 
 LoRA has rank 16 on all products of the layers; float32, rows of 256 random tokens, AdamW. Four
 programs run side by side and take turns, so that other load on the machine affects all: our LoRA

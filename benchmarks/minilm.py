@@ -1,5 +1,4 @@
-"""all-MiniLM-L6-v2: its sentence embeddings, and the same encoder fine-tuned on film-review
-snippets.
+"""all-MiniLM-L6-v2: its sentence embeddings, and its fine-tuning on film-review snippets.
 
     uv run python benchmarks/minilm.py
 

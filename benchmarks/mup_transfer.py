@@ -1,5 +1,4 @@
-"""Whether a narrow decoder's best learning rate is also a wide one's: standard parametrization
-against muP.
+"""Whether a narrow decoder's best learning rate is also a wide one's, with and without muP.
 
     python benchmarks/mup_transfer.py --output mup_transfer [--widths 64 256] [--steps 150]
 

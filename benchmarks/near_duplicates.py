@@ -1,8 +1,7 @@
-"""Near duplicates among documents of 400 words, by `prepare` and by datatrove: time, memory,
-recall, false merges.
+"""Near duplicates of documents by `prepare` and by datatrove: time, memory, recall, false merges.
 
-    uv run --extra clean benchmarks/near_duplicates.py [--documents 1000000] [--workers 2] [--sides
-    ours,datatrove]
+    uv run --extra clean benchmarks/near_duplicates.py [--documents 1000000] [--workers 2]
+        [--sides ours,datatrove]
 
 The documents are seeded random words in ten JSONL files. For each of four Jaccard similarities of
 5-grams, one document in a hundred has a twin at the other end of the corpus. A pair counts as

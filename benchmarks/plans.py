@@ -1,7 +1,7 @@
 """Plans of the large configs: one table, and docs/plans/<name>/ with plan.json and pictures.
 
-uv run --extra plan python benchmarks/plans.py              cached plans take seconds, others 2 to 4
-minutes each on 2 free cores
+uv run --extra plan python benchmarks/plans.py              all plans: seconds if cached,
+                                                            else 2 to 4 minutes each on 2 free cores
 uv run --extra plan python benchmarks/plans.py 8b_v5e 70b_v5p
 uv run --extra plan python benchmarks/plans.py --published  predicted beside published MFU
 uv run --extra plan python benchmarks/plans.py --table      the table of the plans in docs/plans/

@@ -1,8 +1,8 @@
 """The server under load, over HTTP on the loopback: clients that hang up, speed, and memory.
 
     python benchmarks/serve_load.py hangups RUN [--requests 2000] [--clients 32]
-    python benchmarks/serve_load.py speed RUN [--requests 64] [--reference-python PATH] [--folder
-    EXPORTED]
+    python benchmarks/serve_load.py speed RUN [--requests 64] [--reference-python PATH]
+        [--folder EXPORTED]
     python benchmarks/serve_load.py memory RUN [--seconds 600]
 
 hangups: a third of the clients disconnect during their request. Three counts must be 0: lost (no

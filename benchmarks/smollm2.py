@@ -1,5 +1,4 @@
-"""SmolLM2-135M-Instruct from its GGUF file: its answer, loss and speed of generation, beside
-transformers.
+"""SmolLM2-135M-Instruct from its GGUF file: answer, loss and speed, beside transformers.
 
     uv run --extra pretrained python benchmarks/smollm2.py [--reference-python PATH] [--rounds 5]
 

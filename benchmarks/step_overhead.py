@@ -1,5 +1,4 @@
-"""What the training loop adds to the jitted step: 100 steps of `train` against 100 calls, in one
-process.
+"""What the training loop adds to the jitted step: 100 steps of `train` against 100 plain calls.
 
     uv run benchmarks/step_overhead.py [CONFIG]
 

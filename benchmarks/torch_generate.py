@@ -1,9 +1,9 @@
-"""transformers' side of `serve_load.py`: generates in static batches, in a Python that has
-transformers.
+"""transformers' side of `serve_load.py`: generates in static batches.
 
     python torch_generate.py FOLDER eager|compile
 
-It reads {"prompts", "lengths", "batch", "rounds"} from stdin, and prints the number of requested
+It runs in a Python that has transformers. It reads {"prompts", "lengths", "batch", "rounds"} from
+stdin, and prints the number of requested
 tokens per second. A batch runs until its longest text is complete.
 """
 

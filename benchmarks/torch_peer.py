@@ -1,5 +1,4 @@
-"""Tokens per second of lm_tiny's train step beside the same model in PyTorch, in alternation on one
-machine.
+"""Tokens per second of lm_tiny's train step beside the same model in PyTorch, in alternation.
 
     uv run benchmarks/torch_peer.py /path/to/python-with-torch [ROUNDS]
 

@@ -18,7 +18,7 @@ from tyro import _errors as errors
 from bigmodel_jax.core import ranges
 from bigmodel_jax.core.spelling import nearest
 
-# With Any, tyro takes the type from the default value, so users' own config classes get options, too.
+# With Any, tyro takes the type from the default value, so users' own classes get options, too.
 Unnamed = tyro.conf.FlagConversionOff[Annotated[Any, tyro.conf.arg(name="")]]
 HELP = frozenset({"-h", "--help"})
 MARKERS = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
@@ -96,7 +96,7 @@ def _unrecognized(tokens: Sequence[str], default: Any) -> str:
 
 
 def _names(value: Any, of: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(name, name) of every option of a dataclass; with of="RENAMED": (former name, present name)."""
+    """(name, name) of every option of a dataclass; with of="RENAMED": (old name, new name)."""
     fields = [field.name for field in dataclasses.fields(value)]
     for old, new in getattr(value, of, {}).items() if of else ():
         if old not in fields and new.partition(".")[0] in fields:
