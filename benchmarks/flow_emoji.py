@@ -5,10 +5,9 @@
     uv run benchmarks/flow_emoji.py runs/flow runs/clip --sheet sheet.png
 
 The judge is a run of a small CLIP. A picture is drawn for each name that neither run was trained
-on. If the run keeps an average of its
-weights, that average is used. CLIP ranks all these names for each picture, and the pictures are
-counted whose own name is among the first five. The sheet shows names of the training split first,
-then held-out ones.
+on. If the run keeps an average of its weights, that average is used. CLIP ranks all these names for
+each picture, and the pictures are counted whose own name is among the first five. The sheet shows
+names of the training split first, then held-out ones.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     uv run --extra gpu python benchmarks/gpu_speed.py NAME [profile]
 
 It prints a JSON object, with the plan's figures. With `profile` a second one follows, with the
-slowest kernels of two steps.
-Each setting needs a process of its own, because the peak memory covers the whole process.
+slowest kernels of two steps. Each setting needs a process of its own, because the peak memory
+covers the whole process.
 """
 
 import collections

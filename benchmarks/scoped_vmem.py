@@ -3,9 +3,8 @@
     uv run --extra plan benchmarks/scoped_vmem.py 8b_v5e 8b_v5p:32768,65536 70b_v6e:65536,98304
 
 core/compiler_options.py sets our limits. Names are those of docs/plans. Each is compiled with the
-compiler's default, with our own limit, and
-with the KiB named. Programs that are not cached are compiled one at a time, each in a process of
-its own.
+compiler's default, with our own limit, and with the KiB named. Programs that are not cached are
+compiled one at a time, each in a process of its own.
 """
 
 import json

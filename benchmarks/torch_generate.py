@@ -3,8 +3,8 @@
     python torch_generate.py FOLDER eager|compile
 
 It runs in a Python that has transformers. It reads {"prompts", "lengths", "batch", "rounds"} from
-stdin, and prints the number of requested
-tokens per second. A batch runs until its longest text is complete.
+stdin, and prints the number of requested tokens per second. A batch runs until its longest text is
+complete.
 """
 
 import json

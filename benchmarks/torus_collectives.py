@@ -3,11 +3,11 @@
     uv run --extra plan benchmarks/torus_collectives.py v5e:4x4 v5p:4x4x4 tpu7x:4x4x4
 
 Parameters are sharded over all chips. It compiles for chips that do not exist here. For each
-topology and form it prints one row: the
-number of collectives of each kind in a step, megabytes of their buffers, and megabytes that a
-device sends in a ring. The forms are: `one axis`, the compiler's own, with all chips on one mesh
-axis; `torus axes`, the same with a mesh axis per dimension of the torus; `by hand`, a gather and a
-reduce-scatter per torus axis under shard_map; and the first form with compiler options.
+topology and form it prints one row: the number of collectives of each kind in a step, megabytes of
+their buffers, and megabytes that a device sends in a ring. The forms are: `one axis`, the
+compiler's own, with all chips on one mesh axis; `torus axes`, the same with a mesh axis per
+dimension of the torus; `by hand`, a gather and a reduce-scatter per torus axis under shard_map; and
+the first form with compiler options.
 """
 
 import os
