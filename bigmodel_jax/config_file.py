@@ -111,8 +111,10 @@ def _where(error: Exception) -> str:
 
 
 def _nearest_field(text: str, frame: types.FrameType) -> str:
-    """The field that a misspelt keyword of a config class may have meant; the error was raised in
-    `frame`."""
+    """The field that a misspelt keyword of a config class may have meant.
+
+    The error was raised in `frame`.
+    """
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     if not found:
         return ""

@@ -69,8 +69,10 @@ def _retrieved(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _no_afterwords():
-    """Silences the tasks that a failed Orbax load abandons; each would print a page when
-    collected."""
+    """Silences the tasks that a failed Orbax load abandons.
+
+    Each would print a page when collected.
+    """
     logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
     was_disabled, logger.disabled, sys.unraisablehook = logger.disabled, True, lambda _: None
     try:

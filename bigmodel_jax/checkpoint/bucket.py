@@ -12,8 +12,10 @@ SILENT = re.compile("retry attempts failed|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISS
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a step's folder holds a complete save; a local folder gets its name only when it
-    does."""
+    """Whether a step's folder holds a complete save.
+
+    A local folder gets its name only when it does.
+    """
     return not paths.is_remote(folder) or (folder / MARK).is_file()
 
 

@@ -1,5 +1,7 @@
-"""A 32-bit digest per array, computed on its devices; it is the same for every sharding and device
-count."""
+"""A 32-bit digest per array, computed on its devices.
+
+It is the same for every sharding and device count.
+"""
 
 import math
 

@@ -33,8 +33,10 @@ def find(run_dir: Path, cfg: CheckpointConfig, which: str, said: str = "") -> in
 
 
 def split(source: str) -> tuple[Path, str]:
-    """(folder, checkpoint) of FOLDER, FOLDER@STEP or FOLDER@best; a folder's name may contain an
-    @."""
+    """(folder, checkpoint) of FOLDER, FOLDER@STEP or FOLDER@best.
+
+    A folder's name may contain an @.
+    """
     folder, at, which = source.rpartition("@")
     if not at or not folder or mirror.folder(source).is_dir():
         folder, which = source, ""

@@ -99,8 +99,10 @@ def plain(x: jax.Array) -> jax.Array:
 
 
 def _to_host(leaves: list[jax.Array]) -> dict[pieces.Key, np.ndarray]:
-    """A copy of every distinct shard of this process; the next step overwrites the arrays'
-    memory."""
+    """A copy of every distinct shard of this process.
+
+    The next step overwrites the arrays' memory.
+    """
     shards = {}
     for leaf, x in enumerate(leaves):
         for shard in x.addressable_shards:

@@ -51,8 +51,10 @@ def size(header: dict) -> int:
 
 
 def write(folder: Path, name: str, header: dict, chunks: Iterable[bytes | memoryview]) -> None:
-    """Writes `<name>.data`, then `<name>.json` with the sealed header; an OSError names the
-    file."""
+    """Writes `<name>.data`, then `<name>.json` with the sealed header.
+
+    An OSError names the file.
+    """
     path = folder / f"{name}.data"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,8 +72,10 @@ def _write_all(file, chunk: memoryview) -> None:
 
 
 def read_header(folder: Path, name: str) -> dict:
-    """The header that `write` stored; raises Damaged if it has changed, or if the data's length
-    has."""
+    """The header that `write` stored.
+
+    Raises Damaged if it has changed, or if the data's length has.
+    """
     try:
         header = manifest.read(folder, f"{name}.json")
         found = (folder / f"{name}.data").stat().st_size

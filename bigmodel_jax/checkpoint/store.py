@@ -141,8 +141,10 @@ def latest_step(store: Store) -> int | None:
 
 
 def read_config(directory: Path) -> dict:
-    """The config in the newest readable checkpoint, without reading arrays; raises ValueError if
-    there is none."""
+    """The config in the newest readable checkpoint, without reading arrays.
+
+    Raises ValueError if there is none.
+    """
     store = open_store(directory, CheckpointConfig())
     return _newest_good(store, None, lambda step: manifest.read(store.directory / str(step)))["config"]
 

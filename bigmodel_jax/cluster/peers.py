@@ -155,8 +155,10 @@ def follow(host: str, port: int, token: str, process_id: int, seconds: float) ->
 
 
 def agree(facts: dict, seconds: float) -> None:
-    """Returns if every process gave the same facts; otherwise all end, and a line names the
-    difference."""
+    """Returns if every process gave the same facts.
+
+    Otherwise all end, and a line names the difference.
+    """
     if _watch is not None:
         _watch.agree({name: str(value) for name, value in facts.items()}, seconds)
 

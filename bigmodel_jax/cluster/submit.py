@@ -259,8 +259,10 @@ class Ray:
 
 
 def send_to_ray(address: str, file: str) -> str:
-    """Submits a job through Ray's client and returns its id; raises ValueError if Ray is not
-    installed."""
+    """Submits a job through Ray's client and returns its id.
+
+    Raises ValueError if Ray is not installed.
+    """
     try:
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:

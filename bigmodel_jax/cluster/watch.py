@@ -75,8 +75,10 @@ class Watch:
 
 
 def end_here(text: str, code: int) -> None:
-    """Ends only this process, at once; a process that hangs in a collective cannot end in another
-    way."""
+    """Ends only this process, at once.
+
+    A process that hangs in a collective cannot end in another way.
+    """
     pulse.say(text)
     os._exit(code)
 

@@ -49,8 +49,10 @@ class Seen:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Watched(Adapted):
-    """A weight whose products record their inputs; code that reads it otherwise gets the weight
-    itself."""
+    """A weight whose products record their inputs.
+
+    Code that reads it otherwise gets the weight itself.
+    """
 
     path: str = dataclasses.field(default="", metadata={"static": True})
     seen: Seen | None = dataclasses.field(default=None, metadata={"static": True})

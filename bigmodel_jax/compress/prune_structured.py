@@ -51,8 +51,10 @@ def fewer_layers(
 
 
 def channel_readers(model: ModelConfig) -> dict[str, Param]:
-    """{path: matrix whose inputs are an MLP's hidden channels}; raises ValueError without
-    `mlp_dim`."""
+    """{path: matrix whose inputs are an MLP's hidden channels}.
+
+    Raises ValueError without `mlp_dim`.
+    """
     name, spec = type(model).__name__, _spec(model)
     if "mlp_dim" not in {field.name for field in dataclasses.fields(model)}:
         raise ValueError(f"--kind mlp_channels: {name} has no field mlp_dim that could be smaller")

@@ -11,8 +11,10 @@ SCOPED_VMEM = {"TPU v5 lite": 32768, "TPU v5": 32768, "TPU v6 lite": 98304, "TPU
 
 
 def compiler_options(device: Any) -> dict[str, str]:
-    """Options for `jax.jit` on this kind of device; a value in LIBTPU_INIT_ARGS takes
-    precedence."""
+    """Options for `jax.jit` on this kind of device.
+
+    A value in LIBTPU_INIT_ARGS takes precedence.
+    """
     name = "xla_tpu_scoped_vmem_limit_kib"
     if device.device_kind not in SCOPED_VMEM or name in os.environ.get("LIBTPU_INIT_ARGS", ""):
         return {}

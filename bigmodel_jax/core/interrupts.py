@@ -143,8 +143,10 @@ def _imports(frame: types.FrameType | None) -> bool:
 
 
 def _watch(pipe: int) -> None:
-    """Reads signals from the wake-up pipe; this also works while no Python code runs in the main
-    thread."""
+    """Reads signals from the wake-up pipe.
+
+    This also works while no Python code runs in the main thread.
+    """
     global _heard
     count = 0
     while True:
@@ -155,8 +157,10 @@ def _watch(pipe: int) -> None:
 
 
 def _end_soon(number: int, count: int) -> None:
-    """Ends the process after GRACE_SECONDS and any save; a third signal does not wait for the
-    save."""
+    """Ends the process after GRACE_SECONDS and any save.
+
+    A third signal does not wait for the save.
+    """
     time.sleep(GRACE_SECONDS)
     while _saving and count < 3:
         time.sleep(0.05)

@@ -176,8 +176,10 @@ def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
 
 
 def each(fn: Callable) -> Callable:
-    """The initial distribution for one more leading dimension; each entry is drawn by `fn`
-    independently."""
+    """The initial distribution for one more leading dimension.
+
+    Each entry is drawn by `fn` independently.
+    """
 
     def draw(key, shape, dtype):
         return jax.vmap(lambda k: fn(k, shape[1:], dtype))(jax.random.split(key, shape[0]))

@@ -60,8 +60,10 @@ def matmul() -> Matmul:
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """The tree with floating leaves cast to `dtype`; other leaves and `Blocked` parameters are
-    unchanged."""
+    """The tree with floating leaves cast to `dtype`.
+
+    Other leaves and `Blocked` parameters are unchanged.
+    """
 
     def one(x):
         if isinstance(x, Blocked) or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
@@ -99,8 +101,10 @@ def no_loss(policy: Policy) -> dict[str, Mean]:
 
 
 def _stochastic(tree: Any, rng: jax.Array) -> Any:
-    """Floating leaves rounded to bfloat16; each parameter's noise depends only on `rng` and its
-    path."""
+    """Floating leaves rounded to bfloat16.
+
+    Each parameter's noise depends only on `rng` and its path.
+    """
     rng = jax.random.fold_in(rng, zlib.crc32(b"rounding"))
 
     def one(path, x):

@@ -65,8 +65,10 @@ def name_of(option: str, function: Callable | str) -> str:
 
 
 def find(option: str, name: str) -> Callable:
-    """The function that `name` names, importing its file if needed; raises ValueError if there is
-    none."""
+    """The function that `name` names, importing its file if needed.
+
+    Raises ValueError if there is none.
+    """
     file, colon, attribute = name.rpartition(":")
     if not colon:
         raise ValueError(
@@ -173,8 +175,10 @@ def functions(config: Any) -> list[str]:
 
 
 def moved(before: Any, now: Any) -> bool:
-    """Whether two names mean one function in a file that has moved; the file's content is compared
-    elsewhere."""
+    """Whether two names mean one function in a file that has moved.
+
+    The file's content is compared elsewhere.
+    """
     if not (isinstance(before, str) and isinstance(now, str)):
         return False
     files = [Path(name.rpartition(":")[0]) for name in (before, now)]

@@ -59,8 +59,10 @@ def _is_float(x: jax.Array) -> bool:
 
 
 def _added(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The sum of floats; integers, such as a count, have no mean and stay those of the first
-    member."""
+    """The sum of floats.
+
+    Integers, such as a count, have no mean and stay those of the first member.
+    """
     return a + b.astype(jnp.float64) if _is_float(a) else a
 
 

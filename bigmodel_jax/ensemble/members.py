@@ -31,8 +31,10 @@ class Member(NamedTuple):
 
 
 def parallel_of(sources: list[str]) -> ParallelConfig:
-    """The mesh config of the first run; the default if there is none, which `open_members`
-    reports."""
+    """The mesh config of the first run.
+
+    If there is none, this is the default, and `open_members` reports the error.
+    """
     folder = kept.split(sources[0])[0] if sources else Path()
     return run_folder.load(folder).parallel if sources and (folder / "config.json").is_file() else ParallelConfig()
 

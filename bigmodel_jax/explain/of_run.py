@@ -45,8 +45,10 @@ class Asked:
 
 
 def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
-    """The explanation; raises ValueError, one line, before weights are read, if it is
-    impossible."""
+    """The explanation.
+
+    Raises ValueError, one line, before weights are read, if it is impossible.
+    """
     reads = _check(config, asked)
     prepare = _of_text if reads == "tokens" else functools.partial(_of_array, reads)
     compute = prepare(config, run_dir, asked)

@@ -156,8 +156,10 @@ class EngineLM(TemplateLM):
         return self._own.decode(tokens)
 
     def _settings(self, settings: dict[str, Any]) -> tuple[SampleConfig, list[str]]:
-        """(sampling settings, stop strings); raises ValueError for settings that the engine does
-        not have."""
+        """(sampling settings, stop strings).
+
+        Raises ValueError for settings that the engine does not have.
+        """
         given = normalize_gen_kwargs(settings, MAX_NEW)
         eos = self._own.model.id_to_token(self.eot_token_id)
         until = [text for text in handle_stop_sequences(given.pop("until", None), eos=eos) if text]

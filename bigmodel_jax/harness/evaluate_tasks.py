@@ -65,8 +65,10 @@ def evaluate_tasks(config: Config, run_dir: Path, given: Asked, which: str = "",
 
 
 def _check(config: Config, run_dir: Path, given: Asked) -> Tokenizer:
-    """The run's tokenizer; raises ValueError for mistakes that can be found before weights are
-    read."""
+    """The run's tokenizer.
+
+    Raises ValueError for mistakes that can be found before weights are read.
+    """
     option = f"--harness {' '.join(given.tasks)}"
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError(f"{option}: lm-eval is not installed; uv pip install lm-eval, or the extra harness")

@@ -32,8 +32,10 @@ class Scored(NamedTuple):
 
 
 class Scorer:
-    """Scores (context, continuation) pairs of token ids; contexts that are too long lose their
-    start."""
+    """Scores (context, continuation) pairs of token ids.
+
+    Contexts that are too long lose their start.
+    """
 
     def __init__(self, config: Config, mesh: Mesh, weights: params.Tree):
         self._mesh, self._rules, self._weights = mesh, config.parallel.rules, weights

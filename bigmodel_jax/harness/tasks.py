@@ -15,8 +15,10 @@ from bigmodel_jax.core.spelling import nearest
 
 
 def load(asked: Sequence[str]) -> list[Any]:
-    """The tasks and groups; raises ValueError, one line, if one is missing or its data is
-    unreadable."""
+    """The tasks and groups.
+
+    Raises ValueError, one line, if one is missing or its data is unreadable.
+    """
     folders = [str(Path(one).parent if Path(one).is_file() else Path(one)) for one in asked if Path(one).exists()]
     by_name = [one for one in asked if not Path(one).exists()]
     # lm-eval's index of built-in tasks takes seconds to read, so it is read only if a name is not a

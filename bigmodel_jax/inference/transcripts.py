@@ -47,8 +47,10 @@ Listen = Callable[[np.ndarray], Iterator[tuple[float, list[Segment]]]]
 
 
 def recordings(paths: Sequence[Path]) -> list[Recording]:
-    """The recordings of files and of manifests' lines; raises ValueError, one line, for an
-    unreadable one."""
+    """The recordings of files and of manifests' lines.
+
+    Raises ValueError, one line, for an unreadable one.
+    """
     found = []
     for path in paths:
         if not path.is_file():

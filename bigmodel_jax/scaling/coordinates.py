@@ -34,8 +34,10 @@ Sizes = dict[str, list[float]]
 
 
 def of_widths(config: Config, times: int) -> ModelConfig:
-    """The model whose widths are `times` those in `mup.base`; a number of layers there stays as it
-    is."""
+    """The model whose widths are `times` those in `mup.base`.
+
+    A number of layers there stays as it is.
+    """
     base = tuple(text for text in config.mup.base if not text.startswith("num_layers="))
     wider = []
     for text in base:

@@ -66,8 +66,10 @@ def fit(points: Points) -> Law:
 
 
 def bootstrap(points: Points, law: Law, count: int, seed: int = 0) -> list[Law]:
-    """The laws of `count` bootstrap samples of the points; each fit starts from the law of all
-    points."""
+    """The laws of `count` bootstrap samples of the points.
+
+    Each fit starts from the law of all points.
+    """
     rng, laws = np.random.default_rng(seed), []
     centre = np.log(points.N).mean(), np.log(points.D).mean()
     start = _coefficients(law, centre)

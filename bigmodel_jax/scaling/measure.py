@@ -32,8 +32,10 @@ def measure_peak(dtype: str) -> dict[str, Any]:
 
 
 def measure(point: Point, *, windows: int, steps: int, peak: dict[str, Any]) -> dict[str, Any]:
-    """The record of a point; peak: from `measure_peak`; raises RuntimeError, one line, on
-    failure."""
+    """The record of a point; peak: from `measure_peak`.
+
+    Raises RuntimeError, one line, on failure.
+    """
     from bigmodel_jax import config_file
 
     job = {
