@@ -30,12 +30,14 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         interrupts.tell = peers.end
         args = sys.argv[1:]
+        # The restart with another allocator pays only for verbs that train.
         if args[:1] in (["train"], ["sweep"], ["profile"], ["cross-validate"]):
             with interrupts.held():
                 runtime.keep_memory()
         runtime.use_gpu_memory()
     if "--trust" in args:
         trust.allow()
+    # --trust is valid for every verb, so it is removed before a verb parses its options.
     args = [a for a in args if a != "--trust"]
     try:
         _dispatch(args)

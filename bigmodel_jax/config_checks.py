@@ -34,6 +34,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     check_paths(config)
     check_duration(config)
     _check_rules(config.parallel.rules)
+    # Models check their sizes against the mesh, so an axis of -1 must be resolved first.
     parallel = _with_sizes(config.parallel, num_devices)
     config.model.validate(parallel)
     config.adapters.validate(config.model, config.model.make(), parallel)
@@ -217,6 +218,7 @@ def _check_rows(config: Config, sizes: dict[str, int]) -> None:
 def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
     """Raises ValueError if Ulysses cannot divide the heads, or the attention kernel cannot run as a
     ring."""
+    # A model without heads passes: the default is divisible by both.
     heads = getattr(config.model, "num_heads", tensor * pieces)
     if config.parallel.context == "ulysses" and heads % (tensor * pieces):
         product = f"parallel.seq = {pieces}" + (f" x parallel.tensor = {tensor}" if tensor > 1 else "")
@@ -265,6 +267,7 @@ def _check_deterministic(config: Config, sizes: dict[str, int]) -> None:
             raise ValueError(f"{name} = {value!r} with parallel.deterministic = True; it must be {allowed!r}")
     if groups < 2 or groups & (groups - 1):
         raise ValueError(f"parallel.deterministic_groups = {groups}; it must be a power of 2, at least 2")
+    # A device has at least two groups, so that its part of the binary tree adds something.
     if groups % (2 * shards):
         raise ValueError(
             f"parallel.deterministic_groups = {groups} is not divisible by {2 * shards} = 2 x {shards} data shards "

@@ -118,6 +118,8 @@ def _nearest_field(text: str, frame: types.FrameType) -> str:
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     if not found:
         return ""
+    # An error in `dataclasses.replace` is raised in its own frame; the instance is one of its
+    # arguments.
     known = {type(value).__name__: type(value) for value in frame.f_locals.values()}  # arguments of `replace`
     cls = frame.f_globals.get(found[1], known.get(found[1]))
     if not dataclasses.is_dataclass(cls):

@@ -23,12 +23,14 @@ def check(config: Any, sets: Sequence[Metric] = (), every: int = 0) -> None:
 
 def _check_best(config: Any, sets: Sequence[Metric], every: int) -> None:
     metric = config.checkpoint.best_metric
+    # Metrics of the evaluation are logged with "eval/" in front.
     known = {f"eval/{m.name}": m for m in (*evaluated(config.objective, config.data, config.eval.metrics), *sets)}
     if metric and metric not in known:
         raise ValueError(
             f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
             f"allowed: {', '.join(known)}{nearest(metric, known, cutoff=0)}"
         )
+    # A metric that declares a direction fixes best_mode; others accept either.
     mode = {"less": "min", "more": "max"}.get(known[metric].better if metric else "", config.checkpoint.best_mode)
     if mode != config.checkpoint.best_mode:
         raise ValueError(

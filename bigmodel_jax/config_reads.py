@@ -22,6 +22,7 @@ def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iter
     A part that declares nothing is not checked. held: names of the arrays in a row of opened data
     whose class declares none.
     """
+    # Objective and model are checked against the arrays of training batches.
     declared, name = in_training(data.row()), type(data).__name__
     given, task = tuple(declared or held), type(objective)
     if declared and "weights" not in declared:
@@ -52,6 +53,7 @@ def readers_of(model: ModelConfig, kind: type[Objective]) -> dict[str, str]:
     none."""
     if not kind.reads:
         return {}
+    # The objective computes these inputs itself, such as the timestep of a diffusion model.
     inputs = [name for name in model.inputs() if name not in kind.makes]
     return dict.fromkeys(kind.reads, kind.__name__) | dict.fromkeys(inputs, type(model).__name__)
 

@@ -44,6 +44,7 @@ def check(config: Any) -> None:
     """Raises ValueError for a set with an unusable name, or one that the run's model cannot be
     evaluated on."""
     names = [one.name for one in config.eval.sets]
+    # A set's metrics are named "SET/METRIC", which must not collide with the run's own.
     taken = {m.name for m in (*evaluated(config.objective, config.data, config.eval.metrics), *config.data.levels)}
     for i, one in enumerate(config.eval.sets):
         option = f"eval.sets.{i}.name = {one.name!r}"
@@ -68,6 +69,7 @@ def _check_data(config: Any, one: Any) -> None:
         raise ValueError(
             f"parallel.stage = {config.parallel.stage}: answers are generated without a pipeline; it must be 1"
         )
+    # A set's objective may not need parameters that the run does not train.
     own = config.objective.parameters(config.model)
     if more := [name for name in (one.objective or config.objective).parameters(config.model) if name not in own]:
         raise ValueError(

@@ -51,6 +51,7 @@ def make_checkpointer(directory: Path, config: CheckpointConfig, copy_bytes: int
 
 def _merit(metrics: dict, name: str, sign: int) -> float:
     value = sign * metrics.get(name, math.nan)
+    # A save without the metric, or with NaN, ranks last.
     return -math.inf if math.isnan(value) else value
 
 

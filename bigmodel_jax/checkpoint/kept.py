@@ -62,6 +62,7 @@ def _merit(folder: Path, cfg: CheckpointConfig) -> float | None:
         value = json.loads((folder / "metrics" / "metrics").read_bytes()).get(cfg.best_metric)
     except (OSError, ValueError, AttributeError):
         return None
+    # NaN is the only number that differs from itself.
     if not isinstance(value, (int, float)) or value != value:
         return None
     return value if cfg.best_mode == "max" else -value

@@ -53,6 +53,7 @@ def read(directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) ->
     known = _whole(folder, lambda: _describe(folder))
     if lacking := [path for path in wanted if path not in known]:
         raise ValueError(f"checkpoint: {folder} lacks {manifest.few(lacking)}")
+    # Orbax restores nested trees, so the flat paths are nested again.
     tree = traverse_util.unflatten_dict({path: arrays.placed(x) for path, x in wanted.items()}, sep="/")
     found = traverse_util.flatten_dict(_whole(folder, lambda: arrays.read(folder, tree, some=True)), sep="/")
     here = sharding.to_host(digests([found[path] for path in wanted]))

@@ -75,6 +75,7 @@ def save(local: Local, step: int, state: Any, data_state: dict, config: dict) ->
     meta |= {"layout": local.layout, "leaves": {path: manifest.describe(x) for path, x in flat.items()}}
     unshared = frozenset().union(*(_unshared(local, i, x) for i, x in enumerate(flat.values())))
     copied = _to_host(list(flat.values()))
+    # The thread gets only host copies, so the next step may overwrite the device arrays.
     local.thread = threading.Thread(
         target=_finish, args=(local, step, meta, copied, unshared), name="local save", daemon=True
     )
@@ -130,6 +131,7 @@ def _unshared(local: Local, leaf: int, x: jax.Array) -> frozenset[pieces.Key]:
     if known not in local.unshared:
         hosts: dict[pieces.Key, set] = {}
         for device, index in x.sharding.devices_indices_map(x.shape).items():
+            # Shards that another host holds as well need no copy.
             hosts.setdefault(pieces.key(leaf, index, x.shape), set()).add(names[device.process_index])
         local.unshared[known] = frozenset(key for key, found in hosts.items() if found == {names[local.me]})
     return local.unshared[known]
@@ -145,6 +147,7 @@ def _finish(local: Local, step: int, meta: dict, copied: dict[pieces.Key, np.nda
         text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)
         shutil.rmtree(local.folder / str(local.me) / meta["name"], ignore_errors=True)  # frees space on a full disk
     try:
+        # All processes report before older saves are deleted, so one complete save always exists.
         trouble = processes.gather("local saved", meta["name"], text)
     except RuntimeError as error:
         log.info("checkpoint: the job ended before the local save of step %d: %s", step, manifest.reason(error))
@@ -191,6 +194,7 @@ def _clean(local: Local, step: int, whole: bool) -> None:
         if not found:
             continue
         number, ours = int(found[1]), found[2] == local.attempt
+        # If this save failed somewhere, the last complete one must stay.
         if (ours and number < step and number != local.last) or (whole and not ours):
             shutil.rmtree(folder, ignore_errors=True)
 

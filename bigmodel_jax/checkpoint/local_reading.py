@@ -39,6 +39,8 @@ def open_local(directory: str, run_dir: Path, mesh: jax.sharding.Mesh, newer_tha
     mine |= {"run_id": id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(8)}
     texts = processes.gather("local open", "", json.dumps(mine))
     everyone = [json.loads(texts[p]) for p in range(jax.process_count())]
+    # Process 0 cannot know under which address the others reach it, but the coordinator's address
+    # is known to all.
     everyone[0]["address"] = processes.coordinator_host()
     local.run_id, local.attempt, local.door.token = (everyone[0][name] for name in ("run_id", "attempt", "token"))
     local.hosts = [one["host"] for one in everyone]
@@ -85,7 +87,9 @@ def _choose(local: Local, here: list[dict[str, list]], newer_than: int) -> None:
             for file, layout in found.get(name, ()):
                 where.setdefault(file, []).append(process)
                 layouts.add(layout)
+        # A step is complete if each process's pieces exist, as the original or as the copy.
         missing = [str(p) for p in range(len(here)) if not {f"own_{p}", f"copy_{p}"} & where.keys()]
+        # Pieces are cut by the mesh, so a save fits only the mesh that it was made on.
         if others := sorted(layouts - {local.layout}):
             wrong[step] = f"it was made on {others[0]}, and this is {local.layout}"
         elif missing:
@@ -148,6 +152,7 @@ def _sources(local: Local, step: int, owners: Iterator[int]) -> Iterator[tuple[i
     """(process, file) where a piece may be, nearest first."""
     where = local.held[step]["where"]
     for file in (f"own_{local.me}", f"copy_{local.me}"):
+        # Files on this host first: False sorts before True.
         yield from sorted(((p, file) for p in where.get(file, ())), key=lambda source: source[0] != local.me)
     for owner in owners:
         yield from ((p, f"own_{owner}") for p in where.get(f"own_{owner}", ()))
@@ -173,6 +178,7 @@ def _piece(local: Local, step: int, key: pieces.Key, owners: Iterator[int], brok
         except exchange.Refused as error:
             reasons.append(error.strerror)
         except OSError as error:
+            # A process that cannot be reached once is not asked again.
             broken.add(source)
             reasons.append(f"process {process}: {error.strerror or error}")
     raise Damaged(reasons[0] if reasons else "a piece that this layout needs was not saved")

@@ -34,6 +34,7 @@ def describe(x: jax.Array | jax.ShapeDtypeStruct) -> str:
 def seal(meta: dict) -> dict:
     """`meta` with a format number and a checksum, in the form that JSON returns (tuples as
     lists)."""
+    # A round trip through JSON, so that the checksum covers what a reader will get.
     meta = json.loads(json.dumps(formats.stamp() | meta))
     return meta | {"crc32": _crc32(meta)}
 
@@ -107,6 +108,7 @@ def few(names: list[str]) -> str:
 def reason(error: BaseException) -> str:
     """The root cause of `error` in one line of at most 300 characters, without TensorStore's
     options."""
+    # Orbax wraps TensorStore's error several times; the innermost one has the reason.
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).split(" [tensorstore_spec")[0].replace('Error opening "cast" driver: ', "")

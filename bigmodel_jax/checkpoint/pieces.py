@@ -68,6 +68,7 @@ def write(folder: Path, name: str, header: dict, chunks: Iterable[bytes | memory
 
 def _write_all(file, chunk: memoryview) -> None:
     while chunk:
+        # An unbuffered write may write less than it is given.
         chunk = chunk[file.write(chunk) :]
 
 

@@ -166,6 +166,7 @@ def save(
     if step in steps(store):
         raise ValueError(f"checkpoint: step {step} is already saved in {store.directory}")
     flat = manifest.flatten(state)
+    # The first part of a path is the field, which becomes an Orbax tree of its own.
     fields = traverse_util.unflatten_dict(flat, sep="/")
     assert not fields.keys() & {"digest", "meta", "metrics"}, sorted(fields)
     meta = {"step": step, "config": config, "data_state": data_state}
@@ -290,6 +291,7 @@ def _load(store: Store, step: int, abstract: Tree, whole: bool, left: frozenset[
     manifest.check_same_tree(folder, flat, meta["leaves"], whole, left)
     wanted = {path: arrays.placed(x) for path, x in flat.items()} | {"digest": np.zeros(len(meta["leaves"]), np.uint32)}
     wanted = traverse_util.unflatten_dict(wanted, sep="/")
+    # Orbax must load partially if the save has leaves that are not read.
     some = not left.isdisjoint(meta["leaves"])
     items = arrays.together(lambda: arrays.read(folder, wanted, some=some))
     saved = dict(zip(meta["leaves"], items.pop("digest"), strict=True))

@@ -58,6 +58,7 @@ class Follower(Watch):
                 self.agreed = True
             elif "where" in message:
                 self.leader.heard = time.monotonic()
+                # Answered from the watching thread, so a hung main thread still reports its state.
                 self.leader.send(beat=dataclasses.asdict(pulse.read()))
             elif "dump" in message:
                 self.leader.send(stacks=pulse.stacks(self.name))

@@ -49,6 +49,7 @@ class Watch:
 
     def _run(self) -> None:
         while True:
+            # The timeout keeps the checks below running when no message arrives.
             for key, _ in self.selector.select(1.0):
                 key.data()
                 with self.changed:

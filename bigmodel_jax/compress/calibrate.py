@@ -74,6 +74,7 @@ def by_gptq(
     mesh = sharding.make_mesh(config.parallel)
     spec, flat = params.paths(asked.stored(model, "float32").spec), params.paths(weights)
     # Tables outside the layers are rounded first, because the layers' inputs come from them.
+    # Everything outside the stack of layers, which gets its own rounding below.
     rounded = {
         path: dense(p.storage.pack(flat[path]), "float32") if "layers" not in p.axes else flat[path]
         for path, p in spec.items()
@@ -100,6 +101,7 @@ def by_gptq(
             if path not in hessians and isinstance(p.storage, Blocks):
                 done[path] = dense(p.storage.pack(x), x.dtype)
         for entry in entries:
+            # The next layer is calibrated on the outputs of the quantized one.
             entry.x = layers.run(params.from_paths(done), *entry.of(number))
     return {path: jax.tree.map(lambda *x: jnp.stack(x), *nodes) for path, nodes in made.items()}
 
@@ -196,6 +198,7 @@ class _Layers:
 
     def _seen(self, layer, x, xs, rest):
         seen = Seen()
+        # Vectors (norms, biases) are no weights of products.
         watched = {path: Watched(w, path=path, seen=seen) for path, w in params.paths(layer).items() if w.ndim > 1}
         self._block(params.from_paths(params.paths(layer) | watched), x, xs, rest)
         self.num_in |= seen.num_in

@@ -108,6 +108,7 @@ def prune_run(config: Config, run_dir: Path, folder: Path, asked: Asked, stages:
         if asked.heal:
             kept = _heal(subject, found, asked, stages)
             point["healed"] = subject.scalars(kept.config, kept.weights, f"at {sparsity:.0%}, healed")
+            # Healing must keep the mask; fewer zeros mean a defect.
             if (zeros := _point(kept.config, kept.weights, {})["zeros"]) < point["zeros"]:
                 raise RuntimeError(f"prune: {point['zeros'] - zeros} zeros did not outlast the healing")
         record["points"].append(point)
@@ -226,6 +227,7 @@ def _smaller(subject: Subject, model: Any, tree: Tree, about: dict[str, Any]) ->
 
 def _heal(subject: Subject, found: Pruned, asked: Asked, stages: Stages) -> Pruned:
     """The pruned model after a short fine-tune on the run's own data; pruned weights stay zero."""
+    # Healing is an ordinary run that starts from the pruned weights, in a temporary folder.
     with tempfile.TemporaryDirectory(prefix="prune-") as scratch:
         start, run_dir = Path(scratch) / "start", Path(scratch) / "run"
         config = _as_kept(subject, found, asked)

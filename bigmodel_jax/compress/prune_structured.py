@@ -26,6 +26,8 @@ def check_layers(model: ModelConfig) -> None:
         raise ValueError(
             f"--kind structured_layers: some layers of {name} have positions and some have none; they would shift"
         )
+    # Compare with a model of one layer less: a parameter whose other sizes change cannot be cut by
+    # layer.
     smaller = _spec(dataclasses.replace(model, num_layers=model.num_layers - 1)) if model.num_layers > 1 else {}
     if any(_spec(model)[path].shape[1:] != p.shape[1:] for path, p in smaller.items() if _is_layered(p)):
         raise ValueError(f"--kind structured_layers: the layers of {name} have different shapes")
@@ -94,6 +96,7 @@ def narrower(model: ModelConfig, weights: Tree, kept: dict[str, np.ndarray]) -> 
         for path in [p for p in flat if "mlp" in spec[p].axes and _mlp_of(p) == _mlp_of(reader)]:
             flat[path] = _cut(flat[path], spec[path].axes.index("mlp"), channels)
     new = dataclasses.replace(model, mlp_dim=width)
+    # A family may have parameters that do not follow mlp_dim.
     if wrong := [p for p, q in _spec(new).items() if flat[p].shape != q.shape]:
         raise ValueError(f"--kind mlp_channels: {wrong[0]} of {type(model).__name__} does not follow mlp_dim")
     return new, params.from_paths(flat)
@@ -111,6 +114,7 @@ def _cut(x: jax.Array, axis: int, channels: np.ndarray) -> jax.Array:
     stack."""
     if axis == 0:
         return jnp.take(x, jnp.asarray(channels[0]), axis=0)
+    # Broadcast the channel numbers over all other dimensions.
     index = jnp.asarray(channels).reshape(len(channels), *(-1 if n == axis else 1 for n in range(1, x.ndim)))
     return jnp.take_along_axis(x, index, axis=axis)
 

@@ -58,6 +58,7 @@ class Channels:
     def pack(self, w: jax.Array) -> Channeled:
         w = w.astype(jnp.float32)
         largest = jnp.max(jnp.abs(w), axis=self._reduced, keepdims=True)
+        # A scale of 1 for an all-zero column avoids 0 / 0.
         scales = jnp.where(largest > 0, largest / TOP, 1.0)
         values = jnp.round(w / scales).astype(jnp.int8)
         activation = jnp.full(w.shape[: self.lead], jnp.nan, jnp.float32) if self.static else None
@@ -71,7 +72,9 @@ class Channels:
         return dataclasses.replace(self.pack(w), activation=jnp.where(largest > 0, largest / TOP, 1.0))
 
     def shardings(self, placed: NamedSharding, shape: tuple[int, ...]) -> Channeled:
+        # A PartitionSpec may be shorter than the shape; missing entries mean unsharded.
         axes = (*placed.spec, *(None,) * len(shape))[: len(shape)]
+        # The scales have size 1 along the inputs, so they cannot be sharded there.
         scales = P(*(None if n in self._reduced else axis for n, axis in enumerate(axes)))
         activation = NamedSharding(placed.mesh, P(*axes[: self.lead])) if self.static else None
         return Channeled(placed, NamedSharding(placed.mesh, scales), activation=activation)

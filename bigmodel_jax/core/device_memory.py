@@ -58,10 +58,12 @@ def _group_limits(root: Path) -> Iterable[int]:
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)
+        # A line without controllers is cgroup version 2, which covers memory, too.
         if "memory" not in controllers.split(",") and controllers:
             continue
         version, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
         group = Path(path.lstrip("/"))
+        # The limit of any group above applies as well.
         for above in (group, *group.parents):
             limit = root / "sys/fs/cgroup" / version / above / name
             if limit.is_file() and (text := limit.read_text().strip()).isdigit():

@@ -24,6 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         _delete_stale(path)
         yield temporary
+        # Without this sync a crash could leave the new name with empty content.
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)

@@ -27,6 +27,7 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def compute(self) -> Any:
+        # A count of 0 leaves a plain sum as it is, and avoids 0 / 0.
         return self.total / np.maximum(self.count, 1)
 
 

@@ -99,6 +99,7 @@ class Param:
     def __post_init__(self):
         if self.kind == "trained" and not self.trainable:
             object.__setattr__(self, "kind", "statistic")
+        # The dataclass is frozen, so derived fields are set through object.
         object.__setattr__(self, "trainable", self.kind == "trained")
         if len(self.shape) != len(self.axes):
             raise ValueError(f"Param: shape {self.shape} and axes {self.axes} differ in length")
@@ -136,6 +137,7 @@ def init(spec: Tree, rng: jax.Array) -> Tree:
     """
 
     def one(path: str, p: Param) -> jax.Array:
+        # Hashing the path, not a running index, keeps all other draws when a parameter is added.
         key = jax.random.fold_in(rng, zlib.crc32(path.encode()) & 0x7FFFFFFF)
         return p.storage.pack(p.init.fn(key, p.shape, jnp.dtype(p.dtype)))
 
@@ -168,6 +170,7 @@ def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
     """
 
     def one(p: Param) -> Param:
+        # The distribution of one layer must not see the leading layers dimension.
         spread = p.init.spread and (lambda shape: p.init.spread(shape[1:]))
         init = Init(p.init.name, each(p.init.fn), spread)
         return dataclasses.replace(p, shape=(n, *p.shape), axes=(axis, *p.axes), init=init, decay=p.decay)
@@ -182,6 +185,7 @@ def each(fn: Callable) -> Callable:
     """
 
     def draw(key, shape, dtype):
+        # vmap over keys gives each layer the draw that it would have alone.
         return jax.vmap(lambda k: fn(k, shape[1:], dtype))(jax.random.split(key, shape[0]))
 
     return draw

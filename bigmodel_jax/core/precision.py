@@ -88,6 +88,7 @@ def store(new: Any, old: Any, policy: Policy, rng: jax.Array) -> tuple[Any, dict
     rounded = _stochastic(new, rng) if policy.rounding == "stochastic" else cast(new, policy.param)
 
     def counts(new, rounded, old):
+        # Count a weight only if the optimizer wanted to change it.
         asked = new != old.astype(new.dtype)
         return jnp.stack([jnp.sum(asked & (rounded == old), dtype=jnp.float32), jnp.sum(asked, dtype=jnp.float32)])
 
@@ -105,6 +106,7 @@ def _stochastic(tree: Any, rng: jax.Array) -> Any:
 
     Each parameter's noise depends only on `rng` and its path.
     """
+    # A stream of its own, so that dropout and rounding do not use equal keys.
     rng = jax.random.fold_in(rng, zlib.crc32(b"rounding"))
 
     def one(path, x):
@@ -126,4 +128,5 @@ def round_stochastic(x: jax.Array, key: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = jax.random.bits(key, x.shape, jnp.uint32) >> 16
     rounded = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
+    # A carry out of the bits of a NaN could make it finite.
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)

@@ -50,6 +50,7 @@ def compiled_together(jitted: Callable) -> Callable:
 
     @functools.wraps(jitted)
     def run(*arguments, **more):
+        # jit would compile again for other shapes, and processes must compile together.
         shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves((arguments, more)))
         if shapes not in known:
             known[shapes] = jitted.lower(*arguments, **more).compile()
@@ -79,6 +80,7 @@ def failed(here: bool) -> int | None:
     failed."""
     if jax.process_count() == 1:
         return 0 if here else None
+    # Keys of the coordination service cannot be reused, so each call counts up.
     folder = f"bigmodel_jax/failed/{next(_calls)}/"
     if here:
         _service().key_value_set(f"{folder}{jax.process_index()}", "")

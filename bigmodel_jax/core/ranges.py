@@ -92,6 +92,7 @@ def _check_union(name: str, value: Any, hints: tuple) -> None:
                 return
             continue
         try:
+            # The first alternative that accepts the value decides.
             return check_value(name, value, hint)
         except ValueError as error:
             refused = error

@@ -53,6 +53,7 @@ def _origin(module: str) -> Path | None:
     outermost = module.split(".")[0]
     loaded = sys.modules.get(outermost)
     spec = loaded.__spec__ if loaded else importlib.machinery.PathFinder.find_spec(outermost)
+    # A namespace package has no file, but it has folders.
     origin = getattr(spec, "origin", None) or next(iter(getattr(spec, "submodule_search_locations", None) or ()), None)
     return Path(origin) if origin and Path(origin).exists() else None
 

@@ -42,10 +42,12 @@ def import_file(path: Path) -> ModuleType:
     if spec is None:
         raise ImportError(f"{name!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # Register before execution, as Python's own import does, so that dataclasses find their module.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
+        # A module that failed must not look imported.
         del sys.modules[name]
         raise
     return module
@@ -101,6 +103,7 @@ def call(option: str, name: str, *args: Any) -> Any:
 def described(error: Exception) -> str:
     """One line with the class, text and place of an exception from the user's code."""
     line = error.__traceback__
+    # The innermost frame is where the exception was raised.
     while line and line.tb_next:
         line = line.tb_next
     at = f" (line {line.tb_lineno} of {line.tb_frame.f_code.co_filename})" if line else ""

@@ -81,8 +81,10 @@ class Kitchen:
         weights = _as_stored(config, mean)
         if not statistics.renewed_by_batches(config):
             return weights, ()
+        # Batches of one epoch, rounded up.
         one_pass = -(-len(self.train.rows) // config.train.batch_size)
         number = min(self.asked.batches or one_pass, one_pass)
+        # The same batches for every candidate of a soup.
         self.train.seek(0)
         with counting(number, "Recomputing batch statistics") as advance:
 
@@ -145,6 +147,7 @@ def _predictions(kitchen: Kitchen, alone: list[dict], record: dict) -> dict[str,
     config, how = kitchen.config, kitchen.asked.how
     models = [m.config.make_model() for m in kitchen.members]
     model = predictions.combined(models, config.objective.predicts, how)
+    # All members are in memory at once, since each batch passes through all of them.
     tree = {predictions.name_of(i): weights for i, weights in enumerate(kitchen.trees())}
     return {"scalars": _plain(kitchen.judge(config, model)(tree, "the ensemble"))}
 

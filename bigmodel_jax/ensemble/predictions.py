@@ -24,6 +24,7 @@ def mean_probabilities(*logits: jax.Array) -> jax.Array:
     logs = [jax.nn.log_softmax(x.astype(jnp.float32), axis=-1) for x in logits]
     total = logs[0]
     for x in logs[1:]:
+        # In log space, so that small probabilities do not underflow.
         total = jnp.logaddexp(total, x)
     return total - jnp.log(float(len(logs)))
 

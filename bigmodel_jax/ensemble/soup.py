@@ -47,6 +47,7 @@ def greedy(
     - judge: returns the scalars of weights
     """
     sign = 1.0 if more_is_better else -1.0
+    # The best member is tried first, so the soup starts at its metric.
     ranked = sorted(range(len(alone)), key=lambda i: -sign * alone[i][key])
     first = ranked[0]
     weights, scalars = load(first), alone[first]

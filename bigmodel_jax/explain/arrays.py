@@ -67,6 +67,7 @@ def explain(
     def score(params: Tree, batch: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return subject.score(subject.computed(params, batch | {key: x}), answer.target)
 
+    # A Partial passes the weights as arguments instead of compiling them into the program.
     f = Partial(score, subject.params, subject.batch)
     x = jnp.asarray(subject.batch[key], jnp.float32)
     in_layers = _in_layers(subject, answer, classes, patches)
@@ -87,6 +88,7 @@ def _in_layers(subject: Subject, answer: Answer, classes: bool, patches: tuple[i
     if subject.model.parts is None:
         return {"maps": None, "rollout": None, "first": 0, "lens": None}
     maps = texts.maps(subject)
+    # Tokens before the patches, such as the class token.
     first = maps.shape[-1] - patches[0] * patches[1] if maps is not None and patches else 0
     rollout = None
     if first > 0:  # the class is read from a token of its own

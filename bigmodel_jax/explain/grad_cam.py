@@ -44,6 +44,7 @@ def last_maps(jaxpr: core.Jaxpr) -> tuple[int, Any] | None:
         return None
     found, behind = None, set()
     for n, eqn in enumerate(jaxpr.eqns[last:], last):
+        # Follow the data flow from the last convolution.
         if n == last or any(v in behind for v in eqn.invars if isinstance(v, core.Var)):
             behind |= set(eqn.outvars)
             found = next(((n, v) for v in eqn.outvars if _is_map(v.aval)), found)
@@ -52,6 +53,7 @@ def last_maps(jaxpr: core.Jaxpr) -> tuple[int, Any] | None:
 
 def _is_map(aval: Any) -> bool:
     floating = jnp.issubdtype(aval.dtype, jnp.floating)
+    # A 1 x 1 map has no places to show.
     return floating and len(aval.shape) == 4 and aval.shape[0] == 1 and min(aval.shape[1:3]) > 1
 
 
@@ -69,6 +71,7 @@ def _cut(program: core.ClosedJaxpr, index: int) -> tuple[Callable, Callable, Seq
     first, second = jaxpr.eqns[: index + 1], jaxpr.eqns[index + 1 :]
     made = [*jaxpr.invars, *(v for eqn in first for v in eqn.outvars)]
     used = {v for eqn in second for v in eqn.invars if isinstance(v, core.Var)} | set(jaxpr.outvars)
+    # The variables that the second part needs become its inputs.
     crossing = [v for v in made if v in used]
     said = core.DebugInfo("grad_cam", "", None, None)
     before = core.Jaxpr(jaxpr.constvars, jaxpr.invars, crossing, first, debug_info=said)

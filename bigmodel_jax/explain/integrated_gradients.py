@@ -43,6 +43,7 @@ def integrated_gradients(
     of 8.
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
+    # The nodes are mapped from [-1, 1] to [0, 1], so the weights are halved.
     blocks = zip(np.split((points + 1) / 2, steps // AT_ONCE), np.split(weights / 2, steps // AT_ONCE), strict=True)
     f, at = _with_arrays(f), functools.partial(jnp.asarray, dtype=x.dtype)
     return (x - baseline) * sum(_weighted(f, x, baseline, at(points), at(weights)) for points, weights in blocks)

@@ -52,10 +52,12 @@ def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
     reads = _check(config, asked)
     prepare = _of_text if reads == "tokens" else functools.partial(_of_array, reads)
     compute = prepare(config, run_dir, asked)
+    # One input gives nothing to shard.
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = saved.load_weights(config, run_dir, mesh, asked.step, adapter=asked.adapter)
     kind = type(config.model).__name__.removesuffix("Config")
+    # Attributions are differences, which bfloat16 would drown in rounding.
     return dataclasses.replace(compute(cast(weights, "float32")), kind=kind, step=step)
 
 

@@ -34,6 +34,7 @@ class Opened(NamedTuple):
         layers: a function that runs the layers, like `stack.run`. xs: per-layer inputs instead of
         the entry's.
         """
+        # `layers` may replace stack.run, as patching does.
         run = self.parts.layers(layers, self.entry.whole, train=False)
         xs = self.entry.xs if xs is None else xs
         return run(self.params[self.parts.stack], x_BTD, xs, shared=self.entry.shared)

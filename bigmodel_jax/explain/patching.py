@@ -62,4 +62,5 @@ def trace(
         where = jnp.zeros((L * T,), bool).at[n].set(True).reshape(L, 1, T)
         return read(patched(model, params, batch, others_LBTD, where))
 
+    # Batches of runs, since all L * T at once would not fit in memory.
     return jax.lax.map(one, jnp.arange(L * T), batch_size=AT_ONCE).reshape(L, T)

@@ -177,10 +177,12 @@ def patch(subject: Subject, answer: Answer, tokens: jax.Array, pieces: tuple[str
     )
     found = np.asarray(run(subject.params, batch, subject.batch))
     with_text, without = float(metric(of_text)), float(metric(of_other))
+    # Normalize, so that 0 is the second text's value and 1 the text's.
     away = with_text - without
     measured = f"log p({answer.name})" if subject.next_token else f"logit of {answer.name}"
     if other.target != answer.target:
         measured += f" - log p({other.name})" if subject.next_token else f" - logit of {other.name}"
+    # Only the number of layers is needed, so nothing is computed.
     layers = jax.eval_shape(lambda: logit_lens.residuals(subject.model, subject.params, batch)[0]).shape[0]
     restored = (found - without) / away if abs(away) > 1e-6 else np.zeros_like(found)
     return Patch(pieces, other, measured, with_text, without, restored, layers - len(found))

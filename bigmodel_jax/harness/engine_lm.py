@@ -121,6 +121,7 @@ class EngineLM(TemplateLM):
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         groups = collections.defaultdict(list)
         for number, request in enumerate(requests):
+            # The engine has one set of sampling settings, so requests are grouped by theirs.
             groups[json.dumps(request.args[1], sort_keys=True)].append(number)
         found = [""] * len(requests)
         for settings, numbers in groups.items():
@@ -132,6 +133,7 @@ class EngineLM(TemplateLM):
     def _answers(self, contexts: Sequence[str], settings: dict[str, Any], numbers: Sequence[int]) -> list[str]:
         sample, until = self._settings(settings)
         room = self.max_length - sample.max_tokens
+        # Keep the end of a prompt that is too long, as lm-eval does.
         prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
         engine = self._engine(sample, min(len(prompts), self._scorer.batch_size), max(map(len, prompts)))
         seed = self._config.train.seed

@@ -94,6 +94,7 @@ def _quiet() -> Iterator[None]:
 
     lm-eval must not fork worker processes, because JAX's threads do not survive a fork.
     """
+    # With this lm-eval starts no worker processes.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     shown = processes.first() and sys.stderr.isatty()
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]

@@ -84,6 +84,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             weights = computed(config, model.spec, weights)
             out = model.apply(weights, batch, rng=None, train=False)
+            # The loss's code computes large vocabularies in blocks, without all logits in memory.
             nats, _, likeliest = of_tokens(out, out.value, batch["targets"], "auto")
             asked = batch["weights"]
             right = (likeliest == batch["targets"]) | (asked == 0)
@@ -94,6 +95,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
 
 def _row(context: list[int], continuation: list[int], most: int) -> tuple[list[int], int]:
     """(context and continuation, truncated from the left; number of tokens that are scored)."""
+    # One more token than the model reads, because the last one is only a target.
     whole = [*context, *continuation][-(most + 1) :]
     return whole, min(len(continuation), len(whole) - 1)
 

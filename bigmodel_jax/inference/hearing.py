@@ -46,6 +46,7 @@ def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int =
     aligned = ctc_paths.align(
         logits, out["num_frames"], np.array([labels], np.int32), np.array([len(labels)]), blank=blank
     )
+    # Seconds per output frame; the model subsamples the spectrogram.
     second = len(frames) / num * spectrogram.HOP / spectrogram.RATE
     stretches = [(start * second, end * second) for _, start, end in ctc_paths.stretches(np.asarray(aligned.label[0]))]
     return data.text(labels), words(data, labels, stretches)

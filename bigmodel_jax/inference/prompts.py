@@ -72,6 +72,7 @@ class Prefixes:
         """
         found, num = Read(), 0
         for read in self._kept.values():
+            # At least one token must be read, because its logits start the answer.
             shared = min(_shared(read.tokens, prompt), len(prompt) - 1)
             fits = read.columns(shared) + len(prompt) - shared <= room
             if shared > max(num, LEAST_SHARED - 1) and fits:
@@ -107,6 +108,7 @@ class Reading:
         `longest`.
         """
         left = len(self._prompt) - self.at
+        # The remainder goes first, so that all later pieces have the same compiled shape.
         num = (left % self._piece or self._piece) if self._piece else left
         used = self.at + sum(pad for _, pad in self._pads)
         tokens, segments = left_pad(self._prompt[self.at : self.at + num], room - used - (left - num))

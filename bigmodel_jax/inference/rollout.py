@@ -59,6 +59,7 @@ class EngineRollouts:
 
     def __init__(self, model: Model, sample: SampleConfig, *, slots: int, length: int, stop: Sequence[int], mesh: Mesh):
         layout = Layout(mesh) if mesh.size > 1 else None
+        # As many turns as tokens, so that a step returns whole answers.
         options = {"stop": stop, "turns": max(sample.max_tokens - 1, 1), "log_probs": True, "layout": layout}
         self._engine = Engine(model, sample, slots=slots, length=length + -length % PROMPT_MULTIPLE, **options)
         self._most, self._stop = sample.max_tokens, stop

@@ -20,6 +20,7 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
         return likeliest(logits)
     logits = logits.astype(jnp.float32) / cfg.temperature
     if 0 < cfg.top_k < logits.shape[-1]:
+        # The k-th largest logit of each row.
         least = jax.lax.top_k(logits, cfg.top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
     if cfg.top_p < 1:

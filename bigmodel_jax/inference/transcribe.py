@@ -84,6 +84,8 @@ def allowed(rules: Rules, logits_V: jax.Array, n, last, before, latest) -> jax.A
     if not rules.times:
         return logits_V
     is_time = ids >= rules.time
+    # After a time that ends a text, another time or the end must follow. After two times in a row,
+    # or after the first token, text must follow.
     after, pair = (n >= 1) & (last >= rules.time), (n < 2) | (before >= rules.time)
     no_time, no_text = after & pair, after & ~pair
     least = jnp.where(latest == 0, 0, jnp.where(no_text, latest, latest + 1))
@@ -180,6 +182,7 @@ class Transcriber:
         mel = windows.log_mel(samples, self._mels, self._frames)[None]
         said = jax.device_get(self._run(self._weights, mel))
         tokens = said.tokens[: said.num].tolist()
+        # OpenAI's average counts the end token, too.
         mean = float(said.log_prob) / (len(tokens) + 1)
         if said.silent > SILENT_PROB and mean < SILENT_LOG_PROB:
             return [], self._samples

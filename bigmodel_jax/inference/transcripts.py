@@ -89,6 +89,7 @@ def check_metric(found: Sequence[Recording]) -> None:
 
 def listener(config: Config, weights: params.Tree, tokenizer: Tokenizer | None, asked: Asked) -> Listen:
     """The run's transcribing function; raises ValueError if its model does not read recordings."""
+    # A Whisper-like model reads a spectrogram and text tokens.
     if set(config.model.inputs()) == {"log_mel", "tokens"} and tokenizer is not None:
         how = asked._asdict()
         return Transcriber(config.model, config.make_model(), weights, tokenizer, **how).segments

@@ -81,6 +81,7 @@ def check(config: Config, times: Sequence[int], steps: int, output: Path) -> dic
         raise ValueError(
             "scale --coordinates compares widths with mup.base, which is (); give --mup.base embed_dim=64 ..."
         )
+    # The first few steps must have the full learning rate to show an effect.
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=0, warmup_share=0.0))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, stochastic_depth=0.0))
     forms = {"standard": MupConfig(), "mup": config.mup}

@@ -101,6 +101,7 @@ def _objective(at: np.ndarray, x: np.ndarray, y: np.ndarray, target: np.ndarray)
     predicted = np.logaddexp.reduce(terms)
     share = np.exp(terms - predicted)
     error = predicted - target
+    # Huber loss divided by DELTA: quadratic inside, linear outside.
     small = np.abs(error) <= DELTA
     value = np.where(small, error**2 / (2 * DELTA), np.abs(error) - DELTA / 2).sum()
     slope = np.where(small, error / DELTA, np.sign(error))

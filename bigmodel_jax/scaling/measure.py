@@ -112,6 +112,7 @@ def child(job_file: Path, number: int) -> None:
     if number == 0:
         unfinished = job_file.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(record))
+        # The rename makes the record appear complete or not at all.
         unfinished.rename(job_file.with_suffix(".record"))
 
 

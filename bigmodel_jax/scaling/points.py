@@ -40,6 +40,7 @@ def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
         if number and not (number.isdigit() and int(number)):
             raise ValueError(f"--layouts {text!r}: {axis} = {number!r}; it must be a whole number of 1 or more")
         sizes[axis] = int(number) if number else -1
+    # A layout such as "tensor=2" leaves the other devices to data parallelism.
     if -1 not in sizes.values() and sizes["data"] == 1:
         sizes["data"] = -1
     return dataclasses.replace(parallel, **sizes)
