@@ -44,7 +44,7 @@ def check(config: Any) -> None:
     """Raises ValueError for a set with an unusable name, or one that the run's model cannot be
     evaluated on."""
     names = [one.name for one in config.eval.sets]
-    # A set's metrics are named "SET/METRIC", which must not collide with the run's own.
+    # A set that is named like a metric of the run would be mistaken for it.
     taken = {m.name for m in (*evaluated(config.objective, config.data, config.eval.metrics), *config.data.levels)}
     for i, one in enumerate(config.eval.sets):
         option = f"eval.sets.{i}.name = {one.name!r}"

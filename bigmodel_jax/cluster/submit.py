@@ -45,8 +45,9 @@ CHIPS_PER_HOST = 4
 class Job(NamedTuple):
     """A job to submit.
 
-    file: name of the file to write. text: its content. command: the submit command, with FILE for
-    the file's path. notes: hints on options that a user may have forgotten.
+    - file: name of the file to write; text: its content
+    - command: the submit command, with FILE for the file's path
+    - notes: hints on options that a user may have forgotten
     """
 
     file: str

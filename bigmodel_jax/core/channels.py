@@ -23,8 +23,9 @@ TOP = 127
 class Channeled(Blocked):
     """A weight stored in int8 with one scale per output channel.
 
-    values: int8 (*lead, *I, *O). scales: float32 (*lead, 1, ..., *O). activation: float32 (*lead),
-    the static scale of the product's input; None if that scale is dynamic.
+    - values: int8 (*lead, *I, *O)
+    - scales: float32 (*lead, 1, ..., *O)
+    - activation: float32 (*lead), the static scale of the product's input; None if it is dynamic
     """
 
     activation: Any = None
@@ -37,9 +38,11 @@ class Channeled(Blocked):
 class Channels:
     """A storage that makes `Channeled` weights of arrays (*lead, *inputs, *outputs).
 
-    lead: number of leading dimensions, such as layers; each of their entries is a weight of its
-    own. inputs: number of input dimensions after them. static: whether the inputs' scale is
-    calibrated. `pack` cannot know that scale and stores NaN; `calibrated` fills it in.
+    - lead: number of leading dimensions, such as layers; each of their entries is a weight of its
+      own
+    - inputs: number of input dimensions after them
+    - static: whether the inputs' scale is calibrated; `pack` cannot know that scale and stores NaN,
+      and `calibrated` fills it in
     """
 
     lead: int

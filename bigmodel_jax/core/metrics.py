@@ -50,14 +50,16 @@ FORM = re.compile(r"[^{}]{0,20}\{:,?(\.\d{1,2})?[efg%]?\}[^{}]{0,20}")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """Describes one number of an evaluation for plots, reports, trackers and the choice of the best
-    save.
+    """Describes one number of an evaluation, for plots, reports, trackers and the best checkpoint.
 
-    name: the key, without "eval/". title: the plot's title. better: the direction of improvement;
-    "" if neither is better. form: a format for `str.format`. unit: what the number counts.
-    headline: whether runs are judged by it; a run's first headline metric stands for the run.
-    beside: the metric in whose plot it is drawn; "" = a plot of its own. level: whether it is the
-    level of chance or of a simple method, drawn as a line. label: its name at the end of a curve.
+    - name: the key, without "eval/"
+    - title: the plot's title
+    - better: the direction of improvement; "" if neither direction is better
+    - form: a format for `str.format`; unit: what the number counts
+    - headline: whether runs are judged by it; the first headline metric of a run stands for the run
+    - beside: the metric in whose plot it is drawn; "" = a plot of its own
+    - level: whether it is the level of chance or of a simple method, drawn as a line
+    - label: its name at the end of a curve
     """
 
     name: str

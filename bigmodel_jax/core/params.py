@@ -59,12 +59,13 @@ def constant(value: float) -> Init:
 
 @dataclasses.dataclass(frozen=True)
 class Width:
-    """How one parameter compares with the same parameter of a base model, under muP
-    (models/mup.py).
+    """How one parameter compares with the same parameter of a base model, under muP.
 
-    optim/widths.py computes learning rates from it. ins: the ratio of input widths, for a matrix
-    between two hidden widths; 1 for all others. gradient: the ratio of gradients, if `multiplier`
-    is applied to the weight. multiplier: that factor; the weight itself is stored with it.
+    models/mup.py makes these, and optim/widths.py computes learning rates from them.
+
+    - ins: the ratio of input widths, for a matrix between two hidden widths; 1 for all others
+    - gradient: the ratio of gradients, if `multiplier` is applied to the weight
+    - multiplier: that factor; the stored weight includes it
     """
 
     ins: float = 1.0
@@ -76,14 +77,15 @@ class Width:
 class Param:
     """Every fact about one parameter.
 
-    shape, dtype: those of the dense array. init: its initial distribution. axes: one logical name
-    (or None) per dimension; `sharding.Rules` maps it to a mesh axis. decay: whether weight decay
-    applies; None means: if the array has two dimensions or more before layers are stacked. kind: a
-    "trained" parameter has a gradient and optimizer state; a "statistic" (of batch norm) is
-    replaced by the forward pass, through `Out.updates`; a "constant" never changes, so steps do not
-    return it and checkpoints do not repeat it. storage: how a constant is kept in memory and on
-    disk (storage.py). trainable: False makes the kind "statistic"; a statistic without a new value
-    keeps its value. width: comparison with a base model, under muP.
+    - shape, dtype: those of the dense array; init: its initial distribution
+    - axes: one logical name (or None) per dimension; `sharding.Rules` maps it to a mesh axis
+    - decay: whether weight decay applies; None = if it has two dimensions or more, before stacking
+    - kind: "trained" parameters have a gradient and optimizer state; a "statistic" (of batch norm)
+      is replaced by the forward pass, through `Out.updates`; a "constant" never changes, so steps
+      do not return it and checkpoints do not repeat it
+    - trainable: False makes the kind "statistic"; a statistic without a new value keeps its value
+    - storage: how a constant is kept in memory and on disk (storage.py)
+    - width: comparison with a base model, under muP
     """
 
     shape: tuple[int, ...]

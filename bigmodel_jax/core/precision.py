@@ -21,23 +21,18 @@ Rounding = Literal["nearest", "stochastic"]
 class Policy:
     """The number formats of a run.
 
-    param: format of stored weights between steps. compute: format of the model's operations.
-    matmul: format of a training step's products with weights, if their layers allow 8 bits
-    (nn/quantized.py); evaluation uses `compute`.
-
-    rounding: how an updated weight becomes bfloat16, if `param` is. "nearest" always loses an
-    update below half a bfloat16 step. "stochastic" rounds up or down at random, so that many small
-    updates move the weight by the right amount on average (arXiv:2010.06192). Optimizer moments and
-    the average of the weights are always float32.
+    With rounding "nearest", an update below half a bfloat16 step is always lost. "stochastic"
+    rounds up or down at random, so that many small updates move the weight by the right amount on
+    average (arXiv:2010.06192). Optimizer moments and the average of the weights are always float32.
 
     Softmax, loss, norms, rotary angles and every reduction over a batch are always float32:
     bfloat16 has an 8-bit mantissa, and sums of thousands of terms would lose too much.
     """
 
-    param: Float = "float32"
-    compute: Float = "float32"
-    matmul: Matmul = "compute"
-    rounding: Rounding = "nearest"
+    param: Float = "float32"  # stored weights, between steps
+    compute: Float = "float32"  # the model's operations
+    matmul: Matmul = "compute"  # a training step's products with weights that may be 8-bit (nn/quantized.py)
+    rounding: Rounding = "nearest"  # how an updated weight becomes bfloat16, if `param` is
 
 
 _context = threading.local()

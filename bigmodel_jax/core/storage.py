@@ -38,9 +38,9 @@ NF4 = (
 class Storage(Protocol):
     """The interface of a storage.
 
-    check: raises ValueError if a parameter of this shape cannot be stored so. pack: the node for
-    dense values `w`. shardings: the node's shardings, if a dense array of that shape had the
-    sharding `placed`.
+    - check: raises ValueError if a parameter of this shape cannot be stored so
+    - pack: the node for dense values `w`
+    - shardings: the node's shardings, if a dense array of that shape had the sharding `placed`
     """
 
     def check(self, shape: tuple[int, ...]) -> None: ...

@@ -55,9 +55,8 @@ class Token(NamedTuple):
     """One token of one text.
 
     id: the request's number. log_prob: the model's at temperature 1; 0 unless the engine has
-    `log_probs`. finished: whether it is the text's last one, which a stop token or the limit is;
-    stop tokens are returned, too. tops: (id, log probability) of the likeliest tokens, if the
-    request asks.
+    `log_probs`. finished: whether it is the text's last token; stop tokens are returned, too. tops:
+    (id, log probability) of the likeliest tokens, if the request asks for them.
     """
 
     id: int

@@ -21,8 +21,9 @@ OPTION = "data.rollouts"
 class Ask(NamedTuple):
     """A prompt to answer.
 
-    key: (seed, number), on which alone random draws may depend. inputs: arrays of one row that the
-    model reads beside tokens.
+    - prompt: its tokens; record: the record that it comes from
+    - key: (seed, number), on which alone random draws may depend
+    - inputs: arrays of one row that the model reads beside tokens
     """
 
     prompt: Sequence[int]

@@ -34,10 +34,10 @@ class Tops(NamedTuple):
 class Slots(NamedTuple):
     """The state on the devices between calls, with a row per slot (B,).
 
-    token: the newest, which the model has not read. position: its position in the text. left: how
-    many may follow; 0 if the text has ended or the slot is free. fresh: whether `decode` has not
-    returned the token yet. log_prob: the token's. keys: for random draws. settings, tops: None if
-    all texts have the same settings.
+    - token: the newest one, which the model has not read; position: its position in the text
+    - left: how many tokens may follow; 0 if the text has ended or the slot is free
+    - fresh: whether `decode` has not returned the token yet; log_prob: the token's
+    - keys: for random draws; settings, tops: None if all texts have the same settings
     """
 
     cache: Any
@@ -68,11 +68,13 @@ def cache_dtype(weights: Any) -> Any:
 
 
 class Programs(NamedTuple):
-    """The parameters that the programs are compiled for.
+    """The parameters that the programs are compiled for:
 
-    sample: settings of all texts; None: each slot has its own. log_probs: whether they are
-    computed, else 0. apart: whether `decode` gets unstacked layers, with unstacked caches. tops:
-    number of likeliest tokens returned. cache: as `SampleConfig.cache`."""
+    - sample: settings of all texts; None: each slot has its own
+    - log_probs: whether they are computed; otherwise they are 0
+    - apart: whether `decode` gets unstacked layers, with unstacked caches
+    - tops: number of likeliest tokens returned; cache: as `SampleConfig.cache`
+    """
 
     apply: Callable
     make_cache: Callable
@@ -166,8 +168,7 @@ class Programs(NamedTuple):
     # ---- all of them
 
     def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
-        """Up to `turns` tokens of every slot; ends when none continues, or one ends while others
-        wait.
+        """Up to `turns` tokens per slot; ends when none continues, or one ends while others wait.
 
         keep: (B,) bool; False drops the slot's text. allowed: (B, W), the tokens that may come
         next; with it, each slot gets one token.

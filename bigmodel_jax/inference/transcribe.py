@@ -37,10 +37,11 @@ class Segment(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The tokens that may come; end, time: ids of the end token and the first time token.
+    """The tokens that may come next.
 
-    times: whether time tokens are used. never, first: masks (V,) of tokens that may not come at
-    all, or not first.
+    - end, time: ids of the end token and of the first time token
+    - times: whether time tokens are used
+    - never, first: masks (V,) of tokens that may not come at all, or not first
     """
 
     end: int
