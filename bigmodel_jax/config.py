@@ -42,7 +42,7 @@ class SpikeConfig:
     "skip: drop the step's update; rollback: return to the last save and train on with the batches after the spike"
     deviations: Positive = 8.0  # a spike lies this many standard deviations above the median of the window
     window: Window = 128  # number of recent steps compared with; no step is judged before there are as many
-    max_rollbacks: Count = 3  # rollbacks to one and the same save; later spikes are skipped
+    max_rollbacks: Count = 3  # the most rollbacks to one save; later spikes are skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ImageSampleConfig:
 class EvalSet:
     """A named evaluation with its own data, metrics and period, recorded as "eval/NAME/METRIC"."""
 
-    name: str = ""  # up to 40 letters, digits, _, . or -
+    name: str = ""  # its name: up to 40 letters, digits, _, . or -
     data: DataConfig = DataConfig()
     "its validation split is evaluated; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
     every: CountOrZero = 0  # steps between its evaluations; 0 = eval.every; the last step is always evaluated

@@ -105,7 +105,8 @@ def _where(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno} of {error.filename})"
     frames = list(traceback.walk_tb(error.__traceback__))
-    asked = [(f, line) for f, line in frames if f.f_code.co_filename != dataclasses.__file__]  # not in `replace`
+    # Frames inside `dataclasses.replace` say nothing to the user.
+    asked = [(f, line) for f, line in frames if f.f_code.co_filename != dataclasses.__file__]
     at = f" (line {asked[-1][1]} of {asked[-1][0].f_code.co_filename})" if asked else ""
     return f"{type(error).__name__}: {text}{_nearest_field(text, frames[-1][0]) if frames else ''}{at}"
 
@@ -120,7 +121,7 @@ def _nearest_field(text: str, frame: types.FrameType) -> str:
         return ""
     # An error in `dataclasses.replace` is raised in its own frame; the instance is one of its
     # arguments.
-    known = {type(value).__name__: type(value) for value in frame.f_locals.values()}  # arguments of `replace`
+    known = {type(value).__name__: type(value) for value in frame.f_locals.values()}
     cls = frame.f_globals.get(found[1], known.get(found[1]))
     if not dataclasses.is_dataclass(cls):
         return ""

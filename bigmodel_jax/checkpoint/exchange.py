@@ -107,7 +107,7 @@ class _Handler(socketserver.StreamRequestHandler):
             yield chunk
 
 
-# ------------------------------------------------------------------------------------- who is where
+# ------------------------------------------------------------------------------------- addresses
 
 
 def own_address() -> str:

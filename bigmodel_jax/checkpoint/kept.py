@@ -12,7 +12,7 @@ BEST = "best"
 
 
 def find(run_dir: Path, cfg: CheckpointConfig, which: str, said: str = "") -> int | None:
-    """The step that `which` names: "20", or "best" by `cfg.best_metric`; None for "", the newest.
+    """The step that `which` names: "20", or "best" by `cfg.best_metric`; None (the newest) for "".
 
     said: what the user typed, for the message. Raises ValueError, with the steps that are kept, if
     the step is not among them.
@@ -53,7 +53,7 @@ def _best(directory: Path, cfg: CheckpointConfig, kept: list[int], said: str) ->
     ranked = {step: merit for step in kept if (merit := _merit(directory / str(step), cfg)) is not None}
     if not ranked:
         raise ValueError(f"{said}, none of them evaluated by checkpoint.best_metric = {cfg.best_metric!r}; give a step")
-    return max(ranked, key=lambda step: (ranked[step], step))  # of equal ones the newer, as Orbax does
+    return max(ranked, key=lambda step: (ranked[step], step))  # the newest of equal ones, as Orbax does
 
 
 def _merit(folder: Path, cfg: CheckpointConfig) -> float | None:

@@ -57,7 +57,8 @@ class Store:
     checkpointer: Any = None  # Orbax's; made by the first save, because making it cleans the folder
     pending: int | None = None  # the step being written
     damaged: dict[int, str] = dataclasses.field(default_factory=dict)  # {step: what restore found wrong}
-    patience: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)  # defers signals
+    # Open while a save is pending: it defers signals.
+    patience: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
     local: Local | None = None  # saves on the hosts' own disks
 
     def __enter__(self) -> "Store":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bigmodel_jax.core.pulse import DEVICES, STEP, Beat
 
 SILENT_SECONDS = 90.0  # a process that reports nothing for so long hangs, whatever its phase
-SLOW_STEPS = 10  # a process's median step counts from this many steps on
+SLOW_STEPS = 10  # a process with fewer steps is not judged
 SLOW_SHARE = 0.1  # the share of a step that a process must cost all others to be called slow
 
 

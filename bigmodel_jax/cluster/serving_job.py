@@ -32,7 +32,7 @@ class Deployment:
     claim: str = ""  # a PersistentVolumeClaim that holds the runs
     mount: str = "/app/runs"  # where the claim is mounted
     workdir: str = "/app"  # the folder of this project in the image
-    namespace: str = "default"  # of Kubernetes
+    namespace: str = "default"  # Kubernetes namespace
     key_secret: str = ""  # a Secret whose entry `key` clients must send; empty: no key is needed
     grace: Count = 120  # seconds that a server gets to finish its requests when it is stopped
 

@@ -129,7 +129,7 @@ class Kubernetes:
     claim: str = ""  # a PersistentVolumeClaim that holds the runs, and that all pods can mount
     mount: str = "/runs"  # where the claim is mounted
     workdir: str = "/app"  # the folder of this project in the image
-    namespace: str = "default"  # of Kubernetes
+    namespace: str = "default"  # Kubernetes namespace
     grace: CountOrZero = 120  # seconds that a pod gets to save when its node is reclaimed
     restarts: CountOrZero = 100  # the most restarts
 
@@ -199,8 +199,8 @@ class Gcloud:
 
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
     nodes: CountOrZero = 0  # hosts; 0: those of one slice
-    project: str = ""  # of Google Cloud
-    zone: str = ""  # of the TPU
+    project: str = ""  # Google Cloud project
+    zone: str = ""  # Google Cloud zone
     folder: str = "bigmodel_jax"  # where this project is on the hosts
     runs: str = "runs"  # a folder that all hosts share (Filestore, Cloud Storage FUSE)
     spot: bool = False  # ask for preemptible capacity

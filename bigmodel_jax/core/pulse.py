@@ -53,7 +53,7 @@ class Pulse:
 
     def __init__(self, max_step_seconds: float | None = None, log: Path | None = None):
         self.maximum, self.log = max_step_seconds, log
-        self._place = (0, "starting", time.monotonic())  # (step, phase, start), replaced as one
+        self._place = (0, "starting", time.monotonic())  # (step, phase, start), replaced as a whole
         self._last, self._devices, self._whole_step, self._begun = time.monotonic(), 0.0, False, 0
         self._times: collections.deque[tuple[float, float]] = collections.deque(
             maxlen=100

@@ -29,18 +29,17 @@ class Rules:
     A new layout is another value of this class; models do not change.
     """
 
-    # Pipeline stages share the batch outside the layers, and expert devices outside the experts.
-    batch: MeshAxes = ("stage", "data", "fsdp", "expert")
-    seq: MeshAxes = "seq"
+    batch: MeshAxes = ("stage", "data", "fsdp", "expert")  # rows; "stage" and "expert" outside pipelines and experts
+    seq: MeshAxes = "seq"  # the sequence inside a layer's products
     residual_seq: MeshAxes = "seq"  # the sequence of the residual stream, beside an unsharded "embed"
-    layers: MeshAxes = "stage"
-    vocab: MeshAxes = "tensor"
-    embed: MeshAxes = "fsdp"
-    heads: MeshAxes = "tensor"
-    kv_heads: MeshAxes = "tensor"
-    head_dim: MeshAxes = None
-    mlp: MeshAxes = "tensor"
-    experts: MeshAxes = "expert"
+    layers: MeshAxes = "stage"  # the stack of layers
+    vocab: MeshAxes = "tensor"  # rows of embedding tables and heads
+    embed: MeshAxes = "fsdp"  # the model's width
+    heads: MeshAxes = "tensor"  # query heads
+    kv_heads: MeshAxes = "tensor"  # key and value heads; unsharded if fewer than devices
+    head_dim: MeshAxes = None  # the width of one head
+    mlp: MeshAxes = "tensor"  # the hidden width of MLPs
+    experts: MeshAxes = "expert"  # the experts of a mixture
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,8 @@ def _updates(config: Config, weights: Tree, batch: dict, rng: jax.Array) -> dict
     tree = computed(config, model.spec, weights)
     with precision.use(config.precision):
         found = config.objective.loss(model, tree, batch, rng=rng, train=True).updates
-    return {path: x for path, x in found.items() if jnp.issubdtype(x.dtype, jnp.floating)}  # no counts
+    # Counts are integers, which have no mean.
+    return {path: x for path, x in found.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
 def _step(config: Config, mesh) -> Callable[[Tree, dict, jax.Array], dict[str, jax.Array]]:

@@ -93,7 +93,7 @@ class Programs(NamedTuple):
     def of(cls, model: Model, *rest) -> "Programs":
         return cls(model.apply, model.make_cache, model.decoder_start, *rest)
 
-    # ---- what is kept
+    # ---- the state
 
     def declared(self, rows: int, dtype: Any) -> Any:
         cache = self.make_cache(rows, self.length, dtype)
@@ -165,7 +165,7 @@ class Programs(NamedTuple):
         """The row with more tokens of its prompt, from position `first` on."""
         return self.apply(weights, placed(tokens, segments, first), cache=row).cache
 
-    # ---- all of them
+    # ---- all slots
 
     def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
         """Up to `turns` tokens per slot; ends when none continues, or one ends while others wait.
