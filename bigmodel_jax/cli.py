@@ -61,6 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(str(error))
             sys.exit(1)
         if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+            # XLA's own message is pages long; its first line has the size that was missing.
             text = f"a device's memory is not enough ({str(error).splitlines()[0]}); launch.py plan says what fits"
             peers.end(f"error: {text}", 2)
             _fail(text)

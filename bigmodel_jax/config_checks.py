@@ -239,6 +239,7 @@ def _check_slices(config: Config, sizes: dict[str, int]) -> None:
     if parallel.slices > 1 and parallel.strategy == "pmap":
         raise ValueError(f"parallel.slices = {parallel.slices} with parallel.strategy = 'pmap'; slices need 'jit'")
     across = slice_axis(parallel, tuple(sizes.values()))
+    # Only compressed gradients need more than a mesh axis that spans the slices.
     if parallel.slices == 1 or parallel.slice_gradients == "float32":
         return
     if across != "data":

@@ -37,6 +37,7 @@ def _check_best(config: Any, sets: Sequence[Metric], every: int) -> None:
             f"checkpoint.best_mode = {config.checkpoint.best_mode!r}, but {known[metric].better} of {metric} is better; "
             f"give --checkpoint.best_mode {mode}"
         )
+    # Early stopping needs a metric to watch and evaluations during the run.
     for name, missing in (("checkpoint.best_metric", not metric), ("eval.every", not every)):
         if config.eval.patience and missing:
             example = "eval/loss" if name == "checkpoint.best_metric" else "100"

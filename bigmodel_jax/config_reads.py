@@ -25,12 +25,14 @@ def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iter
     # Objective and model are checked against the arrays of training batches.
     declared, name = in_training(data.row()), type(data).__name__
     given, task = tuple(declared or held), type(objective)
+    # Every objective divides by the sum of weights, which also masks padding.
     if declared and "weights" not in declared:
         raise ValueError(f"data: {name}'s rows declare no 'weights' ({', '.join(given)}); {WEIGHTS}")
     for array in (array for array, field in declared.items() if field.training and array not in task.takes):
         raise ValueError(f"data: {name}'s training batches hold {array!r}, which {task.__name__} does not take{TAKERS}")
     readers = readers_of(model, task)
     lacking = [name for name in readers if name not in given]
+    # Data that declares nothing is checked again once it is open, with `held`.
     if not given:
         return
     if not lacking and declared and task.texts not in (0, texts(declared)):

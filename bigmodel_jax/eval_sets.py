@@ -22,6 +22,7 @@ def seen(config: Any) -> list[tuple[str, Any]]:
     """
     found = []
     for i, one in enumerate(config.eval.sets):
+        # A set without a cache folder shares the run's.
         data = dataclasses.replace(one.data, cache_dir=one.data.cache_dir or config.data.cache_dir)
         size = one.batch_size or config.eval.batch_size
         further = () if one.data.prompts else one.metrics

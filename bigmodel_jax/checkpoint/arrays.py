@@ -49,6 +49,7 @@ def read(folder: Path, wanted: dict[str, Any], *, some: bool = False) -> dict[st
     context.pytree.loading.partial_load = some
     if jax.process_count() > 1:
         options = context.multiprocessing_options
+        # Each process acts as a primary host of its own, so Orbax sets no barrier between them.
         options.primary_host, options.active_processes, options.barrier_sync_key_prefix = me, {me}, f"reader{me}"
     with _no_afterwords():
         try:
@@ -59,6 +60,7 @@ def read(folder: Path, wanted: dict[str, Any], *, some: bool = False) -> dict[st
             text = manifest.reason(error).replace(f"{folder}/", "")
             bucket.check_answered(folder, text)
             logging.getLogger("asyncio").addFilter(_retrieved)  # an abandoned task may be collected after this block
+        # Collect the abandoned tasks here, where their messages are silenced.
         gc.collect()
     raise Damaged(text)
 

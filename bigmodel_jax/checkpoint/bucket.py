@@ -27,6 +27,7 @@ def bound_retries() -> None:
     """
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
+    # Orbax has two TensorStore contexts, with and without OCDBT.
     for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
         context["gcs_request_retries"] = RETRIES
 

@@ -12,6 +12,7 @@ import numpy as np
 
 def _words(x: jax.Array) -> jax.Array:
     """The bits of `x` as uint32: one word per element, or two for 8-byte types."""
+    # Random keys are opaque; their data are plain integers.
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_ or x.dtype in (jnp.int4, jnp.uint4):
@@ -40,6 +41,7 @@ def digest(x: jax.Array) -> jax.Array:
     position = jnp.zeros(words.shape, jnp.uint32)
     for dim in range(words.ndim):
         stride = math.prod(words.shape[dim + 1 :]) & 0xFFFFFFFF
+        # The row-major index of each element in the whole array, whatever its sharding.
         position += jax.lax.broadcasted_iota(jnp.uint32, words.shape, dim) * np.uint32(stride)
     return jnp.sum(_mix(words ^ (position * jnp.uint32(0x9E3779B9))), dtype=jnp.uint32)
 

@@ -85,6 +85,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         token = self.rfile.readline(100).strip()
+        # compare_digest takes equally long for every wrong token.
         if not hmac.compare_digest(token, self.server.exchange.token.encode()):
             return
         request = json.loads(self.rfile.readline(LINE))
@@ -131,5 +132,7 @@ def partner(hosts: list[str], process: int) -> int:
     if len(set(hosts)) == 1:
         return (process + 1) % len(hosts)
     order = sorted(range(len(hosts)), key=lambda p: (hosts.index(hosts[p]), p))
+    # Processes are ordered by host. A step as long as the largest host leads to another host,
+    # unless that host has more than half of the processes.
     step = max(hosts.count(host) for host in hosts)
     return order[(order.index(process) + step) % len(hosts)]

@@ -38,6 +38,7 @@ def split(source: str) -> tuple[Path, str]:
     A folder's name may contain an @.
     """
     folder, at, which = source.rpartition("@")
+    # A folder whose name has an @ takes precedence.
     if not at or not folder or mirror.folder(source).is_dir():
         folder, which = source, ""
     return mirror.fetched(folder), which

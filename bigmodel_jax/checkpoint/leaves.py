@@ -56,6 +56,7 @@ def read(directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) ->
     # Orbax restores nested trees, so the flat paths are nested again.
     tree = traverse_util.unflatten_dict({path: arrays.placed(x) for path, x in wanted.items()}, sep="/")
     found = traverse_util.flatten_dict(_whole(folder, lambda: arrays.read(folder, tree, some=True)), sep="/")
+    # Digests of what was read are compared with those that were saved.
     here = sharding.to_host(digests([found[path] for path in wanted]))
     if bad := [path for path, number in zip(wanted, here, strict=True) if number != known[path].digest]:
         raise ValueError(f"checkpoint: {folder} is damaged: wrong digest of {manifest.few(bad)}")

@@ -89,6 +89,7 @@ def check_same_tree(
     """
     fields = {path.split("/")[0] for path in flat}
     here = {path: describe(x) for path, x in flat.items()}
+    # Without `whole`, only the fields asked for are compared.
     there = {path: text for path, text in saved.items() if whole or path.split("/")[0] in fields}
     differences = {
         "it lacks": [path for path in here if path not in there],

@@ -47,6 +47,7 @@ class Peer:
             data = b""
         if not data:
             return None
+        # The last part is an incomplete line, or empty.
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         try:
             return [json.loads(line) for line in lines]

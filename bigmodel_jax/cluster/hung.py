@@ -70,6 +70,7 @@ def _behind(members: Sequence[Member]) -> list[Member]:
     busy = [m for m in members if m.beat.phase != DEVICES]
     last = min(m.beat.step for m in members)
     late = [m for m in members if m.beat.step == last]
+    # If all are in the same step and wait for the devices, none is behind.
     return busy or (late if len(late) < len(members) else [])
 
 
@@ -100,5 +101,6 @@ def slow(members: Sequence[Member]) -> list[Member]:
     spoken = [m for m in members if m.beat is not None and m.beat.num >= SLOW_STEPS]
     if len(spoken) < 2:
         return []
+    # The lower median, so that of two processes the slower one can stand out.
     usual = statistics.median_low(m.beat.own for m in spoken)
     return [m for m in spoken if m.beat.own > 2 * usual and m.beat.own - usual > SLOW_SHARE * m.beat.whole]

@@ -62,6 +62,7 @@ def join(options: ClusterConfig) -> bool:
     store, key = distributed.global_state.client, "bigmodel_jax/peers"
     if place.process_id == 0:
         listener, token = peers.listen(), secrets.token_hex(8)
+        # The others learn port and token from JAX's coordination service.
         store.key_value_set(key, f"{listener.getsockname()[1]} {token}")
         peers.lead(listener, token, place.num_processes, options.timeout)
     else:
@@ -203,6 +204,7 @@ def _be_silent() -> None:
 
 def _hide_c_output() -> None:
     """Hides what C code prints on stdout, such as Gloo's line per rank; Python's output stays."""
+    # Python's buffer must be empty before file descriptor 1 is replaced.
     sys.stdout.flush()
     kept = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
     null = os.open(os.devnull, os.O_WRONLY)

@@ -134,6 +134,7 @@ class Leader(Watch):
         """
         if code != 1:
             self.end(text, code)
+        # The first bug is reported, and later ones are ignored.
         elif self.deadline is None:
             self.deadline = (time.monotonic() + 1.5, text, code)
 

@@ -71,6 +71,7 @@ def _check(place: Place) -> None:
 
 def _from_engine(options: ClusterConfig) -> Place | None:
     """The place that the environment of a scheduler gives; None if there is none."""
+    # A JobSet is read from its own variables, without the API of the cluster.
     if all(name in os.environ for name in JOBSET):
         return _from_jobset()
     from jax._src import clusters
@@ -81,6 +82,7 @@ def _from_engine(options: ClusterConfig) -> Place | None:
         try:
             port = os.environ.get("JAX_COORDINATOR_PORT")
             address = options.coordinator or env.get_coordinator_address(options.timeout, port)
+            # Several tasks on one node share its devices, one each.
             local = None if _alone_on_host() else env.get_local_process_id()
             return Place(
                 address,

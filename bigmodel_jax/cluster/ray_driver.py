@@ -22,6 +22,7 @@ def main(args: Sequence[str]) -> int:
 
     nodes, gpus, restarts, command = int(args[0]), int(args[1]), int(args[2]), list(args[3:])
     ray.init(address="auto")
+    # SPREAD puts each bundle on another node if there are enough.
     group = placement_group([{"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}] * nodes, strategy="SPREAD")
     ray.get(group.ready(), timeout=SECONDS_TO_PLACE)
 

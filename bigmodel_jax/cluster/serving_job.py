@@ -78,6 +78,7 @@ class Deployment:
         selector: dict[str, str] = {}
         if self.topology:
             tpu = slice_of(self.topology, 0)
+            # A server is a single process, which sees only the chips of its host.
             if tpu["hosts"] > 1:
                 raise ValueError(
                     f"submit: --topology {self.topology} has {tpu['hosts']} hosts; a server is one process with the "

@@ -93,6 +93,7 @@ def compare(
 
     for variant in bar(every, len(every)):
         new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
+        # Calibrated kinds find their nodes on training rows; the others are rounded.
         nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
         metric = add(variant.name, new, pack(new, weights, mesh, nodes))
     for folder, new in zip(beside, others, strict=True):

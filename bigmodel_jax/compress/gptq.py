@@ -33,6 +33,7 @@ def factor(hessian: np.ndarray) -> np.ndarray:
     diagonal entry, so its weights are rounded to the nearest level.
     """
     h = np.asarray(hessian, np.float64)
+    # 1.0 for a product whose inputs are all zero.
     mean = np.mean(np.diag(h)) or 1.0
     h = h + np.diag(np.where(np.diag(h) == 0, mean, DAMPING * mean))
     # inv(H) = U^T U. If H reversed along both axes is L L^T, then U is the inverse of L, reversed
@@ -45,6 +46,7 @@ def quantise(storage: Blocks, w: jax.Array, hessian: np.ndarray, num_in: int) ->
     """The node of the weight (*I, *O), whose first `num_in` dimensions are inputs; hessian: (I,
     I)."""
     inputs = math.prod(w.shape[:num_in])
+    # Padded rows have the identity in U, so they change nothing.
     more = -inputs % LAZY
     flat = jnp.pad(w.reshape(inputs, -1).astype(jnp.float32), ((0, more), (0, 0)))
     u = np.pad(factor(hessian), ((0, more), (0, more)))
@@ -68,6 +70,7 @@ def _sweep(storage: Blocks, size: int, w: jax.Array, u: jax.Array) -> tuple[jax.
         scale = storage.scales(blocks)
         code = storage.codes(blocks, scale)
         here = jax.lax.dynamic_slice(u, (start + i, start), (1, LAZY))[0]
+        # The error, divided by the diagonal of U, is subtracted from the inputs that follow.
         error = (row - storage.values(code, scale).reshape(-1)) / here[i]
         part = part - jnp.where(jnp.arange(LAZY) > i, here, 0.0)[:, None] * error
         return part, errors.at[i].set(error), codes.at[i].set(code), scales.at[i].set(scale)
@@ -79,6 +82,7 @@ def _sweep(storage: Blocks, size: int, w: jax.Array, u: jax.Array) -> tuple[jax.
         _, errors, codes, scales = jax.lax.fori_loop(0, LAZY, functools.partial(one, start), begin)
         rows = jax.lax.dynamic_slice(u, (start, 0), (LAZY, inputs))
         rows = jnp.where(order >= start + LAZY, rows, 0.0)
+        # The errors of a whole block are passed on to all later blocks at once.
         return w - rows.T @ errors, (codes, scales)
 
     _, (codes, scales) = jax.lax.scan(lazy, w, jnp.arange(0, inputs, LAZY))

@@ -180,6 +180,7 @@ def _sparse(subject: Subject, asked: Asked):
             scores = (
                 prune_masks.wanda(w, jnp.asarray(squares[path], jnp.float32)) if squares else prune_masks.magnitude(w)
             )
+            # A pattern fixes the sparsity.
             if asked.pattern:
                 keep = prune_masks.n_of_m(scores, prune_masks.parse_pattern(asked.pattern))
             else:

@@ -70,6 +70,7 @@ def block_influence(config: Config, mesh, weights: Tree, batches: Iterable[dict]
             x = jnp.concatenate([first[None], found["residual"]]).astype(jnp.float32)
             a, b = x[:-1], x[1:]
             products = [jnp.sum(u * v, -1) for u, v in ((a, b), (a, a), (b, b))]
+            # The clamp avoids 0 / 0 for an all-zero residual.
             likeness = products[0] / jnp.maximum(jnp.sqrt(products[1] * products[2]), 1e-12)
             return likeness.mean(tuple(range(1, likeness.ndim)))
 

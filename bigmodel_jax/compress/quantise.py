@@ -90,6 +90,7 @@ def quantise_run(
     new = quantised(config, asked)
     validate(dataclasses.replace(new, data=DataConfig()))
     mesh = sharding.make_mesh(config.parallel)
+    # A failure leaves no half-written run.
     with whole_or_nothing(folder, "FOLDER") as partial:
         weights, step = load_weights(config, run_dir, mesh, which)
         found = find(config, weights) if find else {}

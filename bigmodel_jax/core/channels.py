@@ -60,6 +60,7 @@ class Channels:
 
     def pack(self, w: jax.Array) -> Channeled:
         w = w.astype(jnp.float32)
+        # keepdims, so that the scales broadcast against the weight.
         largest = jnp.max(jnp.abs(w), axis=self._reduced, keepdims=True)
         # A scale of 1 for an all-zero column avoids 0 / 0.
         scales = jnp.where(largest > 0, largest / TOP, 1.0)

@@ -16,6 +16,7 @@ def compiler_options(device: Any) -> dict[str, str]:
     A value in LIBTPU_INIT_ARGS takes precedence.
     """
     name = "xla_tpu_scoped_vmem_limit_kib"
+    # A flag in the environment is the user's own choice.
     if device.device_kind not in SCOPED_VMEM or name in os.environ.get("LIBTPU_INIT_ARGS", ""):
         return {}
     return {name: str(SCOPED_VMEM[device.device_kind])}

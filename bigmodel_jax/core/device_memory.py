@@ -48,6 +48,7 @@ def host_memory(root: Path = Path("/")) -> int | None:
         return None
     sizes = dict(line.split()[:2] for line in (root / "proc/meminfo").read_text().splitlines())
     memory, swap = (1024 * int(sizes.get(name, "0")) for name in ("MemTotal:", "SwapTotal:"))
+    # A container may use less memory than its host has.
     return (min(memory, *_group_limits(root)) + swap) or None
 
 
@@ -74,6 +75,7 @@ def tree_bytes(tree: Any, mesh: Mesh) -> tuple[int, int]:
     """(bytes in one device's memory, bytes in host memory) of a tree of shapes with shardings."""
     sizes = [0, 0]
     for x in jax.tree.leaves(tree):
+        # Each device holds one shard of the array.
         part = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         sizes[x.sharding.memory_kind in HOST_KINDS and mesh.local_devices[0].platform != "cpu"] += part
     return sizes[0], sizes[1]

@@ -59,4 +59,5 @@ def opened(found: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: bigmodel_jax {writer} wrote it in format {number}; this version, {version()}, reads up to "
             f"format {FORMAT}: use bigmodel_jax {writer} or a newer one"
         )
+    # The stamp is no field of the config, so readers must not see it.
     return {key: value for key, value in found.items() if key not in KEYS}

@@ -66,6 +66,7 @@ def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Call
 
     std: the standard deviation of "normal", "truncated_normal" and "uniform"; the others ignore it.
     """
+    # Each layer and each expert is drawn as a weight of its own.
     if axes[0] in COPIES:
         return params.each(initializer(name, std, axes[1:]))
     if name in BY_STD:
@@ -115,6 +116,7 @@ def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
     matrix."""
 
     def draw(key, shape, dtype=jnp.float32):
+        # The dimension at which inputs and outputs meet.
         split = min(outs) if min(outs) > max(ins) else min(ins)
         matrix = (math.prod(shape[:split]), math.prod(shape[split:]))
         return jax.nn.initializers.orthogonal()(key, matrix, dtype).reshape(shape)
@@ -125,8 +127,8 @@ def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
 def weights(spec: Tree, name: Initial, std: float) -> Tree:
     """`spec` with every kernel, and the head's table, drawn from this distribution.
 
-    "default" changes nothing. Biases, norms and embeddings keep their own distribution, because no
-    sum over an input dimension is taken with them.
+    "default" changes nothing. Biases, norms and embeddings keep their own distribution, because
+    they have no fan-in.
     """
     if name == "default":
         return spec

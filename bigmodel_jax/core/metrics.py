@@ -103,8 +103,10 @@ def confusion(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
     """
     chex.assert_rank((logits, labels, weights), (2, 1, 1))
     num_classes = logits.shape[-1]
+    # A product of one-hot matrices counts all pairs at once, without a scatter.
     true = jax.nn.one_hot(labels, num_classes) * weights[:, None]
     predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes)
+    # A count of 0 marks a plain sum.
     return Mean(true.T @ predicted, jnp.zeros(()))
 
 

@@ -58,6 +58,7 @@ def shown(text: str) -> str:
 def folder(source: str) -> Path:
     """The local folder of a run given as a path or an address; nothing is downloaded."""
     scheme, found, rest = source.partition("://")
+    # Only gs:// holds runs; s3:// is read as a source of data.
     return root() / rest.strip("/") if found and scheme == "gs" else Path(source)
 
 
@@ -81,6 +82,7 @@ def pull(here: Path) -> None:
     if _in_use(here):
         return
     there = _listed(here)
+    # Files that the bucket does not have are deleted, so that the copy equals it.
     for path in _files(here) - {here / name for name in there}:
         path.unlink(missing_ok=True)
     for name, entry in there.items():

@@ -102,6 +102,7 @@ def check_same(first: Member, other: Member, how: How) -> None:
             )
     for file in ("tokenizer.json", "vocabulary.json", "scaling.json"):
         texts = [_text(member.folder / file) for member in (first, other)]
+        # A run may lack such a file; only files that both have are compared.
         if None not in texts and texts[0] != texts[1]:
             raise ValueError(f"ensemble: {first.name} and {other.name} hold different {file}; members must share it")
     if how in AVERAGED:

@@ -40,6 +40,7 @@ def recomputed(config: Config, mesh, weights: Tree, batches: Iterable[dict]) -> 
     for number, batch in enumerate(batches):
         rng = jax.random.fold_in(jax.random.key(config.train.seed), number)
         shares = _shares(of_batch, weights, batch, rng) if shares is None else shares
+        # From old = 0 the update is (1 - m) * batch.
         from_zero = of_batch(_filled(weights, dict.fromkeys(shares, 0.0)), batch, rng)
         own = {path: x / shares[path] for path, x in from_zero.items()}
         total = {path: total[path] + x for path, x in own.items()} if total else own
@@ -83,6 +84,7 @@ def _shares(of_batch: Callable, weights: Tree, batch: dict, rng: jax.Array) -> d
     moved = of_batch(_filled(weights, scales), batch, rng)
     shares = {}
     for path in paths:
+        # The difference of the two updates is m times the difference of the starts.
         momentum = (moved[path] - zero[path]) / scales[path]
         share = 1.0 - float(momentum.mean())
         if not share > 0 or float(momentum.max() - momentum.min()) > EVEN:

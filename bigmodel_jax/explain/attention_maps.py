@@ -30,6 +30,7 @@ def rollout(maps_LHTT: jax.Array) -> jax.Array:
     attention, because of the residual connection.
     """
     mean_LTT = maps_LHTT.mean(axis=1)
+    # The identity stands for the residual connection.
     with_residual = (mean_LTT + jnp.eye(mean_LTT.shape[-1])) / 2
     with_residual /= with_residual.sum(axis=-1, keepdims=True)
     rolled, _ = jax.lax.scan(lambda below, layer: (layer @ below, None), jnp.eye(mean_LTT.shape[-1]), with_residual)

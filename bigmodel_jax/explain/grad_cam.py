@@ -74,6 +74,7 @@ def _cut(program: core.ClosedJaxpr, index: int) -> tuple[Callable, Callable, Seq
     # The variables that the second part needs become its inputs.
     crossing = [v for v in made if v in used]
     said = core.DebugInfo("grad_cam", "", None, None)
+    # Two programs that together compute the original one.
     before = core.Jaxpr(jaxpr.constvars, jaxpr.invars, crossing, first, debug_info=said)
     after = core.Jaxpr(jaxpr.constvars, crossing, jaxpr.outvars, second, debug_info=said)
     return *(core.jaxpr_as_fun(core.ClosedJaxpr(part, program.consts)) for part in (before, after)), crossing

@@ -26,4 +26,5 @@ def logit_lens(
     here = opened(model, params, batch)
     found, ys = residuals(model, params, batch)
     layers = jnp.concatenate([here.embeddings[None], found])
+    # A map instead of vmap keeps the logits of only one layer in memory.
     return jax.lax.map(lambda x_BTD: read(here.leave(x_BTD, ys)), layers)

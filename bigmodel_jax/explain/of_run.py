@@ -100,6 +100,7 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
         raise ValueError(f"explain: --text has {len(ids)} tokens ({'|'.join(pieces[0])}) and --against {len(other)} "
                          f"({'|'.join(pieces[1])}); patching needs as many")  # fmt: skip
     _check_answer(config, model, len(ids), next_token)
+    # A decoder's answers are tokens, and a classifier's are labels.
     names = () if next_token else _labels(run_dir)
     name = tokenizer.piece if next_token else functools.partial(_name, names)
     target = _token(tokenizer, asked.target) if next_token else _class(config, names, asked.target)

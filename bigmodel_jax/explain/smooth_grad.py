@@ -21,4 +21,5 @@ def smooth_grad(
     def one(key: jax.Array) -> jax.Array:
         return jax.grad(f)(x + spread * jax.random.normal(key, x.shape, x.dtype))
 
+    # Batches of 8 copies limit the memory.
     return jnp.mean(jax.lax.map(one, jax.random.split(rng, copies), batch_size=8), axis=0)

@@ -155,6 +155,7 @@ def maps(subject: Subject) -> np.ndarray | None:
     try:
         return np.asarray(run(subject.params, subject.batch))[:, 0]
     except ValueError as error:
+        # The model has no attention to show; other errors are real.
         if "no layer has 'weights'" not in str(error):
             raise
         return None
@@ -167,6 +168,7 @@ def patch(subject: Subject, answer: Answer, tokens: jax.Array, pieces: tuple[str
     other = answered(subject, of_other, None)
 
     def metric(logits: jax.Array) -> jax.Array:
+        # With equal answers the difference would be 0, so the score of the answer alone is taken.
         score = subject.score(logits, answer.target)
         return score if other.target == answer.target else score - subject.score(logits, other.target)
 

@@ -151,6 +151,8 @@ class EngineLM(TemplateLM):
             for number, tokens in changed.items():
                 said[asked[number]] += tokens
                 if number not in ended and any(stop in self._text(said[asked[number]]) for stop in until):
+                    # A stop string may span several tokens, so the text is searched after each
+                    # step.
                     engine.cancel(number)
         return [postprocess_generated_text(self._text(tokens), until, None) for tokens in said]
 

@@ -115,6 +115,7 @@ def _write(run_dir: Path, step: int, given: Asked, found: dict) -> None:
     names = "+".join(re.sub(r"[^\w-]", "_", Path(one).stem) for one in given.tasks)[:80]
     folder = run_dir / FOLDER
     folder.mkdir(exist_ok=True)
+    # Answers go to a file of their own, because they are much larger than the results.
     samples = [{"task": task} | one for task, many in found.get("samples", {}).items() for one in many]
     results = {name: value for name, value in found.items() if name != "samples"}
     stem = f"{step:08d}.{names}"

@@ -87,6 +87,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
             # The loss's code computes large vocabularies in blocks, without all logits in memory.
             nats, _, likeliest = of_tokens(out, out.value, batch["targets"], "auto")
             asked = batch["weights"]
+            # Tokens of weight 0 (context and padding) must not make `greedy` false.
             right = (likeliest == batch["targets"]) | (asked == 0)
             return -jnp.sum(nats * asked, axis=-1), jnp.all(right, axis=-1)
 

@@ -74,6 +74,7 @@ def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: 
         whole = NamedSharding(mesh, PartitionSpec())
         kept = jax.tree.map(lambda _: whole, jax.eval_shape(functools.partial(programs.empty, dtype)))
     if layout is not None:
+        # Everything but the cache is small, so it is replicated.
         kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
     return Compiled(
         jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),

@@ -34,6 +34,7 @@ def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int =
     frames = spectrogram.log_mel(samples, data.num_mels)
     if not len(frames):
         raise ValueError(f"{len(samples)} samples of audio; a frame of the spectrogram takes {spectrogram.HOP}")
+    # num_frames tells the model which frames are padding.
     padded = np.pad(frames, ((0, -len(frames) % PAD), (0, 0)))[None]
     out = _compiled(config.make_model().apply)(
         cast(weights, config.precision.compute), {"log_mel": padded, "num_frames": np.array([len(frames)], np.int32)}

@@ -80,6 +80,7 @@ def guided(apply, params, conditions: dict, x: jax.Array, timestep: jax.Array, g
     """The guided prediction for x (B, H, W, C): unconditional + guidance * (conditional -
     unconditional)."""
     rows, channels = len(x), x.shape[-1]
+    # One batch computes both predictions: rows with the condition, then rows without it.
     twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), conditions | {"image": x})
     batch = twice | {"timestep": jnp.full(2 * rows, timestep), "hidden": jnp.arange(2 * rows) >= rows}
     out = apply(params, batch, train=False).value[..., :channels].astype(jnp.float32)

@@ -56,6 +56,7 @@ class Settings(NamedTuple):
 
 def sample_each(logits: jax.Array, keys: jax.Array, settings: Settings) -> jax.Array:
     """Like `sample`, with settings per row; computations that no row needs are skipped."""
+    # A temperature of 0 means greedy, so these rows are not sampled.
     hot = settings.temperature > 0
     narrow = hot & ((settings.top_k > 0) | (settings.top_p < 1))
 
@@ -88,6 +89,7 @@ def allowed_only(logits: jax.Array, allowed: jax.Array) -> jax.Array:
     allowed: (B, W) uint32; bit n of word w stands for token 32 w + n.
     """
     tokens = jnp.arange(logits.shape[-1])
+    # Tokens beyond the mask count as not allowed.
     bits = jnp.take(allowed, tokens // 32, axis=1, mode="fill", fill_value=0) >> (tokens % 32).astype(jnp.uint32)
     return jnp.where(bits & 1, logits, -jnp.inf)
 

@@ -48,6 +48,7 @@ def scale(
             else:
                 records.append(describe(point) | found)
                 file.write(json.dumps(records[-1]) + "\n")
+                # The records so far survive an interruption.
                 file.flush()
             bar.advance(task)
     if not records:

@@ -33,6 +33,7 @@ class Law(NamedTuple):
 
     def optimum(self, compute):
         """(N, D) of the lowest loss for `compute` FLOPs, 6 N D (equation 4)."""
+        # At the optimum the derivatives of both terms balance.
         ratio = self.alpha * self.A / (self.beta * self.B)
         N = ratio ** (1 / (self.alpha + self.beta)) * (compute / FLOPS) ** (self.beta / (self.alpha + self.beta))
         return N, compute / FLOPS / N
@@ -120,6 +121,7 @@ def _starts(points: Points, centre: tuple[float, float]) -> list[np.ndarray]:
     terms = [typical + share for share in shares]
     grid = [np.array(at) for at in itertools.product(terms, terms, terms, exponents, exponents)]
     x, y, target = np.log(points.N) - centre[0], np.log(points.D) - centre[1], np.log(points.loss)
+    # L-BFGS may end in a local minimum, so it starts from several points.
     return sorted(grid, key=lambda at: _objective(at, x, y, target)[0])[:STARTS]
 
 

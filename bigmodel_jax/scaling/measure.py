@@ -70,6 +70,7 @@ def _run(job: dict[str, Any], devices: int, processes: int) -> dict[str, Any]:
 
 def _start(job: Path, number: int, devices: int) -> subprocess.Popen:
     """Starts a child that measures; on a CPU it sees only its share of the virtual devices."""
+    # JAX reads the number of virtual devices only at its start.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-m", "bigmodel_jax.scaling.measure", str(job), str(number)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -165,6 +166,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     mesh = sharding.make_mesh(config.parallel, devices)
     state, constants = init_state(config, mesh), init_constants(config, mesh)
     layout = {"mesh": mesh, "rules": config.parallel.rules}
+    # One batch on the device, so that reading data is not measured.
     batch = next(
         make_iterator(reference.blank(config), batch_size=config.train.batch_size, seed=config.train.seed, **layout)
     )

@@ -74,6 +74,7 @@ def make_points(
                 raise ValueError(f"--processes {processes} does not divide --devices {count}")
             factor(parallel, count)
             rows = config.train.batch_size
+            # Weak scaling keeps the work per device.
             if mode == "weak":
                 rows = rows * count // min(devices)
             train = dataclasses.replace(config.train, batch_size=rows)
