@@ -184,7 +184,7 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
     if remat.startswith("offload") and not config.parallel.pipeline_remat:
         raise ValueError(
             f"model.compute.remat = {remat!r} needs parallel.pipeline_remat = True with parallel.pipeline_schedule = '1f1b', "
-            "which keeps what waits for its backward pass on the device"
+            "which keeps activations that wait for their backward pass on the device"
         )
     if {path.partition("layers/")[0] for path in layers} != {""}:
         raise ValueError(

@@ -53,8 +53,8 @@ def check_further(config: Any) -> None:
     for option, value in asked.items():
         if value and not objective.scores:
             raise ValueError(
-                f"{option} = {value!r}: the loss of {name} is no score of one call of the model, whose output a metric reads; "
-                "it must be left out"
+                f"{option} = {value!r}: {name} does not compute its loss from one call of the model, "
+                "whose output a metric needs; it must be left out"
             )
     if config.data.group_by and not objective.row_metrics:
         able = ", ".join(cls.__name__ for cls in OBJECTIVES.values() if cls.row_metrics)

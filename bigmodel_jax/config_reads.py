@@ -25,7 +25,7 @@ def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iter
     # Objective and model are checked against the arrays of training batches.
     declared, name = in_training(data.row()), type(data).__name__
     given, task = tuple(declared or held), type(objective)
-    # Every objective divides by the sum of weights, which also masks padding.
+    # A loss weights its rows, and evaluation gives padding rows weight 0.
     if declared and "weights" not in declared:
         raise ValueError(f"data: {name}'s rows declare no 'weights' ({', '.join(given)}); {WEIGHTS}")
     for array in (array for array, field in declared.items() if field.training and array not in task.takes):
@@ -119,6 +119,6 @@ def check_whole_batch(objective: Objective, microbatches: int, parallel: Paralle
     for name, (value, needed) in cuts.items() if objective.whole_batch else ():
         if value != needed:
             raise ValueError(
-                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(objective).__name__} is one of the whole "
+                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(objective).__name__} needs the whole "
                 f"batch; allowed: {needed!r}"
             )

@@ -110,7 +110,7 @@ def prune_run(config: Config, run_dir: Path, folder: Path, asked: Asked, stages:
             point["healed"] = subject.scalars(kept.config, kept.weights, f"at {sparsity:.0%}, healed")
             # Healing must keep the mask; fewer zeros mean a defect.
             if (zeros := _point(kept.config, kept.weights, {})["zeros"]) < point["zeros"]:
-                raise RuntimeError(f"prune: {point['zeros'] - zeros} zeros did not outlast the healing")
+                raise RuntimeError(f"prune: {point['zeros'] - zeros} zeros were lost in the healing")
         record["points"].append(point)
     new_run.write(_as_kept(subject, kept, asked), run_dir, folder, kept.weights)
     return record

@@ -89,7 +89,7 @@ def _shares(of_batch: Callable, weights: Tree, batch: dict, rng: jax.Array) -> d
         share = 1.0 - float(momentum.mean())
         if not share > 0 or float(momentum.max() - momentum.min()) > EVEN:
             raise ValueError(
-                f"ensemble: the statistic {path} is no running average over batches, so that averaged weights have none"
+                f"ensemble: the statistic {path} is no running average over batches, so averaged weights cannot have it"
             )
         shares[path] = share
     return shares

@@ -177,7 +177,7 @@ class EngineLM(TemplateLM):
         if odd:
             name, value = next(iter(odd.items()))
             raise ValueError(
-                f"--harness: the task's generation_kwargs hold {name} = {value!r}, which the engine does not do; allowed: "
+                f"--harness: the task's generation_kwargs hold {name} = {value!r}, which the engine does not support; allowed: "
                 f"until, max_gen_toks, {', '.join(sorted(DRAWN))}"
             )
         drawn = {"top_k": int(given.get("top_k") or 0), "top_p": float(given.get("top_p") or 1.0)}

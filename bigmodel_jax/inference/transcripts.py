@@ -95,7 +95,7 @@ def listener(config: Config, weights: params.Tree, tokenizer: Tokenizer | None, 
         return Transcriber(config.model, config.make_model(), weights, tokenizer, **how).segments
     if "speech" in config.objective.endings:
         if asked != Asked(times=asked.times):
-            raise ValueError("--language and --task: a model of characters writes what it hears")
+            raise ValueError("--language and --task: a model of characters has no languages or tasks")
         return lambda samples: _by_characters(config, weights, samples)
     raise ValueError(
         f"transcribe: a {type(config.model).__name__} reads {', '.join(config.model.inputs())}, and no recordings; "
