@@ -1,8 +1,8 @@
 """A small BERT (0.1 M parameters) that fills in hidden bytes of the presidential addresses.
 
 Cost: under a minute on 2 CPU cores (1 minute of processor time). It predicts 43 % of the hidden
-bytes of the addresses after 2000 correctly, at 1.98 nats. The most common byte is correct for 17.5
-%, and the frequencies of bytes give 3.04 nats.
+bytes of the addresses after 2000 correctly, at 1.98 nats. The most common byte is correct for
+17.5 %, and a prediction by the frequencies of bytes gives 3.04 nats.
 
 Each position has an embedding of its own to learn, so rows are short: with longer ones it takes
 many times as many steps until the model finds the first neighbour.

@@ -4,8 +4,8 @@ CPU.
 It trains a residual network of 124 thousand parameters for 120 rounds of 64 games, with 32
 simulations a move. The complete run has not been measured. A run of 400 steps that was continued to
 640 (80 rounds) took 21 minutes on 2 CPU cores that were busy with other work. It won 99.3 % of
-1,024 games against a random player, and 84.0 % against minimax of depth 2; at step 400 it won 98.9
-% and 83.6 %. The initial weights with the same search won 93 % and 23 % of 128 games.
+1,024 games against a random player, and 84.0 % against minimax of depth 2; at step 400 it won
+98.9 % and 83.6 %. The initial weights with the same search won 93 % and 23 % of 128 games.
 docs/self_play.md says how games are counted.
 """
 

@@ -22,8 +22,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Tpu(NamedTuple):
-    """The clouds' names for one kind of TPU; cores: the accelerator type counts so many per
-    chip."""
+    """The clouds' names for one kind of TPU.
+
+    cores: cores per chip; the accelerator type, such as v5p-16, counts cores and not chips.
+    """
 
     gke: str
     gcloud: str

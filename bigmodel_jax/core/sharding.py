@@ -49,7 +49,7 @@ class ParallelConfig:
     stage: CountOrAll = 1  # pipeline stages
     data: CountOrAll = -1  # data-parallel replicas
     fsdp: CountOrAll = 1  # data-parallel shards of parameters and optimizer state
-    expert: CountOrAll = 1  # groups of experts
+    expert: CountOrAll = 1  # shards of the experts
     seq: CountOrAll = 1  # pieces of the sequence
     tensor: CountOrAll = 1  # shards of heads, MLP width and vocabulary
     strategy: Literal["jit", "pmap"] = "jit"
