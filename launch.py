@@ -1,4 +1,4 @@
-"""The one launcher: `python launch.py` says what there is."""
+"""The launcher: `python launch.py` without arguments lists the verbs."""
 
 from bigmodel_jax.__main__ import start
 

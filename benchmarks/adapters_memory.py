@@ -1,10 +1,11 @@
-"""Memory of adapters on SmolLM2-135M: bytes of its base by how it is stored, and what the compiler says of a step.
+"""Memory of adapters on SmolLM2-135M: bytes of the base by storage, and the compiler's step sizes.
 
     uv run python benchmarks/adapters_memory.py [--run runs/smollm2-135m-instruct --text FILE]
 
-The first table counts the bytes of the parameter tree. The second one compiles the train step for one CPU device, which
-holds no weights: arguments and temporaries by the compiler. With an imported run, the loss on the first 512 tokens of a
-text as well, of the weights in float32 and of the stored ones.
+The first table counts the bytes of the parameter tree. The second one compiles the train step for
+one CPU device without making weights, and shows the compiler's sizes of arguments and temporaries.
+With an imported run, the first table also has the loss on the first 512 tokens of a text, for the
+float32 weights and for each storage.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def bases(losses: dict[str, float]) -> Table:
 
 
 def step_memory(adapters: AdapterConfig, precision: Policy, rows: int) -> tuple[int, int]:
-    """Bytes of (arguments, temporaries) of a step."""
+    """(bytes of arguments, bytes of temporaries) of a train step."""
     train, parallel = TrainConfig(batch_size=rows), ParallelConfig(data=1)
     config = Config(MODEL, NextToken(), TextData(seq_len=LENGTH), train=train, parallel=parallel)
     config = dataclasses.replace(config, adapters=adapters, precision=precision)
@@ -99,7 +100,7 @@ def steps() -> Table:
 
 
 def text_losses(run: Path, text: Path) -> dict[str, float]:
-    """Nats per token by base, computed in float32."""
+    """{base: nats per token on the text}, computed in float32."""
     config = config_file.load(run)
     mesh = sharding.make_mesh(ParallelConfig(data=1), jax.devices()[:1])
     ids = load_tokenizer(run / "tokenizer.json").encode(text.read_text())[: TOKENS + 1]

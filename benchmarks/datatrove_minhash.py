@@ -1,4 +1,4 @@
-"""The datatrove half of near_duplicates.py, in an environment of its own: its four stages with its defaults."""
+"""datatrove's side of near_duplicates.py, in its own environment: four stages with defaults."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,8 @@ def main(folder: Path, workers: int) -> None:
     ]
     for number, (steps, tasks) in enumerate(stages):
         logs = str(own / "logs" / str(number))
-        # Processes that this one starts itself, so that their processor time is known here.
+        # "spawn" starts the workers as children of this process, so that their processor time is
+        # counted.
         LocalPipelineExecutor(steps, tasks, workers, logging_dir=logs, start_method="spawn").run()
 
 

@@ -1,9 +1,10 @@
-"""What `parallel.deterministic` costs: the step of a small Llama with and without it, in alternation, in one process.
+"""The cost of `parallel.deterministic`: steps of a small Llama with and without it, in alternation.
 
     JAX_NUM_CPU_DEVICES=2 uv run benchmarks/deterministic_cost.py [ROUNDS]
 
-Prints the median milliseconds of a step for the plain step, the same in as many microbatches as there are groups on a
-device, and the deterministic one, under data parallelism and under FSDP.
+It prints the median milliseconds per step, under data parallelism and under FSDP, for three forms:
+the plain step, the plain step in as many microbatches as a device has groups, and the deterministic
+step.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ def batch(mesh, rules) -> dict:
 
 
 def runner(parallel: ParallelConfig, microbatches: int):
-    """A call that makes one step and returns its seconds."""
+    """A function that makes one step and returns its seconds."""
     train = TrainConfig(steps=1000, batch_size=ROWS, microbatches=microbatches)
     config = Config(MODEL, NextToken(), DataConfig(), parallel=parallel, train=train)
     mesh = sharding.make_mesh(parallel)

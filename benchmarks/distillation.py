@@ -1,9 +1,11 @@
-"""A tiny student taught by a teacher beside the same student trained alone, on equal tokens, over several seeds.
+"""A tiny student distilled from a teacher, beside the same student trained alone, on equal tokens.
 
-    uv run benchmarks/distillation.py [--teacher_steps 400] [--steps 300] [--seeds 3] [--alpha 0.5] [--temperature 1.0]
+    uv run benchmarks/distillation.py [--teacher_steps 400] [--steps 300] [--seeds 3]
+        [--alpha 0.5] [--temperature 1.0]
 
-The teacher is configs/lm_tiny.py with 2,048 tokens (1.6 M parameters) for `teacher_steps`; the student has one layer of
-width 64, the same tokenizer and text. Prints the held-out loss of each run in nats per token, and the seconds that each took.
+The teacher is configs/lm_tiny.py with a vocabulary of 2,048 (1.6 M parameters), trained for
+`teacher_steps`. The student has one layer of width 64, and the same tokenizer and text. It prints
+the held-out loss of each run in nats per token, and the seconds of each run.
 """
 
 import argparse
@@ -50,7 +52,7 @@ def student(base: Config, objective: NextToken, steps: int, seed: int) -> Config
 
 
 def measure(config: Config, folder: Path) -> tuple[float, float]:
-    """(held-out loss, seconds)."""
+    """Trains a run: (held-out loss, seconds)."""
     began = time.perf_counter()
     return train(config, folder)["eval/loss"], time.perf_counter() - began
 

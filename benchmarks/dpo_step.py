@@ -1,10 +1,11 @@
-"""What a step of DPO costs beside one of fine-tuning on the same texts: B pairs against 2B rows, in alternation.
+"""The cost of a DPO step on B pairs beside a fine-tuning step on the same 2B texts, in alternation.
 
     JAX_NUM_CPU_DEVICES=1 uv run benchmarks/dpo_step.py [ROUNDS]
 
-The model has SmolLM2-135M's sizes and random weights. The reference is cached: two numbers a pair in the batch. Prints the
-median milliseconds of a step and the median of the rounds' quotients, by the clock and by the processor's time, which other
-programs on the machine change less.
+The model has SmolLM2-135M's sizes and random weights. The reference model is cached: the batch
+holds two numbers per pair. It prints the median milliseconds of a step, and the median ratio over
+rounds. Both are given in wall-clock time and in processor time, which other programs on the machine
+affect less.
 """
 
 import sys
@@ -50,7 +51,7 @@ def main(rounds: int) -> None:
     of_pairs["reference"] = np.full((PAIRS, 2), -800.0, np.float32)
     tuned, preferred = config_of(NextToken(), 2 * PAIRS), config_of(DPO(), PAIRS)
     mesh = sharding.make_mesh(tuned.parallel, jax.devices()[:1])
-    state = init_state(tuned, mesh)  # of both: the steps take turns on it
+    state = init_state(tuned, mesh)  # shared: both steps update this state in turn
     steps = [
         (make_train_step(config, mesh), {name: jax.device_put(x) for name, x in batch.items()})
         for config, batch in ((tuned, of_rows), (preferred, of_pairs))

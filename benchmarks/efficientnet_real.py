@@ -1,9 +1,10 @@
-"""EfficientNet-lite0 with its published ImageNet weights on two photographs, beside the same network in torch.
+"""EfficientNet-lite0 with published ImageNet weights on two photographs, beside torch.
 
     uv run python benchmarks/efficientnet_real.py --reference-python PATH
 
-PATH is a Python with torch and safetensors: the published weights are a pickle, which is never opened here. torch reads
-it with weights_only=True and writes safetensors; without PATH, a folder written before is used.
+PATH is a Python with torch and safetensors. The published weights are a pickle, which this process
+never opens: torch reads it with weights_only=True and writes safetensors. Without PATH, a folder
+that was converted before is used.
 """
 
 import argparse
@@ -55,7 +56,7 @@ print(min(seconds[1:]))
 
 
 def photographs() -> tuple[list[str], np.ndarray]:
-    """Names, and the middle squares at 224 pixels as (value - 127) / 128, (2, 224, 224, 3)."""
+    """(names, central squares at 224 pixels as (value - 127) / 128, (2, 224, 224, 3))."""
     found = load_sample_images()
     out = []
     for image in found.images:

@@ -1,9 +1,10 @@
-"""Tokens per second of the engine with 16 slots, divided by those with one slot: greedy, a cache of 256 columns.
+"""The engine's tokens per second with 16 slots over those with one slot: greedy, 256 cache columns.
 
     python benchmarks/engine_slots.py [--slots 16] [--requests 32] [--rounds 3]
 
-The model is SmolLM2 135M cut to ten layers and 16,384 tokens, with random weights, which cost what trained ones cost.
-The ratio of the time that all cores compute stands below that of the time: it says more on a machine that others use.
+The model is SmolLM2 135M reduced to ten layers and 16,384 tokens, with random weights, which cost
+as much as trained ones. The ratio is printed for wall-clock time and for the processor time of all
+cores; the latter says more on a machine that other programs use.
 """
 
 import argparse
@@ -23,7 +24,7 @@ TURNS = 8
 
 
 def tokens_per_second(engine: Engine, num_requests: int) -> tuple[float, float]:
-    """Of time, and of computing of all cores."""
+    """(tokens per second of wall-clock time, tokens per second of processor time)."""
     for nth in range(num_requests):
         engine.submit(Request([1 + nth] * PROMPT, TOKENS, nth=nth))
     began, computing, num = time.perf_counter(), time.process_time(), 0
@@ -46,7 +47,7 @@ def main() -> None:
         engine.load(weights)
         tokens_per_second(engine, 1)  # compiles
         engines[slots] = engine
-    # The two take turns, so that both see the same machine.
+    # Both engines take turns, so that other load on the machine affects both.
     found = {slots: [] for slots in engines}
     for _ in range(args.rounds):
         for slots, engine in engines.items():

@@ -1,10 +1,11 @@
-"""Small files to try fine-tuning on: short conversations about sums, and answers of which one is preferred.
+"""Writes small files to try fine-tuning with: conversations about sums, and pairs of answers.
 
     uv run benchmarks/finetune_data.py FOLDER
 
-FOLDER gets train.jsonl and validation.jsonl, {"messages": [...]} a line, one to three questions each; and
-pairs_train.jsonl and pairs_validation.jsonl, {"prompt", "chosen", "rejected"} a line, whose rejected answer is a wrong
-sum. No question of a validation file stands in a training file.
+FOLDER gets train.jsonl and validation.jsonl with a {"messages": [...]} per line, of one to three
+questions. It also gets pairs_train.jsonl and pairs_validation.jsonl with a {"prompt", "chosen",
+"rejected"} per line, whose rejected answer is a wrong sum. No question of a validation file is in a
+training file.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 SIZES = {"train": 400, "validation": 40}
-MOST = 50  # the largest number that is added
+MOST = 50  # the largest summand
 
 
 def question(a: int, b: int) -> dict:

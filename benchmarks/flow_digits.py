@@ -1,11 +1,11 @@
-"""How many digits that a run draws are named rightly by a classifier of digits, itself a run.
+"""The share of digits drawn by a run that a classifier, trained by another run, recognizes.
 
     uv run launch.py train configs/mnist_cnn.py --run_dir runs/cnn
     uv run launch.py train configs/flow_digits.py --run_dir runs/flow
     uv run benchmarks/flow_digits.py runs/flow runs/cnn
 
-Each class is drawn --each times from noise of its own, from the average of the weights where the run keeps one, by the
-sampler of the run's objective and its eval.images.
+Each class is drawn `--each` times, from different noise, with the sampler of the run's objective
+and its eval.images. If the run keeps an average of its weights, that average is used.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from bigmodel_jax.inference.sample_images import sample_images
 from bigmodel_jax.report.picture_grid import write_grid
 from bigmodel_jax.training.saved import load_weights
 
-ROWS = 100  # drawn at a time
+ROWS = 100  # images per batch
 
 
 def opened(run: Path) -> tuple:
@@ -35,7 +35,7 @@ def opened(run: Path) -> tuple:
 
 
 def drawn(config, weights, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Images (N, H, W, C) float32 in 0 .. 1 of these classes."""
+    """Images (N, H, W, C) float32 in [0, 1], drawn for these labels."""
     rng, model, out = np.random.default_rng(seed), config.make_model(), []
     for start in range(0, len(labels), ROWS):
         part = labels[start : start + ROWS]
@@ -46,7 +46,7 @@ def drawn(config, weights, labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def named(config, weights, images: np.ndarray) -> np.ndarray:
-    """(N,) the class that the judge finds likeliest."""
+    """(N,): the class that the classifier finds likeliest for each image."""
     apply = jax.jit(lambda batch: config.make_model().apply(weights, batch).value)
     parts = [np.asarray(apply({"image": images[n : n + ROWS]})) for n in range(0, len(images), ROWS)]
     return np.concatenate(parts).argmax(-1)

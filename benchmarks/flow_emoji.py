@@ -1,12 +1,13 @@
-"""Whether a judge finds the name of a picture that was drawn from it, beside the real picture: CLIP, itself a run.
+"""Whether CLIP finds the name that a picture was drawn from, beside real pictures.
 
     uv run launch.py train configs/clip_emoji.py --run_dir runs/clip
     uv run launch.py train configs/flow_emoji.py --run_dir runs/flow
     uv run benchmarks/flow_emoji.py runs/flow runs/clip --sheet sheet.png
 
-For each of the names that neither run was trained on, a picture is drawn, from the average of the weights where the run keeps
-one. The judge ranks all these names for each picture; counted are pictures whose own name is among the first five. The sheet
-shows names of the training split, then held-out ones.
+The judge is a run of a small CLIP. A picture is drawn for each name that neither run was trained
+on. If the run keeps an average of its weights, that average is used. CLIP ranks all these names for
+each picture, and the pictures are counted whose own name is among the first five. The sheet shows
+names of the training split first, then held-out ones.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from bigmodel_jax.objectives.contrastive import ranks_of
 from bigmodel_jax.report.picture_grid import write_grid
 from bigmodel_jax.training.saved import load_weights
 
-ROWS = 64  # drawn at a time
+ROWS = 64  # images per batch
 TOLD = ("tokens", "segment_ids")
 
 
@@ -38,7 +39,7 @@ def opened(run: Path) -> tuple:
 
 
 def drawn(config, weights, told: dict[str, np.ndarray], seed: int) -> np.ndarray:
-    """Images (N, H, W, 3) float32 in 0 .. 1 of these texts."""
+    """Images (N, H, W, 3) float32 in [0, 1], drawn for these texts."""
     num, out = len(told["tokens"]), []
     noise = np.random.default_rng(seed).standard_normal((num, *config.model.image_shape), np.float32)
     for start in range(0, num, ROWS):
@@ -50,7 +51,7 @@ def drawn(config, weights, told: dict[str, np.ndarray], seed: int) -> np.ndarray
 
 
 def ranks(config, weights, images: np.ndarray, told: dict[str, np.ndarray]) -> np.ndarray:
-    """(N,) how many of the names the judge finds nearer to a picture than its own."""
+    """(N,): for each picture, the number of names that CLIP finds nearer than its own."""
     pairs = np.asarray(jax.jit(config.make_model().apply)(weights, {"image": images} | told).value)
     return ranks_of(pairs[:, 0], pairs[:, 1])
 

@@ -1,9 +1,11 @@
-"""All that is measured on a GPU, one after the other: attention, losses against a CPU, and every setting beside its plan.
+"""Runs all GPU measurements in turn: attention, losses against a CPU, settings beside their plans.
 
-    uv run --extra gpu python benchmarks/gpu.py [--torch PYTHON_WITH_TORCH_AND_TRANSFORMERS] [SETTING ...]
+    uv run --extra gpu python benchmarks/gpu.py [--torch PYTHON_WITH_TORCH_AND_TRANSFORMERS]
+        [SETTING ...]
 
-Plans come from `gpu_settings.py`, which needs no GPU: run it before. Every line of JSON that a part prints goes to
-runs/gpu/results.jsonl at once; a part that fails or hangs costs itself alone.
+Plans come from `gpu_settings.py`, which needs no GPU; run it first. Every JSON line that a part
+prints is appended to runs/gpu/results.jsonl at once. If a part fails or hangs, the others still
+run.
 """
 
 import json
@@ -19,7 +21,7 @@ PEER = "llama_1b"
 
 
 def run(label: str, *command: str) -> list[dict]:
-    """The records that a part prints, kept."""
+    """Runs one part, and returns and stores the records that it prints."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
         out, error = done.stdout, done.stderr.strip().splitlines()[-1:] if done.returncode else []

@@ -1,9 +1,10 @@
-"""Attention on the GPU that is here: what `attend` chooses in bfloat16 against the definition in float32, and its time.
+"""Attention on this machine's GPU: `attend` in bfloat16 against its float32 definition, and times.
 
     uv run --extra gpu python benchmarks/gpu_attention.py [times|errors]
 
-A JSON object a line. Errors are relative norms, ||x - reference|| / ||reference||, beside those of the plain
-implementation in bfloat16; the reference is `plain` in float32 with full-precision products.
+It prints a JSON object per line. Errors are relative norms, ||x - reference|| / ||reference||,
+beside those of the plain implementation in bfloat16. The reference is `plain` in float32 with
+full-precision products.
 """
 
 import functools
@@ -13,7 +14,8 @@ import statistics
 import sys
 import time
 
-# Numbers are asked for, not speed: trying out kernels for full-precision products takes longer than all the rest.
+# Only numbers matter here, not speed; autotuning full-precision products would take longer than all
+# the rest.
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 )
@@ -27,7 +29,7 @@ from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.visibility import Where
 
-# name: (causal, window, packed: several documents and padding at the end of a row)
+# {name: (causal, window, packed)}; packed rows have several documents, and padding at the end.
 CASES = {
     "causal": (True, None, False),
     "whole": (False, None, False),
@@ -40,7 +42,8 @@ HEADS = {"grouped 64": (8, 2, 64), "grouped 128": (8, 2, 128), "one to one 64": 
 
 
 def places(rows: int, length: int, packed: bool) -> Where:
-    """One document a row, or three of different lengths and an eighth of padding."""
+    """Positions and segments of rows: one document each, or three of different lengths and an
+    eighth padding."""
     if not packed:
         positions = np.broadcast_to(np.arange(length), (rows, length))
         return Where(jnp.asarray(positions, jnp.int32), jnp.ones((rows, length), jnp.int32))
@@ -52,14 +55,14 @@ def places(rows: int, length: int, packed: bool) -> Where:
 
 
 def draw(seed: int, rows: int, length: int, heads: tuple[int, int, int], dtype=jnp.bfloat16):
-    """q, k, v and a cotangent."""
+    """Random q, k, v and cotangent."""
     H, K, h = heads
     keys = jax.random.split(jax.random.key(seed), 4)
     return [jax.random.normal(key, (rows, length, n, h), dtype) for key, n in zip(keys, (H, K, K, H), strict=True)]
 
 
 def gradients(where: Where, causal: bool, window: int | None, implementation: str, q, k, v, d_out):
-    """(outputs, gradients of q, k, v); what stands in padding counts for nothing."""
+    """(output, gradients of q, k, v); padding is masked out of the output."""
     real = (where.segments > 0)[..., None, None]
 
     def out(q, k, v):
@@ -95,7 +98,7 @@ def error(x, reference) -> float:
 
 
 def milliseconds(fn, arrays, repeats: int = 10) -> float:
-    """The median of the call, which is waited for each time."""
+    """The median milliseconds of a call, including the wait for its result."""
     compiled, seconds = jax.jit(fn).lower(*arrays).compile(), []
     for _ in range(repeats + 2):
         start = time.perf_counter()
@@ -105,7 +108,8 @@ def milliseconds(fn, arrays, repeats: int = 10) -> float:
 
 
 def time_forms(mesh, heads: tuple[int, int, int], rows: int, length: int) -> dict:
-    """Forward and backward of what `attend` chooses, packed and not, and of JAX's cuDNN call without a mask."""
+    """Times forward and backward of `attend`, packed and not, and of JAX's cuDNN call without a
+    mask."""
     arrays, found = draw(1, rows, length, heads), {}
     for name, packed in (("one document", False), ("packed", True)):
         with sharding.use(mesh, Rules(), ParallelConfig()):
@@ -120,7 +124,8 @@ def time_forms(mesh, heads: tuple[int, int, int], rows: int, length: int) -> dic
     if jax.default_backend() == "gpu":
         found["without a mask"] = milliseconds(bare, arrays)
     H, _, h = heads
-    # Two products forward and five backward, of half the square.
+    # Two matrix products forward and five backward, each over half of the square, as the mask is
+    # causal.
     flops = 7 * rows * H * length**2 * h
     return {"time": f"{rows} x {length}, heads {heads}", "ms": found, "flops": flops}
 

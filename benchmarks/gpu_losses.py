@@ -1,9 +1,10 @@
-"""Five training steps of small models on the GPU that is here against the same on its host's CPU.
+"""Five training steps of small models on this machine's GPU against the same steps on its CPU.
 
     uv run --extra gpu python benchmarks/gpu_losses.py [CASE ...]
 
-A JSON object a line: the largest relative difference of the five losses and of the five gradients' norms. float32 with
-full-precision products where the case does not say otherwise; the CPU is always that.
+It prints a JSON object per line: the largest relative difference of the five losses, and of the
+five gradient norms. The GPU computes float32 with full-precision products, unless the case says
+otherwise; the CPU always does.
 """
 
 import dataclasses
@@ -12,7 +13,8 @@ import json
 import os
 import sys
 
-# Numbers are asked for, not speed: trying out kernels for full-precision products takes longer than all the rest.
+# Only numbers matter here, not speed; autotuning full-precision products would take longer than all
+# the rest.
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 )
@@ -42,7 +44,7 @@ VIT = dataclasses.replace(ViTConfig.tiny(), **WIDE)
 TEXT, MASKED = TextData(seq_len=128), MaskedTextData(seq_len=128)
 HALF = Policy(compute="bfloat16")
 
-# name: (model, objective, data, changes of the parallel config, precision)
+# {name: (model, objective, data, changes of the parallel config, precision)}
 CASES = {
     "llama": (LLAMA, NextToken(), TEXT, {}, Policy()),
     "mixtral, dropless": (MIXTRAL, NextToken(), TEXT, {}, Policy()),
@@ -75,7 +77,8 @@ def config_of(name: str) -> Config:
         model=model,
         objective=objective,
         data=data,
-        # eps: a gradient that is zero but for rounding must not become a step of full size.
+        # A large eps, because a gradient that is zero except for rounding must not become a
+        # full-size step.
         optim=OptimConfig(lr=1e-2, clip=0.5, eps=1e-4),
         parallel=ParallelConfig(**parallel),
         train=TrainConfig(steps=STEPS, batch_size=ROWS),
@@ -84,7 +87,7 @@ def config_of(name: str) -> Config:
 
 
 def run(config: Config, device: jax.Device) -> np.ndarray:
-    """(STEPS, 2): loss and norm of the gradients of steps on one batch."""
+    """(STEPS, 2): loss and gradient norm of each step on one batch."""
     mesh = sharding.make_mesh(config.parallel, [device])
     state, step, found = init_state(config, mesh), make_train_step(config, mesh), []
     batch = random_batch(config, mesh)
@@ -100,7 +103,7 @@ def on_cpu(config: Config) -> np.ndarray:
 
 
 def definition(config: Config) -> Config:
-    """The run to be equal to: float32, nothing recomputed, nothing elsewhere."""
+    """The config to compare with: float32, without remat and offloading."""
     return dataclasses.replace(config, model=compute.reset(config.model), parallel=ParallelConfig(), precision=Policy())
 
 
@@ -109,7 +112,7 @@ def compare(name: str) -> dict:
     reference = on_cpu(definition(config))
     try:
         found = run(config, jax.devices()[0])
-    except Exception as error:  # one that does not run must not hide the others
+    except Exception as error:  # a case that fails must not hide the others
         return {"case": name, "error": f"{type(error).__name__}: {error}"[:600]}
     loss, norm = np.max(np.abs(found / reference - 1), axis=0).tolist()
     return {"case": name, "loss": loss, "grad_norm": norm, "first and last": [*found[0], *found[-1]]}

@@ -1,8 +1,9 @@
-"""What `gpu.py` measures: configs that fill one 80 GB GPU, and random batches for them.
+"""The settings that `gpu.py` measures: configs that fill one 80 GB GPU, with random batches.
 
     uv run --extra plan --extra plan-gpu python benchmarks/gpu_settings.py [NAME ...]
 
-plans each for h100:1x1x1, without the GPU, and writes runs/gpu/<name>/config.json and plan.json.
+It plans each setting for h100:1x1x1, without a GPU, and writes runs/gpu/<name>/config.json and
+plan.json.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "runs" / "gpu"
 GIB = 2.0**30
 LLAMA = llama.PRESETS["llama-3.2-1b"]  # 1.24 B parameters
-# 0.84 B parameters, 0.31 B of them at work for a token.
+# 0.84 B parameters, of which 0.31 B are active per token.
 MIXTRAL = MixtralConfig(
     num_layers=8, embed_dim=1024, num_heads=16, num_kv_heads=4, head_dim=64, mlp_dim=3584, max_seq_len=4096
 )
@@ -67,12 +68,12 @@ SETTINGS = {
         ImageData(source=Tfds("imagenet2012"), num_classes=1000),
         rows=192,
     ),
-    "tiny": decoder(llama.LlamaConfig.tiny(), 2, 32),  # to try the scripts
+    "tiny": decoder(llama.LlamaConfig.tiny(), 2, 32),  # a small one, to try the scripts
 }
 
 
 def random_batch(config: Config, mesh: jax.sharding.Mesh, seed: int = 0) -> dict[str, jax.Array]:
-    """One batch of the config's shapes on the mesh: random tokens, one document a row."""
+    """A random batch with the config's shapes on the mesh; each row is one document."""
     rng, rows = np.random.default_rng(seed), config.train.batch_size
 
     def one(name, shape, dtype):
@@ -92,7 +93,8 @@ def random_batch(config: Config, mesh: jax.sharding.Mesh, seed: int = 0) -> dict
 
 
 def save(name: str) -> Path:
-    """The setting's folder, with its config in it, and that of a Llama as transformers writes it."""
+    """The setting's folder with its config and, for a Llama, with a config.json for
+    transformers."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     config_file.save(SETTINGS[name], folder / "config.json")

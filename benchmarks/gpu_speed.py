@@ -1,9 +1,10 @@
-"""One setting of `gpu_settings.py` on the GPU that is here: memory, step time, tokens/s and MFU beside its plan.
+"""Memory, step time, tokens/s and MFU of one setting of `gpu_settings.py` on this GPU.
 
     uv run --extra gpu python benchmarks/gpu_speed.py NAME [profile]
 
-prints a JSON object; with `profile` a second one follows, the kernels that took longest in two steps. A process of its own
-for each setting, since a process's peak of memory is that of all it did.
+It prints a JSON object, with the plan's figures. With `profile` a second one follows, with the
+slowest kernels of two steps. Each setting needs a process of its own, because the peak memory
+covers the whole process.
 """
 
 import collections
@@ -29,13 +30,13 @@ WINDOWS, STEPS = 6, 4
 
 
 def kernels(text: str) -> dict[str, int]:
-    """How often each of a GPU's library calls stands in the compiled program; a loop's body counts once."""
+    """{library call: its number in the compiled program}; calls in a loop's body count once."""
     targets = re.findall(r'custom_call_target="([^"]+)"', text)
     return {name: targets.count(name) for name in sorted(set(targets))}
 
 
 def longest(step, state, batch, most: int = 40) -> dict[str, float]:
-    """Milliseconds of the kernels that took longest in two steps, by name."""
+    """{kernel: milliseconds} of the slowest kernels in two steps."""
     total = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -85,7 +86,7 @@ def measure(name: str, profiled: bool) -> None:
 
 
 def predicted(name: str) -> dict:
-    """What `gpu_settings.py` planned, where it did."""
+    """The plan's figures by `gpu_settings.py`; empty if there is no plan."""
     path = FOLDER / name / "plan.json"
     if not path.is_file():
         return {}

@@ -1,10 +1,12 @@
-"""The peer of `gpu_speed.py`: a Llama of transformers in PyTorch on the same GPU, run by a Python that has both.
+"""The counterpart of `gpu_speed.py` in PyTorch: transformers' Llama on the same GPU.
 
     python benchmarks/gpu_torch.py SETTING_JSON compile|eager [full] [residual]
 
-bfloat16 autocast over float32 weights, SDPA attention, clip_grad_norm_, fused AdamW; `full` recomputes every layer;
-`residual` has the residual stream in bfloat16, as ours, where autocast leaves it in the embedding's float32. The setting is
-the config.json of `gpu_settings.py`, beside its transformers.json. The last line is a JSON object.
+It runs in a Python with torch and transformers, with bfloat16 autocast over float32 weights, SDPA
+attention, clip_grad_norm_ and fused AdamW. `full` recomputes every layer. `residual` keeps the
+residual stream in bfloat16, as this project does; autocast alone leaves it in the embedding's
+float32. SETTING_JSON is the config.json of `gpu_settings.py`, with transformers.json beside it. The
+last line printed is a JSON object.
 """
 
 import json
@@ -50,7 +52,7 @@ def synchronize(device: str) -> None:
 
 
 def time_windows(step, device: str) -> tuple[list[float], float, float]:
-    """(seconds a step of each window, seconds of the first step, the last loss)."""
+    """(seconds per step of each window, seconds of the first step, the last loss)."""
     begun = time.perf_counter()
     step().item()
     first = time.perf_counter() - begun

@@ -1,8 +1,8 @@
-"""Held-out sums answered exactly, greedy, before and after GRPO; and after GRPO whose rewards are permuted among answers.
+"""Held-out sums answered exactly: before GRPO, after it, and after it with permuted rewards.
 
     python benchmarks/grpo_arithmetic.py [--seeds 3] [--steps 300] [--folder runs/grpo_arithmetic]
 
-Permuted rewards say nothing of the answers: what is gained with them is no effect of the reward.
+Permuted rewards say nothing about the answers, so a gain with them is not an effect of the reward.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 @dataclasses.dataclass(frozen=True)
 class Permuted(PolicyGradient):
-    """Each answer gets the reward of another answer of its batch."""
+    """Policy gradients in which each answer gets the reward of another answer of its batch."""
 
     def advantages(self, rewards):
         permuted = np.random.default_rng(rewards.astype(np.int64).reshape(-1)).permutation(rewards.reshape(-1))
@@ -36,13 +36,14 @@ def changed(config: Config, **parts) -> Config:
 
 
 def rewards(run_dir: Path) -> list[float]:
-    """Of every evaluation, in order."""
+    """The reward of every evaluation of a run, in order."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line["eval/reward"] for line in lines if "eval/reward" in line]
 
 
 def teach(folder: Path) -> Config:
-    """The config of GRPO that starts from a model taught by examples; it is the same model for every seed."""
+    """Trains the start model by examples, and returns the GRPO config; all seeds share this
+    model."""
     taught = folder / "taught"
     train(config_file.load(CONFIGS / "arithmetic_tiny.py"), taught)
     base = config_file.load(CONFIGS / "grpo_arithmetic.py")
@@ -52,7 +53,7 @@ def teach(folder: Path) -> Config:
 def one_seed(base: Config, folder: Path, seed: int, steps: int) -> tuple[float, float, float, float]:
     """(share right before, after GRPO, after GRPO with permuted rewards, seconds of GRPO)."""
     base = changed(base, train={"seed": seed, "steps": steps})
-    # A step that moves nothing, so that the start is measured as the end is.
+    # One step with a negligible learning rate, so that the start is evaluated exactly as the end.
     start = changed(base, train={"steps": 1}, optim={"lr": 1e-12, "warmup_steps": 0})
     train(start, folder / f"start_{seed}")
     began = time.perf_counter()

@@ -1,12 +1,14 @@
-"""Images per second of the loader against Pillow's decoder alone, and how long a loop waits for images from JPEG files.
+"""Images per second of the loader beside Pillow's decoder, and how long training waits for files.
 
-    uv run --extra digits benchmarks/image_loading.py [--files 512] [--rounds 5] [--steps 30] [--batch 32]
+    uv run --extra digits benchmarks/image_loading.py [--files 512] [--rounds 5] [--steps 30]
+        [--batch 32]
 
-The files are parts of scikit-learn's two photographs, by a seed, in the sizes of ImageNet's: shorter sides of 300 to 600
-pixels; images have 224 x 224. The ceiling decodes the same files whole into RGB on all cores, by as many threads, and does
-nothing else. Rows of the table take turns, so that a machine's drift hits all; the same of the time that all cores compute
-says more on a machine that others use. Then a small ResNet is trained on the files; the share is that of the
-loop's own records, the first one left out.
+The files are random crops of scikit-learn's two photographs, with shorter sides of 300 to 600
+pixels, as in ImageNet; images have 224 x 224. The upper bound decodes the same files into RGB, with
+one thread per core, and does nothing else. The table's rows take turns, so that other load on the
+machine affects all. Rates are printed for wall-clock time, and for the processor time of all cores,
+which says more on a machine that other programs use. Then a small ResNet is trained on the files;
+the waiting share comes from its metrics, without the first record.
 """
 
 import argparse
@@ -47,7 +49,8 @@ ROWS = {
 
 
 def make_files(folder: Path, count: int) -> list[Path]:
-    """JPEG files of a class for each photograph, and a few for validation."""
+    """Writes JPEG files in one class per photograph, and 16 for validation; returns the training
+    files."""
     rng, photos, paths = np.random.default_rng(0), load_sample_images().images, []
     for number in range(count + 16):
         split, label = "train" if number < count else "validation", number % CLASSES
@@ -78,7 +81,8 @@ def ceiling(paths: list[Path]) -> Callable[[], None]:
 
 
 def scaling(paths: list[Path]) -> Callable[[], None]:
-    """As `ceiling`, of random parts, scaled: what training's view costs without a loader around it."""
+    """Like `ceiling`, but decodes and resizes random crops: the cost of training's views without a
+    loader."""
     crop, pool = RandomResizedCrop(), concurrent.futures.ThreadPoolExecutor(threads.CORES)
 
     def cut(number: int) -> None:

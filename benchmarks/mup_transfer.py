@@ -1,11 +1,12 @@
-"""Whether the best rate of a narrow decoder is the best of a wide one: standard parametrisation against μP.
+"""Whether a narrow decoder's best learning rate is also a wide one's, with and without muP.
 
     python benchmarks/mup_transfer.py --output mup_transfer [--widths 64 256] [--steps 150]
 
-Each run is a decoder of 2 layers on the presidential addresses by bytes, 512 tokens a step, AdamW, warm-up and cosine; initial
-values have the spread 1 / sqrt(width) (LeCun). A run's figure is the mean training loss of its last 20 steps, over text that it
-has not seen before. The table and a record of each run go to the folder OUTPUT, with mup_transfer.png; a run whose record is
-there is not repeated.
+Each run is a decoder of 2 layers on bytes of the presidential addresses, with 512 tokens a step,
+AdamW, warm-up and cosine decay. Initial values have a standard deviation of 1 / sqrt(width)
+(LeCun). A run's figure is the mean training loss of its last 20 steps, on text that it has not seen
+before. The folder OUTPUT gets the table, a record of each run, and mup_transfer.png. A run whose
+record exists is not repeated.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from bigmodel_jax.training.step import make_train_step
 
 RATES = tuple(2.0**-n for n in range(10, 3, -1))
 BASE = 64
-LAST = 20  # steps whose losses are averaged
+LAST = 20  # number of last steps whose losses are averaged
 
 
 def sizes(width: int) -> dict[str, int]:
@@ -39,7 +40,7 @@ def sizes(width: int) -> dict[str, int]:
 
 def config(width: int, rate: float, form: str, steps: int) -> Config:
     base = tuple(f"{name}={size}" for name, size in sizes(BASE).items())
-    std = (BASE if form == "mup" else width) ** -0.5  # LeCun's; under μP it is the base's
+    std = (BASE if form == "mup" else width) ** -0.5  # LeCun's; under muP that of the base width
     return Config(
         LlamaConfig(vocab_size=256, num_layers=2, head_dim=16, max_seq_len=64, init_std=std, **sizes(width)),
         NextToken(),
@@ -52,7 +53,7 @@ def config(width: int, rate: float, form: str, steps: int) -> Config:
 
 
 def loss(cfg: Config) -> float:
-    """Nats per byte over the last steps."""
+    """The mean loss over the last steps, in nats per byte."""
     mesh = sharding.make_mesh(cfg.parallel, jax.devices()[:1])
     state, step = init_state(cfg, mesh), make_train_step(cfg, mesh)
     batches = make_iterator(cfg.data, batch_size=cfg.train.batch_size, seed=0, rules=cfg.parallel.rules, mesh=mesh)
@@ -76,7 +77,7 @@ def main() -> None:
     for width in args.widths:
         for rate in RATES:
             for form in ("standard", "mup"):
-                key = ("standard" if width == BASE else form, width, rate, args.steps)  # one model at the base's width
+                key = ("standard" if width == BASE else form, width, rate, args.steps)  # one model at this width
                 if key not in known:
                     known[key] = loss(config(width, rate, key[0], args.steps))
                     record = dict(zip(("form", "width", "rate", "steps"), key, strict=True)) | {"loss": known[key]}

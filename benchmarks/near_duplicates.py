@@ -1,10 +1,12 @@
-"""Near duplicates of documents of 400 words by `prepare` and by datatrove: time, memory, recall and false merges.
+"""Near duplicates of documents by `prepare` and by datatrove: time, memory, recall, false merges.
 
-    uv run --extra clean benchmarks/near_duplicates.py [--documents 1000000] [--workers 2] [--sides ours,datatrove]
+    uv run --extra clean benchmarks/near_duplicates.py [--documents 1000000] [--workers 2]
+        [--sides ours,datatrove]
 
-The documents are random words by a seed, written as ten JSONL files. One in a hundred has a twin at the other end of the
-corpus for each of the Jaccard similarities of their 5-grams. A pair is merged where one of the two is dropped. datatrove runs
-with its defaults in an environment of its own, which uv makes; it takes several times as long.
+The documents are seeded random words in ten JSONL files. For each of four Jaccard similarities of
+5-grams, one document in a hundred has a twin at the other end of the corpus. A pair counts as
+merged if one of the two is dropped. datatrove runs with its defaults, in an environment that uv
+makes; it takes several times as long.
 """
 
 import argparse
@@ -31,13 +33,14 @@ DATATROVE = ("datatrove==0.10.1", "spacy", "orjson", "fasteners", "tokenizers", 
 
 
 def shared_words(jaccard: float) -> int:
-    """Words at the beginning of two documents after which their sets of n-grams have this similarity."""
+    """How many first words two documents must share for this Jaccard similarity of their
+    n-grams."""
     grams = WORDS - NGRAM + 1
     return round(2 * grams * jaccard / (1 + jaccard)) + NGRAM - 1
 
 
 def document(i: int, documents: int) -> str:
-    """Number i: the first share of the documents have their twins, level by level, at the end."""
+    """Document i; the first documents, level by level, have twins at the end of the corpus."""
     words = np.random.default_rng((0, i)).integers(0, len(VOCABULARY), WORDS)
     twin, level = documents - 1 - i, (documents - 1 - i) // (documents // 100)
     if level < len(LEVELS):
@@ -58,7 +61,7 @@ def cpu_seconds() -> float:
 
 
 def ours(folder: Path, workers: int) -> set[int]:
-    """The documents that stay."""
+    """The ids of the documents that `prepare` keeps."""
     corpus = Corpus(TableFiles(f"{folder}/docs/*.jsonl"), (NearDuplicates(),))
     made = prepare(corpus.job(folder), folder / "ours", folder, workers=workers)
     kept = ArrayRecordFiles(f"{made}/train-*.array_record").records("train", folder, BadRecords(0))

@@ -1,10 +1,10 @@
 """Plans of the large configs: one table, and docs/plans/<name>/ with plan.json and pictures.
 
-uv run --extra plan python benchmarks/plans.py              what is in the cache costs seconds; each of the others, at 2
-                                                            free cores, 2 to 4 minutes
+uv run --extra plan python benchmarks/plans.py              all plans: seconds if cached,
+                                                            else 2 to 4 minutes each on 2 free cores
 uv run --extra plan python benchmarks/plans.py 8b_v5e 70b_v5p
 uv run --extra plan python benchmarks/plans.py --published  predicted beside published MFU
-uv run --extra plan python benchmarks/plans.py --table      the table of what docs/plans/ holds
+uv run --extra plan python benchmarks/plans.py --table      the table of the plans in docs/plans/
 """
 
 import json
@@ -18,7 +18,7 @@ PLANS = ROOT / "docs" / "plans"
 GIB = 2.0**30
 
 LONG = "--data.seq_len 131072 --model.max_seq_len 131072 --train.batch_size 16"
-# name: (config, topology, options)
+# {name: (config, topology, options)}
 PRESETS = {
     "8b_v5e": ("llama3_8b", "v5e:16x16", ""),
     "8b_v5p": ("llama3_8b", "v5p:4x4x8", "--train.batch_size 256 --data.seq_len 8192"),
@@ -43,8 +43,8 @@ PRESETS = {
     "8b_h100": ("llama3_8b", "h100:1x8x8", "--train.batch_size 64 --data.seq_len 8192"),
 }
 
-# name: (config, topology, options, published MFU in %, by whom). Their batches and lengths, where they are known;
-# remat and layout are ours.
+# {name: (config, topology, options, published MFU in %, publisher)}. Batch sizes and lengths are
+# the published ones where known; remat and layout are ours.
 PUBLISHED = {
     "llama2_70b_v5p": (
         "llama3_70b",
@@ -115,7 +115,7 @@ def table() -> str:
 
 
 def speed(plan: dict) -> tuple[str, ...]:
-    """Step, MFU, rate and what bounds them; a program that the compiler refuses has none."""
+    """(step, MFU, rate, bound) as texts; dashes for a program that the compiler refuses."""
     if "roofline" not in plan:
         return ("-",) * 4
     rate = f"{plan['tokens_per_second'] / plan['chips']:,.0f}"

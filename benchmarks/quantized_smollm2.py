@@ -1,8 +1,10 @@
-"""SmolLM2-135M-Instruct in each kind: bytes and bits per byte on the addresses after 2000, against the bars of 8 and 4 bits.
+"""SmolLM2-135M-Instruct in each storage kind: bytes, and bits per byte on the addresses after 2000.
 
-    uv run --extra pretrained python benchmarks/quantized_smollm2.py RUN [--rows 64] [--calibration 32] [--kinds int8 ...]
+    uv run --extra pretrained python benchmarks/quantized_smollm2.py RUN [--rows 64]
+        [--calibration 32] [--kinds int8 ...]
 
-RUN is what `launch.py import smollm2-135m-instruct` makes. Rows have 256 tokens. A line is printed as soon as it is known.
+RUN is made by `launch.py import smollm2-135m-instruct`. Rows have 256 tokens. Each line is printed
+as soon as it is known.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""What a TPU's compiler expects of a step by how much fast memory one fusion may have (core/compiler_options.py).
+"""The TPU compiler's estimate of a step, by the fast memory (VMEM) that one fusion may use.
 
     uv run --extra plan benchmarks/scoped_vmem.py 8b_v5e 8b_v5p:32768,65536 70b_v6e:65536,98304
 
-Names are those of docs/plans; of each the compiler's default, our own, and the KiB named. What is not in the cache is compiled,
-one program at a time, each in a process of its own.
+core/compiler_options.py sets our limits. Names are those of docs/plans. Each is compiled with the
+compiler's default, with our own limit, and with the KiB named. Programs that are not cached are
+compiled one at a time, each in a process of its own.
 """
 
 import json

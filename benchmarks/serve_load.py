@@ -1,13 +1,19 @@
-"""The server under load, asked over HTTP on the loopback: clients that hang up, and tokens per second.
+"""The server under load, over HTTP on the loopback: clients that hang up, speed, and memory.
 
     python benchmarks/serve_load.py hangups RUN [--requests 2000] [--clients 32]
-    python benchmarks/serve_load.py speed RUN [--requests 64] [--reference-python PATH] [--folder EXPORTED]
+    python benchmarks/serve_load.py speed RUN [--requests 64] [--reference-python PATH]
+        [--folder EXPORTED]
     python benchmarks/serve_load.py memory RUN [--seconds 600]
 
-hangups: a third of the clients hang up on the way; what is lost (no answer, or an error), hung (no end within a minute)
-and leaked (texts that are still open when all are gone) must be 0; p50 and p95 of a request. speed: all requests at once,
-16 slots, seeded log-normal lengths of answers; transformers generates the same in static batches of 16, from EXPORTED, the
-run as `launch.py export RUN EXPORTED` writes it. memory: the resident memory of the server, by the minute.
+hangups: a third of the clients disconnect during their request. Three counts must be 0: lost (no
+answer, or an error), hung (no end within a minute) and leaked (texts still open when all clients
+are gone). It prints p50 and p95 of a request.
+
+speed: all requests are sent at once to 16 slots, with log-normal lengths of answers from a fixed
+seed. transformers generates the same in static batches of 16, from EXPORTED, which `launch.py
+export RUN EXPORTED` writes.
+
+memory: prints the server's resident memory after each round of requests.
 """
 
 import argparse
@@ -29,7 +35,7 @@ BATCH, PROMPT, LONGEST = 16, 32, 384
 
 
 def lengths(num: int) -> list[int]:
-    """Log-normal, median 64 tokens."""
+    """Log-normal lengths of answers, with a median of 64 tokens."""
     drawn = np.random.default_rng(0).lognormal(np.log(64), 1.0, num)
     return np.clip(drawn, 8, LONGEST).astype(int).tolist()
 
@@ -39,7 +45,7 @@ def prompts(num: int, vocab: int = 257) -> list[list[int]]:
 
 
 class Server:
-    """`launch.py serve RUN` in a process of its own, on a free port."""
+    """`launch.py serve RUN` in its own process, on a free port."""
 
     def __init__(self, run: str, *options: str):
         command = [sys.executable, str(ROOT / "launch.py"), "serve", run, "--port", "0", "--name", "model", *options]
@@ -61,7 +67,8 @@ class Server:
 
 
 async def ask(client: httpx.AsyncClient, url: str, prompt: list[int], num: int, hang_up: int = 0) -> tuple[int, float]:
-    """(tokens, seconds) of one streamed completion; after `hang_up` events the client is gone."""
+    """(tokens, seconds) of one streamed completion; the client disconnects after `hang_up` events,
+    0 = never."""
     began, events, usage = time.perf_counter(), 0, 0
     body = {"model": "model", "prompt": prompt, "max_tokens": num, "temperature": 0, "ignore_eos": True}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -77,7 +84,8 @@ async def ask(client: httpx.AsyncClient, url: str, prompt: list[int], num: int, 
 
 
 async def many(server: Server, wanted: list[int], clients: int, share: float = 0.0) -> dict:
-    """All requests by so many clients at a time; a share of them hangs up after one to eight events."""
+    """Sends all requests with so many clients at a time; a share of them hangs up after 1 to 8
+    events."""
     draw, free = random.Random(0), asyncio.Semaphore(clients)
     found = {"seconds": [], "lost": 0, "hung": 0, "tokens": 0, "gone": 0}
 
@@ -136,7 +144,7 @@ def speed(args: argparse.Namespace) -> None:
 
 
 def reference(args: argparse.Namespace, how: str, wanted: list[int]) -> float:
-    """Tokens per second of transformers; 0, with the reason, where it cannot do it so."""
+    """Tokens per second of transformers; 0, with a printed reason, if it fails."""
     script = Path(__file__).with_name("torch_generate.py")
     asked = json.dumps({"prompts": prompts(len(wanted)), "lengths": wanted, "batch": BATCH, "rounds": args.rounds})
     done = subprocess.run(

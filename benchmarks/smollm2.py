@@ -1,9 +1,10 @@
-"""SmolLM2-135M-Instruct from its GGUF file: the answer, the loss and the speed of generation, beside transformers.
+"""SmolLM2-135M-Instruct from its GGUF file: answer, loss and speed, beside transformers.
 
     uv run --extra pretrained python benchmarks/smollm2.py [--reference-python PATH] [--rounds 5]
 
-PATH is a Python with torch and transformers; it reads our export. Both generate in turns, so that what else the machine
-does weighs on both alike; the figure is the median of the rounds. Without it, only our side runs.
+PATH is a Python with torch and transformers, which reads our export. Both sides generate in turn,
+so that other load on the machine affects both alike; the figure is the median of the rounds.
+Without PATH, only our side runs.
 """
 
 import argparse
@@ -34,7 +35,8 @@ SENTENCE = "The capital of France is Paris. It is known for the Eiffel Tower and
 PROMPT = "The capital of France is"
 TOKENS = 64
 
-# One JSON line with the loss, then for each line it reads one with a generation.
+# It prints one JSON line with the loss. Then, for each line that it reads, it prints one with a
+# generation.
 REFERENCE = """
 import json, sys, time, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,7 +57,7 @@ for _ in sys.stdin:
 
 
 def ours(run_dir: Path) -> tuple[float, Callable[[], tuple[float, str]]]:
-    """(loss on the sentence, a function that generates once: (seconds, text))."""
+    """(loss on the sentence, a function that generates once and returns (seconds, text))."""
     config = config_file.load(run_dir)
     mesh = sharding.make_mesh(ParallelConfig(data=1))
     with sharding.use(mesh, config.parallel.rules):
@@ -76,7 +78,7 @@ def ours(run_dir: Path) -> tuple[float, Callable[[], tuple[float, str]]]:
 
 @contextlib.contextmanager
 def transformers(python: str, folder: Path):
-    """As `ours`, in a process of its own."""
+    """Like `ours` for transformers, in a process of its own."""
     command = [python, "-c", REFERENCE, str(folder), SENTENCE, PROMPT, str(TOKENS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 

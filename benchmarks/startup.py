@@ -1,4 +1,4 @@
-"""Process start to the first finished step, and where the seconds go: `train` started twice, the second one measured.
+"""The time from process start to the first finished step, by phase, for three starts of `train`.
 
 uv run benchmarks/startup.py [CONFIG]
 """
@@ -15,7 +15,7 @@ PHASES = ("packages imported", "data opened", "state made", "step compiled", "fi
 
 
 def run(config: str, folder: str) -> dict[str, float]:
-    """Seconds since the process was started, by phase, from the run's own log."""
+    """{phase: seconds since the process was started}, from the run's own log."""
     start = time.time()
     command = [sys.executable, "launch.py", "train", config, "--run_dir", folder, "--train.steps", "200"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONUNBUFFERED": "1"})

@@ -1,9 +1,9 @@
-"""What the loop adds to the bare jitted step: 100 steps of `train` against 100 calls of the step, in one process.
+"""What the training loop adds to the jitted step: 100 steps of `train` against 100 plain calls.
 
     uv run benchmarks/step_overhead.py [CONFIG]
 
-Prints the medians of means over 20 steps, as `train` logs them, the ratio over all rounds, and the share of wall
-time that the loop waited for data.
+It prints medians of means over 20 steps, as `train` logs them, the ratio over all rounds, and the
+share of wall-clock time in which the loop waits for data.
 """
 
 import dataclasses
@@ -29,7 +29,8 @@ STEPS, ROUNDS, WINDOW = 100, 4, 20
 
 
 def bare_step(config) -> list[float]:
-    """Means over windows of STEPS calls on one batch, one call in flight ahead of the wait, as in the loop."""
+    """Mean seconds per step over windows of calls on one batch; as in the loop, one call is always
+    in flight."""
     mesh = sharding.make_mesh(config.parallel)
     state = init_state(config, mesh)
     batch = next(make_iterator(config.data, batch_size=config.train.batch_size, seed=0, mesh=mesh))
@@ -49,7 +50,8 @@ def bare_step(config) -> list[float]:
 
 
 def train_loop(config) -> tuple[list[float], float]:
-    """(the same of a real `train`, from its own metrics, share of it spent waiting for data)."""
+    """(mean seconds per step of a real `train` from its metrics, the share spent waiting for
+    data)."""
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder) / "run", Stages(Console(quiet=True)))
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
@@ -67,7 +69,7 @@ def main() -> None:
         train=dataclasses.replace(config.train, steps=STEPS + 1),
         eval=dataclasses.replace(config.eval, sample=dataclasses.replace(config.eval.sample, prompt="")),
     )
-    config.data.baselines()  # prepared before, so that it does not run beside the steps
+    config.data.baselines()  # computed now, so that it does not run beside the steps
     bare, inside = [], []
     for i in range(ROUNDS):
         bare += (one := bare_step(config))

@@ -1,9 +1,10 @@
-"""The peer of `torch_peer.py`: the same decoder and step in PyTorch, run by a Python that has torch.
+"""The PyTorch side of `torch_peer.py`: the same decoder and train step, in a Python that has torch.
 
     python torch_decoder.py SHAPE_JSON eager|compile
 
-SDPA attention, F.rms_norm, F.cross_entropy, clip_grad_norm_, fused AdamW. Reads a number of steps from each line of
-stdin, does them, and answers with the seconds they took and the last loss.
+It uses SDPA attention, F.rms_norm, F.cross_entropy, clip_grad_norm_ and fused AdamW. For each line
+of stdin, a number of steps, it runs the steps and answers with the seconds that they took and the
+last loss.
 """
 
 import json
@@ -66,7 +67,7 @@ class Decoder(nn.Module):
 
 
 def make_optimizer(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Fused AdamW; vectors do not decay."""
+    """Fused AdamW; vectors get no weight decay."""
     decayed, rest = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)

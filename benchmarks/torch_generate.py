@@ -1,9 +1,10 @@
-"""The peer of `serve_load.py`: transformers generates in static batches, run by a Python that has it.
+"""transformers' side of `serve_load.py`: generates in static batches.
 
     python torch_generate.py FOLDER eager|compile
 
-Reads {"prompts", "lengths", "batch", "rounds"} from stdin; prints the tokens per second that were asked for. A batch goes
-on until its longest text is complete.
+It runs in a Python that has transformers. It reads {"prompts", "lengths", "batch", "rounds"} from
+stdin, and prints the number of requested tokens per second. A batch runs until its longest text is
+complete.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""The peer of `lora_speed.py`: transformers' Llama with PEFT's LoRA, run by a Python that has torch, transformers and peft.
+"""The PyTorch side of `lora_speed.py`: transformers' Llama with PEFT's LoRA.
 
     python torch_lora.py SHAPE_JSON eager|compile lora|full
 
-SDPA attention, clip_grad_norm_, fused AdamW. Reads a number of steps from each line of stdin, does them, and answers with
-the seconds they took, the seconds of computing of all cores, and the last loss.
+It runs in a Python with torch, transformers and peft, with SDPA attention, clip_grad_norm_ and
+fused AdamW. For each line of stdin, a number of steps, it runs the steps and answers with their
+seconds, the processor seconds of all cores, and the last loss.
 """
 
 import json
@@ -42,7 +43,8 @@ def main() -> None:
     data = torch.randint(0, c["vocab_size"], (8, c["batch_size"], c["seq_len"] + 1))
 
     def step(i: int) -> torch.Tensor:
-        # The next token of each, as our batches have them; transformers shifts labels by itself.
+        # transformers shifts the labels itself, so both get the same tokens; our batches hold
+        # shifted targets.
         loss = forward(input_ids=data[i % 8][:, :-1], labels=data[i % 8][:, :-1]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

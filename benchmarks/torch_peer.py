@@ -1,9 +1,10 @@
-"""Tokens per second of lm_tiny's train step against the same model in PyTorch, in alternating runs on one machine.
+"""Tokens per second of lm_tiny's train step beside the same model in PyTorch, in alternation.
 
     uv run benchmarks/torch_peer.py /path/to/python-with-torch [ROUNDS]
 
-The four programs live side by side and take turns, so that the machine's drift hits all of them: ours with the forms of
-nn/cpu.py, ours without them, torch eager and torch.compile. Prints the medians and the ratio to the better torch.
+Five programs run side by side and take turns, so that other load on the machine affects all: ours
+with the CPU forms of nn/cpu.py, ours without them, torch eager, and torch.compile with both
+allocators. It prints medians and the ratio to the fastest torch.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ def shape() -> dict:
 
 
 def serve(mode: str) -> None:
-    """Our side, with the same protocol as torch_decoder.py."""
+    """Runs our side with the protocol of torch_decoder.py."""
     if mode == "plain":
         cpu.active = lambda: False
     runtime.keep_programs()

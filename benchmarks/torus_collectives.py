@@ -1,11 +1,13 @@
-"""What a TPU's compiler makes of FSDP on a whole torus: two products in scanned layers, parameters over all chips.
+"""How the TPU compiler implements FSDP on a whole torus: two products in scanned layers.
 
     uv run --extra plan benchmarks/torus_collectives.py v5e:4x4 v5p:4x4x4 tpu7x:4x4x4
 
-Compiles for chips that are not there. For each topology and form it prints one row: how often a step runs each kind of
-collective, megabytes of the buffers, and megabytes that a device sends by a ring. Forms: `one axis`, the compiler's own,
-with all chips on one mesh axis; `torus axes`, the same with a mesh axis per dimension of the torus; `by hand`, a gather
-and a reduce-scatter per torus axis under shard_map; and the first with compiler options.
+Parameters are sharded over all chips. It compiles for chips that do not exist here. For each
+topology and form it prints one row: the number of collectives of each kind in a step, megabytes of
+their buffers, and megabytes that a device sends in a ring. The forms are: `one axis`, the
+compiler's own, with all chips on one mesh axis; `torus axes`, the same with a mesh axis per
+dimension of the torus; `by hand`, a gather and a reduce-scatter per torus axis under shard_map; and
+the first form with compiler options.
 """
 
 import os
@@ -46,12 +48,13 @@ def loss(weights, x, gather):
     def layer(x, w):
         return jnp.tanh(jnp.tanh(x @ gather(w["up"])) @ gather(w["down"])), None
 
-    # Full remat, as large models run: a weight is gathered forward and backward.
+    # Full remat, as in large models: each weight is gathered in the forward and in the backward
+    # pass.
     return jnp.sum(jax.lax.scan(jax.checkpoint(layer), x, weights)[0].astype(jnp.float32))
 
 
 def compiler_form(mesh: Mesh):
-    """Shardings alone."""
+    """The form that gives the compiler only shardings."""
     axes = mesh.axis_names
     where = NamedSharding(mesh, P(None, axes, None))
 
@@ -63,7 +66,8 @@ def compiler_form(mesh: Mesh):
 
 
 def by_hand(mesh: Mesh):
-    """A gather along each axis of the torus in turn, the last axis first; its gradient is the scatters in reverse."""
+    """The form that gathers along each torus axis in turn, last axis first; gradients scatter in
+    reverse."""
     axes = mesh.axis_names
 
     def gather(w):

@@ -1,9 +1,9 @@
-"""What a watched step costs beside an ordinary one, in processor time.
+"""The cost of a watched step beside an ordinary one, in processor time.
 
     uv run benchmarks/watch_cost.py [CONFIG] [--FIELD VALUE ...]
 
-The two take turns, step by step, so that other programs of the machine weigh on both alike. The last line is the share of
-a run's time where every tenth step is watched.
+Both kinds take turns, step by step, so that other programs on the machine affect both alike. The
+last line is the added share of a run's step time if every tenth step is watched.
 """
 
 import statistics

@@ -1,10 +1,11 @@
-"""`python -m bigmodel_jax` and the console script `bigmodel-jax` are `python launch.py`, from any folder."""
+"""Entry point of `python -m bigmodel_jax`, `bigmodel-jax` and `python launch.py`."""
 
 from bigmodel_jax.core import interrupts
 
 
 def start() -> None:
-    interrupts.install()  # before the imports, which take a second
+    """Installs the signal handlers, then runs the command line on `sys.argv`."""
+    interrupts.install()  # first, because the imports below take about a second
     from bigmodel_jax.cli import main
 
     main()

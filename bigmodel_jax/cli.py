@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print its result."""
+"""The command line parses its arguments, calls one function and prints that function's result."""
 
 import os
 import sys
@@ -17,23 +17,27 @@ from bigmodel_jax.core.paths import check_local, expanded
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
-# JAX and the rest of the package are imported inside the verbs: `launch.py` and a misspelt verb answer at once.
+# The verbs import JAX and the rest of the package lazily, so that `launch.py` alone and a misspelt
+# verb answer at once.
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs `launch.py VERB ...`. A user's mistake is one line on stderr and exit code 2.
+    """Runs `launch.py VERB ...`; a user's mistake prints one line on stderr and exits with code 2.
 
-    In a job of several processes (cluster/) the line is one for all of them, and all end with the same code.
+    In a job of several processes (cluster/), the whole job prints that line once, and all its
+    processes exit with the same code.
     """
     if args is None:
         interrupts.tell = peers.end
         args = sys.argv[1:]
+        # The restart with another allocator pays only for verbs that train.
         if args[:1] in (["train"], ["sweep"], ["profile"], ["cross-validate"]):
             with interrupts.held():
                 runtime.keep_memory()
         runtime.use_gpu_memory()
     if "--trust" in args:
         trust.allow()
+    # --trust is valid for every verb, so it is removed before a verb parses its options.
     args = [a for a in args if a != "--trust"]
     try:
         _dispatch(args)
@@ -57,6 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(str(error))
             sys.exit(1)
         if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+            # XLA's own message is pages long; its first line has the size that was missing.
             text = f"a device's memory is not enough ({str(error).splitlines()[0]}); launch.py plan says what fits"
             peers.end(f"error: {text}", 2)
             _fail(text)
@@ -68,12 +73,13 @@ def main(args: Sequence[str] | None = None) -> None:
         join.leave()
         if peers.speaks():
             print(f"{error}; the same command resumes it", file=sys.stderr)
-        interrupts.take()  # a second signal on the way out has nothing to add
+        interrupts.take()  # a second signal during the exit changes nothing
         sys.exit(interrupts.CODES[error.signal_number])
 
 
 def _obey_signal() -> None:
-    """Ends the process where a signal was heard: the error is what a library has made of it."""
+    """Ends the process if it has received a signal: the library error at hand is a consequence of
+    it."""
     try:
         interrupts.obey()
     except interrupts.Interrupt as stop:
@@ -113,13 +119,13 @@ def _dispatch(args: list[str]) -> None:
 
 
 def _program() -> str:
-    """How this process was started, as a user types it: three names of one command line."""
+    """The command that started this process, as a user types it; there are three spellings."""
     started = {"bin/bigmodel-jax": "bigmodel-jax", "bigmodel_jax/__main__.py": "python -m bigmodel_jax"}
     return started.get("/".join(Path(sys.argv[0]).parts[-2:]), "python launch.py")
 
 
 def overview() -> None:
-    """What `launch.py` alone says."""
+    """Prints the overview that `launch.py` without arguments shows."""
     program = _program()
     print = Console(highlight=False).print
     print("\n[bold]bigmodel_jax[/]: train, measure and use large models in JAX, from one launcher.\n")
@@ -137,7 +143,7 @@ def overview() -> None:
 
 
 def describe(name: str) -> None:
-    """What `launch.py VERB --help` says."""
+    """Prints the help that `launch.py VERB --help` shows."""
     verb = VERBS[name]
     print = Console(highlight=False).print
     print(f"\n[bold]{name}[/]: {verb.summary}.\n")

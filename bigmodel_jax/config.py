@@ -1,7 +1,7 @@
 """One `Config` describes one run; everything else is a pure function of it.
 
-A config file is plain Python whose `get_config()` returns a complete `Config`. Any field is overridden on the command
-line by its dotted name. In JSON each dataclass is an object whose "type" names its class.
+A config file is plain Python whose `get_config()` returns a complete `Config`. The command line
+overrides fields by dotted name. In JSON each dataclass is an object whose "type" names its class.
 """
 
 import dataclasses
@@ -36,33 +36,33 @@ from bigmodel_jax.optim import OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class SpikeConfig:
-    """What is done about a step whose loss or gradient norm is far above those of the steps before it."""
+    """How a run treats a step whose loss or gradient norm is far above those of recent steps."""
 
     action: Literal["off", "skip", "rollback"] = "off"
-    "skip: its update is left out; rollback: the run goes back to its last save, and on with the batches after the spike"
-    deviations: Positive = 8.0  # so many standard deviations above the median of the window is far
-    window: Window = 128  # the last so many steps; none is judged before there are as many
-    max_rollbacks: Count = 3  # to one save; what comes after them is skipped
+    "skip: drop the step's update; rollback: return to the last save and train on with the batches after the spike"
+    deviations: Positive = 8.0  # a spike lies this many standard deviations above the median of the window
+    window: Window = 128  # number of recent steps compared with; no step is judged before there are as many
+    max_rollbacks: Count = 3  # the most rollbacks to one save; later spikes are skipped
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long a run trains, on batches of what size, and from which weights it starts."""
+    """How long a run trains, the size of its batches, and the weights that it starts from."""
 
-    steps: Count | None = None  # optimizer steps; None = as many as `epochs` are, or 1000 where that is None, too
-    epochs: Positive | None = None  # passes over the training rows, in place of `steps`
+    steps: Count | None = None  # optimizer steps; None = take them from `epochs`, or 1000 if that is None, too
+    epochs: Positive | None = None  # passes over the training rows, instead of `steps`
     batch_size: Count = 32  # examples (rows) of one optimizer step, over all devices
-    stochastic_depth: ShareBelowOne = 0.0  # in how many steps the last layer is left out; the n-th of L: this * n / L
-    microbatches: Count = 1  # the batch is computed in this many pieces, one after the other
-    seed: Seed = 0
-    log_every: Count = 10
-    max_skipped: Count = 10  # after so many steps in a row that are not finite the run ends
+    stochastic_depth: ShareBelowOne = 0.0  # share of steps without the last layer; layer n of L: this * n / L
+    microbatches: Count = 1  # pieces of a batch, computed one after the other to save memory
+    seed: Seed = 0  # seed of all random numbers of the run
+    log_every: Count = 10  # steps between records of metrics
+    max_skipped: Count = 10  # steps in a row with a loss or gradient that is not finite, after which the run ends
     max_step_seconds: NonNegative | None = None
-    "a step that takes longer ends the run with exit code 75; 0 = no limit, None = 10 times the median step, 300 at least"
-    profile: str = ""  # the steps whose time is traced: "100:110", from when 100 are done to when 110 are; "" = none
+    "seconds after which one step ends the run with exit code 75; 0 = no limit, None = 10 times the median step, at least 300"
+    profile: str = ""  # steps to trace: "100:110" = from after step 100 to after step 110; "" = none
     spikes: SpikeConfig = SpikeConfig()
-    init_from: str = ""  # a run, imported or trained, to start from: its folder, FOLDER@STEP or FOLDER@best
-    init_state: Literal["weights", "all"] = "weights"  # what of it; all: the optimizer's state and the step, too
+    init_from: str = ""  # a trained or imported run to start from: its folder, FOLDER@STEP or FOLDER@best
+    init_state: Literal["weights", "all"] = "weights"  # what to take from it; all: also optimizer state and step
 
     def __post_init__(self):
         if self.steps is None and self.epochs is None:
@@ -71,41 +71,40 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Text generated at the end of a training run, and the defaults of `generate`."""
+    """Text generated at the end of a training run; `generate` uses the same fields as defaults."""
 
-    prompt: str = ""
-    max_tokens: Count = 128
-    temperature: NonNegative = 0.8  # 0 = always the likeliest token
-    top_k: CountOrZero = 0  # 0 = all
-    top_p: ShareAboveZero = 1.0
-    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: each head and place has a scale
-    widen: Literal["auto", "never"] = "auto"  # whether a CPU with room for them makes stored weights dense, once
+    prompt: str = ""  # text that the model continues
+    max_tokens: Count = 128  # tokens generated after the prompt
+    temperature: NonNegative = 0.8  # logits are divided by it; 0 = always the likeliest token
+    top_k: CountOrZero = 0  # sample from the k likeliest tokens; 0 = from all
+    top_p: ShareAboveZero = 1.0  # sample from the likeliest tokens whose probabilities sum to this; 1 = from all
+    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: one scale per head and position
+    widen: Literal["auto", "never"] = "auto"  # auto: a CPU with enough memory makes quantized weights dense once
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSampleConfig:
-    """Images generated at the end of a run whose objective is Diffusion or FlowMatching, with classifier-free guidance."""
+    """Images generated, with classifier-free guidance, after a run of Diffusion or FlowMatching."""
 
-    num: CountOrZero = 0  # 0 = none
+    num: CountOrZero = 0  # number of images; 0 = none
     steps: Count = 50  # denoising steps, at most objective.num_steps
-    guidance: NonNegative = 3.0  # 1 = what the model says given the label or text; above: further away from without it
+    guidance: NonNegative = 3.0  # 1 = the conditional prediction; above 1 = pushed further from the unconditional one
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-    """A named evaluation beside the run's validation split: the validation split of its own data, its own metrics, its own
-    period. Its figures are recorded as "eval/NAME/METRIC"."""
+    """A named evaluation with its own data, metrics and period, recorded as "eval/NAME/METRIC"."""
 
-    name: str = ""  # up to 40 letters, digits, _, . or -
+    name: str = ""  # its name: up to 40 letters, digits, _, . or -
     data: DataConfig = DataConfig()
-    "of which the validation split is read; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
-    every: CountOrZero = 0  # steps between its evaluations; 0 = those of eval.every; always after the last step, too
-    batch_size: CountOrZero = 0  # 0 = eval.batch_size
-    objective: Objective | None = None  # whose metrics are computed; None = the run's
+    "its validation split is evaluated; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
+    every: CountOrZero = 0  # steps between its evaluations; 0 = eval.every; the last step is always evaluated
+    batch_size: CountOrZero = 0  # examples per batch; 0 = eval.batch_size
+    objective: Objective | None = None  # the objective whose metrics are computed; None = the run's
     metrics: tuple[KnownOrFunction, ...] = ()
-    """as eval.metrics; of answers: names of TEXT_METRICS in metrics/texts.py, or functions (answers, references) of one's
-    own, whose references are a list for each answer"""
-    answer_field: str = "answer"  # the record's right answer, a text or a list of them; "" = the whole record
+    """as eval.metrics; for answers to prompts: names of TEXT_METRICS in metrics/texts.py, or your own
+    functions (answers, references), where references holds a list for each answer"""
+    answer_field: str = "answer"  # field of the reference answer, a text or a list; "" = the whole record
 
     def __post_init__(self):
         object.__setattr__(self, "metrics", _names("eval.sets.metrics", self.metrics))
@@ -113,16 +112,16 @@ class EvalSet:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When a run is evaluated on its validation split and its further sets, and what it generates at its end."""
+    """When and by which metrics to evaluate a run, and what to generate at its end."""
 
     every: CountOrZero = 0  # steps between evaluations; 0 = only after the last step
-    batch_size: CountOrZero = 0  # 0 = the training batch size
-    patience: CountOrZero = 0  # evaluations in a row without a better checkpoint.best_metric end the run; 0 = none do
-    sets: tuple[EvalSet, ...] = ()  # evaluated beside the validation split
+    batch_size: CountOrZero = 0  # examples per batch; 0 = train.batch_size
+    patience: CountOrZero = 0  # stop after as many evaluations without a better checkpoint.best_metric; 0 = never
+    sets: tuple[EvalSet, ...] = ()  # further sets, evaluated beside the validation split
     baselines: bool = True
-    "beside the metrics, what simple methods reach (xz on text), once they are computed; nothing waits for them"
+    "also report what simple methods reach (xz on text) when they have been computed; the run does not wait for them"
     metrics: tuple[KnownOrFunction, ...] = ()
-    "further metrics: names of METRICS in metrics/further.py, or functions (out, batch) of one's own"
+    "further metrics: names of METRICS in metrics/further.py, or your own functions (out, batch)"
     sample: SampleConfig = SampleConfig()
     images: ImageSampleConfig = ImageSampleConfig()
 
@@ -131,7 +130,7 @@ class EvalConfig:
 
 
 def _names(option: str, metrics: Any) -> tuple[str, ...]:
-    """Of one metric or several, each a name or a function."""
+    """The names of one metric or of several, each given as a name or as a function."""
     return tuple(name_of(option, one) for one in (metrics if isinstance(metrics, tuple | list) else (metrics,)))
 
 
@@ -140,27 +139,27 @@ class CheckpointConfig:
     """When a run is saved, and which saves are kept."""
 
     every: CountOrZero = 0  # steps between saves; 0 = only after the last step
-    keep: Count = 2  # the newest so many
-    best_metric: str = ""  # also keep the save that is best by this metric of the evaluation, e.g. "eval/loss"
-    best_mode: Literal["min", "max"] = "min"
-    local_dir: str = ""  # a folder on a disk, or in the memory, of each host, for local saves; "" = none are made
+    keep: Count = 2  # number of newest saves that are kept
+    best_metric: str = ""  # also keep the save that is best by this evaluation metric, e.g. "eval/loss"
+    best_mode: Literal["min", "max"] = "min"  # whether less or more of best_metric is better
+    local_dir: str = ""  # folder for local saves on each host's disk or in its memory; "" = none are made
     local_every: CountOrZero = 0  # steps between local saves
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Where metrics go beside metrics.jsonl."""
+    """Where a run writes metrics, beside metrics.jsonl."""
 
-    tensorboard: bool = True
-    watch: CountOrZero = 0  # steps between looks inside: norms by layer, attention entropy, dead units; 0 = none
-    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    tensorboard: bool = True  # also write TensorBoard event files
+    watch: CountOrZero = 0  # steps between records of norms by layer, attention entropy, dead units; 0 = none
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()  # also send metrics to these services
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run, described whole: what `get_config()` returns and config.json holds.
+    """The complete description of one run: what `get_config()` returns and config.json holds.
 
-    Only `model`, `objective` and `data` have no default; `launch.py train CONFIG --help` lists the fields of all parts.
+    Only `model`, `objective` and `data` have no default. `launch.py train CONFIG --help` lists all.
     """
 
     model: ModelConfig
@@ -178,7 +177,7 @@ class Config:
     quantize: QuantizeConfig = QuantizeConfig()
 
     def make_model(self) -> Model:
-        """The run's model: with its adapters, what the objective keeps beside it, by μP, what is frozen, as it is stored."""
+        """The model with adapters, objective parameters, muP, freezing and quantization applied."""
         model = self._made(self.model)
         if self.mup.base:
             model = scaled(model, self._made(self.mup.base_of(self.model)))
@@ -189,26 +188,26 @@ class Config:
         return with_parameters(self.adapters.adapt(model.make()), self.objective.parameters(model))
 
 
-# ------------------------------------------------------------------------------------------------ command line
+# ------------------------------------------------------------------------------------- command line
 
 
 @dataclasses.dataclass(frozen=True)
 class _Fields:
-    """A config alone, whose fields are options without a prefix."""
+    """A holder that gives the fields of a config as options without a prefix."""
 
     config: options.Unnamed
 
 
 def override(config: Config, args: Sequence[str], prog: str = "launch.py train CONFIG") -> Config:
-    """`config` with the fields named in `args` ("--optim.lr", "3e-4") replaced.
+    """A copy of `config` with the fields that `args` name ("--optim.lr", "3e-4") replaced.
 
-    Raises ValueError, one line with the option, its value, what is allowed and the nearest spelling.
+    Raises ValueError: a line with the option, its value, what is allowed and the nearest spelling.
     """
     return parse(_Fields(config), args, prog).config
 
 
 def parse(default: Any, args: Sequence[str], prog: str) -> Any:
-    """As `override`, of a dataclass with options of its own beside the fields of its `config`."""
+    """Like `override`, for a dataclass that has options of its own beside its field `config`."""
     names = [arg.split("=")[0].removeprefix("--").replace("-", "_") for arg in args if arg.startswith("--data.")]
     data = default.config.data.with_places(names) if names else default.config.data
     default = dataclasses.replace(default, config=dataclasses.replace(default.config, data=data))
@@ -217,7 +216,7 @@ def parse(default: Any, args: Sequence[str], prog: str) -> Any:
 
 
 def _last_duration(config: Config, args: Sequence[str]) -> Config:
-    """With `train.steps` alone where `args` name it alone, and so with `train.epochs`: the config's other one gives way."""
+    """`config` without `train.epochs` if `args` give only `train.steps`, or the other way round."""
     typed = {arg.split("=")[0].replace("-", "_") for arg in args}
     given = [name for name in ("steps", "epochs") if f"__train.{name}" in typed]
     if len(given) != 1 or getattr(config.train, given[0]) is None:
@@ -226,12 +225,13 @@ def _last_duration(config: Config, args: Sequence[str]) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **{other: None}))
 
 
-# ------------------------------------------------------------------------------------------------ fields by name
+# ----------------------------------------------------------------------------------- fields by name
 
 
 def field_of(config: Any, name: str) -> Any:
-    """The value of a field by its dotted name; of a tuple of parts, "optim.groups.0" is the first. ValueError, with the
-    nearest name, where there is no such field."""
+    """The value of a field by dotted name; "optim.groups.0" is the first item of a tuple.
+
+    Raises ValueError, with the nearest name, for a field that does not exist."""
     value = config
     for key in name.split("."):
         value = _parts(value).get(key, _MISSING)
@@ -241,7 +241,7 @@ def field_of(config: Any, name: str) -> Any:
 
 
 def replaced(config: Any, name: str, value: Any) -> Any:
-    """`config` with another value in the field of that dotted name; nothing checks the value."""
+    """A copy of `config` with another value in the field of that dotted name, without any check."""
     field_of(config, name)
     first, _, rest = name.partition(".")
     new = replaced(_parts(config)[first], rest, value) if rest else value
@@ -265,14 +265,14 @@ def _nearest_field(config: Any, name: str) -> str:
     return f" (perhaps you meant {same[0]!r})" if len(same) == 1 else nearest(name, known)
 
 
-# ------------------------------------------------------------------------------------------------ checks
+# ------------------------------------------------------------------------------------------- checks
 
 
-OPEN = ("model", "objective", "data", "optim", "adapters")  # the parts whose subclasses are used
+OPEN = ("model", "objective", "data", "optim", "adapters")  # parts that may be a user's subclass
 
 
 def check_parts(config: Config) -> None:
-    """Raises ValueError where model, objective or data is not what its name says."""
+    """Raises ValueError if a part is of another class, or of a subclass that would be ignored."""
     for name, base, table in (("model", ModelConfig, MODELS), ("objective", Objective, OBJECTIVES)):
         value = getattr(config, name)
         if not isinstance(value, base):
@@ -292,12 +292,12 @@ def check_parts(config: Config) -> None:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"optim.lr": 0.0003, ...}: every field by its dotted name; the form of golden files and diffs."""
+    """All fields by dotted name: {"optim.lr": 0.0003, ...}; golden files and diffs show them so."""
     out: dict[str, Any] = {prefix or "config": type(config).__name__}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}.{field.name}".lstrip(".")
         if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
-            parts = {f"{name}.{i}": part for i, part in enumerate(value)}  # as the options are called
+            parts = {f"{name}.{i}": part for i, part in enumerate(value)}  # the names that the options have
         else:
             parts = {name: value}
         for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""Whatever can be known to be wrong with a config before data is opened or anything is compiled."""
+"""Checks a config for every mistake that can be found before data is opened or a step compiled."""
 
 import dataclasses
 import importlib.util
@@ -11,9 +11,9 @@ from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, 
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.models import compute
 
-# Fields that name files and folders.
+# A field whose name ends so holds a file or a folder.
 PATH_ENDS = ("path", "dir", "folder", "file")
-# Fields that may also hold addresses, by the end of their names, and the schemes of those.
+# Fields that may also hold a bucket's address, by the end of their names, with the allowed schemes.
 ADDRESSES = {
     "source.train": ("gs", "s3"),
     "source.validation": ("gs", "s3"),
@@ -25,12 +25,16 @@ ADDRESSES = {
 
 
 def validate(config: Config, num_devices: int | None = None) -> None:
-    """Raises ValueError for whatever can be known to be wrong before data is opened or anything is compiled."""
+    """Raises ValueError for any mistake that can be found before data is opened or a step compiled.
+
+    num_devices: devices of the mesh; None leaves out the checks that depend on it.
+    """
     check_parts(config)
     ranges.check(config)
     check_paths(config)
     check_duration(config)
     _check_rules(config.parallel.rules)
+    # Models check their sizes against the mesh, so an axis of -1 must be resolved first.
     parallel = _with_sizes(config.parallel, num_devices)
     config.model.validate(parallel)
     config.adapters.validate(config.model, config.model.make(), parallel)
@@ -53,17 +57,18 @@ def validate(config: Config, num_devices: int | None = None) -> None:
 
 
 def _with_sizes(parallel: ParallelConfig, num_devices: int | None) -> ParallelConfig:
-    """With the size of an axis of -1, where the number of devices is known."""
+    """`parallel` with the axis of size -1 computed, if the number of devices is known."""
     if num_devices is None:
         return parallel
     return dataclasses.replace(parallel, **dict(zip(AXES, factor(parallel, num_devices), strict=True)))
 
 
 def check_duration(config: Config) -> None:
-    """Checks the length of the run and the state that it starts from; epochs become steps in training/epochs.py.
+    """Checks the length of the run and the state that it starts from.
 
-    Raises ValueError where steps and epochs are both given, where the data has no end to count epochs by, where the
-    optimizer cannot run for so many steps, and where the start takes a state from no run.
+    training/epochs.py turns epochs into steps. Raises ValueError if steps and epochs are both
+    given, if epochs are given for data without an end, if the optimizer cannot run for so many
+    steps, or if `init_state` is "all" without a run to take the state from.
     """
     train, data = config.train, type(config.data)
     if train.init_state == "all" and not train.init_from:
@@ -77,9 +82,11 @@ def check_duration(config: Config) -> None:
 
 
 def check_paths(config: Config) -> None:
-    """Raises ValueError for a field that names a file or a folder and holds an address; of users' own classes, too.
+    """Raises ValueError if a field for a file or folder holds a bucket's address that it does not
+    allow.
 
-    Where an address is allowed, its bucket is asked for one object.
+    This covers the fields of users' own classes. Where an address is allowed, one object of the
+    bucket is requested, to see that it can be read.
     """
     for name, value in flat(config).items():
         schemes = next((schemes for end, schemes in ADDRESSES.items() if name.endswith(end)), None)
@@ -112,7 +119,8 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
     _check_sequence(config, sizes["seq"], sizes["tensor"])
     _check_slices(config, sizes)
     _check_deterministic(config, sizes)
-    # A pipeline cuts the batch of all its stages into microbatches, and each of these over the other axes.
+    # Each pipeline microbatch is cut over the other batch axes, so the stage axis is not counted as
+    # a shard.
     axes = [a for a in axis_names(config.parallel.rules.batch) if sizes[a] > 1 and not (a == "stage" and stages > 1)]
     shards = math.prod(sizes[a] for a in axes)
     pieces = [f"{shards} data shards ({' x '.join(f'parallel.{a}' for a in axes) or 'parallel.data'})"]
@@ -130,7 +138,7 @@ def _check_batch(config: Config, num_devices: int | None) -> None:
 
 
 def _check_pipeline(config: Config, stages: int) -> None:
-    """Raises ValueError where layers or microbatches do not make up the pipeline."""
+    """Raises ValueError if the stages do not divide the layers or the pipeline's microbatches."""
     parallel, rounds = config.parallel, config.parallel.pipeline_rounds
     if stages == 1:
         if rounds > 1 or parallel.pipeline_microbatches > 1 or parallel.pipeline_schedule != "gpipe":
@@ -163,7 +171,10 @@ def _check_pipeline(config: Config, stages: int) -> None:
 
 
 def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
-    """Raises ValueError for what the schedule does not do; layers: of each stacked parameter, by path."""
+    """Raises ValueError for what the 1f1b schedule cannot do.
+
+    layers: the number of layers of each stacked parameter, by path.
+    """
     if not config.objective.scores:
         raise ValueError(
             f"parallel.pipeline_schedule = '1f1b' needs an objective that defines score(out, batch), and "
@@ -173,7 +184,7 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
     if remat.startswith("offload") and not config.parallel.pipeline_remat:
         raise ValueError(
             f"model.compute.remat = {remat!r} needs parallel.pipeline_remat = True with parallel.pipeline_schedule = '1f1b', "
-            "which keeps what waits for its backward pass on the device"
+            "which keeps activations that wait for their backward pass on the device"
         )
     if {path.partition("layers/")[0] for path in layers} != {""}:
         raise ValueError(
@@ -188,13 +199,14 @@ def _check_1f1b(config: Config, layers: dict[str, int]) -> None:
 
 
 def _check_rows(config: Config, sizes: dict[str, int]) -> None:
-    """Raises ValueError where the mesh does not divide what a row has along a logical axis."""
+    """Raises ValueError if the mesh does not divide the size of a row along a sharded axis."""
     for name, field in config.data.row().items():
         spec = partition_spec(("batch", *field.axes), config.parallel.rules)
         for size, axes in zip(field.shape or (), spec[1:], strict=False):
             cut = [axis for axis in axis_names(axes) if sizes[axis] > 1]
             if size % math.prod(sizes[axis] for axis in cut):
-                # The user set the size by the field that has its value, if there is one.
+                # Name the field that the user set: the integer field of the data that has this
+                # value, if any.
                 option = next(
                     (n for n, value in vars(config.data).items() if type(value) is int and value == size), None
                 )
@@ -204,7 +216,9 @@ def _check_rows(config: Config, sizes: dict[str, int]) -> None:
 
 
 def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
-    """Raises ValueError where the heads that are exchanged for the sequence cannot be cut, or its attention is another."""
+    """Raises ValueError if Ulysses cannot divide the heads, or the attention kernel cannot run as a
+    ring."""
+    # A model without heads passes: the default is divisible by both.
     heads = getattr(config.model, "num_heads", tensor * pieces)
     if config.parallel.context == "ulysses" and heads % (tensor * pieces):
         product = f"parallel.seq = {pieces}" + (f" x parallel.tensor = {tensor}" if tensor > 1 else "")
@@ -225,6 +239,7 @@ def _check_slices(config: Config, sizes: dict[str, int]) -> None:
     if parallel.slices > 1 and parallel.strategy == "pmap":
         raise ValueError(f"parallel.slices = {parallel.slices} with parallel.strategy = 'pmap'; slices need 'jit'")
     across = slice_axis(parallel, tuple(sizes.values()))
+    # Only compressed gradients need more than a mesh axis that spans the slices.
     if parallel.slices == 1 or parallel.slice_gradients == "float32":
         return
     if across != "data":
@@ -253,6 +268,7 @@ def _check_deterministic(config: Config, sizes: dict[str, int]) -> None:
             raise ValueError(f"{name} = {value!r} with parallel.deterministic = True; it must be {allowed!r}")
     if groups < 2 or groups & (groups - 1):
         raise ValueError(f"parallel.deterministic_groups = {groups}; it must be a power of 2, at least 2")
+    # A device has at least two groups, so that its part of the binary tree adds something.
     if groups % (2 * shards):
         raise ValueError(
             f"parallel.deterministic_groups = {groups} is not divisible by {2 * shards} = 2 x {shards} data shards "
@@ -268,7 +284,7 @@ def _check_sets(config: Config, num_devices: int | None) -> None:
     eval_sets.check(config)
     for option, seen in eval_sets.seen(config):
         with eval_sets.named(option, seen.eval.sets[0].name):
-            if not seen.data.prompts:  # whose batches the evaluation makes itself
+            if not seen.data.prompts:  # the evaluation makes batches of prompts itself
                 config_reads.check(seen.model, seen.objective, seen.data)
                 config_metrics.check_further(seen)
                 _check_batch(seen, num_devices)

@@ -1,4 +1,4 @@
-"""Reading and writing a `Config`: a Python file, a config.json, or a run's folder."""
+"""Reads a `Config` from a Python file, a config.json or a run's folder, and writes config.json."""
 
 import dataclasses
 import json
@@ -17,13 +17,14 @@ from bigmodel_jax.core.spelling import nearest
 
 
 class Unreadable(ValueError):
-    """A config.json that is missing or is no whole JSON."""
+    """Raised for a config.json that is missing or is not complete JSON."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = True) -> Config:
     """The config of a .py file, a config.json or a run's folder, with dotted overrides applied.
 
-    runs_code: the caller may call functions that the config names, so these must be trusted as well as its classes.
+    runs_code: the caller may call functions that the config names, so these must be trusted, as
+    well as its classes. Raises ValueError for a file that is not a config.
     """
     path = Path(path)
     source = path / "config.json" if path.is_dir() else path
@@ -38,8 +39,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
 
 
 def trust_functions(config: Config, run_dir: Path) -> None:
-    """ValueError where a config that was read from `run_dir` names a function that is not trusted. What this process
-    has imported by its path, the user named or trusted before."""
+    """Raises ValueError if a config read from `run_dir` names a function that is not trusted.
+
+    A function in a file that this process has imported by its path counts as trusted: the user
+    named that file, or trusted it before.
+    """
     for name in user_code.functions(config):
         file = name.rpartition(":")[0]
         if not (file.endswith(".py") and file in sys.modules):
@@ -59,7 +63,7 @@ def _from_json_file(path: Path) -> Config:
         raise Unreadable(f"config {str(path)!r}: its brackets are nested too deeply") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"config {str(path)!r} is not JSON: {error}") from error
-    except formats.Unknown:  # it names the file
+    except formats.Unknown:  # its message names the file already
         raise
     except ValueError as error:
         raise ValueError(f"config {str(path)!r}: {error}") from error
@@ -85,7 +89,8 @@ def _from_python(path: Path) -> Config:
 
 
 def _import_file(path: Path) -> Any:
-    """The module of a config file; its name is its path, which is how config.json finds classes defined there."""
+    """The module of a config file, named by its path: config.json finds the file's classes by that
+    name."""
     if path.suffix != ".py":
         raise ValueError(f"config {str(path.resolve())!r} is not a Python file, a config.json or a run's folder")
     try:
@@ -95,22 +100,28 @@ def _import_file(path: Path) -> Any:
 
 
 def _where(error: Exception) -> str:
-    """One line: kind, text and line number of an exception raised by a user's file."""
+    """One line with the class, text and line number of an exception that a user's file raised."""
     text = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno} of {error.filename})"
     frames = list(traceback.walk_tb(error.__traceback__))
-    asked = [(f, line) for f, line in frames if f.f_code.co_filename != dataclasses.__file__]  # not inside `replace`
+    # Frames inside `dataclasses.replace` say nothing to the user.
+    asked = [(f, line) for f, line in frames if f.f_code.co_filename != dataclasses.__file__]
     at = f" (line {asked[-1][1]} of {asked[-1][0].f_code.co_filename})" if asked else ""
     return f"{type(error).__name__}: {text}{_nearest_field(text, frames[-1][0]) if frames else ''}{at}"
 
 
 def _nearest_field(text: str, frame: types.FrameType) -> str:
-    """What a misspelt field of a config class may have meant, for an error raised in `frame`."""
+    """The field that a misspelt keyword of a config class may have meant.
+
+    The error was raised in `frame`.
+    """
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     if not found:
         return ""
-    known = {type(value).__name__: type(value) for value in frame.f_locals.values()}  # what `replace` was given
+    # An error in `dataclasses.replace` is raised in its own frame; the instance is one of its
+    # arguments.
+    known = {type(value).__name__: type(value) for value in frame.f_locals.values()}
     cls = frame.f_globals.get(found[1], known.get(found[1]))
     if not dataclasses.is_dataclass(cls):
         return ""
@@ -122,5 +133,5 @@ def _nearest_field(text: str, frame: types.FrameType) -> str:
 
 
 def save(config: Config, path: Path) -> None:
-    """Writes config.json, from which the run can be repeated, whole or not at all."""
+    """Writes config.json, from which the run can be repeated; the write is atomic."""
     files.replace(path, json.dumps(formats.stamp() | to_json(config), indent=2) + "\n")

@@ -1,4 +1,7 @@
-"""Whether the data gives what objective and model read: by the names that all three declare, before data is opened."""
+"""Checks, before data is opened, that the data gives the arrays that objective and model read.
+
+All three declare the names of these arrays.
+"""
 
 from collections.abc import Iterable
 
@@ -14,18 +17,22 @@ TAKERS = "; allowed: " + ", ".join(cls.__name__ for cls in OBJECTIVES.values() i
 
 
 def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iterable[str] = ()) -> None:
-    """Raises ValueError where the data lacks an array that is read; a part that declares nothing is not checked.
+    """Raises ValueError if the data lacks an array that objective or model reads.
 
-    held: the arrays of a row of data that declares none, once it is open.
+    A part that declares nothing is not checked. held: names of the arrays in a row of opened data
+    whose class declares none.
     """
+    # Objective and model are checked against the arrays of training batches.
     declared, name = in_training(data.row()), type(data).__name__
     given, task = tuple(declared or held), type(objective)
+    # A loss weights its rows, and evaluation gives padding rows weight 0.
     if declared and "weights" not in declared:
         raise ValueError(f"data: {name}'s rows declare no 'weights' ({', '.join(given)}); {WEIGHTS}")
     for array in (array for array, field in declared.items() if field.training and array not in task.takes):
         raise ValueError(f"data: {name}'s training batches hold {array!r}, which {task.__name__} does not take{TAKERS}")
     readers = readers_of(model, task)
     lacking = [name for name in readers if name not in given]
+    # Data that declares nothing is checked again once it is open, with `held`.
     if not given:
         return
     if not lacking and declared and task.texts not in (0, texts(declared)):
@@ -44,24 +51,29 @@ def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iter
 
 
 def readers_of(model: ModelConfig, kind: type[Objective]) -> dict[str, str]:
-    """Who reads each array of a batch, by the array's name; empty where the objective declares nothing."""
+    """{array: class that reads it} for the arrays of a batch; empty if the objective declares
+    none."""
     if not kind.reads:
         return {}
+    # The objective computes these inputs itself, such as the timestep of a diffusion model.
     inputs = [name for name in model.inputs() if name not in kind.makes]
     return dict.fromkeys(kind.reads, kind.__name__) | dict.fromkeys(inputs, type(model).__name__)
 
 
 def texts(row: Row) -> int:
-    """How many texts a row holds."""
+    """The number of texts in a row: the first dimension of `tokens` if it has two, else 1."""
     shape = row["tokens"].shape if "tokens" in row else None
     return shape[0] if shape and len(shape) > 1 else 1
 
 
 def fitting(model: ModelConfig, objective: type[Objective], row: Row | tuple[str, ...]) -> str:
-    """What ships and fits the other two parts, as the end of a message; three of each kind at most. row: what the data
-    declares, or the names of what it holds."""
+    """The end of an error message: objectives, data and models of this package that would fit.
+
+    Each of the three lists has three names at most. row: what the data declares, or the names of
+    the arrays that it holds.
+    """
     given, held = set(row), texts(row) if isinstance(row, dict) else 1
-    # An objective that reads weights alone says nothing of the data that it is for.
+    # An objective that reads only weights does not tell which data it is meant for.
     tasks = [
         cls
         for cls in OBJECTIVES.values()
@@ -87,7 +99,8 @@ def fitting(model: ModelConfig, objective: type[Objective], row: Row | tuple[str
 
 
 def check_adapters_off(objective: Objective, adapters: AdapterConfig) -> None:
-    """Raises ValueError where the reference is the base of adapters that there are none of."""
+    """Raises ValueError if the reference is the model without its adapters, and the run has no
+    adapters."""
     if objective.compares_without_adapters and type(adapters) is AdapterConfig:
         raise ValueError(
             "objective.reference = 'adapters_off': the run has no adapters; give adapters, or another reference"
@@ -95,7 +108,8 @@ def check_adapters_off(objective: Objective, adapters: AdapterConfig) -> None:
 
 
 def check_whole_batch(objective: Objective, microbatches: int, parallel: ParallelConfig) -> None:
-    """Raises ValueError where a batch is cut into pieces for a loss that is one of the whole batch."""
+    """Raises ValueError if a setting cuts the batch, and the loss is defined only over a whole
+    batch."""
     cuts = {
         "train.microbatches": (microbatches, 1),
         "parallel.slices": (parallel.slices, 1),
@@ -105,6 +119,6 @@ def check_whole_batch(objective: Objective, microbatches: int, parallel: Paralle
     for name, (value, needed) in cuts.items() if objective.whole_batch else ():
         if value != needed:
             raise ValueError(
-                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(objective).__name__} is one of the whole "
+                f"{name} = {value!r} cuts a batch into pieces, and the loss of {type(objective).__name__} needs the whole "
                 f"batch; allowed: {needed!r}"
             )

@@ -1,4 +1,4 @@
-"""What a run's named evaluation sets are called and measured by, and the config that the evaluation of each one sees."""
+"""The names and metrics of a run's evaluation sets, and the config that evaluates each of them."""
 
 import contextlib
 import dataclasses
@@ -11,13 +11,18 @@ from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.metrics import texts
 from bigmodel_jax.objectives.base import evaluated
 
-NAME = re.compile(r"[\w.-]{1,40}")  # a piece of a metric's name, and of a file's
+NAME = re.compile(r"[\w.-]{1,40}")  # it becomes a part of metric names and file names
 
 
 def seen(config: Any) -> list[tuple[str, Any]]:
-    """(the option that holds it, the run's config with its data, objective and batch size) of every set, in their order."""
+    """(option, config) of every evaluation set, in order.
+
+    option: the set's option, such as "eval.sets.0". config: the run's config with the set's data,
+    objective and batch size.
+    """
     found = []
     for i, one in enumerate(config.eval.sets):
+        # A set without a cache folder shares the run's.
         data = dataclasses.replace(one.data, cache_dir=one.data.cache_dir or config.data.cache_dir)
         size = one.batch_size or config.eval.batch_size
         further = () if one.data.prompts else one.metrics
@@ -29,7 +34,7 @@ def seen(config: Any) -> list[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def named(option: str, name: str) -> Iterator[None]:
-    """A ValueError says which set it is about."""
+    """A context in which a ValueError gets the option and the name of the set that it is about."""
     try:
         yield
     except ValueError as error:
@@ -37,8 +42,10 @@ def named(option: str, name: str) -> Iterator[None]:
 
 
 def check(config: Any) -> None:
-    """Raises ValueError for a set that no evaluation could be named after, or that the run's model cannot be asked."""
+    """Raises ValueError for a set with an unusable name, or one that the run's model cannot be
+    evaluated on."""
     names = [one.name for one in config.eval.sets]
+    # A set that is named like a metric of the run would be mistaken for it.
     taken = {m.name for m in (*evaluated(config.objective, config.data, config.eval.metrics), *config.data.levels)}
     for i, one in enumerate(config.eval.sets):
         option = f"eval.sets.{i}.name = {one.name!r}"
@@ -54,7 +61,7 @@ def _check_data(config: Any, one: Any) -> None:
     if not isinstance(one.data, DataConfig) or type(one.data) is DataConfig:
         raise ValueError("it has no data; give data = TextData(...), PromptData(...) or another one of its own")
     if one.data.prompts:
-        texts.declared("metrics", one.metrics)  # refuses names
+        texts.declared("metrics", one.metrics)  # raises for an unknown name
     if one.data.prompts and not one.metrics and not (config.data.prompts and one.objective is None):
         raise ValueError(f"its data are prompts; give metrics of their answers: {', '.join(texts.TEXT_METRICS)}")
     if one.data.prompts and config.make_model().make_cache is None:
@@ -63,6 +70,7 @@ def _check_data(config: Any, one: Any) -> None:
         raise ValueError(
             f"parallel.stage = {config.parallel.stage}: answers are generated without a pipeline; it must be 1"
         )
+    # A set's objective may not need parameters that the run does not train.
     own = config.objective.parameters(config.model)
     if more := [name for name in (one.objective or config.objective).parameters(config.model) if name not in own]:
         raise ValueError(
@@ -70,19 +78,22 @@ def _check_data(config: Any, one: Any) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------ what they measure
+# -------------------------------------------------------------------------------- what they measure
 
 
 def measured(config: Any, one: Any) -> tuple[Metric, ...]:
-    """What an evaluation of one set gives, by the names that the metrics have without the set's."""
+    """The metrics that the evaluation of one set computes, named without the set's name."""
     if one.data.prompts and one.metrics:
         return texts.declared("metrics", one.metrics)
     return evaluated(one.objective or config.objective, one.data, one.metrics)
 
 
 def declared(config: Any) -> tuple[Metric, ...]:
-    """The metrics of all sets, named "SET/METRIC". One that the run has as well is drawn in the run's plot; those that several
-    sets share, in the plot of the first of them."""
+    """The metrics of all sets, named "SET/METRIC", with their places in the report's plots.
+
+    A metric that the run has as well is drawn in the run's plot. A metric that several sets share
+    is drawn in the plot of the first of these sets.
+    """
     every = [(one.name, metric) for one in config.eval.sets for metric in measured(config, one)]
     places = {m.name: m.name for m in config.objective.metrics if not m.beside and m.name != "loss"}
     found = []
@@ -99,6 +110,6 @@ def declared(config: Any) -> tuple[Metric, ...]:
 
 
 def every(config: Any) -> int:
-    """Steps between two measurements of what the best save is chosen by; 0 where only the last step is measured."""
+    """Steps between two measurements of `checkpoint.best_metric`; 0 = only after the last step."""
     name = config.checkpoint.best_metric.removeprefix("eval/").partition("/")[0]
     return next((one.every for one in config.eval.sets if one.name == name), 0) or config.eval.every

@@ -1,7 +1,8 @@
-"""A small Llama taught sums of two numbers by examples, and stopped long before it knows them.
+"""A small Llama learns sums of two numbers from examples; the run stops long before it masters
+them.
 
-Cost: about a minute on 2 CPU cores. It answers about a third of the held-out sums, which configs/grpo_arithmetic.py raises
-by reward alone (docs/results.md).
+Cost: about a minute on 2 CPU cores. It answers about a third of the held-out sums.
+configs/grpo_arithmetic.py raises this share by rewards alone (docs/results.md).
 """
 
 import numpy as np
@@ -12,12 +13,13 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.optim import OptimConfig
 
-DIGITS = 2  # of each number
-HELD_OUT = 512  # sums that no training record shows
+DIGITS = 2  # digits of each number
+HELD_OUT = 512  # sums that are in no training record
 
 
 def sums() -> dict[str, dict[str, list[str]]]:
-    """Every sum once, in an order of its own: prompt, answer, and both as one text."""
+    """Every sum once, in a fixed random order, with columns for prompt, answer, and both as one
+    text."""
     numbers = 10**DIGITS
     order = np.random.default_rng(0).permutation(numbers**2)
     pairs = [divmod(int(i), numbers) for i in order]

@@ -1,8 +1,8 @@
-"""bert_tiny pretrained as BERT was: hidden bytes, and whether the second of two spans of bytes follows the first.
+"""bert_tiny with BERT's own pretraining: hidden bytes, and whether a second span follows the first.
 
-Cost: 47 seconds of processor time. On the addresses after 2000 it is right about 64 % of the pairs, where chance is 50 %,
-and about 41 % of the hidden bytes. With 16 bytes a row most pairs are cut within a sentence, in the middle: what it learns
-is whether the letters on both sides go together.
+Cost: 47 seconds of processor time. On the addresses after 2000 it is right for about 64 % of the
+pairs (chance: 50 %), and for about 41 % of the hidden bytes. With 16 bytes a row most pairs are cut
+within a sentence, so the model learns whether the letters on both sides of the cut go together.
 """
 
 import dataclasses

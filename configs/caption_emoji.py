@@ -1,10 +1,13 @@
-"""A small LLaVA on the tower of clip_emoji.py: 1,713 emoji and captions "group: name"; held out, 190 others.
+"""A small LLaVA on the image tower of clip_emoji.py: 1,713 emoji with captions "group: name", 190
+held out.
 
-First `launch.py train configs/clip_emoji.py`, whose run gives the tower. `captions/group` is the share of held-out captions
-whose group of ten is exact; the most frequent group alone is right in 25.3 %.
+First run `launch.py train configs/clip_emoji.py`, which trains the tower. The metric
+`captions/group` is the share of held-out captions whose group, one of ten, is exact; the most
+frequent group alone is right in 25.3 %.
 
-Cost: 300 steps of 64 rows of 52 tokens on 2 CPU cores, 2 s a step on a busy machine. A tower that began at random was not
-read within 300 steps: every caption was of the most frequent group (CIDEr-D 0.14). From CLIP's tower no figure is known yet.
+Cost: 300 steps of 64 rows of 52 tokens on 2 CPU cores, 2 s a step on a busy machine. With a
+randomly initialized tower, 300 steps did not suffice to read the image: every caption had the most
+frequent group (CIDEr-D 0.14). With CLIP's tower the result has not been measured.
 """
 
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ DATA = {"tokenizer": TokenizerConfig("bpe", vocab_size=1024), "image_size": 32, 
 
 
 def group(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """The share of captions that begin with the right group of the ten that Unicode has."""
+    """The share of captions that begin with the right group, one of Unicode's ten."""
     return sum(a.split(":")[0] == r[0].split(":")[0] for a, r in zip(answers, references, strict=True)) / len(answers)
 
 

@@ -1,7 +1,8 @@
-"""A DeBERTa of the size of bert_tiny on rows four times as long: it reads distances, which are alike at every place.
+"""A DeBERTa of bert_tiny's size, on rows four times as long.
 
-Cost: under a minute on 2 CPU cores. Reaches 46 % of the hidden bytes of the addresses after 2000 right, 1.97 nats, in
-a third of bert_tiny's steps.
+It attends by relative distances, which it learns from all positions at once. Cost: under a minute
+on 2 CPU cores. It predicts 46 % of the hidden bytes of the addresses after 2000 correctly, at 1.97
+nats, in a third of bert_tiny's steps.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
-"""The small Llama of lm_tiny as a DeepSeek-V3: latent attention, a shared and two of eight small experts for a token,
-and a module that predicts the token after the next; a short run.
+"""The small Llama of lm_tiny as a DeepSeek-V3, for a short run.
 
-Cost: about 105 CPU-seconds, so near a minute on 2 CPU cores. Reaches 2.31 bits per byte on the addresses after 2000.
+It has latent attention, one shared expert and two of eight small experts per token, and a module
+that predicts the token after the next. Cost: about 105 CPU seconds, so about a minute on 2 CPU
+cores. Reaches 2.31 bits per byte on the addresses after 2000.
 """
 
 from bigmodel_jax.config import Config
@@ -28,7 +29,7 @@ def get_config() -> Config:
             experts_per_token=2,
             num_groups=4,
             groups_per_token=2,
-            bias_update_rate=0.01,  # 60 steps leave no time for small ones
+            bias_update_rate=0.01,  # 60 steps are too few for small update rates
             num_mtp_layers=1,
             max_seq_len=256,
             init_std=0.06,  # near 1/sqrt(embed_dim), as in lm_tiny

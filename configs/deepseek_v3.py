@@ -1,6 +1,8 @@
-"""DeepSeek-V3 671B from scratch on your own text, made for 2,048 chips of TPU v5p: FSDP over 64, experts over 32.
+"""DeepSeek-V3 671B from scratch on your own text, for 2,048 TPU v5p chips: FSDP over 64, experts
+over 32.
 
-`launch.py plan configs/deepseek_v3.py --topology v5p:8x16x16` says what it needs and costs (docs/plan.md).
+`launch.py plan configs/deepseek_v3.py --topology v5p:8x16x16` shows its needs and cost
+(docs/plan.md).
 """
 
 import dataclasses

@@ -1,6 +1,8 @@
-"""DETR on scenes of real digits: boxes and classes of one to three digits in each picture of 48 x 48 pixels.
+"""DETR on scenes of real digits: boxes and classes of one to three digits per picture of 48 x 48
+pixels.
 
-12,000 scenes to train on, 500 with digits of the test split to measure. No run of it has been measured to its end yet.
+There are 12,000 training scenes, and 500 scenes with digits of the test split for evaluation. No
+complete run has been measured.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
@@ -21,7 +23,7 @@ def get_config() -> Config:
             channels=(16, 32, 64, 128),
             stem_channels=16,
             block="basic",
-            stem="cifar",  # of a digit of 20 pixels, ImageNet's stem leaves 5
+            stem="cifar",  # ImageNet's stem would leave 5 of a digit's 20 pixels
             batch_norm="trained",
             embed_dim=96,
             num_heads=4,

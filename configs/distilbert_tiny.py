@@ -1,7 +1,6 @@
 """The small BERT of bert_tiny as a DistilBERT, without token types.
 
-Cost: that of bert_tiny without its table of token types, about a minute of processor time. Its accuracy is not measured
-yet.
+Cost: that of bert_tiny, about a minute of processor time. Its accuracy has not been measured.
 """
 
 import dataclasses

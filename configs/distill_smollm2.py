@@ -1,11 +1,13 @@
-"""A decoder of 35 million parameters taught by SmolLM2-135M-Instruct, on conversations of a user's own.
+"""Distils SmolLM2-135M-Instruct into a decoder of 35 million parameters, on your own conversations.
 
-First `uv run --extra pretrained launch.py import smollm2-135m-instruct`: its folder gives the teacher, the tokenizer and the
-chat template. Conversations lie in data/train.jsonl and data/validation.jsonl, as for sft_smollm2.py.
+First run `uv run --extra pretrained launch.py import smollm2-135m-instruct`: its folder provides
+teacher, tokenizer and chat template. Put conversations into data/train.jsonl and
+data/validation.jsonl, as for sft_smollm2.py.
 
-Cost: a step of 4 rows of 256 tokens is 0.5 TFLOP, of which the teacher's forward pass is more than half. Memory: 0.27 GB for
-the teacher in bfloat16, 0.55 GB for the student with Adam's moments and gradients. It fits on 2 CPU cores with 8 GB, where it
-is for trying out; on one GPU or TPU chip, raise train.batch_size and set --precision.compute bfloat16.
+Cost: a step of 4 rows of 256 tokens is 0.5 TFLOP; the teacher's forward pass is more than half of
+it. Memory: 0.27 GB for the teacher in bfloat16, 0.55 GB for the student with Adam's moments and
+gradients. It fits on 2 CPU cores with 8 GB, for trying it out. On one GPU or TPU chip, raise
+train.batch_size and set --precision.compute bfloat16.
 """
 
 import dataclasses
@@ -28,9 +30,9 @@ def get_config() -> Config:
         ),
         objective=Distillation(
             teacher=TEACHER,
-            teacher_model=teacher,  # None reads it from the folder; here, so that the config stands alone
+            teacher_model=teacher,  # None would read it from the folder; given here, the config needs no folder
             kind="forward_kl",
-            alpha=0.9,  # nearly all of the loss is the teacher's distribution, the rest the text itself
+            alpha=0.9,  # weight of the teacher's distribution; the rest is the text's own loss
             student_layers=(4, 9),
             teacher_layers=(14, 29),
             hidden_weight=0.5,

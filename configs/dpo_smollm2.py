@@ -1,7 +1,9 @@
-"""SmolLM2-135M-Instruct taught from preferences by DPO: data/pairs_train.jsonl and data/pairs_validation.jsonl.
+"""DPO of SmolLM2-135M-Instruct on preferences: data/pairs_train.jsonl and
+data/pairs_validation.jsonl.
 
-First `uv run --extra pretrained launch.py import smollm2-135m-instruct`. `uv run benchmarks/finetune_data.py data` writes
-files to try it on: right and wrong sums. Records are pairs of answers (docs/preference.md, with ORPO, SimPO and KTO).
+First run `uv run --extra pretrained launch.py import smollm2-135m-instruct`. `uv run
+benchmarks/finetune_data.py data` writes files to try it with: right and wrong sums. Records are
+pairs of answers (docs/preference.md, which also covers ORPO, SimPO and KTO).
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
@@ -22,9 +24,10 @@ def get_config() -> Config:
             source=TableFiles(train="data/pairs_train.jsonl", validation="data/pairs_validation.jsonl"),
             tokenizer_path=f"{RUN}/tokenizer.json",
             template_path=f"{RUN}/chat_template.jinja",
-            seq_len=64,  # tokens of a text; a pair with a longer one is left out, and counted
+            seq_len=64,  # tokens of a text; pairs with a longer text are left out, and counted
         ),
-        # A tenth of the rate of fine-tuning on conversations: the answers' own probabilities fall with a larger one.
+        # A tenth of the learning rate of supervised fine-tuning: with more, the probabilities of
+        # both answers fall.
         optim=OptimConfig(lr=5e-6, betas=(0.9, 0.999), weight_decay=0.0, warmup_share=0.1, final_lr_ratio=0.1),
         train=TrainConfig(epochs=1, batch_size=8, init_from=RUN),
         eval=EvalConfig(batch_size=8),

@@ -1,6 +1,7 @@
-"""A small EfficientNet-lite (31 thousand parameters) on 5,000 MNIST digits: 96.8 % test accuracy (one seed).
+"""A small EfficientNet-lite (31 thousand parameters) on 5,000 MNIST digits: 96.8 % test accuracy
+(one seed).
 
-77 CPU seconds from start to report on 2 cores; 4,000 images to train on, 1,000 to test.
+77 CPU seconds from start to report on 2 cores; 4,000 training images, 1,000 test images.
 """
 
 from bigmodel_jax.config import Config, TrainConfig
@@ -22,7 +23,7 @@ def get_config() -> Config:
             channels=(16, 24, 40),
             stem_channels=16,
             head_channels=128,
-            momentum=0.9,  # a run of a few hundred steps would never reach the published 0.99's average
+            momentum=0.9,  # with the published 0.99, the averages would not settle within a few hundred steps
         ),
         objective=Classification(),
         data=ImageData(max_shift=2),

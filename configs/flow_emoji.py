@@ -1,7 +1,9 @@
-"""A small MM-DiT (8.7 million parameters) that draws emoji of 32x32 pixels from their names, by rectified flow.
+"""A small MM-DiT (8.7 million parameters) that draws emoji of 32 x 32 pixels from names, by
+rectified flow.
 
-It learns from 1,713 emoji, with a text tower trained along. A step takes about 2 seconds on 2 quiet cores, so the whole run
-takes hours. benchmarks/flow_emoji.py measures it, with a run of clip_emoji.py as the judge.
+It learns from 1,713 emoji, and a text tower is trained along. A step takes about 2 seconds on 2
+quiet cores, so the whole run takes hours. benchmarks/flow_emoji.py measures it, and a run of
+clip_emoji.py is the judge.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, TrainConfig

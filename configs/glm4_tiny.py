@@ -1,6 +1,7 @@
-"""The small Llama of lm_tiny as a GLM-4, with half of each head turned and norms on both sides, for a short run.
+"""The small Llama of lm_tiny as a GLM-4: RoPE on half of each head, norms on both sides; a short
+run.
 
-Cost: 80 steps of lm_tiny, about a minute on 2 CPU cores. Its bits per byte are not measured yet.
+Cost: 80 steps of lm_tiny, about a minute on 2 CPU cores. Its bits per byte have not been measured.
 """
 
 from bigmodel_jax.config import Config

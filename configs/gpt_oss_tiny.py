@@ -1,6 +1,8 @@
-"""The small Llama of lm_tiny as a gpt-oss, every second layer seeing 32 tokens, for a short run.
+"""The small Llama of lm_tiny as a gpt-oss: every second layer has a window of 32 tokens; a short
+run.
 
-Cost: 90 seconds of CPU time. Reaches 2.28 bits per byte on the addresses after 2000 (`xz -9`: 2.25 alone).
+Cost: 90 seconds of CPU time. Reaches 2.28 bits per byte on the addresses after 2000 (`xz -9` alone:
+2.25).
 """
 
 from bigmodel_jax.config import Config

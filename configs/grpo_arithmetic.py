@@ -1,7 +1,8 @@
-"""GRPO on sums: the model of configs/arithmetic_tiny.py, from then on told only whether its answers are right.
+"""GRPO on sums: the model of configs/arithmetic_tiny.py learns only from whether its answers are
+right.
 
-First `launch.py train configs/arithmetic_tiny.py`. benchmarks/grpo_arithmetic.py measures both; docs/results.md has the
-figures.
+First run `launch.py train configs/arithmetic_tiny.py`. benchmarks/grpo_arithmetic.py measures both
+runs; docs/results.md has the figures.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
@@ -14,7 +15,7 @@ RUN = "runs/arithmetic_tiny"
 
 
 def equal_numbers(prompt: str, response: str, record: dict) -> float:
-    """1 for the right number and nothing else."""
+    """1 if the response is the right number and nothing else, else 0."""
     return float(response == record["answer"])
 
 

@@ -1,10 +1,12 @@
-"""Linear regression of diabetes progression on 10 measurements of 442 patients: the least-squares solution.
+"""Linear regression of diabetes progression on 10 measurements of 442 patients, as least squares.
 
-10 seconds on 2 CPU cores, nearly all of it starting up. Reaches an rmse of 56.49 on the 88 held-out patients, and R² 0.467:
-the closed form's to every digit shown. docs/regression.md fits a table of one's own.
+10 seconds on 2 CPU cores, most of it for starting up. Reaches an rmse of 56.49 and R² of 0.467 on
+the 88 held-out patients; the closed form gives the same in every digit shown. docs/regression.md
+fits a table of your own.
 
-Full batches and heavy-ball descent (Polyak 1964). The covariance of these measurements has eigenvalues from 0.009 to 4.0;
-at these rates the slowest direction still shrinks by a tenth a step.
+It uses full batches and heavy-ball descent (Polyak 1964). The covariance of these measurements has
+eigenvalues from 0.009 to 4.0. At these settings the error shrinks by a tenth a step even in the
+slowest direction.
 """
 
 from bigmodel_jax.config import Config, TrainConfig

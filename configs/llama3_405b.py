@@ -1,7 +1,8 @@
-"""Llama 3.1 405B from scratch on your own text, made for 2,048 chips of TPU v5p (8x16x16): FSDP over 1,024, tensor over 2,
-which also cuts the sequence between a layer's products.
+"""Llama 3.1 405B from scratch on your own text, for 2,048 TPU v5p chips (8x16x16).
 
-`launch.py plan configs/llama3_405b.py --topology v5p:8x16x16` says what it needs and costs (docs/plan.md).
+FSDP is over 1,024, and tensor parallelism over 2, which also shards the sequence between a layer's
+products. `launch.py plan configs/llama3_405b.py --topology v5p:8x16x16` shows its needs and cost
+(docs/plan.md).
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
-"""Llama 3 70B from scratch on your own text, made for 512 chips of TPU v5p (8x8x8), two rows of 8,192 tokens each.
+"""Llama 3 70B from scratch on your own text, for 512 TPU v5p chips (8x8x8), two rows of 8,192
+tokens each.
 
-`launch.py plan configs/llama3_70b.py --topology v5p:8x8x8` says what it needs and costs (docs/plan.md).
+`launch.py plan configs/llama3_70b.py --topology v5p:8x8x8` shows its needs and cost (docs/plan.md).
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
-"""LoRA of Llama 3 70B on 64 chips of TPU v5e (8x8): a constant base in bfloat16, cut over all of them.
+"""LoRA of Llama 3 70B on 64 TPU v5e chips (8x8), with a frozen bfloat16 base sharded over all of
+them.
 
-`launch.py plan configs/llama3_70b_lora.py --topology v5e:8x8` says what it needs (docs/plan.md). Never run on such a
-machine here.
+`launch.py plan configs/llama3_70b_lora.py --topology v5e:8x8` shows its needs (docs/plan.md). It
+has not been run on such a machine.
 """
 
 import dataclasses

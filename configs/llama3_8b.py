@@ -1,7 +1,8 @@
-"""Llama 3 8B from scratch on your own text: point `data.source` and `data.tokenizer.path` at it.
+"""Llama 3 8B from scratch on your own text: set `data.source` and `data.tokenizer.path`.
 
-Made for 256 chips of TPU v5e, one row of 4,096 tokens each: `launch.py plan configs/llama3_8b.py --topology v5e:16x16`
-says what it needs and costs there (docs/plan.md). Never run on such a machine here.
+It is meant for 256 TPU v5e chips, with one row of 4,096 tokens each. `launch.py plan
+configs/llama3_8b.py --topology v5e:16x16` shows its needs and cost there (docs/plan.md). It has not
+been run on such a machine.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
-"""DPO of Llama 3 8B by LoRA on your own pairs of answers: made for four chips of TPU v5e.
+"""DPO of Llama 3 8B with LoRA on your own pairs of answers, for four TPU v5e chips.
 
-First `launch.py import Meta-Llama-3-8B-Instruct --run_dir runs/llama3_8b_instruct`. `launch.py plan
-configs/llama3_8b_dpo.py --topology v5e:2x2` says what it needs (docs/plan.md). Never run on such a machine here.
+First run `launch.py import Meta-Llama-3-8B-Instruct --run_dir runs/llama3_8b_instruct`. `launch.py
+plan configs/llama3_8b_dpo.py --topology v5e:2x2` shows its needs (docs/plan.md). It has not been
+run on such a machine.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ RUN = "runs/llama3_8b_instruct"
 def get_config() -> Config:
     return Config(
         model=dataclasses.replace(PRESETS["llama-3-8b"], compute=Compute(remat="full")),
-        objective=DPO(beta=0.1, reference="adapters_off"),  # the reference costs a forward pass a step, and no memory
+        objective=DPO(beta=0.1, reference="adapters_off"),  # the reference costs a forward pass per step, but no memory
         data=PreferenceData(
             source=TableFiles(train="data/pairs_train.jsonl", validation="data/pairs_validation.jsonl"),
             tokenizer_path=f"{RUN}/tokenizer.json",

@@ -1,8 +1,9 @@
-"""GRPO of Llama 3 8B by LoRA on prompts whose answers can be checked: made for eight chips of TPU v5e.
+"""GRPO of Llama 3 8B with LoRA on prompts with answers that can be checked, for eight TPU v5e
+chips.
 
-First `launch.py import Meta-Llama-3-8B-Instruct --run_dir runs/llama3_8b_instruct`. Records are {"prompt", "answer"}.
-`launch.py plan configs/llama3_8b_grpo.py --topology v5e:2x4` says what it needs (docs/plan.md). Never run on such a
-machine here.
+First run `launch.py import Meta-Llama-3-8B-Instruct --run_dir runs/llama3_8b_instruct`. Records are
+{"prompt", "answer"}. `launch.py plan configs/llama3_8b_grpo.py --topology v5e:2x4` shows its needs
+(docs/plan.md). It has not been run on such a machine.
 """
 
 import re
@@ -18,7 +19,7 @@ RUN = llama3_8b_dpo.RUN
 
 
 def last_number(prompt: str, response: str, record: dict) -> float:
-    """1 where the last number of the response is the record's answer."""
+    """1 if the last number in the response is the record's answer, else 0."""
     found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", response)
     return float(bool(found) and found[-1].replace(",", "") == str(record["answer"]))
 

@@ -1,7 +1,7 @@
-"""QLoRA of Llama 3 8B on one chip of TPU v5e (16 GB): the base in doubled normal floats, adapters in bfloat16.
+"""QLoRA of Llama 3 8B on one TPU v5e chip (16 GB): a double-quantized NF4 base, bfloat16 adapters.
 
-`launch.py plan configs/llama3_8b_qlora.py --topology v5e:1x1` says what it needs (docs/plan.md). Never run on such a
-machine here.
+`launch.py plan configs/llama3_8b_qlora.py --topology v5e:1x1` shows its needs (docs/plan.md). It
+has not been run on such a machine.
 """
 
 import dataclasses

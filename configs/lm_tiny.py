@@ -1,10 +1,11 @@
 """A small Llama (4 M parameters) on the presidential addresses.
 
-Cost: under 4 minutes on 2 CPU cores. Reaches 1.87 bits per byte on the addresses after 2000, where `xz -9` reaches
-2.25 alone and 2.00 primed with all earlier addresses (docs/results.md).
+Cost: under 4 minutes on 2 CPU cores. Reaches 1.87 bits per byte on the addresses after 2000. `xz
+-9` reaches 2.25 alone, and 2.00 primed with all earlier addresses (docs/results.md).
 
-922k tokens fit into the time, which is not half of what there is, and language drifts: so it reads the latest 40 % of
-the training addresses, about twice, rather than two centuries once in part.
+In that time the run reads 922k tokens, less than half of the training text, and language changes
+over two centuries. So it reads the latest 40 % of the training addresses about twice, instead of a
+part of all of them once.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from bigmodel_jax.models import LlamaConfig, ModelConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.optim import OptimConfig
 
-VOCAB_SIZE = 8192  # large for the model: fewer tokens for the same text, and an embedding row costs no products
+VOCAB_SIZE = 8192  # large for the model: the same text has fewer tokens, and an embedding row needs no matrix product
 
 
 def get_config() -> Config:
@@ -29,7 +30,7 @@ def get_config() -> Config:
             head_dim=48,
             mlp_dim=512,
             max_seq_len=256,
-            init_std=0.06,  # near 1/sqrt(embed_dim): at this width the usual 0.02 starts too small
+            init_std=0.06,  # near 1/sqrt(embed_dim): the usual 0.02 is too small at this width
             depth_scaled_init=True,
         ),
         objective=NextToken(),
@@ -45,7 +46,7 @@ def get_config() -> Config:
 
 
 def short(model: ModelConfig, steps: int = 80) -> Config:
-    """The run with another decoder, in few steps."""
+    """The same run with another decoder and few steps."""
     base = get_config()
     optim, train = dataclasses.replace(base.optim, warmup_steps=10), dataclasses.replace(base.train, steps=steps)
     return dataclasses.replace(base, model=model, optim=optim, train=train)

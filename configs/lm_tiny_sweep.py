@@ -1,7 +1,7 @@
-"""The search space of lm_tiny.py: the recipe for the same data and the same number of tokens.
+"""The search space of lm_tiny.py: training recipes for the same data and number of tokens.
 
-The search judges on the first half of the validation addresses. The second half stays for the report:
-`launch.py eval RUN --data.source.eval_split "validation[50%:]"`.
+The search evaluates on the first half of the validation addresses. The second half is left for a
+final evaluation: `launch.py eval RUN --data.source.eval_split "validation[50%:]"`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ SPACE = {
     "optim.betas": choice((0.9, 0.95), (0.9, 0.98), (0.9, 0.99)),
     "optim.weight_decay": uniform(0.0, 0.4),
     "model.qk_norm": choice(False, True),
-    # The same tokens in fewer or more updates: 1,024 or 512 a step.
+    # The same number of tokens in fewer or more updates, of 1,024 or 512 tokens each.
     "train": choice(
         TrainConfig(steps=900, batch_size=8),
         TrainConfig(steps=1800, batch_size=4),

@@ -1,13 +1,17 @@
-"""SmolLM2-135M-Instruct with LoRA adapters, taught conversations of a user's own: data/train.jsonl, data/validation.jsonl.
+"""SmolLM2-135M-Instruct with LoRA on your own conversations: data/train.jsonl,
+data/validation.jsonl.
 
-First `uv run --extra pretrained launch.py import smollm2-135m-instruct`; docs/finetune.md goes on from there. Every product of
-the layers gets an adapter of rank 16: 4.9 million trained parameters beside 134.5 million that stay as they are.
+First run `uv run --extra pretrained launch.py import smollm2-135m-instruct`; docs/finetune.md
+continues from there. Every matrix product of the layers gets an adapter of rank 16: 4.9 million
+trained parameters beside 134.5 million frozen ones.
 
-Cost: a step of 4 rows of 256 tokens is 0.55 TFLOP, two thirds of that of sft_smollm2.py. Memory: 0.54 GB for the weights,
-0.08 GB for adapters, gradients and Adam's moments, and about 2 GB for the step. A checkpoint is 59 MB.
+Cost: a step of 4 rows of 256 tokens is 0.55 TFLOP, two thirds of sft_smollm2.py. Memory: 0.54 GB
+for weights, 0.08 GB for adapters, gradients and Adam's moments, and about 2 GB for the step. A
+checkpoint is 59 MB.
 
-`--adapters.rank_stabilised true` is rsLoRA, `--adapters.dora true` DoRA. LoRA+ (arXiv:2402.12354), where b learns 16 times as
-fast as a, is one group: `groups=(Group("adapters/.*/b", lr=8e-3),)` among the fields of `optim`.
+`--adapters.rank_stabilised true` is rsLoRA, and `--adapters.dora true` is DoRA. LoRA+
+(arXiv:2402.12354), where b learns 16 times as fast as a, is a group among the fields of `optim`:
+`groups=(Group("adapters/.*/b", lr=8e-3),)`.
 """
 
 import dataclasses
@@ -22,6 +26,7 @@ def get_config() -> Config:
     return dataclasses.replace(
         sft_smollm2.get_config(),
         adapters=Lora(targets=r"layers/.*", rank=16, alpha=32.0),
-        # Adapters begin at zero and are small: ten times the rate of the whole model's.
+        # Adapters start at zero and are small, so the learning rate is ten times that of full
+        # fine-tuning.
         optim=OptimConfig(lr=5e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup_share=0.1, final_lr_ratio=0.1),
     )

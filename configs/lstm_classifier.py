@@ -1,8 +1,10 @@
-"""An LSTM with variational dropout on one's own texts: data/train.txt and data/test.txt, one `text<TAB>label` a line.
+"""An LSTM with variational dropout on your own texts: `text<TAB>label` lines in data/train.txt,
+data/test.txt.
 
-23 CPU seconds from start to report on 2 cores that twenty other programs used at the time. On 10,043 film-review snippets
-(benchmarks/movie_snippets.py writes the files): 78.4 % test accuracy (one seed), where TF-IDF with logistic regression
-reaches 78.6 % on the same split, and a bag of embeddings (text_classification.py) 79.5 %.
+23 CPU seconds from start to report on 2 cores that twenty other programs used at the time. On
+10,043 film-review snippets (benchmarks/movie_snippets.py writes the files) it reaches 78.4 % test
+accuracy (one seed). On the same split TF-IDF with logistic regression reaches 78.6 %, and a bag of
+embeddings (text_classification.py) 79.5 %.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig

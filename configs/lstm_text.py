@@ -1,7 +1,7 @@
 """A one-layer LSTM (1.7 M parameters) with variational dropout on the presidential addresses.
 
-62 CPU seconds from start to report. Reaches 2.157 bits per byte on the first fifth of the addresses after 2000, where
-`xz -9` reaches 2.59 alone and 2.01 primed with the training text.
+62 CPU seconds from start to report. Reaches 2.157 bits per byte on the first fifth of the addresses
+after 2000. `xz -9` reaches 2.59 alone, and 2.01 primed with the training text.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, SampleConfig, TrainConfig

@@ -1,6 +1,8 @@
-"""all-MiniLM-L6-v2 (BERT, 23 M parameters) fine-tuned to classify texts: a user's own files, `text<TAB>label` a line.
+"""all-MiniLM-L6-v2 (BERT, 23 M parameters) fine-tuned to classify your own texts, `text<TAB>label`
+lines.
 
-First `uv run launch.py import minilm-l6`. benchmarks/minilm.py runs it on movie snippets; docs/results.md has the figure.
+First run `uv run launch.py import minilm-l6`. benchmarks/minilm.py trains it on film-review
+snippets; docs/results.md has the figure.
 """
 
 import dataclasses

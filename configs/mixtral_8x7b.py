@@ -1,7 +1,8 @@
-"""Mixtral 8x7B from scratch on your own text, made for 256 chips of TPU v6e: two rows of 4,096 tokens each, an expert on
-every eighth chip, with room for one and a half times its even share of the tokens.
+"""Mixtral 8x7B from scratch on your own text, for 256 TPU v6e chips, two rows of 4,096 tokens each.
 
-`launch.py plan configs/mixtral_8x7b.py --topology v6e:16x16` says what it needs and costs (docs/plan.md).
+Each of 8 chips in a group holds one expert, with room for 1.5 times its even share of the tokens.
+`launch.py plan configs/mixtral_8x7b.py --topology v6e:16x16` shows its needs and cost
+(docs/plan.md).
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
-"""The small Llama of lm_tiny as a Mixtral, two of four experts for a token, for a short run.
+"""The small Llama of lm_tiny as a Mixtral with two of four experts per token, for a short run.
 
-Cost: 85 seconds of CPU time. Reaches 2.28 bits per byte on the addresses after 2000 (`xz -9`: 2.25 alone).
+Cost: 85 seconds of CPU time. Reaches 2.28 bits per byte on the addresses after 2000 (`xz -9` alone:
+2.25).
 """
 
 from bigmodel_jax.config import Config

@@ -1,6 +1,7 @@
-"""A multi-layer perceptron (270 thousand parameters) on 5,000 MNIST digits: 98.1 % test accuracy (one seed).
+"""A multi-layer perceptron (270 thousand parameters) on 5,000 MNIST digits: 98.1 % test accuracy
+(one seed).
 
-27 CPU seconds from start to report on 2 cores; 4,000 images to train on, 1,000 to test.
+27 CPU seconds from start to report on 2 cores; 4,000 training images, 1,000 test images.
 """
 
 from bigmodel_jax.config import Config, TrainConfig

@@ -1,4 +1,5 @@
-"""The search space of mnist_mlp.py: `launch.py sweep` finds its rate, decay and sizes on runs of 300 steps."""
+"""The search space of mnist_mlp.py: learning rate, weight decay and layer sizes, in runs of 300
+steps."""
 
 import dataclasses
 

@@ -1,6 +1,6 @@
-"""The small Llama of lm_tiny as an OLMo 2, with norms after each half of a block, for a short run.
+"""The small Llama of lm_tiny as an OLMo 2, with norms after attention and MLP, for a short run.
 
-Cost: 80 steps of lm_tiny, about a minute on 2 CPU cores. Its bits per byte are not measured yet.
+Cost: 80 steps of lm_tiny, about a minute on 2 CPU cores. Its bits per byte have not been measured.
 """
 
 from bigmodel_jax.config import Config

@@ -1,6 +1,6 @@
-"""The small Llama of lm_tiny as an OLMo 3, of whose two layers the first sees 32 tokens, for a short run.
+"""The small Llama of lm_tiny as an OLMo 3: the first of two layers has a window of 32; a short run.
 
-Cost: 80 steps of lm_tiny, about a minute on 2 CPU cores. Its bits per byte are not measured yet.
+Cost: 80 steps of lm_tiny, about a minute on 2 CPU cores. Its bits per byte have not been measured.
 """
 
 from bigmodel_jax.config import Config

@@ -1,10 +1,12 @@
-"""Connect Four learned from self-play with search alone: AlphaZero's form (arXiv:1712.01815) on a CPU.
+"""Connect Four learned from self-play and search alone, as in AlphaZero (arXiv:1712.01815), on a
+CPU.
 
-A residual network of 124 thousand parameters; 64 games a round, 120 rounds, 32 simulations a move. The whole run has not
-been measured. A run of 400 steps that was continued to 640 (80 rounds) won 99.3 % of 1,024 games against a random player and
-84.0 % against minimax of depth 2, after 21 minutes on 2 CPU cores that were busy with other work; at step 400 it won 98.9 %
-and 83.6 %. The initial weights, with the same search, won 93 % and 23 % of 128 games. docs/self_play.md says how games are
-counted.
+It trains a residual network of 124 thousand parameters for 120 rounds of 64 games, with 32
+simulations a move. The complete run has not been measured. A run of 400 steps that was continued to
+640 (80 rounds) took 21 minutes on 2 CPU cores that were busy with other work. It won 99.3 % of
+1,024 games against a random player, and 84.0 % against minimax of depth 2; at step 400 it won
+98.9 % and 83.6 %. The initial weights with the same search won 93 % and 23 % of 128 games.
+docs/self_play.md says how games are counted.
 """
 
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig

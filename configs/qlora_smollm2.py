@@ -1,7 +1,8 @@
-"""QLoRA of SmolLM2-135M-Instruct: `lora_smollm2.py` with adapters in bfloat16 beside a base in 4 bits.
+"""QLoRA of SmolLM2-135M-Instruct: `lora_smollm2.py` with bfloat16 adapters beside a 4-bit base.
 
-The base's matrices are in normal floats whose scales are in 8 bits (arXiv:2305.14314), its table in bfloat16: a fifth of the
-bytes of float32. Updates of bfloat16 weights are rounded by chance, so that small ones are not lost.
+The base's matrices are NF4 with scales in 8 bits (arXiv:2305.14314), and its embedding table is
+bfloat16. Together they take a fifth of the bytes of float32. Updates of bfloat16 weights are
+rounded stochastically, so that small ones are not lost.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """The small Llama of lm_tiny as a Qwen3, with norms of queries and keys, for a short run.
 
-Cost: under a minute on 2 CPU cores. Reaches 2.27 bits per byte on the addresses after 2000 (`xz -9`: 2.25 alone).
+Cost: under a minute on 2 CPU cores. Reaches 2.27 bits per byte on the addresses after 2000 (`xz -9`
+alone: 2.25).
 """
 
 from bigmodel_jax.config import Config

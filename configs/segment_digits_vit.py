@@ -1,6 +1,6 @@
-"""A ViT whose patches give the logits of their own pixels, on the scenes of segment_digits.py.
+"""A ViT whose patches predict the logits of their own pixels, on the scenes of segment_digits.py.
 
-No run of this file has been taken to its end yet; 4,000 steps on 2 cores.
+It takes 4,000 steps on 2 cores. No complete run has been measured.
 """
 
 import dataclasses

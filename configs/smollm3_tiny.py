@@ -1,7 +1,7 @@
-"""The small Llama of lm_tiny as a SmolLM3, of whose two layers the second has no positions, for a short run.
+"""The small Llama of lm_tiny as a SmolLM3: the second of two layers has no positions; a short run.
 
-Cost: 71 seconds of steps on 2 CPU cores that others shared. Reaches 2.27 bits per byte on the addresses after 2000
-(`xz -9`: 2.25 alone).
+Cost: 71 seconds of steps on 2 CPU cores that other programs shared. Reaches 2.27 bits per byte on
+the addresses after 2000 (`xz -9` alone: 2.25).
 """
 
 from bigmodel_jax.config import Config

@@ -1,8 +1,10 @@
-"""A conformer (702 thousand parameters) hears 32 words in one to four a recording: docs/speech.md.
+"""A conformer (702 thousand parameters) that recognizes one to four words, of 32, in a recording:
+docs/speech.md.
 
-57 voices of eSpeak NG speak the training split, 12 others the validation split. It needs the extra `metrics`, and fetches the
-voices once. A first run of 1,200 steps with wider masks and louder noise reached a word error rate of 14.6 % on the held-out
-voices, on 2 busy cores in 33 minutes of steps; the bar of these 2,500 steps is 10 %.
+The training split is spoken by 57 voices of eSpeak NG, the validation split by 12 others. It needs
+the extra `metrics`, and downloads the voices once. A first run of 1,200 steps with wider masks and
+louder noise reached a word error rate of 14.6 % on the held-out voices, with 33 minutes of steps on
+2 busy cores. The goal for these 2,500 steps is 10 %.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig

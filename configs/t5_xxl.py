@@ -1,6 +1,6 @@
-"""T5 v1.1 XXL (11 B) on your own text, spans of it taken out and asked for, made for 256 chips of TPU v5e.
+"""T5 v1.1 XXL (11 B) pretrained by span corruption on your own text, for 256 TPU v5e chips.
 
-`launch.py plan configs/t5_xxl.py --topology v5e:16x16` says what it needs and costs (docs/plan.md).
+`launch.py plan configs/t5_xxl.py --topology v5e:16x16` shows its needs and cost (docs/plan.md).
 """
 
 import dataclasses

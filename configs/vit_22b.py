@@ -1,8 +1,8 @@
-"""A vision transformer of the size of ViT-22B (arXiv:2302.05442: 48 layers, width 6144, 48 heads, MLP 24576) on ImageNet,
-224 x 224, made for 256 chips of TPU v5p. Its layers stand one after the other, as in ViT, not side by
-side as in ViT-22B.
+"""A vision transformer of ViT-22B's size (arXiv:2302.05442) on ImageNet, for 256 TPU v5p chips.
 
-`launch.py plan configs/vit_22b.py --topology v5p:4x8x8` says what it needs and costs (docs/plan.md).
+It has 48 layers, width 6144, 48 heads and MLP width 24576, on images of 224 x 224. Attention and
+MLP run one after the other, as in ViT; ViT-22B runs them in parallel. `launch.py plan
+configs/vit_22b.py --topology v5p:4x8x8` shows its needs and cost (docs/plan.md).
 """
 
 from bigmodel_jax.config import CheckpointConfig, Config, TrainConfig
@@ -34,7 +34,7 @@ def get_config() -> Config:
         data=ImageData(
             source=Tfds("imagenet2012"),
             num_classes=NUM_CLASSES,
-            image_size=224,  # decoded from the files, batch by batch
+            image_size=224,  # images are decoded from files, batch by batch
             augment=(RandomResizedCrop(), Flip()),
         ),
         optim=OptimConfig(lr=1e-3, warmup_steps=10_000),

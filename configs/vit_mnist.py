@@ -1,7 +1,7 @@
 """A small ViT (130 thousand parameters) on 5,000 MNIST digits: 97.0 % test accuracy (one seed).
 
-54 CPU seconds from start to report on 2 cores; 4,000 images to train on, 1,000 to test. With so few images
-a convolutional network of 99 thousand parameters reaches more (mnist_cnn.py).
+54 CPU seconds from start to report on 2 cores; 4,000 training images, 1,000 test images. With so
+few images a convolutional network of 99 thousand parameters reaches more (mnist_cnn.py).
 """
 
 from bigmodel_jax.config import Config, TrainConfig
@@ -23,7 +23,7 @@ def get_config() -> Config:
             num_heads=4,
             mlp_dim=192,
             norm_eps=1e-6,
-            init_std=0.1,  # near 1/sqrt(embed_dim): at this width the usual 0.02 starts too small
+            init_std=0.1,  # near 1/sqrt(embed_dim): the usual 0.02 is too small at this width
             compute=Compute(unroll=True),
         ),
         objective=Classification(),

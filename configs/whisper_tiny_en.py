@@ -1,6 +1,7 @@
-"""Whisper tiny.en, fine-tuned on spoken words: first `launch.py import whisper-tiny-en`, which makes runs/whisper-tiny-en.
+"""Whisper tiny.en fine-tuned on spoken words.
 
-A step reads 8 windows of 4 seconds. Only the beginning of the encoder's positions is used, so that silence costs nothing.
+First run `launch.py import whisper-tiny-en`, which makes runs/whisper-tiny-en. A step reads 8
+windows of 4 seconds. The encoder uses only its first positions, so no time is spent on silence.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig

@@ -1,1 +1,1 @@
-"""Checkpoints: {state, data position, config} in one atomic, asynchronous, verified save."""
+"""Checkpoints: atomic, asynchronous and verified saves of state, data position and config."""

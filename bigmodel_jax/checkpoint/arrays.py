@@ -1,4 +1,4 @@
-"""Arrays read through Orbax, whose failures become one line."""
+"""Reads arrays through Orbax, and turns its failures into one line."""
 
 import contextlib
 import gc
@@ -17,7 +17,10 @@ from bigmodel_jax.core import interrupts, processes
 
 
 def together[T](read: Callable[[], T]) -> T:
-    """What `read()` gives; where it meets Damaged in one process, all do, so that all go on with the same checkpoint."""
+    """The result of `read()`; if one process finds damage, all raise Damaged.
+
+    So all processes go on with the same checkpoint.
+    """
     found, text = None, ""
     try:
         found = read()
@@ -30,12 +33,13 @@ def together[T](read: Callable[[], T]) -> T:
 
 
 def read(folder: Path, wanted: dict[str, Any], *, some: bool = False) -> dict[str, Any]:
-    """The trees of `wanted`, each from its own Orbax folder; Damaged, without any noise, where one cannot be read.
+    """The trees of `wanted`, each read from its own Orbax folder.
 
-    some: a tree may have fewer leaves than were saved.
+    wanted: {field: tree of shapes with shardings}. some: whether a tree may ask for fewer leaves
+    than were saved. Raises Damaged, and prints nothing, if a tree cannot be read.
 
-    Every process reads its own shards alone, and `together` makes all agree: Orbax's own barriers would leave the
-    others waiting for one that met a damaged file.
+    Every process reads only its own shards, and `together` makes all agree. With Orbax's own
+    barriers the other processes would wait for one that met a damaged file.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -45,16 +49,18 @@ def read(folder: Path, wanted: dict[str, Any], *, some: bool = False) -> dict[st
     context.pytree.loading.partial_load = some
     if jax.process_count() > 1:
         options = context.multiprocessing_options
+        # Each process acts as a primary host of its own, so Orbax sets no barrier between them.
         options.primary_host, options.active_processes, options.barrier_sync_key_prefix = me, {me}, f"reader{me}"
     with _no_afterwords():
         try:
             with context:
                 return ocp.load_checkpointables(folder, wanted)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            interrupts.obey()  # Orbax turns an Interrupt into a ValueError; the checkpoint is none the worse for it
+            interrupts.obey()  # Orbax turns an Interrupt into a ValueError, which says nothing about the checkpoint
             text = manifest.reason(error).replace(f"{folder}/", "")
             bucket.check_answered(folder, text)
-            logging.getLogger("asyncio").addFilter(_retrieved)  # a task that still runs is collected later than here
+            logging.getLogger("asyncio").addFilter(_retrieved)  # an abandoned task may be collected after this block
+        # Collect the abandoned tasks here, where their messages are silenced.
         gc.collect()
     raise Damaged(text)
 
@@ -65,7 +71,10 @@ def _retrieved(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _no_afterwords():
-    """Silences the tasks that a failed Orbax load abandons: each would print a page when collected."""
+    """Silences the tasks that a failed Orbax load abandons.
+
+    Each would print a page when collected.
+    """
     logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
     was_disabled, logger.disabled, sys.unraisablehook = logger.disabled, True, lambda _: None
     try:
@@ -77,7 +86,7 @@ def _no_afterwords():
 
 
 def placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """`x` with a sharding: its own, or the first device."""
+    """`x` with a sharding: its own or, without one, the first device."""
     if x.sharding is not None:
         return x
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))

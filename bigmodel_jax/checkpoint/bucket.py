@@ -1,30 +1,42 @@
-"""What is other about saves in a bucket: what marks a finished one, and how long a store that is silent is asked."""
+"""How saves in a bucket differ: the mark of a finished save, and the time limit for a silent
+store."""
 
 import re
 from pathlib import Path
 
 from bigmodel_jax.core import paths
 
-MARK = "commit_success.txt"  # Orbax's last file of a save, since there is no rename
-RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # 50 s in all, by TensorStore
+MARK = "commit_success.txt"  # the last file that Orbax writes of a save, because a store has no rename
+RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # for TensorStore; 50 s in all
 SILENT = re.compile("retry attempts failed|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|CURL error")
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a step's folder holds a whole save: here it has its name only then."""
+    """Whether a step's folder holds a complete save.
+
+    A local folder gets its name only when it does.
+    """
     return not paths.is_remote(folder) or (folder / MARK).is_file()
 
 
 def bound_retries() -> None:
-    """A store that does not answer is an error within a minute: TensorStore would ask it for a quarter of an hour, and
-    Orbax hands no option of TensorStore's on."""
+    """Makes a store that does not answer an error within a minute.
+
+    By default TensorStore retries for a quarter of an hour. Orbax passes no TensorStore options on,
+    so this changes the contexts that it uses.
+    """
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
+    # Orbax has two TensorStore contexts, with and without OCDBT.
     for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
         context["gcs_request_retries"] = RETRIES
 
 
 def check_answered(folder: Path, reason: str) -> None:
-    """Unanswered where `reason`, why a save could not be read, is the store's silence and no damage."""
+    """Raises Unanswered if a save could not be read because the store is silent, and not because of
+    damage.
+
+    reason: the text of the failure.
+    """
     if paths.is_remote(folder) and SILENT.search(reason):
         raise paths.Unanswered(f"{folder}: the object store does not answer, or refuses: {reason}")

@@ -1,4 +1,4 @@
-"""Orbax's checkpointer as it is used here, and the folder that it finds."""
+"""Sets up Orbax's checkpointer, and cleans the folder that it writes to."""
 
 import json
 import logging
@@ -18,14 +18,20 @@ log = logging.getLogger(__name__)
 
 
 def make_checkpointer(directory: Path, config: CheckpointConfig, copy_bytes: int | None, damaged: Iterable[int]) -> Any:
-    """Orbax's checkpointer over `directory`, which process 0 tidies first; all processes make theirs together."""
+    """Orbax's checkpointer for `directory`; all processes call this together, and process 0 cleans
+    first.
+
+    copy_bytes: how much a save copies to host memory at a time; None = everything at once. damaged:
+    steps whose folders are renamed, to make room for new saves.
+    """
     from orbax.checkpoint import v1 as ocp
 
     if jax.process_index() == 0:
         _tidy(directory, damaged)
     processes.meet("checkpoints tidied")
     context = ocp.Context()
-    # float32 state of 1.2 GB: zstd saves 8% of the size, and costs 1.6 times the time to save and 1.3 to restore.
+    # Measured on 1.2 GB of float32 state: zstd makes a save 8 % smaller, but 1.6 times slower, and
+    # restoring 1.3 times slower.
     context.array_options.saving.use_compression = False
     context.memory_options.transfer_concurrent_bytes = copy_bytes
     context.checkpointables_options.registry = ocp.handlers.local_registry()
@@ -45,11 +51,13 @@ def make_checkpointer(directory: Path, config: CheckpointConfig, copy_bytes: int
 
 def _merit(metrics: dict, name: str, sign: int) -> float:
     value = sign * metrics.get(name, math.nan)
+    # A save without the metric, or with NaN, ranks last.
     return -math.inf if math.isnan(value) else value
 
 
 def _tidy(directory: Path, damaged: Iterable[int]) -> None:
-    """Moves damaged steps out of the way of new ones."""
+    """Renames damaged steps, so that new saves can take their place, and deletes damaged
+    metrics."""
     for step in damaged:
         target = directory / f"{step}.damaged"
         files.remove_tree(target)
@@ -64,10 +72,11 @@ def _tidy(directory: Path, damaged: Iterable[int]) -> None:
 
 
 def remove_unfinished(directory: Path, step: int) -> None:
-    """Deletes what a failed save has written, until nothing has come back for half a second (10 s at most).
+    """Deletes what a failed save has written, until nothing reappears for half a second (at most 10
+    s).
 
-    Orbax reports the first failure while its other writers still run, and they make their folders again. In a bucket,
-    where room is not short, the next checkpointer deletes it.
+    Orbax reports the first failure while its other writers still run, and they create their folders
+    again. In a bucket, where space is not scarce, the next checkpointer deletes the rest.
     """
     if paths.is_remote(directory):
         return

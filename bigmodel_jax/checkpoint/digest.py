@@ -1,4 +1,7 @@
-"""A 32-bit digest per array, computed where the array lies: the same for every sharding and device count."""
+"""A 32-bit digest per array, computed on its devices.
+
+It is the same for every sharding and device count.
+"""
 
 import math
 
@@ -8,48 +11,53 @@ import numpy as np
 
 
 def _words(x: jax.Array) -> jax.Array:
-    """The bits of `x` as uint32: one word per element, two for 8-byte types."""
+    """The bits of `x` as uint32: one word per element, or two for 8-byte types."""
+    # Random keys are opaque; their data are plain integers.
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_ or x.dtype in (jnp.int4, jnp.uint4):
-        x = x.astype(jnp.int8)  # types with no bit pattern of whole bytes; value for value, so nothing is lost
+        x = x.astype(jnp.int8)  # these types have no whole bytes; int8 holds all their values
     unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
     return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of uint32 in which each output bit depends on each input bit (MurmurHash3's fmix32)."""
+    """A bijection of uint32 in which each output bit depends on each input bit (MurmurHash3's
+    fmix32)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
 def digest(x: jax.Array) -> jax.Array:
-    """Sum over all elements of mix(bits ^ hash(position)), modulo 2^32; a uint32 scalar.
+    """The sum over all elements of mix(bits ^ hash(position)), modulo 2^32, as a uint32 scalar.
 
-    A bijection per element: any change of one element, hence any flipped bit, changes the sum. The mixing comes before
-    the sum, since a weighted sum of plain bits is blind to a lost block of constants (1.0 has 23 trailing zero bits).
-    An integer sum has no order, so a sharding changes nothing.
+    The mixing is a bijection per element, so any change of one element changes the sum. Bits are
+    mixed before they are summed, because a weighted sum of plain bits misses a lost block of
+    constants: 1.0 ends in 23 zero bits. An integer sum does not depend on order, so it does not
+    depend on the sharding.
     """
-    words = _words(jax.device_put(x, jax.memory.Space.Device))  # from the host's memory, where it waits there
+    words = _words(jax.device_put(x, jax.memory.Space.Device))  # an offloaded array is moved to the device
     position = jnp.zeros(words.shape, jnp.uint32)
     for dim in range(words.ndim):
         stride = math.prod(words.shape[dim + 1 :]) & 0xFFFFFFFF
+        # The row-major index of each element in the whole array, whatever its sharding.
         position += jax.lax.broadcasted_iota(jnp.uint32, words.shape, dim) * np.uint32(stride)
     return jnp.sum(_mix(words ^ (position * jnp.uint32(0x9E3779B9))), dtype=jnp.uint32)
 
 
 @jax.jit
 def digests(leaves: list[jax.Array]) -> jax.Array:
-    """(n,) uint32: the digest of each of `n` arrays, in one compiled function and with no wait on the host."""
+    """The digests (n,) uint32 of `n` arrays, by one compiled function that does not wait on the
+    host."""
     found = []
     for x in leaves:
-        if found:  # one array after the other: a CPU writes the mixed words down, as many as the array has
+        if found:  # a barrier after each array: a CPU stores the mixed words, which take as much memory as the array
             x, found[-1] = jax.lax.optimization_barrier((x, found[-1]))
         found.append(digest(x))
     return jnp.stack(found)
 
 
 def batch_digest(batch: dict[str, jax.Array]) -> jax.Array:
-    """() uint32: one number for all arrays of a batch, in the order of their names."""
+    """One uint32 digest of all arrays of a batch, in the order of their names."""
     return digest(jnp.stack([digest(batch[name]) for name in sorted(batch)]))

@@ -1,8 +1,10 @@
-"""Pieces of local saves between the processes of a job, over TCP: a request and its answer per connection.
+"""Sends pieces of local saves between the processes of a job over TCP, with one request per
+connection.
 
-Not by a collective: pieces travel while the next steps run, and collectives of two threads would meet each other's. A
-request is a line with the job's token, which process 0 made and the coordination service has spread, then a line of
-JSON, then as many bytes as it says; the answer is a line of JSON and bytes. Who has not the token is not answered.
+Collectives would not work: pieces travel while the next steps run, and collectives of two threads
+could be matched with each other's. A request is a line with the job's token, a line of JSON, and as
+many bytes as the JSON says. The answer is a line of JSON and bytes. Process 0 makes the token, and
+the coordination service spreads it; a request without it gets no answer.
 """
 
 import hmac
@@ -15,21 +17,21 @@ from collections.abc import Callable, Iterable, Iterator
 
 from bigmodel_jax.core import processes
 
-SECONDS = 60.0  # a process that says nothing for so long is not there
-CHUNK = 4 << 20  # bytes
-LINE = 256 << 20  # bytes of the longest line: the list of a process's pieces
+SECONDS = 60.0  # timeout of one read or write
+CHUNK = 4 << 20  # bytes read at a time
+LINE = 256 << 20  # bytes of the longest line, the list of a process's pieces
 
 log = logging.getLogger(__name__)
 
-Answer = Callable[[dict, Iterator[bytes]], tuple[dict, bytes]]  # request, its bytes -> answer, its bytes
+Answer = Callable[[dict, Iterator[bytes]], tuple[dict, bytes]]  # (request, its bytes) -> (answer, its bytes)
 
 
 class Refused(OSError):
-    """The other process has answered that it cannot."""
+    """Raised if the other process answers that it cannot do what was asked."""
 
 
 class Exchange:
-    """The open door of one process, and the way to the others' doors."""
+    """One process's server, and its client to the servers of the others."""
 
     def __init__(self, answer: Answer, token: str = "", addresses: dict[int, tuple[str, int]] | None = None):
         self.token, self.addresses = token, addresses or {}
@@ -39,7 +41,10 @@ class Exchange:
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="exchange", daemon=True).start()
 
     def ask(self, process: int, request: dict, body: Iterable[bytes | memoryview] = ()) -> tuple[dict, bytes]:
-        """The answer of a process, and its bytes; OSError where there is none, Refused where it is no."""
+        """A process's answer and the bytes after it.
+
+        Raises OSError if the process does not answer, and Refused if it answers with an error.
+        """
         with (
             socket.create_connection(self.addresses[process], timeout=SECONDS) as connection,
             connection.makefile("rb") as answer,
@@ -80,6 +85,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         token = self.rfile.readline(100).strip()
+        # compare_digest takes equally long for every wrong token.
         if not hmac.compare_digest(token, self.server.exchange.token.encode()):
             return
         request = json.loads(self.rfile.readline(LINE))
@@ -88,7 +94,7 @@ class _Handler(socketserver.StreamRequestHandler):
             reply, data = self.server.answer(request, body)
         except OSError as error:
             reply, data = {"error": f"{error.strerror or error} ({error.filename})"}, b""
-            for _ in body:  # else the kernel would drop the answer together with what nobody has read
+            for _ in body:  # unread data would make the kernel drop the answer
                 pass
         self.wfile.write(json.dumps(reply | {"bytes": len(data)}).encode() + b"\n")
         self.wfile.write(data)
@@ -102,11 +108,11 @@ class _Handler(socketserver.StreamRequestHandler):
             yield chunk
 
 
-# ------------------------------------------------------------------------------------------------ who is where
+# ------------------------------------------------------------------------------------- addresses
 
 
 def own_address() -> str:
-    """The address of this host on the way to process 0; "" in process 0 itself, which the others know already."""
+    """This host's address on the route to process 0; "" in process 0, whose address is known."""
     host = processes.coordinator_host()
     if processes.first() or not host:
         return ""
@@ -117,13 +123,16 @@ def own_address() -> str:
 
 
 def partner(hosts: list[str], process: int) -> int:
-    """Who keeps the copy of a process's pieces: one of another host, and nobody keeps two.
+    """The process that keeps the copy of this process's pieces; each process keeps one copy.
 
-    hosts: of every process; where all are on one host, each process counts as a host. A host that has more than half
-    of the processes keeps some copies itself.
+    hosts: the host of every process. The partner is on another host. If all are on one host, each
+    process counts as a host. A host with more than half of the processes keeps some copies of its
+    own.
     """
     if len(set(hosts)) == 1:
         return (process + 1) % len(hosts)
     order = sorted(range(len(hosts)), key=lambda p: (hosts.index(hosts[p]), p))
+    # Processes are ordered by host. A step as long as the largest host leads to another host,
+    # unless that host has more than half of the processes.
     step = max(hosts.count(host) for host in hosts)
     return order[(order.index(process) + step) % len(hosts)]

@@ -1,4 +1,5 @@
-"""Which of a run's checkpoints is meant: the newest, one by its step, or the best by the metric that ranks them."""
+"""Finds the checkpoint that a user means: the newest, one by its step, or the best by its
+metric."""
 
 import json
 from pathlib import Path
@@ -11,9 +12,10 @@ BEST = "best"
 
 
 def find(run_dir: Path, cfg: CheckpointConfig, which: str, said: str = "") -> int | None:
-    """The step that `which` names: "20", or "best" by `cfg.best_metric`; None for "", the newest good checkpoint.
+    """The step that `which` names: "20", or "best" by `cfg.best_metric`; None (the newest) for "".
 
-    ValueError, one line with the steps that are kept, where that one is not. said: what the user wrote.
+    said: what the user typed, for the message. Raises ValueError, with the steps that are kept, if
+    the step is not among them.
     """
     if not which:
         return None
@@ -31,8 +33,12 @@ def find(run_dir: Path, cfg: CheckpointConfig, which: str, said: str = "") -> in
 
 
 def split(source: str) -> tuple[Path, str]:
-    """(run's folder, which checkpoint) of FOLDER, FOLDER@STEP or FOLDER@best; a folder may have an @ in its name."""
+    """(folder, checkpoint) of FOLDER, FOLDER@STEP or FOLDER@best.
+
+    A folder's name may contain an @.
+    """
     folder, at, which = source.rpartition("@")
+    # A folder whose name has an @ takes precedence.
     if not at or not folder or mirror.folder(source).is_dir():
         folder, which = source, ""
     return mirror.fetched(folder), which
@@ -48,15 +54,16 @@ def _best(directory: Path, cfg: CheckpointConfig, kept: list[int], said: str) ->
     ranked = {step: merit for step in kept if (merit := _merit(directory / str(step), cfg)) is not None}
     if not ranked:
         raise ValueError(f"{said}, none of them evaluated by checkpoint.best_metric = {cfg.best_metric!r}; give a step")
-    return max(ranked, key=lambda step: (ranked[step], step))  # of two equals the newer, which Orbax keeps as well
+    return max(ranked, key=lambda step: (ranked[step], step))  # the newest of equal ones, as Orbax does
 
 
 def _merit(folder: Path, cfg: CheckpointConfig) -> float | None:
-    """Its figure, the higher the better; None where the save was not evaluated, or the figure cannot be read."""
+    """The metric of a save, higher is better; None if it was not evaluated or cannot be read."""
     try:
         value = json.loads((folder / "metrics" / "metrics").read_bytes()).get(cfg.best_metric)
     except (OSError, ValueError, AttributeError):
         return None
+    # NaN is the only number that differs from itself.
     if not isinstance(value, (int, float)) or value != value:
         return None
     return value if cfg.best_mode == "max" else -value

@@ -1,4 +1,4 @@
-"""Some leaves of one save, by their paths in it: what the save says of them, and their values."""
+"""Reads single leaves of one save by their paths, and their descriptions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from bigmodel_jax.core import mirror, sharding
 
 
 class Leaf(NamedTuple):
-    """What a save says of one array; digest: 32 bits (digest.py)."""
+    """The description of one array in a save; digest: 32 bits (digest.py)."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
 
 
 def newest(directory: Path) -> int:
-    """The newest save whose description can be read; ValueError where there is none."""
+    """The newest save whose description can be read; raises ValueError if there is none."""
     saves = store.open_store(directory, CheckpointConfig())
     for step in reversed(store.steps(saves)):
         if _described(saves.directory / str(step)) is not None:
@@ -33,9 +33,9 @@ def newest(directory: Path) -> int:
 
 
 def describe(directory: Path, step: int) -> dict[str, Leaf]:
-    """Every leaf of a save by its path, e.g. "params/layers/attn/q"; none of their values is read.
+    """{path: description} of every leaf of a save, e.g. "params/layers/attn/q"; no array is read.
 
-    FileNotFoundError where there is no such save; ValueError, one line, where it is damaged.
+    Raises FileNotFoundError if there is no such save, and ValueError, one line, if it is damaged.
     """
     folder = mirror.origin(directory) / str(step)
     if not folder.is_dir():
@@ -44,13 +44,19 @@ def describe(directory: Path, step: int) -> dict[str, Leaf]:
 
 
 def read(directory: Path, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """The leaves of `wanted`, shapes with shardings, verified; ValueError, one line, where one is damaged or not there."""
+    """The leaves of `wanted`, verified by their digests.
+
+    wanted: {path: shape with sharding}. Raises ValueError, one line, if a leaf is damaged or
+    missing.
+    """
     folder = mirror.origin(directory) / str(step)
     known = _whole(folder, lambda: _describe(folder))
     if lacking := [path for path in wanted if path not in known]:
         raise ValueError(f"checkpoint: {folder} lacks {manifest.few(lacking)}")
+    # Orbax restores nested trees, so the flat paths are nested again.
     tree = traverse_util.unflatten_dict({path: arrays.placed(x) for path, x in wanted.items()}, sep="/")
     found = traverse_util.flatten_dict(_whole(folder, lambda: arrays.read(folder, tree, some=True)), sep="/")
+    # Digests of what was read are compared with those that were saved.
     here = sharding.to_host(digests([found[path] for path in wanted]))
     if bad := [path for path, number in zip(wanted, here, strict=True) if number != known[path].digest]:
         raise ValueError(f"checkpoint: {folder} is damaged: wrong digest of {manifest.few(bad)}")
@@ -78,6 +84,6 @@ def _describe(folder: Path) -> dict[str, Leaf]:
 
 
 def _leaf(text: str, number: int) -> Leaf:
-    """`manifest.describe` read back."""
+    """The leaf that a text of `manifest.describe` describes."""
     dtype, _, dims = text.rstrip("]").partition("[")
     return Leaf(tuple(map(int, filter(None, dims.split(",")))), dtype, int(number))

@@ -1,10 +1,14 @@
-"""Local saves: each process writes its own shards to a disk, or memory, of its host, and another host keeps a copy.
+"""Local saves: each process writes its shards to its host's disk or memory, and another host keeps
+a copy.
 
-`<local_dir>/<run>/<process>/<step>.<attempt>/` holds the files of pieces.py: `own_<p>` of that process and `copy_<p>` of
-the one whose copy it keeps. <run> is made of a number in the run's folder and the folder's path, so that no other run's
-saves are found; <attempt> is another one at each start, so that no save is put together from two. A step is whole where
-the pieces of every process are somewhere. The loop waits while shards are copied to the host's memory; a thread does
-the rest, and only when every process has written its pieces and their copy are older saves deleted.
+`<local_dir>/<run>/<process>/<step>.<attempt>/` holds the files of pieces.py: `own_<p>` of that
+process, and `copy_<p>` of the process whose copy it keeps. <run> is a hash of the run's folder and
+of a number stored in it, so the saves of other runs are never found. <attempt> differs at each
+start, so that no save is assembled from two starts. A step is complete if the pieces of every
+process exist somewhere.
+
+The training loop waits only while shards are copied to host memory; a thread does the rest. Older
+saves are deleted only when every process has written its pieces and their copy.
 """
 
 import contextlib
@@ -24,7 +28,8 @@ import numpy as np
 from bigmodel_jax.checkpoint import exchange, manifest, pieces
 from bigmodel_jax.core import files, processes
 
-NAME = re.compile(r"(\d+)\.([0-9a-f]{8})")  # of a step's folder
+NAME = re.compile(r"(\d+)\.([0-9a-f]{8})")  # the name of a step's folder
+# The stem of a file of pieces.
 FILE = re.compile(r"(own|copy)_(\d+)")
 
 log = logging.getLogger(__name__)
@@ -34,19 +39,21 @@ log = logging.getLogger(__name__)
 class Local:
     """The local saves of one run, as one process of it sees them."""
 
-    layout: str  # the mesh and the number of processes, in words
-    id_file: Path  # in the run's folder
+    layout: str  # the mesh and the number of processes, as a text
+    id_file: Path  # the file in the run's folder that holds run_id
     run_id: str = ""
     attempt: str = ""
-    folder: Path = Path()  # of this run on this host
-    hosts: list[str] = dataclasses.field(default_factory=list)  # of every process
+    folder: Path = Path()  # the folder of this run on this host
+    hosts: list[str] = dataclasses.field(default_factory=list)  # the host of every process
     door: exchange.Exchange | None = None
-    held: dict[int, dict] = dataclasses.field(default_factory=dict)  # whole: {step: {name, where: {file: [process]}}}
+    held: dict[int, dict] = dataclasses.field(
+        default_factory=dict
+    )  # complete: {step: {name, where: {file: [process]}}}
     thread: threading.Thread | None = None
-    last: int = -1  # the newest step that this attempt has written whole
-    trouble: dict[int, str] = dataclasses.field(default_factory=dict)  # of the last save, by process
-    headers: dict[tuple[str, str], dict] = dataclasses.field(default_factory=dict)  # of files that were read
-    unshared: dict[tuple, frozenset] = dataclasses.field(default_factory=dict)  # see _unshared
+    last: int = -1  # the newest step that this attempt has saved completely
+    trouble: dict[int, str] = dataclasses.field(default_factory=dict)  # errors of the last save, by process
+    headers: dict[tuple[str, str], dict] = dataclasses.field(default_factory=dict)  # headers of files that were read
+    unshared: dict[tuple, frozenset] = dataclasses.field(default_factory=dict)  # cache of _unshared
 
     @property
     def me(self) -> int:
@@ -57,9 +64,10 @@ class Local:
 
 
 def save(local: Local, step: int, state: Any, data_state: dict, config: dict) -> None:
-    """Returns once the shards are in the host's memory; a save that fails is one warning line, and the run goes on.
+    """Starts a local save; returns when the shards are in host memory, so the arrays may be
+    donated.
 
-    First waits for the save before.
+    It first waits for the previous save. A failed save logs one warning, and the run goes on.
     """
     wait(local)
     flat = {path: plain(x) for path, x in manifest.flatten(state).items()}
@@ -67,6 +75,7 @@ def save(local: Local, step: int, state: Any, data_state: dict, config: dict) ->
     meta |= {"layout": local.layout, "leaves": {path: manifest.describe(x) for path, x in flat.items()}}
     unshared = frozenset().union(*(_unshared(local, i, x) for i, x in enumerate(flat.values())))
     copied = _to_host(list(flat.values()))
+    # The thread gets only host copies, so the next step may overwrite the device arrays.
     local.thread = threading.Thread(
         target=_finish, args=(local, step, meta, copied, unshared), name="local save", daemon=True
     )
@@ -74,24 +83,27 @@ def save(local: Local, step: int, state: Any, data_state: dict, config: dict) ->
 
 
 def steps(local: Local) -> list[int]:
-    """The steps that were whole when the run started, ascending, the same in every process."""
+    """The steps that were complete when the run started, ascending, the same in every process."""
     return sorted(local.held)
 
 
 def wait(local: Local) -> None:
-    """Returns when the last save is written in every process, or has failed."""
+    """Returns when every process has written the last save, or when it has failed."""
     if local.thread is not None:
         local.thread.join()
         local.thread = None
 
 
 def plain(x: jax.Array) -> jax.Array:
-    """`x`, or the numbers of which its random keys are made."""
+    """`x` or, for random keys, the integers that they consist of."""
     return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def _to_host(leaves: list[jax.Array]) -> dict[pieces.Key, np.ndarray]:
-    """Every shard of this process, once; copies, since the step to come writes into the arrays' memory."""
+    """A copy of every distinct shard of this process.
+
+    The next step overwrites the arrays' memory.
+    """
     shards = {}
     for leaf, x in enumerate(leaves):
         for shard in x.addressable_shards:
@@ -102,16 +114,16 @@ def _to_host(leaves: list[jax.Array]) -> dict[pieces.Key, np.ndarray]:
 
 
 def _copied(data: jax.Array) -> np.ndarray:
-    """One shard in memory of its own."""
+    """One shard copied into memory of its own."""
     (device,) = data.devices()
     if device.platform != "cpu" and data.sharding.memory_kind == device.default_memory().kind:
-        return np.asarray(data, order="C")  # a copy by itself
-    # numpy's view of an array in the host's memory is that memory.
+        return np.asarray(data, order="C")  # this copies from the device
+    # On a CPU np.asarray would return a view of the array's own memory.
     return np.array(data, order="C", copy=True)
 
 
 def _unshared(local: Local, leaf: int, x: jax.Array) -> frozenset[pieces.Key]:
-    """This process's shards of `x` that no other host has."""
+    """The shards of `x` on this process that no other host has."""
     if jax.process_count() == 1:
         return frozenset()
     names = local.hosts if len(set(local.hosts)) > 1 else range(len(local.hosts))
@@ -119,28 +131,30 @@ def _unshared(local: Local, leaf: int, x: jax.Array) -> frozenset[pieces.Key]:
     if known not in local.unshared:
         hosts: dict[pieces.Key, set] = {}
         for device, index in x.sharding.devices_indices_map(x.shape).items():
+            # Shards that another host holds as well need no copy.
             hosts.setdefault(pieces.key(leaf, index, x.shape), set()).add(names[device.process_index])
         local.unshared[known] = frozenset(key for key, found in hosts.items() if found == {names[local.me]})
     return local.unshared[known]
 
 
 def _finish(local: Local, step: int, meta: dict, copied: dict[pieces.Key, np.ndarray], unshared: frozenset) -> None:
-    """What a save does beside the loop."""
+    """Does the part of a save that runs beside the training loop."""
     began = time.perf_counter()
     try:
         _write(local, meta, copied, unshared)
         text = ""
     except (OSError, ValueError) as error:
         text = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)
-        shutil.rmtree(local.folder / str(local.me) / meta["name"], ignore_errors=True)  # room on a full disk
+        shutil.rmtree(local.folder / str(local.me) / meta["name"], ignore_errors=True)  # frees space on a full disk
     try:
+        # All processes report before older saves are deleted, so one complete save always exists.
         trouble = processes.gather("local saved", meta["name"], text)
     except RuntimeError as error:
         log.info("checkpoint: the job ended before the local save of step %d: %s", step, manifest.reason(error))
         return
     if trouble:
         process, text = next(iter(trouble.items()))
-        # Once a kind: a disk that is full stays so for many saves.
+        # Warn once per kind of failure, because a full disk fails many saves in a row.
         level = logging.WARNING if trouble.keys() != local.trouble.keys() else logging.INFO
         said = (
             "checkpoint: the local save of step %d failed in process %d: %s; the run goes on, and the save before stays"
@@ -174,20 +188,22 @@ def _write(local: Local, meta: dict, copied: dict[pieces.Key, np.ndarray], unsha
 
 
 def _clean(local: Local, step: int, whole: bool) -> None:
-    """Deletes the saves that the one of `step` replaces, those of processes that ran here before included."""
+    """Deletes the saves that the save of `step` replaces, including those of earlier attempts."""
     for folder in local.folder.glob("*/*"):
         found = NAME.fullmatch(folder.name)
         if not found:
             continue
         number, ours = int(found[1]), found[2] == local.attempt
+        # If this save failed somewhere, the last complete one must stay.
         if (ours and number < step and number != local.last) or (whole and not ours):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def close(local: Local, shared: int, failed: bool) -> None:
-    """Deletes what the shared checkpoint of step `shared` makes useless.
+    """Deletes the local saves that the shared checkpoint of step `shared` replaces.
 
-    failed: an exception ends the run, and a save that is still being written is not waited for.
+    failed: whether an exception ends the run; a save that is still being written is then not
+    awaited.
     """
     if not failed:
         wait(local)
@@ -197,6 +213,6 @@ def close(local: Local, shared: int, failed: bool) -> None:
             if found and int(found[1]) <= shared:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in (*local.folder.glob("*"), local.folder):
-            with contextlib.suppress(OSError):  # it is not empty, or another process was first
+            with contextlib.suppress(OSError):  # not empty, or removed by another process
                 folder.rmdir()
     local.door.close()

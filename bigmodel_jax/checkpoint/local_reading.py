@@ -1,4 +1,5 @@
-"""Local saves found and read when a run starts: which steps are whole, and where each shard of them is."""
+"""Finds and reads local saves at the start of a run: which steps are complete, and where their
+shards are."""
 
 import hashlib
 import json
@@ -18,15 +19,16 @@ from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.core import mirror, processes
 from bigmodel_jax.core.paths import expanded
 
-RUN_ID = "run_id"  # the file in the run's folder
+RUN_ID = "run_id"  # the file in the run's folder that holds the run's number
 
 log = logging.getLogger(__name__)
 
 
 def open_local(directory: str, run_dir: Path, mesh: jax.sharding.Mesh, newer_than: int) -> Local:
-    """Meets the other processes, and finds which steps are whole; all processes call it together.
+    """Connects the processes and finds the complete local saves; all processes call it together.
 
-    newer_than: the newest shared checkpoint; where a newer local save cannot be used, a warning says why.
+    newer_than: the newest shared checkpoint. If a newer local save exists but cannot be used, a
+    warning says why.
     """
     id_file = run_dir / RUN_ID
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
@@ -37,6 +39,8 @@ def open_local(directory: str, run_dir: Path, mesh: jax.sharding.Mesh, newer_tha
     mine |= {"run_id": id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(8)}
     texts = processes.gather("local open", "", json.dumps(mine))
     everyone = [json.loads(texts[p]) for p in range(jax.process_count())]
+    # Process 0 cannot know under which address the others reach it, but the coordinator's address
+    # is known to all.
     everyone[0]["address"] = processes.coordinator_host()
     local.run_id, local.attempt, local.door.token = (everyone[0][name] for name in ("run_id", "attempt", "token"))
     local.hosts = [one["host"] for one in everyone]
@@ -56,7 +60,8 @@ def _count(number: int) -> str:
 
 
 def _held_here(folder: Path) -> dict[str, list]:
-    """{"<step>.<attempt>": [[file, layout], ...]} of the files on this host whose length is the one recorded."""
+    """{"<step>.<attempt>": [[file, layout], ...]} of this host's files that have their recorded
+    length."""
     found: dict[str, list] = {}
     for path in sorted(folder.glob("*/*/*.json")):
         if not NAME.fullmatch(path.parent.name) or not FILE.fullmatch(path.stem):
@@ -72,8 +77,8 @@ def _held_here(folder: Path) -> dict[str, list]:
 
 
 def _choose(local: Local, here: list[dict[str, list]], newer_than: int) -> None:
-    """Fills `held` with the steps that are whole. here: of each process, `_held_here`."""
-    wrong = {}  # step -> why it cannot be used
+    """Fills `held` with the complete steps; here: the result of `_held_here` in each process."""
+    wrong = {}  # {step: why it cannot be used}
     for name in sorted({name for found in here for name in found}):
         step = int(name.partition(".")[0])
         where: dict[str, list[int]] = {}
@@ -82,7 +87,9 @@ def _choose(local: Local, here: list[dict[str, list]], newer_than: int) -> None:
             for file, layout in found.get(name, ()):
                 where.setdefault(file, []).append(process)
                 layouts.add(layout)
+        # A step is complete if each process's pieces exist, as the original or as the copy.
         missing = [str(p) for p in range(len(here)) if not {f"own_{p}", f"copy_{p}"} & where.keys()]
+        # Pieces are cut by the mesh, so a save fits only the mesh that it was made on.
         if others := sorted(layouts - {local.layout}):
             wrong[step] = f"it was made on {others[0]}, and this is {local.layout}"
         elif missing:
@@ -100,10 +107,10 @@ def _choose(local: Local, here: list[dict[str, list]], newer_than: int) -> None:
 
 
 def load(local: Local, step: int, abstract: Any, left: frozenset[str] = frozenset()) -> tuple[Any, dict]:
-    """(tree like `abstract`, meta) of a whole step; Damaged where no good copy of some piece is left.
+    """(tree like `abstract`, meta) of a complete step; raises Damaged if a piece has no good copy.
 
-    left: as `store.restore` has it.
-    Every process reads what its own devices need, from its host where it is there and from another process otherwise.
+    left: as in `store.restore`. Every process reads the pieces that its devices need, from its own
+    host if they are there, and else from another process.
     """
     meta = _meta(local, step)
     flat = {path: arrays.placed(x) for path, x in manifest.flatten(abstract).items()}
@@ -135,23 +142,25 @@ def _array(local: Local, step: int, leaf: int, x: jax.ShapeDtypeStruct, sharding
 
 
 def _owners(local: Local, sharding: jax.sharding.Sharding, shape: tuple, key: pieces.Key) -> Iterator[int]:
-    """The other processes that have a shard as well; those behind this one first, so that not all ask the same."""
+    """The other processes with this shard, starting after this one, so that requests are spread."""
     indices = sharding.devices_indices_map(shape).items()
     found = {device.process_index for device, index in indices if pieces.key(key[0], index, shape) == key}
     yield from sorted(found - {local.me}, key=lambda p: (p - local.me) % len(local.hosts))
 
 
 def _sources(local: Local, step: int, owners: Iterator[int]) -> Iterator[tuple[int, str]]:
-    """(process, file) where a piece may be, the nearest first."""
+    """(process, file) where a piece may be, nearest first."""
     where = local.held[step]["where"]
     for file in (f"own_{local.me}", f"copy_{local.me}"):
+        # Files on this host first: False sorts before True.
         yield from sorted(((p, file) for p in where.get(file, ())), key=lambda source: source[0] != local.me)
     for owner in owners:
         yield from ((p, f"own_{owner}") for p in where.get(f"own_{owner}", ()))
 
 
 def _piece(local: Local, step: int, key: pieces.Key, owners: Iterator[int], broken: set) -> bytes:
-    """The bytes of one shard from the first source that has them; `broken`: sources that are asked no more."""
+    """The bytes of one shard from the first source that has them; `broken`: sources no longer
+    asked."""
     name, reasons = local.held[step]["name"], []
     for source in _sources(local, step, owners):
         if source in broken:
@@ -169,13 +178,14 @@ def _piece(local: Local, step: int, key: pieces.Key, owners: Iterator[int], brok
         except exchange.Refused as error:
             reasons.append(error.strerror)
         except OSError as error:
+            # A process that cannot be reached once is not asked again.
             broken.add(source)
             reasons.append(f"process {process}: {error.strerror or error}")
     raise Damaged(reasons[0] if reasons else "a piece that this layout needs was not saved")
 
 
 def _meta(local: Local, step: int) -> dict:
-    """The description of a step, from whichever of its files is nearest."""
+    """The description of a step, from the nearest of its files."""
     held, reasons = local.held[step], []
     for file, found in sorted(held["where"].items(), key=lambda item: local.me not in item[1]):
         try:
@@ -188,7 +198,7 @@ def _meta(local: Local, step: int) -> dict:
 
 
 def _header(local: Local, name: str, file: str) -> tuple[Path, dict]:
-    """(folder, header) of a file on this host."""
+    """(folder, header) of a file on this host; raises Damaged if there is none."""
     folder = next((path.parent for path in local.folder.glob(f"*/{name}/{file}.json")), None)
     if folder is None:
         raise Damaged(f"{file}.json is missing")
@@ -210,7 +220,10 @@ def _read(local: Local, name: str, file: str, key: pieces.Key) -> tuple[list, by
 
 
 def _answer(local: Local, request: dict, body: Iterator[bytes]) -> tuple[dict, bytes]:
-    """Keeps another process's copy, or gives a piece or a header; OSError where that fails."""
+    """Answers a request: keeps another process's copy, or returns a piece or a header.
+
+    Raises OSError on failure, which the exchange sends back.
+    """
     name, file = request["name"], request.get("keep") or request["give"]
     if not NAME.fullmatch(name) or not FILE.fullmatch(file):
         raise OSError(0, "no such file", file)

@@ -1,7 +1,9 @@
-"""What a checkpoint says of itself, `meta/data.json`, and what can be checked before an array is read.
+"""The description that a checkpoint holds of itself, and the checks possible before arrays are
+read.
 
-{"step", "config", "data_state", "leaves": {"params/layers/w": "float32[64,32]", ...}, "format", "version", "crc32"}, where
-crc32 is that of the rest, and the order of `leaves` is that of the digests.
+The file `meta/data.json` is {"step", "config", "data_state", "leaves": {"params/layers/w":
+"float32[64,32]", ...}, "format", "version", "crc32"}. The checksum crc32 covers the rest. The
+digests follow the order of `leaves`.
 """
 
 import json
@@ -15,21 +17,24 @@ from bigmodel_jax.core import formats
 
 
 class Damaged(Exception):
-    """What is wrong with one checkpoint, in a few words."""
+    """Raised for a damaged checkpoint; the message says in a few words what is wrong."""
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """{"opt_state/0/mu/layers/w": leaf}: names of fields and keys, numbers of tuple members."""
+    """{"opt_state/0/mu/layers/w": leaf}: paths of field names, dict keys and tuple indices."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
 def describe(x: jax.Array | jax.ShapeDtypeStruct) -> str:
+    """Dtype and shape as a text, such as "float32[64,32]"."""
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
 def seal(meta: dict) -> dict:
-    """`meta` as JSON gives it back (tuples are lists), with the number of its format and a checksum of itself."""
+    """`meta` with a format number and a checksum, in the form that JSON returns (tuples as
+    lists)."""
+    # A round trip through JSON, so that the checksum covers what a reader will get.
     meta = json.loads(json.dumps(formats.stamp() | meta))
     return meta | {"crc32": _crc32(meta)}
 
@@ -39,7 +44,10 @@ def _crc32(meta: dict) -> int:
 
 
 def read(folder: Path, name: str = "meta/data.json") -> dict:
-    """The sealed `meta` of one step; Damaged if it is not as it was written, ValueError if a newer version wrote it."""
+    """The sealed `meta` of one step.
+
+    Raises Damaged if it is not as it was written, and ValueError if a newer version wrote it.
+    """
     if not any(folder.iterdir()):
         raise Damaged("empty folder")
     meta = _read_json(folder, name)
@@ -61,7 +69,8 @@ def _read_json(folder: Path, name: str) -> dict:
 
 
 def check_files(folder: Path, fields: list[str]) -> None:
-    """Names the file where Orbax's own error would name none."""
+    """Raises Damaged with the name of a missing or damaged file; Orbax's own error would not name
+    it."""
     for field in fields:
         if not (folder / field / "manifest.ocdbt").is_file():
             raise Damaged(f"{field}/manifest.ocdbt is missing")
@@ -73,12 +82,14 @@ def check_files(folder: Path, fields: list[str]) -> None:
 def check_same_tree(
     folder: Path, flat: dict[str, Any], saved: dict[str, str], whole: bool, left: frozenset[str] = frozenset()
 ) -> None:
-    """ValueError naming the first leaves that differ. whole: the saved tree may hold no fields but those of `flat`.
+    """Raises ValueError with the names of the first leaves that differ from the saved tree.
 
-    left: leaves that it may hold as well, which are not read.
+    flat: the leaves wanted, by path. saved: the leaves in the save. whole: whether fields that
+    `flat` lacks are an error. left: leaves that the save may hold and that are not read.
     """
     fields = {path.split("/")[0] for path in flat}
     here = {path: describe(x) for path, x in flat.items()}
+    # Without `whole`, only the fields asked for are compared.
     there = {path: text for path, text in saved.items() if whole or path.split("/")[0] in fields}
     differences = {
         "it lacks": [path for path in here if path not in there],
@@ -91,11 +102,14 @@ def check_same_tree(
 
 
 def few(names: list[str]) -> str:
+    """The first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def reason(error: BaseException) -> str:
-    """The first cause of `error` as one line of at most 300 characters, without TensorStore's dump of its options."""
+    """The root cause of `error` in one line of at most 300 characters, without TensorStore's
+    options."""
+    # Orbax wraps TensorStore's error several times; the innermost one has the reason.
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).split(" [tensorstore_spec")[0].replace('Error opening "cast" driver: ', "")

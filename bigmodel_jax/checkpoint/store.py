@@ -1,12 +1,15 @@
-"""Orbax behind one file: {state, data position, config} saved together, atomically, asynchronously, and verified.
+"""Saves and restores {state, data position, config} through Orbax: atomic, asynchronous, verified.
 
 One step is one folder, `<directory>/<step>/`:
-  params/ frozen/ opt_state/ ...   one Orbax tree per field of the state, so that each can be read alone
-  digest/                          (n,) uint32, one digest per leaf (see digest.py): Orbax itself finds no flipped bit
-  meta/data.json                   step, config, data_state, leaves (see manifest.py)
-Beside them there may be saves on the hosts' own disks (local.py): `restore` takes the newest whole save of either kind.
-Reading changes nothing in the folder. The first save of a process tidies it: folders of unfinished saves are deleted,
-and steps found damaged are renamed to `<step>.damaged`, so that they are saved anew.
+  params/ frozen/ opt_state/ ...   one Orbax tree per field of the state, so that each can be read
+  alone
+  digest/                          (n,) uint32, one digest per leaf (digest.py); Orbax does not
+  detect flipped bits
+  meta/data.json                   step, config, data_state, leaves (manifest.py)
+There may also be saves on the hosts' own disks (local.py); `restore` takes the newest complete save
+of either kind. Reading changes nothing in the folder. A process's first save cleans it: folders of
+unfinished saves are deleted, and damaged steps are renamed to `<step>.damaged`, so that they can be
+saved again.
 """
 
 import contextlib
@@ -27,7 +30,8 @@ from bigmodel_jax.checkpoint.manifest import Damaged
 from bigmodel_jax.config import CheckpointConfig
 from bigmodel_jax.core import interrupts, mirror, paths, processes, sharding
 
-# Orbax is imported inside the functions that need it: half a second that `--help` and the planner do not pay.
+# Orbax is imported inside functions, because importing it takes half a second that `--help` and
+# `plan` do not need.
 
 Tree = Any
 
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
+    """A checkpoint that was read; step: the optimizer step that it was saved at."""
+
     state: Tree
     data_state: dict
     config: dict
@@ -43,15 +49,16 @@ class Restored(NamedTuple):
 
 @dataclasses.dataclass
 class Store:
-    """A folder of checkpoints; a context manager whose end waits for the last save."""
+    """A folder of checkpoints; as a context manager it waits for the last save at its end."""
 
     directory: Path
     config: CheckpointConfig
-    copy_bytes: int | None = None  # a save copies so much at a time to host memory; None: all, and returns at once
-    checkpointer: Any = None  # Orbax's; made by the first save, since its making tidies the folder
+    copy_bytes: int | None = None  # bytes copied to host memory at a time; None: all at once, and `save` returns then
+    checkpointer: Any = None  # Orbax's; made by the first save, because making it cleans the folder
     pending: int | None = None  # the step being written
-    damaged: dict[int, str] = dataclasses.field(default_factory=dict)  # what restore found wrong, by step
-    patience: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)  # while a save is pending
+    damaged: dict[int, str] = dataclasses.field(default_factory=dict)  # {step: what restore found wrong}
+    # Open while a save is pending: it defers signals.
+    patience: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
     local: Local | None = None  # saves on the hosts' own disks
 
     def __enter__(self) -> "Store":
@@ -61,7 +68,10 @@ class Store:
         self.close(failed=kind is not None)
 
     def close(self, failed: bool = False) -> None:
-        """Waits for the last save; OSError if it failed. failed: an exception ends the run; local saves are left."""
+        """Waits for the last save, and raises OSError if it failed.
+
+        failed: whether an exception ends the run; local saves are then kept.
+        """
         saved = False
         try:
             wait(self)
@@ -79,10 +89,11 @@ class Store:
 
 
 def open_store(directory: Path, cfg: CheckpointConfig, *, copy_bytes: int | None = None) -> Store:
-    """The checkpoints under `directory`, which need not exist before the first save.
+    """The checkpoints in `directory`, which the first save creates.
 
-    copy_bytes: a save holds no more than this beside the arrays themselves, but for a single larger one; it then reads
-    them until it is done, so they may not be donated before `wait`.
+    copy_bytes: the most host memory that a save uses for copies, except for a larger single array;
+    None = no limit. With a limit, a save reads the arrays until it is done, so they may not be
+    donated before `wait`.
     """
     logging.getLogger("absl").addFilter(_not_orbax)
     directory = mirror.origin(Path(directory))
@@ -92,10 +103,10 @@ def open_store(directory: Path, cfg: CheckpointConfig, *, copy_bytes: int | None
 
 
 def open_local(store: Store, run_dir: Path, mesh: jax.sharding.Mesh) -> int:
-    """The newest step that `restore` may find, -1 for none; all processes call this together.
+    """The newest step that `restore` may find, or -1; all processes call this together.
 
-    Where the config names a `local_dir`, local saves are looked for and may be made from here on. A local save of
-    another mesh, or of another number of processes, is not used, and a warning says so.
+    If the config names a `local_dir`, this looks for local saves, and enables new ones. A local
+    save from another mesh or another number of processes is not used; a warning says so.
     """
     last = latest_step(store)
     last = processes.from_first(-1 if last is None else last)
@@ -106,7 +117,8 @@ def open_local(store: Store, run_dir: Path, mesh: jax.sharding.Mesh) -> int:
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs each failure with a traceback, on top of raising it; our one line is enough."""
+    """Filters out Orbax's log records: it logs a traceback of each failure and raises it as
+    well."""
     return "orbax" not in record.pathname
 
 
@@ -119,17 +131,21 @@ def _on_disk(directory: Path) -> list[int]:
 
 
 def steps(store: Store) -> list[int]:
-    """Steps with a checkpoint, ascending, with the one being written and without those found damaged."""
+    """The steps with a checkpoint, ascending, including one being written, without damaged ones."""
     found = set(_on_disk(store.directory)) - set(store.damaged)
     return sorted(found | ({store.pending} if store.pending is not None else set()))
 
 
 def latest_step(store: Store) -> int | None:
+    """The newest of `steps`; None if there is none."""
     return max(steps(store), default=None)
 
 
 def read_config(directory: Path) -> dict:
-    """The config saved in the newest readable checkpoint; no array is read. ValueError where there is none."""
+    """The config in the newest readable checkpoint, without reading arrays.
+
+    Raises ValueError if there is none.
+    """
     store = open_store(directory, CheckpointConfig())
     return _newest_good(store, None, lambda step: manifest.read(store.directory / str(step)))["config"]
 
@@ -140,16 +156,18 @@ def read_config(directory: Path) -> dict:
 def save(
     store: Store, step: int, state: Tree, data_state: dict, config: dict, metrics: dict[str, float] | None = None
 ) -> None:
-    """Saves {state, data_state, config} as one; returns once the arrays are copied, so that they may be donated.
+    """Saves {state, data_state, config}; returns when the arrays are copied and may be donated.
 
-    data_state, config: JSON values. metrics: only `checkpoint.best_metric` of it is kept.
-    First waits for the save before; OSError names folder and step if that one failed (what was finished stays, and the
-    next save works again). ValueError if `step` is already there.
+    data_state, config: JSON values. metrics: only the value of `checkpoint.best_metric` is kept. It
+    first waits for the previous save, and raises OSError with folder and step if that failed;
+    finished saves stay, and the next save works again. Raises ValueError if `step` has a
+    checkpoint.
     """
     wait(store)
     if step in steps(store):
         raise ValueError(f"checkpoint: step {step} is already saved in {store.directory}")
     flat = manifest.flatten(state)
+    # The first part of a path is the field, which becomes an Orbax tree of its own.
     fields = traverse_util.unflatten_dict(flat, sep="/")
     assert not fields.keys() & {"digest", "meta", "metrics"}, sorted(fields)
     meta = {"step": step, "config": config, "data_state": data_state}
@@ -162,7 +180,7 @@ def save(
             store.checkpointer = checkpointer.make_checkpointer(
                 store.directory, store.config, store.copy_bytes, store.damaged
             )
-        # force: Orbax's own policy skips a step that is not newer than the newest.
+        # without `force` Orbax's policy skips a step that is not newer than the newest
         store.patience.enter_context(interrupts.patient())
         store.checkpointer.save_checkpointables_async(step, items, force=True, metrics=ranking)
     except OSError as error:
@@ -172,28 +190,28 @@ def save(
 
 
 def save_local(store: Store, step: int, state: Tree, data_state: dict, config: dict) -> None:
-    """As `save`, to the hosts' own disks; after `open_local`. What fails is a warning."""
+    """Like `save`, to the hosts' own disks, after `open_local`; a failure is only a warning."""
     local.save(store.local, step, state, data_state, config)
 
 
 def wait(store: Store) -> None:
-    """Returns when the last save is on disk; OSError naming folder and step if it failed."""
+    """Returns when the last save is on disk; raises OSError with folder and step if it failed."""
     if store.pending is None:
         return
     step, store.pending = store.pending, None
     try:
         store.checkpointer.wait()
-    except Exception as error:  # whatever the writing thread met
+    except Exception as error:  # any exception of the writing thread
         raise _failed(store, step, error) from error
     finally:
         store.patience.close()
 
 
 def _failed(store: Store, step: int, error: Exception) -> OSError:
-    """The error to raise; makes room by deleting what the failed save has written."""
+    """The error to raise; deletes what the failed save has written, to free space."""
     if jax.process_index() == 0:
         checkpointer.remove_unfinished(store.directory, step)
-    store.checkpointer = None  # its list of steps is no longer that of the disk; the next save makes another
+    store.checkpointer = None  # it has a wrong list of steps now; the next save makes a new one
     return OSError(f"checkpoint: step {step} could not be saved in {store.directory}: {manifest.reason(error)}")
 
 
@@ -203,12 +221,13 @@ def _failed(store: Store, step: int, error: Exception) -> OSError:
 def restore(
     store: Store, abstract_state: Tree, step: int | None = None, left: frozenset[str] = frozenset()
 ) -> Restored | None:
-    """The newest undamaged checkpoint, or the shared one of `step`, verified and in the layout of `abstract_state`.
+    """The newest undamaged checkpoint, or the shared one of `step`, verified and resharded.
 
-    abstract_state: tree of `jax.ShapeDtypeStruct` with shardings of any mesh (none: the first device). left: leaves that a
-    save may hold beside it, which are not read.
-    A damaged checkpoint is named in one warning line and the one before it is used. ValueError, in one line: no
-    checkpoint, all damaged, or a tree that differs from the saved one. None: there were local saves alone, all damaged.
+    abstract_state: tree of `jax.ShapeDtypeStruct` with shardings of any mesh; without sharding: the
+    first device. left: leaves that a save may hold beside it, which are not read. A damaged
+    checkpoint is named in one warning, and the one before it is used. Raises ValueError, one line,
+    if there is no checkpoint, if all are damaged, or if the saved tree differs. Returns None if
+    there were only local saves, and all are damaged.
     """
 
     def load(step: int) -> Restored:
@@ -226,7 +245,7 @@ def restore(
 def restore_params(
     store: Store, abstract_fields: dict[str, Tree], step: int | None = None, left: frozenset[str] = frozenset()
 ) -> dict[str, Tree]:
-    """Only the fields asked for, e.g. {"params": ..., "ema": ...}, as `restore`; the optimizer state is not read."""
+    """Only the fields asked for, e.g. {"params": ..., "ema": ...}, read as `restore` reads them."""
     wait(store)
     return _newest_good(store, step, lambda step: _load(store, step, abstract_fields, False, left)[0])
 
@@ -237,7 +256,8 @@ def _newest_good(
     found = _on_disk(store.directory)
     if step is not None and step not in found:
         raise ValueError(f"checkpoint: no step {step} in {store.directory}; there is {found or 'none'}")
-    # 2 * step for a shared save, + 1 for a local one: at the same step the local one, which is nearer, comes first.
+    # 2 * step for a shared save and 2 * step + 1 for a local one: at equal steps the local one,
+    # which is nearer, comes first.
     numbers = [2 * s for s in (found if step is None else [step])]
     numbers += [2 * s + 1 for s in local.steps(store.local)] if load_local else []
     damaged, candidates = [], iter(sorted(numbers, reverse=True))
@@ -262,7 +282,7 @@ def _newest_good(
 
 
 def _load(store: Store, step: int, abstract: Tree, whole: bool, left: frozenset[str]) -> tuple[Tree, dict]:
-    """(tree like `abstract`, meta) of one step. whole: the saved tree may hold no other fields."""
+    """(tree like `abstract`, meta) of one step; whole: whether other saved fields are an error."""
     folder = store.directory / str(step)
     with paths.answering(folder):
         meta = arrays.together(lambda: manifest.read(folder))
@@ -272,6 +292,7 @@ def _load(store: Store, step: int, abstract: Tree, whole: bool, left: frozenset[
     manifest.check_same_tree(folder, flat, meta["leaves"], whole, left)
     wanted = {path: arrays.placed(x) for path, x in flat.items()} | {"digest": np.zeros(len(meta["leaves"]), np.uint32)}
     wanted = traverse_util.unflatten_dict(wanted, sep="/")
+    # Orbax must load partially if the save has leaves that are not read.
     some = not left.isdisjoint(meta["leaves"])
     items = arrays.together(lambda: arrays.read(folder, wanted, some=some))
     saved = dict(zip(meta["leaves"], items.pop("digest"), strict=True))

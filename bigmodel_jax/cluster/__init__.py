@@ -1,1 +1,2 @@
-"""Runs of several processes: joining a job, watching over its processes, and writing jobs for existing engines."""
+"""Runs of several processes: joining a job, watching its processes, and submitting jobs to
+schedulers."""

@@ -1,4 +1,4 @@
-"""One end of a connection between two processes of a job. Messages are lines of JSON."""
+"""One end of a connection between two processes of a job; messages are lines of JSON."""
 
 import json
 import socket
@@ -6,12 +6,12 @@ import threading
 import time
 from typing import Any
 
-# Ten seconds until a host that does not answer counts as gone.
+# A host that does not answer counts as gone after ten seconds.
 KEEPALIVE = (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 10_000))
 
 
 class Peer:
-    """The other end of a connection."""
+    """The process at the other end of a connection, and the latest that it has reported."""
 
     def __init__(self, connection: socket.socket, name: str = ""):
         self.connection, self.name = connection, name
@@ -20,7 +20,7 @@ class Peer:
             None,
             time.monotonic(),
             None,
-        )  # what it says of itself, and when it last did
+        )  # beat: its latest state; heard: when it last reported
         self._buffer, self._sending = b"", threading.Lock()  # two threads must not mix their lines
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE:
@@ -32,25 +32,27 @@ class Peer:
         return self.connection.fileno() < 0
 
     def send(self, **message: Any) -> None:
+        """Sends one message; a broken connection is ignored, since `receive` reports it."""
         try:
             with self._sending:
                 self.connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
-            return  # it is gone, which its end of the connection says by itself
+            return  # the reading side notices that the peer is gone
 
     def receive(self) -> list[dict] | None:
-        """What has arrived; None at the end of the connection."""
+        """The messages that have arrived; None at the end of the connection."""
         try:
             data = self.connection.recv(1 << 16)
         except OSError:
             data = b""
         if not data:
             return None
+        # The last part is an incomplete line, or empty.
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         try:
             return [json.loads(line) for line in lines]
         except ValueError:
-            return None  # no process of ours speaks like that
+            return None  # the sender is no process of this job
 
     def __str__(self) -> str:
         return self.name

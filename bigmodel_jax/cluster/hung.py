@@ -1,4 +1,5 @@
-"""Which process of a job hangs, and which one is slow: judged from what each one says of itself. Pure functions."""
+"""Decides which process of a job hangs or is slow, from the states that all report; pure
+functions."""
 
 import dataclasses
 import statistics
@@ -6,18 +7,18 @@ from collections.abc import Sequence
 
 from bigmodel_jax.core.pulse import DEVICES, STEP, Beat
 
-SILENT_SECONDS = 90.0  # a process whose watching thread has said nothing for so long stands still, in whatever phase
-SLOW_STEPS = 10  # fewer say nothing of a process's usual step
-SLOW_SHARE = 0.1  # of a step: what a process must cost all others to be named as slow
+SILENT_SECONDS = 90.0  # a process that reports nothing for so long hangs, whatever its phase
+SLOW_STEPS = 10  # a process with fewer steps is not judged
+SLOW_SHARE = 0.1  # the share of a step that a process must cost all others to be called slow
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One process, as process 0 knows it."""
+    """One process as process 0 knows it."""
 
     name: str  # "process 1 (pid 4711 on n2)"
-    beat: Beat | None  # its last word; None before the first one
-    silence: float = 0.0  # seconds since then
+    beat: Beat | None  # its last report; None before the first
+    silence: float = 0.0  # seconds since the last report
 
     @property
     def number(self) -> str:
@@ -26,17 +27,19 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The job hangs. `silent` are those that will not hear of it; `text` says who waits for whom."""
+    """The finding that the job hangs; silent: processes that cannot be told; text: who waits for
+    whom."""
 
     silent: tuple[Member, ...]
     text: str
 
 
 def judge(members: Sequence[Member], interval: float) -> Verdict | None:
-    """None while all is well. `interval`: seconds between two words of a process.
+    """The verdict on a job; None if it does not hang.
 
-    A process that says nothing hangs. Otherwise a step has to be overdue in every process, so that one that still
-    evaluates, saves or compiles while the others wait for it is no fault.
+    interval: seconds between two reports of a process. A process that reports nothing hangs.
+    Otherwise the step must be overdue in every process: one that still evaluates, saves or compiles
+    while the others wait is not at fault.
     """
     silent = [m for m in members if m.silence > SILENT_SECONDS]
     if silent:
@@ -62,10 +65,12 @@ def judge(members: Sequence[Member], interval: float) -> Verdict | None:
 
 
 def _behind(members: Sequence[Member]) -> list[Member]:
-    """Those that have not come to where the others wait; empty where all wait in one place."""
+    """The processes that have not reached the point where the others wait; empty if all wait
+    there."""
     busy = [m for m in members if m.beat.phase != DEVICES]
     last = min(m.beat.step for m in members)
     late = [m for m in members if m.beat.step == last]
+    # If all are in the same step and wait for the devices, none is behind.
     return busy or (late if len(late) < len(members) else [])
 
 
@@ -88,13 +93,14 @@ def _line(members: Sequence[Member], guilty: Sequence[Member], said: str) -> str
 
 
 def slow(members: Sequence[Member]) -> list[Member]:
-    """Those whose own part of a step is above twice the median of all and above a tenth of the step.
+    """The processes whose own part of a step exceeds twice the median, and a tenth of the step.
 
-    A process's own part is what it does before the devices wait for it. A slow device is not seen that way: every
-    process waits for it in the same collective for the same time.
+    A process's own part is the time before the devices wait for it. This cannot find a slow device,
+    because every process waits for it equally long in the same collective.
     """
     spoken = [m for m in members if m.beat is not None and m.beat.num >= SLOW_STEPS]
     if len(spoken) < 2:
         return []
+    # The lower median, so that of two processes the slower one can stand out.
     usual = statistics.median_low(m.beat.own for m in spoken)
     return [m for m in spoken if m.beat.own > 2 * usual and m.beat.own - usual > SLOW_SHARE * m.beat.whole]

@@ -1,4 +1,4 @@
-"""Joining a job of several processes through `jax.distributed`, and leaving it."""
+"""Joins a job of several processes through `jax.distributed`, and leaves it."""
 
 import atexit
 import contextlib
@@ -20,32 +20,35 @@ from bigmodel_jax.cluster import peers
 from bigmodel_jax.cluster.place import ClusterConfig, Place, find
 from bigmodel_jax.core import mirror
 
-# JAX is imported inside the functions: the verbs import this file for its options alone.
+# JAX is imported inside functions, because the verbs import this file only for its options.
 
 PACKAGE = Path(__file__).parents[1]
-SHUTDOWN_SECONDS = 1800  # at the end all wait for the first process, which writes the report
-HEARTBEAT_SECONDS = 24 * 3600  # JAX aborts where it misses one; the watch (peers.py) names who hangs, long before
+SHUTDOWN_SECONDS = 1800  # how long all wait at the end for process 0, which writes the report
+HEARTBEAT_SECONDS = 24 * 3600  # JAX aborts at a missed heartbeat; the watch (peers.py) finds a hung process long before
+# Variables of the environment that show a job of several processes.
 SIGNS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOBSET_COORDINATOR", "TPU_WORKER_HOSTNAMES")
 
 
 def hush(options: ClusterConfig) -> None:
-    """Before JAX is imported in what looks like a job: its service logs each broken connection as an error, in pages,
-    where the watch says it once."""
+    """Silences JAX's service if this looks like a job; called before JAX is imported.
+
+    The service logs pages for each broken connection, and the watch reports it in one line.
+    """
     if options != ClusterConfig() or any(name in os.environ for name in SIGNS):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def expected(options: ClusterConfig) -> bool:
-    """Whether this may be one process of several, before JAX can be asked: which of them speaks is not known yet."""
+    """Whether this may be one of several processes; works before JAX can be asked."""
     hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     return hosts or options != ClusterConfig() or any(name in os.environ for name in SIGNS[:3])
 
 
 def join(options: ClusterConfig) -> bool:
-    """Joins the job that this process belongs to, before the first use of a device; False for a process that is alone.
+    """Joins this process's job before the first use of a device; returns False if it is alone.
 
-    From here on the processes watch over each other (peers.py). peers.JobLost names the address and the seconds
-    waited where the job does not come together.
+    From here on the processes watch each other (peers.py). Raises peers.JobLost, with the address
+    and the seconds waited, if the job does not come together.
     """
     place = find(options)
     if place is None:
@@ -59,6 +62,7 @@ def join(options: ClusterConfig) -> bool:
     store, key = distributed.global_state.client, "bigmodel_jax/peers"
     if place.process_id == 0:
         listener, token = peers.listen(), secrets.token_hex(8)
+        # The others learn port and token from JAX's coordination service.
         store.key_value_set(key, f"{listener.getsockname()[1]} {token}")
         peers.lead(listener, token, place.num_processes, options.timeout)
     else:
@@ -72,8 +76,10 @@ def join(options: ClusterConfig) -> bool:
 
 
 def agree(config, run_dir: Path, timeout: int) -> None:
-    """Returns when every process of the job has the same config, folder and versions; otherwise all end, with one line
-    that names what differs."""
+    """Returns if every process of the job has the same config, folder and versions.
+
+    Otherwise all processes end with one line that names the difference.
+    """
     if not peers.active():
         return
     from bigmodel_jax.config import flat
@@ -88,7 +94,7 @@ def agree(config, run_dir: Path, timeout: int) -> None:
 
 
 def leave() -> None:
-    """The end of a job in which all went well: every process waits until all are here."""
+    """Ends a job that went well: every process waits for all others."""
     if peers.active():
         import jax
 
@@ -101,7 +107,8 @@ def _host(address: str) -> str:
 
 
 def _reach(place: Place, timeout: int) -> None:
-    """Waits until process 0 listens: JAX's own wait names neither the address nor the reason."""
+    """Waits until process 0 listens; JAX's own wait would name neither the address nor the
+    reason."""
     host, port = _host(place.coordinator), int(place.coordinator.rpartition(":")[2])
     end, reason = time.monotonic() + timeout, "no answer"
     while (left := end - time.monotonic()) > 0:
@@ -128,8 +135,8 @@ def _initialize(place: Place, timeout: int) -> None:
                 cluster_detection_method="deactivate", initialization_timeout=timeout,
                 shutdown_timeout_seconds=SHUTDOWN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )  # fmt: skip
-    except RuntimeError as error:  # JaxRuntimeError is one
-        atexit.unregister(_clean_up())  # it would wait for those that did not come, and raise
+    except RuntimeError as error:  # JaxRuntimeError is a subclass
+        atexit.unregister(_clean_up())  # it would wait for the missing processes, and raise
         reason = "" if "bad_cast" in str(error) else f": {' '.join(str(error).split())[:300]}"
         raise peers.JobLost(
             f"cluster: the {place.num_processes} processes did not all join at {place.coordinator} in {timeout} s{reason}"
@@ -138,10 +145,12 @@ def _initialize(place: Place, timeout: int) -> None:
 
 @contextlib.contextmanager
 def _no_abort():
-    """While JAX makes its client, takes from it the abort, with pages of text, when process 0 dies.
+    """Prevents JAX's client, made in this block, from aborting with pages of text when process 0
+    dies.
 
-    A client with a callback calls it instead. Its argument has no Python form (jaxlib 0.12), which ends in C++'s
-    `terminate`: there the process waits until the watch ends it, which has the name of the dead process.
+    A client with a callback calls it instead of aborting. In jaxlib 0.12 the callback's argument
+    has no Python form, so C++'s `terminate` is called. There the process waits until the watch ends
+    it with a message that names the dead process.
     """
     from jax._src.lib import _jax
 
@@ -159,7 +168,7 @@ def _wait_for_the_watch(*_) -> None:
 
 
 def _at_terminate(wait: Callable[[], None]) -> None:
-    """Has C++'s `terminate` call `wait` before what it does otherwise; nothing where the library is another one."""
+    """Makes C++'s `terminate` call `wait` first; does nothing without libstdc++."""
     try:
         set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
     except (OSError, AttributeError):
@@ -175,7 +184,7 @@ def _at_terminate(wait: Callable[[], None]) -> None:
     _kept.append(set_terminate(_kept[0]))
 
 
-_kept: list = []  # the handler and the one before it: C++ holds no reference
+_kept: list = []  # the handler and its predecessor; C++ keeps no reference to them
 
 
 def _clean_up() -> Callable:
@@ -185,7 +194,7 @@ def _clean_up() -> Callable:
 
 
 def _be_silent() -> None:
-    """Process 0 alone prints and logs."""
+    """Stops this process from printing and logging, which only process 0 does."""
     logger = logging.getLogger("bigmodel_jax")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
@@ -194,7 +203,8 @@ def _be_silent() -> None:
 
 
 def _hide_c_output() -> None:
-    """Gloo prints a line per rank on the standard output, from C; Python's own output goes on where it went."""
+    """Hides what C code prints on stdout, such as Gloo's line per rank; Python's output stays."""
+    # Python's buffer must be empty before file descriptor 1 is replaced.
     sys.stdout.flush()
     kept = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
     null = os.open(os.devnull, os.O_WRONLY)

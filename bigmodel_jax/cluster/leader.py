@@ -1,4 +1,5 @@
-"""The watch of process 0, which knows all other processes, judges them and says what is to be said. See peers.py."""
+"""The watch of process 0: it knows all other processes, judges them and prints messages; see
+peers.py."""
 
 import contextlib
 import logging
@@ -13,20 +14,20 @@ from bigmodel_jax.cluster.connection import Peer
 from bigmodel_jax.cluster.watch import LOST, RESUMES, Watch, given_up
 from bigmodel_jax.core import pulse
 
-STACKS_SECONDS = 10.0  # for which process 0 waits for the stacks of the others
+STACKS_SECONDS = 10.0  # how long process 0 waits for stack traces of the others
 
 log = logging.getLogger(__name__)
 
 
 class Leader(Watch):
-    """Process 0: knows all others, says what is to be said."""
+    """The watch of process 0, which is connected to all other processes."""
 
     def __init__(self, listener: socket.socket, token: str, num_processes: int):
         super().__init__()
         self.listener, self.token, self.num_processes = listener, token, num_processes
         self.peers: dict[int, Peer] = {}
         self.facts: dict | None = None
-        self.interval = max(1.0, num_processes / 100)  # seconds between two questions to each process
+        self.interval = max(1.0, num_processes / 100)  # seconds between two requests for each process's state
         self.name = f"process 0 (pid {os.getpid()} on {socket.gethostname()})"
         self.slow: set[int] = set()
         self._one_end = threading.Lock()
@@ -49,7 +50,7 @@ class Leader(Watch):
                 peer.process_id, peer.host = message["process_id"], message["host"]
                 peer.name = f"process {peer.process_id} (pid {message['pid']} on {peer.host})"
                 self.peers[peer.process_id] = peer
-            elif peer.process_id < 0:  # a stranger
+            elif peer.process_id < 0:  # not a process of this job
                 self.forget(peer)
                 return
             elif "facts" in message:
@@ -72,7 +73,7 @@ class Leader(Watch):
             peer.heard = time.monotonic()
 
     def look(self) -> None:
-        """Asks all where they stand, and ends the job where one hangs."""
+        """Asks all processes for their state, and ends the job if one hangs."""
         self.next_look = time.monotonic() + self.interval
         members = self._members()
         verdict = hung.judge(list(members.values()), self.interval)
@@ -98,7 +99,10 @@ class Leader(Watch):
         self.slow = set(slow)
 
     def _give_up(self, verdict: hung.Verdict) -> None:
-        """Collects the stacks of all that answer, writes them, and ends the job; the silent ones hear why, once awake."""
+        """Writes the stack traces of all processes that answer, and ends the job.
+
+        A silent process gets the reason, which it prints when it wakes.
+        """
         text = f"error: {verdict.text}; {pulse.stacks_text()}all processes were ended; {RESUMES}"
         silent = {m.name for m in verdict.silent}
         for peer in list(self.peers.values()):
@@ -108,7 +112,11 @@ class Leader(Watch):
         self.end(text, LOST)
 
     def _stacks(self, peers: list[Peer]) -> list[str]:
-        """Read here, since this is the thread that hears; what else arrives meanwhile no longer matters."""
+        """The stack traces of these processes.
+
+        They are read here, because this is the thread that handles messages; other messages no
+        longer matter.
+        """
         end = time.monotonic() + STACKS_SECONDS
         for peer in peers:
             while peer.stacks is None and (left := end - time.monotonic()) > 0 and not peer.closed:
@@ -120,9 +128,13 @@ class Leader(Watch):
         return [p.stacks or f"stacks of {p.name}: it did not send them" for p in peers]
 
     def fail(self, text: str, code: int) -> None:
-        """Ends all, at once for a mistake; after a second and a half for a failure, whose cause may be a death."""
+        """Ends all processes: at once for a user's mistake, and after 1.5 s for a bug.
+
+        The delay lets the death of a process be noticed first, because it may be the cause.
+        """
         if code != 1:
             self.end(text, code)
+        # The first bug is reported, and later ones are ignored.
         elif self.deadline is None:
             self.deadline = (time.monotonic() + 1.5, text, code)
 
@@ -152,12 +164,13 @@ class Leader(Watch):
             peer.send(**message)
 
     def end(self, text: str, code: int) -> None:
-        """Says it and ends every process; the others first, since JAX aborts those whose process 0 is gone."""
-        self._one_end.acquire()  # never released: the first reason is the one
+        """Prints `text` and ends every process, this one last: JAX aborts processes without a
+        process 0."""
+        self._one_end.acquire()  # never released, so that only the first reason is printed
         pulse.say(text)
         self.send(end=code)
         for peer in list(self.peers.values()):
-            with contextlib.suppress(OSError):  # closed already
+            with contextlib.suppress(OSError):  # already closed
                 peer.connection.settimeout(5)
                 while peer.receive() is not None:
                     pass

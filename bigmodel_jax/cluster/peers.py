@@ -1,12 +1,16 @@
-"""The processes of a job watch over each other, so that all end within seconds of one, with one line that says why.
+"""The processes of a job watch each other, so that all end within seconds of one, and one line says
+why.
 
-Process 0 holds a TCP connection to every other. A process that dies closes it at once, whatever killed it, since its
-kernel does; a host that dies is missed by TCP's keepalive within 10 s. JAX alone would notice after 100 s. A process
-that hangs keeps its connection: process 0 asks each one every second where it stands, and judges (hung.py). The same
-connections carry what is to be said once: a process with an error tells process 0, which says the first one and ends
-all. Exit codes: 0 done, or saved on request; 2 a mistake of the user's; 1 a bug; 75 the job was lost: start it again.
+Process 0 holds a TCP connection to every other process. If a process dies, its kernel closes the
+connection at once. If a host dies, TCP's keepalive notices within 10 s; JAX alone would need 100 s.
+A process that hangs keeps its connection, so process 0 asks each process for its state every
+second, and judges it (hung.py).
 
-This file knows nothing of JAX.
+The same connections carry errors: a process with an error tells process 0, which prints the first
+one and ends all. Exit codes: 0 = done, or saved on request; 1 = a bug; 2 = a user's mistake; 75 =
+the job was lost, and the same command may work again.
+
+This module does not use JAX.
 """
 
 import dataclasses
@@ -23,16 +27,16 @@ from bigmodel_jax.core import pulse
 
 
 class JobLost(Exception):
-    """The job did not come together, or fell apart: nobody's mistake, and the same command may work."""
+    """Raised if the job does not come together or falls apart; the same command may work again."""
 
 
 class Follower(Watch):
-    """Any other process."""
+    """The watch of every process except process 0."""
 
     def __init__(self, leader: Peer):
         super().__init__()
         self.leader, self.speaks, self.welcome, self.agreed = leader, False, False, False
-        self.name, self.interval = "", 1.0  # process 0 says them
+        self.name, self.interval = "", 1.0  # set by process 0's welcome
         self.read(leader.connection, self._hear)
         self.start()
 
@@ -54,6 +58,7 @@ class Follower(Watch):
                 self.agreed = True
             elif "where" in message:
                 self.leader.heard = time.monotonic()
+                # Answered from the watching thread, so a hung main thread still reports its state.
                 self.leader.send(beat=dataclasses.asdict(pulse.read()))
             elif "dump" in message:
                 self.leader.send(stacks=pulse.stacks(self.name))
@@ -67,7 +72,7 @@ class Follower(Watch):
         self.leader.heard = time.monotonic()
 
     def look(self) -> None:
-        """Whether process 0 is silent, which nobody else can tell. Each of the others then ends by itself."""
+        """Ends this process if process 0 is silent; every other process does the same by itself."""
         self.next_look = time.monotonic() + 1.0
         if not self.welcome or self.leader.left or self.leader.closed:
             return
@@ -87,36 +92,40 @@ class Follower(Watch):
 
     def end(self, text: str, code: int) -> None:
         self.leader.send(fail=text, code=code)
-        time.sleep(15)  # in which process 0 ends this one
+        time.sleep(15)  # process 0 ends this process meanwhile
         end_here(text, code)
 
     def send(self, **message: Any) -> None:
         self.leader.send(**message)
 
 
-# ------------------------------------------------------------------------------------------------ the process's own watch
+# -------------------------------------------------------------------------- the process's own watch
 
 _watch: Leader | Follower | None = None
 
 
 def active() -> bool:
+    """Whether this process is part of a job of several."""
     return _watch is not None
 
 
 def speaks() -> bool:
-    """Whether this process is the one that prints: the only one, or process 0 of a job."""
+    """Whether this process prints: it is alone, or process 0 of a job."""
     return not isinstance(_watch, Follower)
 
 
 def listen() -> socket.socket:
-    """A listening socket on a free port, of both IP versions where there are both."""
+    """A listening socket on a free port, for IPv4 and IPv6 if both exist."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
     return socket.create_server(("", 0), backlog=4096)
 
 
 def lead(listener: socket.socket, token: str, num_processes: int, seconds: float) -> None:
-    """Starts the watch in process 0, and waits for all others; JobLost names those that do not come."""
+    """Starts the watch in process 0, and waits for all others.
+
+    Raises JobLost, with their numbers, if processes do not connect.
+    """
     global _watch
     leader = Leader(listener, token, num_processes)
     if not leader.wait_for(lambda: len(leader.peers) == num_processes - 1, seconds):
@@ -124,7 +133,7 @@ def lead(listener: socket.socket, token: str, num_processes: int, seconds: float
         raise JobLost(f"cluster: process {missing} did not connect in {seconds:.0f} s")
     host = socket.gethostname()
     elsewhere = [i for i, peer in sorted(leader.peers.items()) if peer.host != host]
-    deputy = elsewhere[0] if elsewhere else 1  # who speaks if process 0 dies, perhaps with its host
+    deputy = elsewhere[0] if elsewhere else 1  # prints if process 0 dies, perhaps with its host
     for i, peer in leader.peers.items():
         peer.heard = time.monotonic()
         peer.send(welcome=leader.name, you=peer.name, interval=leader.interval, speaks=i == deputy)
@@ -132,7 +141,7 @@ def lead(listener: socket.socket, token: str, num_processes: int, seconds: float
 
 
 def follow(host: str, port: int, token: str, process_id: int, seconds: float) -> None:
-    """Starts the watch in any other process; JobLost where process 0 does not answer."""
+    """Starts the watch in another process; raises JobLost if process 0 does not answer."""
     global _watch
     try:
         leader = Peer(socket.create_connection((host, port), timeout=seconds), "process 0")
@@ -147,14 +156,19 @@ def follow(host: str, port: int, token: str, process_id: int, seconds: float) ->
 
 
 def agree(facts: dict, seconds: float) -> None:
-    """Returns when every process has said the same facts; otherwise all end, and the line names what differs."""
+    """Returns if every process gave the same facts.
+
+    Otherwise all end, and a line names the difference.
+    """
     if _watch is not None:
         _watch.agree({name: str(value) for name, value in facts.items()}, seconds)
 
 
 def end(text: str, code: int) -> None:
-    """Ends every process of the job with this exit code, and returns only outside a job. Of all that call it, one is
-    heard: `text` is printed once."""
+    """Ends every process of the job with this exit code; returns only outside a job.
+
+    If several processes call it, only the first text is printed.
+    """
     if isinstance(_watch, Leader):
         _watch.fail(text, code)
         time.sleep(60)  # the watch ends this process
@@ -163,6 +177,6 @@ def end(text: str, code: int) -> None:
 
 
 def say_goodbye() -> None:
-    """From here on the end of a connection is no death."""
+    """Announces a normal exit: from here on the end of a connection does not count as a death."""
     if _watch is not None:
         _watch.send(goodbye=True)

@@ -1,7 +1,7 @@
-"""This process's place in a job of several, found in the environment.
+"""Finds this process's place in a job of several from the environment.
 
-The engines that JAX knows are asked through JAX's own detection; a Kubernetes JobSet, for which JAX would need the
-cluster's API and the permission to read it, is read from variables that the manifest sets.
+JAX's own detection covers the schedulers that JAX knows. A Kubernetes JobSet is read from variables
+that the manifest sets, because JAX would need the cluster's API and permission to read it.
 """
 
 import dataclasses
@@ -9,26 +9,29 @@ import os
 
 from bigmodel_jax.core.ranges import Count, CountOrZero
 
-# What the manifest of `submit --engine kubernetes` sets from the pod's annotations; Kubernetes sets the last one itself.
+# The first four are set by the manifest of `submit --engine kubernetes`, from the pod's
+# annotations; Kubernetes sets the last.
 JOBSET = ("JOBSET_COORDINATOR", "JOBSET_JOBS", "JOBSET_JOB_INDEX", "JOBSET_PODS_PER_JOB", "JOB_COMPLETION_INDEX")
 JOBSET_PORT = 8476
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusterConfig:
-    """Which process of which job this one is. Where nothing is given, the environment says it, or it is alone."""
+    """Which process of which job this is; by default the environment says so, or the process is
+    alone."""
 
     coordinator: str = ""
     "host:port at which process 0 listens, the same in every process"
-    num_processes: CountOrZero = 0
-    process_id: int = -1
+    num_processes: CountOrZero = 0  # processes of the job; 0 = as the environment says
+    process_id: int = -1  # this process's number, from 0; -1 = as the environment says
     timeout: Count = 300
     "seconds to wait for the other processes at the start"
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One process's place in a job; local_devices: the numbers of its devices on its host, None for all of them."""
+    """One process's place in a job; local_devices: the indices of its devices on the host, None =
+    all."""
 
     coordinator: str
     num_processes: int
@@ -38,7 +41,7 @@ class Place:
 
 
 def find(options: ClusterConfig) -> Place | None:
-    """The place that `options` name, completed by the environment; None for a process that is alone."""
+    """The place that `options` and the environment give; None for a process that is alone."""
     place = _from_engine(options)
     if options.coordinator or options.num_processes or options.process_id >= 0:
         given = {
@@ -67,7 +70,8 @@ def _check(place: Place) -> None:
 
 
 def _from_engine(options: ClusterConfig) -> Place | None:
-    """What the engine that started this process says of it."""
+    """The place that the environment of a scheduler gives; None if there is none."""
+    # A JobSet is read from its own variables, without the API of the cluster.
     if all(name in os.environ for name in JOBSET):
         return _from_jobset()
     from jax._src import clusters
@@ -78,6 +82,7 @@ def _from_engine(options: ClusterConfig) -> Place | None:
         try:
             port = os.environ.get("JAX_COORDINATOR_PORT")
             address = options.coordinator or env.get_coordinator_address(options.timeout, port)
+            # Several tasks on one node share its devices, one each.
             local = None if _alone_on_host() else env.get_local_process_id()
             return Place(
                 address,
@@ -107,6 +112,6 @@ def _from_jobset() -> Place:
 
 
 def _alone_on_host() -> bool:
-    """Whether SLURM runs one task on each node, which then has all of the node's devices."""
+    """Whether SLURM runs one task per node, which then has all devices of the node."""
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     return bool(tasks) and all(part.split("(")[0] == "1" for part in tasks.split(","))

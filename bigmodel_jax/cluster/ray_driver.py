@@ -1,4 +1,4 @@
-"""The entry point of a Ray job: one process of the run on each node, and all of them again where one was lost.
+"""The entry point of a Ray job: starts one process per node, and restarts all if one is lost.
 
 python -m bigmodel_jax.cluster.ray_driver NODES GPUS_PER_NODE RESTARTS COMMAND ...
 """
@@ -15,13 +15,14 @@ SECONDS_TO_PLACE = 600
 
 
 def main(args: Sequence[str]) -> int:
-    """The run's exit code."""
+    """Runs the job with restarts, and returns its exit code."""
     import ray
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     nodes, gpus, restarts, command = int(args[0]), int(args[1]), int(args[2]), list(args[3:])
     ray.init(address="auto")
+    # SPREAD puts each bundle on another node if there are enough.
     group = placement_group([{"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}] * nodes, strategy="SPREAD")
     ray.get(group.ready(), timeout=SECONDS_TO_PLACE)
 
@@ -34,9 +35,10 @@ def main(args: Sequence[str]) -> int:
         tasks = [on(i, run).remote(command, os.getcwd(), coordinator, nodes, i) for i in range(nodes)]
         try:
             codes = ray.get(tasks)
-        except ray.exceptions.RayError as error:  # a node is gone; the others end by themselves
+        except ray.exceptions.RayError as error:  # a node is gone; the other processes end by themselves
             print(f"ray: {str(error).splitlines()[0]}", file=sys.stderr)
             codes = [LOST]
+        # A bug or a user's mistake takes precedence over a lost process; neither is restarted.
         code = next((c for c in codes if c in (1, 2)), max(codes, key=abs))
         if code in (0, 1, 2):
             return code
@@ -44,7 +46,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def free_address() -> str:
-    """This node's address with a free port."""
+    """This node's address with a free port, as host:port."""
     import ray
 
     with socket.create_server(("", 0)) as server:
@@ -52,7 +54,7 @@ def free_address() -> str:
 
 
 def run(command: Sequence[str], folder: str, coordinator: str, count: int, process_id: int) -> int:
-    """One process of the run, to its end."""
+    """Runs one process of the job on this node, and returns its exit code."""
     place = ["--cluster.coordinator", coordinator, "--cluster.num_processes", str(count)]
     return subprocess.run(
         [*command, *place, "--cluster.process_id", str(process_id)], cwd=folder, check=False

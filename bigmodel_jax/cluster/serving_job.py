@@ -1,4 +1,4 @@
-"""A served run on Kubernetes: a Deployment of equal servers, and a Service in front of them."""
+"""Serves a run on Kubernetes: a Deployment of identical servers, and a Service in front of them."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ from typing import Any
 from bigmodel_jax.cluster.submit import CHIPS_PER_HOST, Job, fill, slice_of
 from bigmodel_jax.core.ranges import Count, CountOrZero
 
-LAST = 10  # seconds of the grace that are left to a server that has drained
-PORT = 8000  # as the templates and the Dockerfile have it
-MEMORY = {"cpu": "8Gi", "gpu": "32Gi", "tpu": "32Gi"}  # of the host, where --memory says nothing
+LAST = 10  # seconds between the end of draining and the end of the grace period
+PORT = 8000  # the port in the templates and the Dockerfile
+MEMORY = {"cpu": "8Gi", "gpu": "32Gi", "tpu": "32Gi"}  # host memory, if --memory is not given
 NO_GPU = "the servers ask for no GPU and compute on their nodes' CPUs; --gpus N asks for N for each"
 KEY = "env:\n- name: BIGMODEL_SERVE_KEY\n  valueFrom: {{secretKeyRef: {{name: {secret}, key: key}}}}"
 IN_IMAGE = "no --claim: the run's folder must lie in the image, at {place}; --claim NAME mounts a PersistentVolumeClaim"
@@ -19,27 +19,28 @@ IN_IMAGE = "no --claim: the run's folder must lie in the image, at {place}; --cl
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """What the servers are; each is one process with the devices of one host."""
+    """The servers of one run; each is one process with the devices of one host."""
 
-    image: str = ""  # a container image of the Dockerfile
-    replicas: Count = 1
-    slots: Count = 16  # texts at a time of one server
-    length: CountOrZero = 0  # tokens of prompt and answer together; 0: as `serve` chooses
-    gpus: CountOrZero = 0  # of each server
-    topology: str = ""  # TPU chips of each server, of one host, e.g. v5e:2x2
-    cpus: Count = 4
-    memory: str = ""  # of the host, as Kubernetes writes it, e.g. 32Gi; empty: 8Gi, with an accelerator 32Gi
+    image: str = ""  # a container image built from the Dockerfile
+    replicas: Count = 1  # number of servers
+    slots: Count = 16  # requests that one server answers at a time
+    length: CountOrZero = 0  # tokens of prompt and answer together; 0: the default of `serve`
+    gpus: CountOrZero = 0  # GPUs of each server
+    topology: str = ""  # TPU chips of each server, on one host, e.g. v5e:2x2
+    cpus: Count = 4  # CPUs of each server
+    memory: str = ""  # host memory as Kubernetes writes it, e.g. 32Gi; empty: 8Gi, or 32Gi with an accelerator
     claim: str = ""  # a PersistentVolumeClaim that holds the runs
-    mount: str = "/app/runs"  # where it is mounted
-    workdir: str = "/app"
-    namespace: str = "default"
-    key_secret: str = (
-        ""  # a Secret whose entry `key` is what clients must send; empty: whoever reaches a server may ask
-    )
-    grace: Count = 120  # seconds in which a server that is told to go answers what it has begun
+    mount: str = "/app/runs"  # where the claim is mounted
+    workdir: str = "/app"  # the folder of this project in the image
+    namespace: str = "default"  # Kubernetes namespace
+    key_secret: str = ""  # a Secret whose entry `key` clients must send; empty: no key is needed
+    grace: Count = 120  # seconds that a server gets to finish its requests when it is stopped
 
     def job(self, name: str, folder: str) -> Job:
-        """The manifest of servers of the run in `folder`, called `name`; ValueError, one line, for what no host has."""
+        """The manifest for servers, called `name`, of the run in `folder`.
+
+        Raises ValueError, one line, for missing or conflicting options.
+        """
         if not self.image:
             raise ValueError("submit: --image is missing: the container image of the servers")
         if self.topology and self.gpus:
@@ -64,18 +65,20 @@ class Deployment:
         return Job("deployment.yaml", fill("deployment.yaml", **values), ("kubectl", "apply", "-f", "FILE"), notes)
 
     def command(self, folder: str) -> list[str]:
+        """The command of one server, as a list of arguments."""
         length = ["--length", str(self.length)] if self.length else []
         host = ["--host", "0.0.0.0", "--port", str(PORT)]
         drain = ["--drain_seconds", str(max(1, self.grace - LAST))]
         return ["python", "launch.py", "serve", folder, *host, "--slots", str(self.slots), *length, *drain]
 
     def _machine(self) -> dict[str, Any]:
-        """What a pod asks of its node."""
+        """The node selector and resources of a pod, as JSON for the template."""
         kind = "tpu" if self.topology else "gpu" if self.gpus else "cpu"
         limits: dict[str, Any] = {"memory": self.memory or MEMORY[kind]}
         selector: dict[str, str] = {}
         if self.topology:
             tpu = slice_of(self.topology, 0)
+            # A server is a single process, which sees only the chips of its host.
             if tpu["hosts"] > 1:
                 raise ValueError(
                     f"submit: --topology {self.topology} has {tpu['hosts']} hosts; a server is one process with the "
@@ -93,5 +96,5 @@ class Deployment:
 
 
 def of_run(run_dir: Path, options: Deployment) -> Job:
-    """Servers of the run in a folder that this machine has, or that the servers alone have."""
+    """The manifest for servers of a run whose folder is on this machine, or only on the servers."""
     return options.job(run_dir.resolve().name, str(Path("runs") / run_dir.resolve().name))

@@ -1,7 +1,8 @@
-"""Jobs for engines that exist: the file that one of them reads, from a template that a person can read, and the command
-that submits it.
+"""Writes jobs for existing schedulers: a job file made from a readable template, and its submit
+command.
 
-Every job restarts a run that lost a process (exit code 75) or was told to go, and never one with a mistake or a bug.
+Every job restarts a run that lost a process (exit code 75) or was told to stop, but not a run with
+a user's mistake or a bug.
 """
 
 import dataclasses
@@ -21,7 +22,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Tpu(NamedTuple):
-    """What the clouds call one kind of TPU; cores: by which the accelerator type counts, for each chip."""
+    """The clouds' names for one kind of TPU.
+
+    cores: cores per chip; the accelerator type, such as v5p-16, counts cores and not chips.
+    """
 
     gke: str
     gcloud: str
@@ -29,7 +33,8 @@ class Tpu(NamedTuple):
     runtime: str
 
 
-# cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus and cloud.google.com/tpu/docs/runtimes, November 2026.
+# Sources: cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus and
+# cloud.google.com/tpu/docs/runtimes, November 2026.
 TPUS = {
     "v4": Tpu("tpu-v4-podslice", "v4", 2, "tpu-ubuntu2204-base"),
     "v5e": Tpu("tpu-v5-lite-podslice", "v5litepod", 1, "v2-alpha-tpuv5-lite"),
@@ -40,8 +45,12 @@ CHIPS_PER_HOST = 4
 
 
 class Job(NamedTuple):
-    """file: name of what is written; command: what submits it, with the file's path in the place of FILE; notes: what the
-    job does not ask for, and a user may have meant it to."""
+    """A job to submit.
+
+    - file: name of the file to write; text: its content
+    - command: the submit command, with FILE for the file's path
+    - notes: hints on options that a user may have forgotten
+    """
 
     file: str
     text: str
@@ -50,7 +59,7 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What runs: the config's path, its options, and the run's folder."""
+    """The run that a job starts: its name, config, options and folder."""
 
     name: str
     target: str
@@ -58,6 +67,7 @@ class Run(NamedTuple):
     run_dir: Path
 
     def command(self, python: str, launcher: str, run_dir: Path | None = None) -> str:
+        """The training command, quoted for a shell; run_dir: another folder for the run."""
         folder = str(run_dir or self.run_dir)
         return shlex.join([python, launcher, "train", self.target, "--run_dir", folder, *self.options])
 
@@ -66,23 +76,27 @@ NO_GPU = "the job asks for no GPU and computes on its nodes' CPUs; --gpus_per_no
 LOST = "the run's folder lies inside the {place} and is lost with it, so that a restart begins anew; {way_out}"
 
 
-# ------------------------------------------------------------------------------------------------ SLURM
+# -------------------------------------------------------------------------------------------- SLURM
 
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
-    nodes: Count = 1
-    tasks_per_node: Count = 1  # processes; one has all of its node's devices, several have one each
-    gpus_per_node: CountOrZero = 0
-    time: str = ""  # limit as SLURM writes it, e.g. 24:00:00; empty: the partition's
-    partition: str = ""
-    account: str = ""
+    """A job for sbatch."""
+
+    nodes: Count = 1  # nodes of the job
+    tasks_per_node: Count = 1  # processes per node; one gets all devices of its node, several get one each
+    gpus_per_node: CountOrZero = 0  # GPUs that the job asks for on each node
+    time: str = ""  # limit as SLURM writes it, e.g. 24:00:00; empty: the partition's limit
+    partition: str = ""  # empty: the default partition
+    account: str = ""  # empty: the default account
     sbatch: str = ""  # further options of sbatch, e.g. --sbatch="--qos=high --constraint=h100"
-    grace: CountOrZero = 120  # seconds before the limit at which the run saves and goes back into the queue
-    restarts: CountOrZero = 100
+    grace: CountOrZero = 120  # seconds before the time limit at which the run saves and is queued again
+    restarts: CountOrZero = 100  # the most restarts
 
     def job(self, run: Run) -> Job:
-        # man sbatch: minutes, minutes:seconds, hours:minutes:seconds, days-hours and longer.
+        """The sbatch script that runs `run`."""
+        # The formats of `man sbatch`: minutes, minutes:seconds, hours:minutes:seconds, days-hours
+        # and longer.
         if self.time and not re.fullmatch(r"(\d+-)?\d+(:\d{1,2}){0,2}|UNLIMITED|INFINITE", self.time):
             raise ValueError(
                 f"submit: --time {self.time!r} is no limit of SLURM's; for instance 90, 24:00:00 or 2-12:00:00"
@@ -103,23 +117,26 @@ class Slurm:
         return Job("job.sbatch", text, ("sbatch", "FILE"), () if asked else (NO_GPU,))
 
 
-# ------------------------------------------------------------------------------------------------ Kubernetes
+# --------------------------------------------------------------------------------------- Kubernetes
 
 
 @dataclasses.dataclass(frozen=True)
 class Kubernetes:
-    image: str = ""  # a container image with this project in `workdir` and its Python on the path
+    """A JobSet of pods."""
+
+    image: str = ""  # a container image with this project in `workdir` and Python on the path
     nodes: CountOrZero = 0  # pods; 0: one, or those of one TPU slice
-    gpus_per_node: CountOrZero = 0
+    gpus_per_node: CountOrZero = 0  # GPUs of each pod
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
-    claim: str = ""  # a PersistentVolumeClaim that holds the runs; all pods must reach it
-    mount: str = "/runs"  # where it is mounted
-    workdir: str = "/app"
-    namespace: str = "default"
-    grace: CountOrZero = 120  # seconds that a pod has to save when its node is taken
-    restarts: CountOrZero = 100
+    claim: str = ""  # a PersistentVolumeClaim that holds the runs, and that all pods can mount
+    mount: str = "/runs"  # where the claim is mounted
+    workdir: str = "/app"  # the folder of this project in the image
+    namespace: str = "default"  # Kubernetes namespace
+    grace: CountOrZero = 120  # seconds that a pod gets to save when its node is reclaimed
+    restarts: CountOrZero = 100  # the most restarts
 
     def job(self, run: Run) -> Job:
+        """The JobSet manifest that runs `run`."""
         if not self.image:
             raise ValueError("submit: --image is missing: the container image that the pods run")
         if self.topology and self.gpus_per_node:
@@ -147,7 +164,11 @@ class Kubernetes:
 
 
 def slice_of(topology: str, nodes: int) -> dict[str, Any]:
-    """What a TPU topology such as "v5e:4x4" is made of, and how many slices `nodes` hosts are (0: one slice)."""
+    """Names and sizes of a TPU topology such as "v5e:4x4"; nodes: hosts in all, 0 = those of one
+    slice.
+
+    Raises ValueError for an unknown topology, or for hosts that do not make up whole slices.
+    """
     kind, _, shape = topology.partition(":")
     if kind not in TPUS:
         raise ValueError(
@@ -171,23 +192,26 @@ def slice_of(topology: str, nodes: int) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ Google Cloud
+# ------------------------------------------------------------------------------------- Google Cloud
 
 
 @dataclasses.dataclass(frozen=True)
 class Gcloud:
+    """A script for gcloud or, with `gke_cluster`, for xpk."""
+
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
     nodes: CountOrZero = 0  # hosts; 0: those of one slice
-    project: str = ""
-    zone: str = ""
-    folder: str = "bigmodel_jax"  # where this project lies on the hosts
+    project: str = ""  # Google Cloud project
+    zone: str = ""  # Google Cloud zone
+    folder: str = "bigmodel_jax"  # where this project is on the hosts
     runs: str = "runs"  # a folder that all hosts share (Filestore, Cloud Storage FUSE)
-    spot: bool = False
-    gke_cluster: str = ""  # a GKE cluster: the job goes there through xpk
-    image: str = ""  # of the container, with gke_cluster
-    restarts: CountOrZero = 100
+    spot: bool = False  # ask for preemptible capacity
+    gke_cluster: str = ""  # a GKE cluster to which xpk submits the job; empty: TPU VMs
+    image: str = ""  # a container image, with gke_cluster
+    restarts: CountOrZero = 100  # the most restarts
 
     def job(self, run: Run) -> Job:
+        """The script that creates the TPU and starts `run` on it."""
         for name in ("topology", "project", "zone", *(("image",) if self.gke_cluster else ())):
             if not getattr(self, name):
                 raise ValueError(f"submit: --{name} is missing")
@@ -210,19 +234,21 @@ class Gcloud:
         return Job("gcloud.sh", fill("gcloud.sh", **values), ("bash", "FILE"), notes)
 
 
-# ------------------------------------------------------------------------------------------------ Ray
+# ---------------------------------------------------------------------------------------------- Ray
 
 
 @dataclasses.dataclass(frozen=True)
 class Ray:
-    nodes: Count = 1
-    gpus_per_node: CountOrZero = 0
-    address: str = "http://127.0.0.1:8265"  # of the cluster's dashboard
-    folder: str = ""  # where this project lies on every node; empty: this folder, which all nodes share
-    restarts: CountOrZero = 100
+    """A job of a Ray cluster."""
+
+    nodes: Count = 1  # nodes, with one process each
+    gpus_per_node: CountOrZero = 0  # GPUs that each process asks for
+    address: str = "http://127.0.0.1:8265"  # address of the cluster's dashboard
+    folder: str = ""  # where this project is on every node; empty: this folder, which all nodes share
+    restarts: CountOrZero = 100  # the most restarts
 
     def job(self, run: Run) -> Job:
-        """The keyword arguments of ray.job_submission.JobSubmissionClient.submit_job, as JSON."""
+        """The arguments of ray.job_submission.JobSubmissionClient.submit_job, as JSON."""
         driver = ["python", "-m", "bigmodel_jax.cluster.ray_driver", str(self.nodes), str(self.gpus_per_node)]
         run = run._replace(run_dir=run.run_dir.absolute())
         command = f"{shlex.join([*driver, str(self.restarts)])} {run.command('python', 'launch.py')}"
@@ -236,7 +262,10 @@ class Ray:
 
 
 def send_to_ray(address: str, file: str) -> str:
-    """Submits through Ray's own client; returns the submission's id. ValueError where Ray is not installed."""
+    """Submits a job through Ray's client and returns its id.
+
+    Raises ValueError if Ray is not installed.
+    """
     try:
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
@@ -248,8 +277,11 @@ ENGINES: dict[str, Callable[[], Any]] = {"slurm": Slurm, "kubernetes": Kubernete
 
 
 def fill(template: str, **values: Any) -> str:
-    """The template with each {{name}} replaced; a value of several lines keeps the place's indentation. A line that
-    becomes empty goes."""
+    """The template with each {{name}} replaced by its value.
+
+    A value of several lines keeps the indentation of its place. A line that becomes empty is
+    removed.
+    """
     lines = []
     for line in (TEMPLATES / template).read_text().splitlines():
         indent = line[: len(line) - len(line.lstrip())]

@@ -1,1 +1,1 @@
-"""Smaller models: quantised and pruned weights."""
+"""Makes models smaller by quantization and pruning."""

@@ -1,7 +1,9 @@
-"""What a model's products read on calibration rows, and GPTQ of its layers one after another by that.
+"""Records the inputs of a model's products on calibration rows, and quantizes layer by layer with
+GPTQ.
 
-A layer is given what the quantised layers before it compute. The rows are the first of the run's training split, shuffled
-by its seed. A weight that no product reads (of experts, say) is rounded to the nearest.
+Each layer gets the outputs of the quantized layers before it. The calibration rows are the first of
+the run's training split, shuffled by its seed. A weight that no product reads, such as an expert's,
+is rounded to the nearest level.
 """
 
 import dataclasses
@@ -26,7 +28,11 @@ from bigmodel_jax.training.state import computed
 
 
 class Seen:
-    """What the products of one layer read, by the path of their weight, while it is traced: (sum of x x^T, largest |x|)."""
+    """The inputs of one layer's products, collected while it is traced.
+
+    found: {path of the weight: (sum of x x^T, largest |x|)}. num_in: {path: number of input
+    dimensions}.
+    """
 
     def __init__(self):
         self.found: dict[str, tuple[jax.Array, jax.Array]] = {}
@@ -43,7 +49,10 @@ class Seen:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Watched(Adapted):
-    """A weight whose products are seen; other readers get the weight, as they do of one with adapters."""
+    """A weight whose products record their inputs.
+
+    Code that reads it otherwise gets the weight itself.
+    """
 
     path: str = dataclasses.field(default="", metadata={"static": True})
     seen: Seen | None = dataclasses.field(default=None, metadata={"static": True})
@@ -56,14 +65,16 @@ class Watched(Adapted):
 def by_gptq(
     config: Config, weights: params.Tree, asked: QuantizeConfig, num_rows: int, bar: Callable
 ) -> dict[str, Any]:
-    """{path: node} of the weights of the model's stack of layers; `weights` of the plain run.
+    """{path: quantized node} of the weights in the model's stack of layers, by GPTQ.
 
-    bar(iterable, total) -> the same, with what a person sees of it. ValueError for a model without layers.
+    weights: those of the unquantized run. bar: bar(iterable, total) shows progress and returns the
+    iterable. Raises ValueError for a model without a stack of layers.
     """
     model = _in_parts(config, "--method = 'gptq'", "round")
     mesh = sharding.make_mesh(config.parallel)
     spec, flat = params.paths(asked.stored(model, "float32").spec), params.paths(weights)
-    # The tables that the layers' inputs come from are rounded first.
+    # Tables outside the layers are rounded first, because the layers' inputs come from them.
+    # Everything outside the stack of layers, which gets its own rounding below.
     rounded = {
         path: dense(p.storage.pack(flat[path]), "float32") if "layers" not in p.axes else flat[path]
         for path, p in spec.items()
@@ -85,11 +96,12 @@ def by_gptq(
                 node = gptq.quantise(spec[whole].storage, w, hessian, layers.num_in[path])
                 made.setdefault(whole, []).append(node)
                 done[path] = node.dense(done[path].dtype)
-        for path, x in done.items():  # those that no product reads
+        for path, x in done.items():  # weights that no product reads
             p = spec[f"{model.parts.stack}/{path}"]
             if path not in hessians and isinstance(p.storage, Blocks):
                 done[path] = dense(p.storage.pack(x), x.dtype)
         for entry in entries:
+            # The next layer is calibrated on the outputs of the quantized one.
             entry.x = layers.run(params.from_paths(done), *entry.of(number))
     return {path: jax.tree.map(lambda *x: jnp.stack(x), *nodes) for path, nodes in made.items()}
 
@@ -97,9 +109,10 @@ def by_gptq(
 def by_largest(
     config: Config, weights: params.Tree, asked: QuantizeConfig, num_rows: int, bar: Callable
 ) -> dict[str, Any]:
-    """As `by_gptq`, for kind "int8_static": nodes with the scale of the largest input that a product has on those rows.
+    """Nodes of kind "int8_static", like `by_gptq`: the input scale is that of the largest
+    calibration input.
 
-    ValueError where a weight is in no product that is seen.
+    Raises ValueError if no recorded product uses a weight.
     """
     model = _in_parts(config, "--kind = 'int8_static'", "int8_dynamic")
     mesh = sharding.make_mesh(config.parallel)
@@ -143,7 +156,7 @@ def _batches(config: Config, mesh, num_rows: int) -> list[dict]:
 
 
 class _Entry:
-    """A batch on its way through the layers. x changes from layer to layer."""
+    """A batch on its way through the layers; `x` is the current residual."""
 
     def __init__(self, entry):
         self.x, self.xs, self.rest = entry.x, entry.xs, (*entry.shared, *entry.whole)
@@ -153,14 +166,14 @@ class _Entry:
 
 
 class _Layers:
-    """The layers of a model in parts, which are run one at a time."""
+    """The layers of a model in parts, run one at a time."""
 
     def __init__(self, config: Config, model, mesh, weights: params.Tree):
         self.config, self.mesh, self.parts = config, mesh, model.parts
         self.tree = self._traced(lambda w: self.parts.read(computed(config, model.spec, w), None))(weights)
         self.stacked = self.tree[self.parts.stack]
         self.num = jax.tree.leaves(self.stacked)[0].shape[0]
-        self.num_in: dict[str, int] = {}  # of each weight that a product reads: dimensions of its input
+        self.num_in: dict[str, int] = {}  # {path of a weight that a product reads: number of its input dimensions}
         self.run = self._traced(lambda layer, x, xs, rest: self._block(layer, x, xs, rest)[0])
         self.seen = self._traced(self._seen)
         self.enter = lambda batch: _Entry(self._traced(self._enter)(self.tree, batch))
@@ -185,6 +198,7 @@ class _Layers:
 
     def _seen(self, layer, x, xs, rest):
         seen = Seen()
+        # Vectors (norms, biases) are no weights of products.
         watched = {path: Watched(w, path=path, seen=seen) for path, w in params.paths(layer).items() if w.ndim > 1}
         self._block(params.from_paths(params.paths(layer) | watched), x, xs, rest)
         self.num_in |= seen.num_in

@@ -1,6 +1,6 @@
-"""One run's weights in every kind beside each other: bytes, a metric of the validation split, and the speed.
+"""Compares all storage kinds for one run: bytes, a metric on the validation split, and speed.
 
-`quantized_kinds.json` holds what the page and the table show.
+The record `quantized_kinds.json` holds what the page and the table show.
 """
 
 import dataclasses
@@ -27,14 +27,16 @@ from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.set_evaluations import validation
 
 RECORD = "quantized_kinds.json"
-TOKENIZER = "tokenizer.json"  # in a run's folder
-METRICS = ("bits_per_byte", "accuracy", "loss")  # the first that the objective has
-TOKENS = 32  # of the text whose speed is measured
+TOKENIZER = "tokenizer.json"  # the tokenizer's file in a run's folder
+METRICS = ("bits_per_byte", "accuracy", "loss")  # the first of these that the evaluation computes is compared
+TOKENS = 32  # tokens generated to measure the speed
+# Number of timed generations; the fastest counts.
 ROUNDS = 3
 
 
 class Variant(NamedTuple):
-    """One row. asked: how the weights are stored; find: how those are found that are not rounded to the nearest."""
+    """One row; asked: how weights are stored; find: computes nodes that are not rounded to the
+    nearest."""
 
     name: str
     asked: QuantizeConfig
@@ -42,7 +44,7 @@ class Variant(NamedTuple):
 
 
 def variants(given: QuantizeConfig, has_layers: bool) -> list[Variant]:
-    """Every kind with the tables and the parameters to keep that are asked for, rounded to the nearest, and by GPTQ."""
+    """All kinds with the given further settings: rounded to the nearest level, and by GPTQ."""
     asked = {kind: dataclasses.replace(given, kind=kind) for kind in get_args(Kind)}
     static = asked.pop("int8_static")
     found = [Variant("float32", QuantizeConfig()), *(Variant(*one) for one in asked.items())]
@@ -64,9 +66,13 @@ def compare(
     bar: Callable,
     beside: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """The record. calibration: rows of GPTQ; rows: of the validation split, from its first; bar: as `by_gptq` has it.
+    """The record of the comparison.
 
-    beside: other runs, such as a distilled or a pruned one, each a row more; ValueError where one reads other tokens.
+    - calibration: number of rows for GPTQ; rows: number of validation rows, from the first
+    - bar: as in `by_gptq`
+    - beside: further runs, such as a distilled or pruned one, each of which is another row
+
+    Raises ValueError if a further run uses other tokens.
     """
     check(config, run_dir, given)
     others = [another(config, run_dir, folder) for folder in beside]
@@ -87,6 +93,7 @@ def compare(
 
     for variant in bar(every, len(every)):
         new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
+        # Calibrated kinds find their nodes on training rows; the others are rounded.
         nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
         metric = add(variant.name, new, pack(new, weights, mesh, nodes))
     for folder, new in zip(beside, others, strict=True):
@@ -103,7 +110,10 @@ def compare(
 
 
 def another(config: Config, run_dir: Path, folder: Path) -> Config:
-    """Another run's model, judged as this run is: by its objective, on its data."""
+    """The config of another run's model with this run's objective and data.
+
+    Raises ValueError if its tokens or input shapes differ.
+    """
     other = run_folder.load(folder)
     texts = [(one / TOKENIZER).read_bytes() if (one / TOKENIZER).is_file() else b"" for one in (run_dir, folder)]
     if texts[0] != texts[1] or other.model.inputs() != config.model.inputs():
@@ -114,8 +124,10 @@ def another(config: Config, run_dir: Path, folder: Path) -> Config:
 
 
 def speeds(config: Config, weights: params.Tree) -> dict[str, float]:
-    """{"wide", "stored": tokens/s of one greedy text} of a model that generates; stored: with the weights as they are kept,
-    which a CPU otherwise makes dense once."""
+    """Tokens/s of one greedy text, {"wide", "stored"}; empty for a model that does not generate.
+
+    wide: a CPU makes quantized weights dense once. stored: they stay quantized.
+    """
     if config.make_model().make_cache is None or config.make_model().decoder_start is not None:
         return {}
     model, compute = config.make_model(), cast(weights, config.precision.compute)
@@ -128,7 +140,7 @@ def speeds(config: Config, weights: params.Tree) -> dict[str, float]:
 
 def _speed(model, weights, sample: SampleConfig) -> float:
     best = 0.0
-    for _ in range(1 + ROUNDS):  # the first compiles
+    for _ in range(1 + ROUNDS):  # the first round compiles
         began = time.perf_counter()
         rows = generate(model, weights, [[1, 2, 3, 4]], sample, stop=())
         best = max(best, len(rows[0]) / (time.perf_counter() - began))
@@ -136,12 +148,14 @@ def _speed(model, weights, sample: SampleConfig) -> float:
 
 
 def write(record: dict[str, Any], folder: Path) -> None:
+    """Writes the record to the run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     files.replace(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def table(record: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
-    """(heads, rows) of texts, each figure beside that of float32."""
+    """(heads, rows) of the table as texts; metric values stand beside their difference from
+    float32."""
     first = record["rows"][0]["value"]
     heads = ["stored as", "MB", "of float32", record["metric"].replace("_", " "), "difference"]
     speed = any("wide" in row for row in record["rows"])

@@ -1,4 +1,5 @@
-"""A run's weights pruned to one sparsity or several, each evaluated, healed if asked, and the last kept as a run."""
+"""Prunes a run's weights to one or several sparsities, evaluates and heals them, and keeps the last
+as a run."""
 
 import dataclasses
 import tempfile
@@ -29,11 +30,11 @@ from bigmodel_jax.training.saved import load_weights
 from bigmodel_jax.training.set_evaluations import validation
 
 Kind = Literal["magnitude", "wanda", "structured_layers", "mlp_channels"]
-SPARSE = ("magnitude", "wanda")  # the model keeps its shapes
+SPARSE = ("magnitude", "wanda")  # kinds that keep the model's shapes
 
 
 class Asked(NamedTuple):
-    """As the verb's options have it; sparsities: rising, of which the last one's model is kept."""
+    """The verb's options; sparsities: increasing; the model of the last one is kept."""
 
     kind: Kind
     sparsities: tuple[float, ...]
@@ -47,7 +48,7 @@ class Asked(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """config: of the pruned model; about: what a reader wants to know of it."""
+    """A pruned model; config: that of the model; about: facts for the record."""
 
     config: Config
     weights: Tree
@@ -56,7 +57,8 @@ class Pruned(NamedTuple):
 
 @dataclasses.dataclass
 class Subject:
-    """The run that is pruned. config: as its evaluation reads the data; told: as its folder says it."""
+    """The run to prune; config: for its evaluation; told: as its folder holds it; batches: for
+    calibration."""
 
     config: Config
     told: Config
@@ -66,7 +68,7 @@ class Subject:
     batches: list[dict]
 
     def scalars(self, config: Config, weights: Tree, text: str) -> dict[str, float]:
-        """Of a model on the validation split."""
+        """The metrics of a model on the validation split."""
         step, batches = make_eval_step(config, self.mesh), validation(config, self.mesh, self.run_dir, resumes=True)
         with counting(len(batches), f"Evaluating {text}") as advance:
 
@@ -79,9 +81,9 @@ class Subject:
 
 
 def prune_run(config: Config, run_dir: Path, folder: Path, asked: Asked, stages: Stages) -> dict[str, Any]:
-    """Prunes a run into the new run `folder`; returns the record of which the page is made.
+    """Prunes a run into the new run `folder`, and returns the record for the page.
 
-    ValueError, one line, for what cannot be pruned so, before anything is written.
+    Raises ValueError, one line, before anything is written, if the run cannot be pruned this way.
     """
     new_run.check_free(folder)
     _check(config, asked)
@@ -106,8 +108,9 @@ def prune_run(config: Config, run_dir: Path, folder: Path, asked: Asked, stages:
         if asked.heal:
             kept = _heal(subject, found, asked, stages)
             point["healed"] = subject.scalars(kept.config, kept.weights, f"at {sparsity:.0%}, healed")
+            # Healing must keep the mask; fewer zeros mean a defect.
             if (zeros := _point(kept.config, kept.weights, {})["zeros"]) < point["zeros"]:
-                raise RuntimeError(f"prune: {point['zeros'] - zeros} zeros did not outlast the healing")
+                raise RuntimeError(f"prune: {point['zeros'] - zeros} zeros were lost in the healing")
         record["points"].append(point)
     new_run.write(_as_kept(subject, kept, asked), run_dir, folder, kept.weights)
     return record
@@ -140,7 +143,7 @@ def _check(config: Config, asked: Asked) -> None:
 
 
 def _calibration(config: Config, mesh, asked: Asked) -> list[dict]:
-    """The first training batches; none where magnitudes are all that counts."""
+    """The first training batches; none for pruning by magnitude, which needs no inputs."""
     if asked.kind == "magnitude":
         return []
     train, found = open_data(config, mesh)[0], []
@@ -156,7 +159,8 @@ def _calibration(config: Config, mesh, asked: Asked) -> list[dict]:
 
 
 def _maker(subject: Subject, asked: Asked):
-    """sparsity -> the pruned model; what all sparsities need of the calibration is computed once."""
+    """A function sparsity -> pruned model; what all sparsities share of the calibration is computed
+    once."""
     make = {"structured_layers": _layers, "mlp_channels": _channels}.get(asked.kind, _sparse)
     return make(subject, asked)
 
@@ -176,6 +180,7 @@ def _sparse(subject: Subject, asked: Asked):
             scores = (
                 prune_masks.wanda(w, jnp.asarray(squares[path], jnp.float32)) if squares else prune_masks.magnitude(w)
             )
+            # A pattern fixes the sparsity.
             if asked.pattern:
                 keep = prune_masks.n_of_m(scores, prune_masks.parse_pattern(asked.pattern))
             else:
@@ -222,7 +227,8 @@ def _smaller(subject: Subject, model: Any, tree: Tree, about: dict[str, Any]) ->
 
 
 def _heal(subject: Subject, found: Pruned, asked: Asked, stages: Stages) -> Pruned:
-    """The pruned model after a short fine-tune on the run's own data, whose zeros stay."""
+    """The pruned model after a short fine-tune on the run's own data; pruned weights stay zero."""
+    # Healing is an ordinary run that starts from the pruned weights, in a temporary folder.
     with tempfile.TemporaryDirectory(prefix="prune-") as scratch:
         start, run_dir = Path(scratch) / "start", Path(scratch) / "run"
         config = _as_kept(subject, found, asked)
@@ -243,11 +249,11 @@ def _heal(subject: Subject, found: Pruned, asked: Asked, stages: Stages) -> Prun
 
 
 def _as_kept(subject: Subject, found: Pruned, asked: Asked) -> Config:
-    """The config that the new run's folder holds: a fine-tune of it keeps the zeros."""
+    """The config for the new run's folder; with it a fine-tune keeps the zeros."""
     optim = subject.told.optim
     if asked.kind in SPARSE:
         optim = dataclasses.replace(optim, prune=PruneConfig(keep=True, targets=asked.targets))
-    elif optim.prune.sparsity:  # the run pruned itself, and is not to do so twice
+    elif optim.prune.sparsity:  # the run was pruned during training, and must not be pruned again
         optim = dataclasses.replace(optim, prune=PruneConfig(keep=True, targets=optim.prune.targets))
     return dataclasses.replace(subject.told, model=found.config.model, optim=optim)
 
@@ -256,7 +262,7 @@ def _as_kept(subject: Subject, found: Pruned, asked: Asked) -> Config:
 
 
 def _point(config: Config, weights: Tree, scalars: dict[str, Any]) -> dict[str, Any]:
-    """parameters: all of the model; zeros: those that are exactly zero in its matrices."""
+    """Sizes of a model; parameters: their number; zeros: number of exact zeros in its matrices."""
     spec, flat = params.paths(config.make_model().spec), params.paths(weights)
     matrices = targets("", config.make_model().spec)
     zeros = sum(int(jnp.sum(flat[path] == 0)) for path in matrices)

@@ -1,4 +1,5 @@
-"""What a model's weights and layers see of some batches: the norms of their inputs, and how far a layer turns the residual."""
+"""Measures on calibration batches the norms of products' inputs, and how much each layer changes
+the residual."""
 
 from collections.abc import Iterable
 
@@ -19,10 +20,14 @@ from bigmodel_jax.training.state import computed
 def input_squares(
     config: Config, mesh, weights: Tree, batches: Iterable[dict], wanted: dict[str, Param]
 ) -> dict[str, np.ndarray]:
-    """{path: (M, I) float64}: the sum over all rows of the square of each input of the matrices `wanted`.
+    """{path: (M, I) float64}: the sum over all rows of the squares of each input of the matrices
+    `wanted`.
 
-    ValueError, one line, where a matrix is not multiplied through nn/linear.py `project`, as those of Flax modules are not.
+    Raises ValueError, one line, if a matrix is not multiplied by `project` of nn/linear.py; Flax
+    modules do not use it.
     """
+    # A probe is an extra zero input of each product; its gradient is defined to be the sum of
+    # squares (Measured).
     model, objective = config.make_model(), config.objective
     probes = {
         path: jnp.zeros((*matrix(path, p).lead.shape, *matrix(path, p).inner.shape)) for path, p in wanted.items()
@@ -51,7 +56,8 @@ def input_squares(
 
 
 def block_influence(config: Config, mesh, weights: Tree, batches: Iterable[dict]) -> np.ndarray:
-    """(L,): 1 - the mean cosine between what enters a layer and what leaves it (Men et al., arXiv:2403.03853, eq. 1)."""
+    """(L,): 1 - mean cosine between a layer's input and its output (Men et al., arXiv:2403.03853,
+    eq. 1)."""
     model = config.make_model()
 
     def cosines(weights, batch):
@@ -64,6 +70,7 @@ def block_influence(config: Config, mesh, weights: Tree, batches: Iterable[dict]
             x = jnp.concatenate([first[None], found["residual"]]).astype(jnp.float32)
             a, b = x[:-1], x[1:]
             products = [jnp.sum(u * v, -1) for u, v in ((a, b), (a, a), (b, b))]
+            # The clamp avoids 0 / 0 for an all-zero residual.
             likeness = products[0] / jnp.maximum(jnp.sqrt(products[1] * products[2]), 1e-12)
             return likeness.mean(tuple(range(1, likeness.ndim)))
 

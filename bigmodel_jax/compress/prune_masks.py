@@ -1,6 +1,7 @@
-"""Which weights are pruned: scores of single weights, and the masks that keep the largest.
+"""Chooses the weights to prune: scores of single weights, and masks that keep the highest scores.
 
-Scores stand as (M, I, O): M matrices along layers and experts, I inputs, O outputs. A mask is True where a weight stays.
+Scores are (M, I, O): M matrices (layers and experts), I inputs, O outputs. A mask is True for
+weights that stay.
 """
 
 import math
@@ -16,7 +17,7 @@ from bigmodel_jax.models.adapted import matrix
 
 
 class NofM(NamedTuple):
-    """n of each m weights along the inputs of an output stay."""
+    """A pattern: of each m consecutive inputs of an output, n weights stay."""
 
     n: int
     m: int
@@ -27,7 +28,7 @@ class NofM(NamedTuple):
 
 
 def parse_pattern(text: str) -> NofM:
-    """ "2:4"; ValueError, one line, for another form."""
+    """The pattern of a text such as "2:4"; raises ValueError, one line, for any other form."""
     found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", text)
     pair = NofM(*map(int, found.groups())) if found else None
     if pair is None or not 0 < pair.n < pair.m:
@@ -36,11 +37,12 @@ def parse_pattern(text: str) -> NofM:
 
 
 def as_matrices(path: str, p: Param, w: jax.Array) -> jax.Array:
-    """(M, I, O) of a parameter; ValueError where it is no matrix."""
+    """A parameter as matrices (M, I, O); raises ValueError if it is a vector or a table."""
     return w.reshape(matrices_shape(path, p))
 
 
 def matrices_shape(path: str, p: Param) -> tuple[int, int, int]:
+    """(M, I, O) of a parameter; raises ValueError if it is a vector or a table."""
     found = matrix(path, p)
     if found is None or found.table or found.turned:
         raise ValueError(f"prune: {path} is no matrix of a product, but a vector or a table; --targets leaves it out")
@@ -48,19 +50,24 @@ def matrices_shape(path: str, p: Param) -> tuple[int, int, int]:
 
 
 def magnitude(w: jax.Array) -> jax.Array:
-    """|w|, (M, I, O) float32."""
+    """|w| in float32, (M, I, O)."""
     return jnp.abs(w.astype(jnp.float32))
 
 
 def wanda(w: jax.Array, squares: jax.Array) -> jax.Array:
-    """|w| times the norm of its input over calibration tokens (Sun et al., arXiv:2306.11695, eq. 1); squares: (M, I)."""
+    """|w| times the norm of its input over calibration tokens (Sun et al., arXiv:2306.11695,
+    equation 1).
+
+    squares: (M, I), sums of squared inputs.
+    """
     return magnitude(w) * jnp.sqrt(squares)[..., None]
 
 
 def smallest_out(scores: Any, sparsity: float, *, by_output: bool) -> np.ndarray:
-    """The mask without the share `sparsity` of the lowest scores, exactly round(sparsity n) of each matrix.
+    """The mask without the lowest scores: exactly round(sparsity * n) of n weights are dropped.
 
-    by_output: of each output's own inputs, as Wanda compares (section 3), and not of the whole matrix.
+    by_output: compare the inputs of each output separately, as Wanda does (section 3); otherwise
+    compare all weights of a matrix.
     """
     scores = np.asarray(scores)
     rows = scores.swapaxes(1, 2) if by_output else scores.reshape(len(scores), 1, -1)
@@ -69,7 +76,10 @@ def smallest_out(scores: Any, sparsity: float, *, by_output: bool) -> np.ndarray
 
 
 def n_of_m(scores: Any, pattern: NofM) -> np.ndarray:
-    """The mask with the n highest scores of every m inputs in a row, for each output; I must be a multiple of m."""
+    """The mask with the n highest scores of each m consecutive inputs, per output.
+
+    Raises ValueError unless I is a multiple of m.
+    """
     num, inputs, outputs = scores.shape
     if inputs % pattern.m:
         text = f"{pattern.n}:{pattern.m}"
@@ -80,10 +90,14 @@ def n_of_m(scores: Any, pattern: NofM) -> np.ndarray:
 
 
 def _without_lowest(scores: np.ndarray, count: int) -> np.ndarray:
-    """True but for the `count` lowest along the last dimension, as many where some are equal. On the host: selecting is
-    linear, where a device would sort."""
+    """True except for exactly `count` lowest scores along the last dimension, also if some are
+    equal.
+
+    This runs on the host: selection takes linear time there, and a device would sort.
+    """
     kept = np.ones(scores.shape, bool)
     if count:
-        for one, mask in zip(scores, kept, strict=True):  # one matrix's numbers at a time
+        for one, mask in zip(scores, kept, strict=True):  # one matrix at a time, to limit memory
+            # argpartition drops exactly `count` scores, and a threshold would drop ties as well.
             np.put_along_axis(mask, np.argpartition(one, count - 1, axis=-1)[..., :count], False, axis=-1)
     return kept

@@ -1,4 +1,4 @@
-"""Smaller models of the same family: whole layers out of a stack, or hidden channels out of its MLPs."""
+"""Makes smaller models of the same family: removes whole layers, or hidden channels of MLPs."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from bigmodel_jax.models.base import ModelConfig
 
 
 def check_layers(model: ModelConfig) -> None:
-    """ValueError, one line, where layers cannot be taken out: they differ, or there is no stack of them."""
+    """Raises ValueError, one line, if layers cannot be removed: they differ, or form no stack."""
     name = type(model).__name__
     made = model.make()
     if not hasattr(model, "num_layers") or not made.parts:
@@ -26,6 +26,8 @@ def check_layers(model: ModelConfig) -> None:
         raise ValueError(
             f"--kind structured_layers: some layers of {name} have positions and some have none; they would shift"
         )
+    # Compare with a model of one layer less: a parameter whose other sizes change cannot be cut by
+    # layer.
     smaller = _spec(dataclasses.replace(model, num_layers=model.num_layers - 1)) if model.num_layers > 1 else {}
     if any(_spec(model)[path].shape[1:] != p.shape[1:] for path, p in smaller.items() if _is_layered(p)):
         raise ValueError(f"--kind structured_layers: the layers of {name} have different shapes")
@@ -34,9 +36,10 @@ def check_layers(model: ModelConfig) -> None:
 def fewer_layers(
     model: ModelConfig, weights: Tree, influence: np.ndarray, sparsity: float
 ) -> tuple[ModelConfig, Tree, list]:
-    """(the config with fewer layers, its merged parameters, the numbers of those that went, counted from 0).
+    """(config with fewer layers, its merged parameters, indices of the removed layers).
 
-    influence: (L,), of each layer; round(sparsity L) of the least go, and one stays at least.
+    influence: (L,), a score of each layer. The round(sparsity * L) lowest are removed, but one
+    layer always stays.
     """
     num = min(round(sparsity * model.num_layers), model.num_layers - 1)
     gone = sorted(np.argsort(influence, kind="stable")[:num].tolist())
@@ -50,7 +53,10 @@ def fewer_layers(
 
 
 def channel_readers(model: ModelConfig) -> dict[str, Param]:
-    """The matrices whose inputs are the hidden channels of an MLP, by path; ValueError where a config has no `mlp_dim`."""
+    """{path: matrix whose inputs are an MLP's hidden channels}.
+
+    Raises ValueError without `mlp_dim`.
+    """
     name, spec = type(model).__name__, _spec(model)
     if "mlp_dim" not in {field.name for field in dataclasses.fields(model)}:
         raise ValueError(f"--kind mlp_channels: {name} has no field mlp_dim that could be smaller")
@@ -63,7 +69,8 @@ def channel_readers(model: ModelConfig) -> dict[str, Param]:
 
 
 def channel_scores(weights: Tree, readers: dict[str, Param], squares: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{path of a reader: (M, F)}: the norm of each channel over the calibration rows times that of the weights that read it."""
+    """{path of a reader: (M, F)}: each channel's norm on calibration rows times that of its
+    weights."""
     flat, scores = params.paths(weights), {}
     for path in readers:
         w = np.asarray(flat[path], np.float64)
@@ -73,14 +80,15 @@ def channel_scores(weights: Tree, readers: dict[str, Param], squares: dict[str, 
 
 
 def kept_channels(scores: dict[str, np.ndarray], width: int) -> dict[str, np.ndarray]:
-    """{path of a reader: (M, width)}: the channels of each layer with the highest scores, in their order."""
+    """{path of a reader: (M, width)}: each layer's channels with the highest scores, ascending."""
     return {path: np.sort(np.argsort(-s, axis=-1, kind="stable")[:, :width], axis=-1) for path, s in scores.items()}
 
 
 def narrower(model: ModelConfig, weights: Tree, kept: dict[str, np.ndarray]) -> tuple[ModelConfig, Tree]:
-    """(the config with the smaller `mlp_dim`, its merged parameters): each parameter of an MLP cut along its channels.
+    """(config with the smaller `mlp_dim`, its merged parameters).
 
-    A parameter belongs to the reader beside which it lies: layers/mlp/up to layers/mlp/down.
+    Each MLP parameter is cut along its channels. It follows the reader in its own MLP:
+    layers/mlp/up is cut like layers/mlp/down.
     """
     spec, flat = _spec(model), params.paths(weights)
     (width,) = {k.shape[-1] for k in kept.values()}
@@ -88,22 +96,25 @@ def narrower(model: ModelConfig, weights: Tree, kept: dict[str, np.ndarray]) -> 
         for path in [p for p in flat if "mlp" in spec[p].axes and _mlp_of(p) == _mlp_of(reader)]:
             flat[path] = _cut(flat[path], spec[path].axes.index("mlp"), channels)
     new = dataclasses.replace(model, mlp_dim=width)
+    # A family may have parameters that do not follow mlp_dim.
     if wrong := [p for p, q in _spec(new).items() if flat[p].shape != q.shape]:
         raise ValueError(f"--kind mlp_channels: {wrong[0]} of {type(model).__name__} does not follow mlp_dim")
     return new, params.from_paths(flat)
 
 
 def _mlp_of(path: str) -> str:
-    """layers/mlp/up/kernel -> layers/mlp."""
+    """The path of the MLP that holds a parameter: layers/mlp/up/kernel -> layers/mlp."""
     parts = path.split("/")
     at = max((n for n, part in enumerate(parts) if "mlp" in part), default=len(parts) - 2)
     return "/".join(parts[: at + 1])
 
 
 def _cut(x: jax.Array, axis: int, channels: np.ndarray) -> jax.Array:
-    """channels: (M, n), M = 1 where the parameter stands in no stack."""
+    """Keeps these channels of one axis; channels: (M, n), with M = 1 for a parameter outside a
+    stack."""
     if axis == 0:
         return jnp.take(x, jnp.asarray(channels[0]), axis=0)
+    # Broadcast the channel numbers over all other dimensions.
     index = jnp.asarray(channels).reshape(len(channels), *(-1 if n == axis else 1 for n in range(1, x.ndim)))
     return jnp.take_along_axis(x, index, axis=axis)
 

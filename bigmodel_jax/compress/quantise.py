@@ -1,6 +1,8 @@
-"""A trained run's weights in 8 or 4 bits, as a run of its own: `eval`, `generate`, `export` and `plan` read it as any other.
+"""Stores a trained run's weights in 8 or 4 bits as a new run, which `eval`, `generate`, `export`
+and `plan` accept.
 
-Its folder holds the weights as they are stored among its constants, and a checkpoint of what is no constant.
+The new folder holds quantized weights among its constants, and a checkpoint of the other
+parameters.
 """
 
 import dataclasses
@@ -28,17 +30,17 @@ from bigmodel_jax.training import constants, tables
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights
 from bigmodel_jax.training.state import abstract_constants
 
-RECORD = "quantized.json"  # in the folder: which weights these are, and how they came to be
-# What a run takes over from the one that it is made of.
+RECORD = "quantized.json"  # a file in the folder that says where the weights come from and how they were made
+# Files that the new run copies from the original one.
 BESIDE = ("tokenizer.json", "special_tokens.json", "labels.json", "vocabulary.json", "scaling.json", CHAT_TEMPLATE)
 
-# (path, parameter, its values) -> the node that it is stored as; None where it is rounded to the nearest.
+# {path: stored node} of the weights that are not rounded to the nearest level.
 Nodes = Mapping[str, Any]
 Find = Callable[[Config, params.Tree], Nodes]
 
 
 class Quantised(NamedTuple):
-    """A run that was made. before, after: bytes of its parameters in float32, and as they are stored."""
+    """The new run; before, after: bytes of its parameters in float32, and as stored."""
 
     config: Config
     step: int
@@ -47,7 +49,7 @@ class Quantised(NamedTuple):
 
 
 def check(config: Config, run_dir: Path, asked: QuantizeConfig) -> None:
-    """ValueError, one line, where the run's weights cannot be quantised."""
+    """Raises ValueError, one line, if the run's weights cannot be quantized."""
     if asked.kind == "none":
         raise ValueError(f"--kind = 'none'; it must be one of {', '.join(get_args(Kind))}")
     if config.quantize.kind != "none" and not config.quantize.aware:
@@ -63,7 +65,7 @@ def check(config: Config, run_dir: Path, asked: QuantizeConfig) -> None:
 
 
 def quantised(config: Config, asked: QuantizeConfig) -> Config:
-    """The config of the run that is made: the same model and data, none of whose weights train."""
+    """The config of the new run: the same model and data, but no weight is trained."""
     train = dataclasses.replace(config.train, init_from="", init_state="weights", stochastic_depth=0.0)
     return dataclasses.replace(config, quantize=asked, optim=OptimConfig(), train=train)
 
@@ -78,15 +80,17 @@ def quantise_run(
     find: Find | None = None,
     method: str = "round",
 ) -> Quantised:
-    """Writes the run `folder` of the run's weights at one checkpoint; which: as `load_weights` has it.
+    """Writes the new run `folder` with the weights of one checkpoint.
 
-    find: gives the nodes of the weights that are not rounded to the nearest; method: what the record calls it. ValueError,
-    one line, where it cannot be, and nothing is written.
+    which: as in `load_weights`. find: computes nodes of the weights that are not rounded to the
+    nearest level. method: its name in the record. Raises ValueError, one line, and writes nothing,
+    if it is impossible.
     """
     check(config, run_dir, asked)
     new = quantised(config, asked)
     validate(dataclasses.replace(new, data=DataConfig()))
     mesh = sharding.make_mesh(config.parallel)
+    # A failure leaves no half-written run.
     with whole_or_nothing(folder, "FOLDER") as partial:
         weights, step = load_weights(config, run_dir, mesh, which)
         found = find(config, weights) if find else {}
@@ -100,7 +104,8 @@ def quantise_run(
 
 
 def pack(config: Config, weights: params.Tree, mesh, found: Nodes = {}) -> params.Tree:  # noqa: B006 - never mutated
-    """The weights of the plain model as `config` stores them, each where it lies on the mesh; found: nodes made already."""
+    """The unquantized model's weights, stored and sharded as `config` says; found: nodes made
+    already."""
     spec, values = params.paths(config.make_model().spec), params.paths(weights)
     fixed = params.paths(abstract_constants(config, mesh))
     nodes = {path: tables.stored(spec[path], found.get(path, values[path]), x) for path, x in fixed.items()}
@@ -124,7 +129,7 @@ def stored_bytes(config: Config) -> int:
 
 
 def by_storage(config: Config) -> dict[str, tuple[int, int]]:
-    """{how it is stored: (parameters, bytes)}, the largest part first."""
+    """{storage: (parameters, bytes)} of a run's model, largest first."""
     found: dict[str, tuple[int, int]] = {}
     for p in params.paths(config.make_model().spec).values():
         name = p.dtype if p.storage == Dense() else str(p.storage)

@@ -1,1 +1,1 @@
-"""The algebra of pytrees: parameters, shardings, precision, metrics. Knows no model."""
+"""Operations on pytrees and files that know no model: parameters, shardings, precision, metrics."""

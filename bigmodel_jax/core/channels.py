@@ -1,7 +1,8 @@
-"""Weights in int8 with one scale for each output, so that a product of int8 with int8 can be summed in whole numbers.
+"""int8 weights with one scale per output channel, so that an int8 x int8 product sums exact
+integers.
 
-The inputs of the product are rounded to int8, too: each row by its own largest value ("dynamic"), or all by one scale that
-was found on calibration rows ("static").
+The inputs of the product are rounded to int8, too. Their scale is either each row's own
+("dynamic"), or one number found on calibration rows ("static").
 """
 
 import dataclasses
@@ -20,8 +21,12 @@ TOP = 127
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Channeled(Blocked):
-    """values: int8 (*lead, *I, *O); scales: float32 (*lead, 1, ..., *O). activation: float32 (*lead), the static scale of the
-    product's input, None where it is dynamic."""
+    """A weight stored in int8 with one scale per output channel.
+
+    - values: int8 (*lead, *I, *O)
+    - scales: float32 (*lead, 1, ..., *O)
+    - activation: float32 (*lead), the static scale of the product's input; None if it is dynamic
+    """
 
     activation: Any = None
 
@@ -31,8 +36,14 @@ class Channeled(Blocked):
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """lead, inputs: how many dimensions count weights of their own, and how many after them are inputs. static: whether the
-    inputs' scale is calibrated; `pack` does not know it and leaves NaN, and `calibrated` puts it there."""
+    """A storage that makes `Channeled` weights of arrays (*lead, *inputs, *outputs).
+
+    - lead: number of leading dimensions, such as layers; each of their entries is a weight of its
+      own
+    - inputs: number of input dimensions after them
+    - static: whether the inputs' scale is calibrated; `pack` cannot know that scale and stores NaN,
+      and `calibrated` fills it in
+    """
 
     lead: int
     inputs: int
@@ -49,18 +60,25 @@ class Channels:
 
     def pack(self, w: jax.Array) -> Channeled:
         w = w.astype(jnp.float32)
+        # keepdims, so that the scales broadcast against the weight.
         largest = jnp.max(jnp.abs(w), axis=self._reduced, keepdims=True)
+        # A scale of 1 for an all-zero column avoids 0 / 0.
         scales = jnp.where(largest > 0, largest / TOP, 1.0)
         values = jnp.round(w / scales).astype(jnp.int8)
         activation = jnp.full(w.shape[: self.lead], jnp.nan, jnp.float32) if self.static else None
         return Channeled(values, scales, activation=activation)
 
     def calibrated(self, w: jax.Array, largest: jax.Array) -> Channeled:
-        """largest: float32 (*lead), the largest magnitude of the product's inputs."""
+        """The packed weight with its static input scale.
+
+        largest: float32 (*lead), the largest magnitude of the product's inputs.
+        """
         return dataclasses.replace(self.pack(w), activation=jnp.where(largest > 0, largest / TOP, 1.0))
 
     def shardings(self, placed: NamedSharding, shape: tuple[int, ...]) -> Channeled:
+        # A PartitionSpec may be shorter than the shape; missing entries mean unsharded.
         axes = (*placed.spec, *(None,) * len(shape))[: len(shape)]
+        # The scales have size 1 along the inputs, so they cannot be sharded there.
         scales = P(*(None if n in self._reduced else axis for n, axis in enumerate(axes)))
         activation = NamedSharding(placed.mesh, P(*axes[: self.lead])) if self.static else None
         return Channeled(placed, NamedSharding(placed.mesh, scales), activation=activation)

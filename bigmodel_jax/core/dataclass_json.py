@@ -1,4 +1,4 @@
-"""Dataclasses as JSON: each is a dict of its fields with its class beside them, as in a run's config.json."""
+"""Dataclasses as JSON: each becomes a dict of its fields plus "type", as in a run's config.json."""
 
 import dataclasses
 import importlib
@@ -24,8 +24,11 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(node: Any, run_dir: Path | None = None) -> Any:
-    """The inverse of `to_json`; ValueError for an unknown type or field, a value that its field cannot hold, or code
-    that is not trusted (core/trust.py), which a config.json in `run_dir` may name."""
+    """The inverse of `to_json`.
+
+    Raises ValueError for an unknown type or field, for a value that its field cannot hold, and for
+    code that a config.json in `run_dir` names without being trusted (core/trust.py).
+    """
     if isinstance(node, list):
         return tuple(from_json(v, run_dir) for v in node)
     if not isinstance(node, dict):
@@ -43,17 +46,21 @@ def from_json(node: Any, run_dir: Path | None = None) -> Any:
             moved.setdefault(part, {})[inside] = value
         else:
             values[part or name] = from_json(value, run_dir)
-    for part, fields in moved.items():  # fields that stood in the class itself before they had a part of their own
+    for part, fields in moved.items():  # fields that earlier versions had in the class itself
         values[part] = from_json(to_json(values.get(part, known[part].default)) | fields, run_dir)
     required = {f.name for f in dataclasses.fields(cls) if dataclasses.MISSING is f.default is f.default_factory}
     if missing := sorted(required - values.keys()):
         raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
-    for name, value in values.items():  # before the class's own checks, which take the types for granted
+    for name, value in values.items():  # first, because the class's own checks rely on the types
         ranges.check_value(f"{cls.__name__}.{name}", value, ranges.hints(cls)[name])
     return cls(**values)
 
 
 def find_class(tag: Any, run_dir: Path | None) -> type:
+    """The dataclass that a tag "module:Class" or "path/of/file.py:Class" names.
+
+    Raises ValueError if there is none, or if its code is not trusted.
+    """
     if not isinstance(tag, str):
         raise ValueError(f"type {tag!r} is unknown; it must be a text, module:Class")
     module_name, _, class_name = tag.rpartition(":")
@@ -61,6 +68,7 @@ def find_class(tag: Any, run_dir: Path | None) -> type:
     is_file = module_name.endswith(".py")
     if is_file and not Path(module_name).is_file():
         raise ValueError(f"{class_name} is defined in {module_name!r}, which is not there any more")
+    # Only a new import can run code; a module that is imported already is not checked.
     if (str(Path(module_name).resolve()) if is_file else module_name) not in sys.modules:
         trust.check(tag, run_dir)
     try:

@@ -1,7 +1,7 @@
-"""What is to be kept in memory against what there is: known from shapes, before anything is made.
+"""Compares the memory that arrays need with the memory present, from shapes alone.
 
-A refusal is certain. What is counted is the least that must be in memory at once, against all the memory there is, so
-nothing that could run is refused.
+A refusal is certain: the need counted is the least that must be in memory at once, and the limit is
+all memory present. So nothing that could run is refused.
 """
 
 import dataclasses
@@ -19,7 +19,11 @@ HOST_KINDS = ("pinned_host", "unpinned_host")
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """size: bytes, None where nobody says; where: whose they are, for a message; shared: by all of a process's devices."""
+    """The memory that arrays may take.
+
+    size: bytes; None if unknown. where: the owner of the memory, for messages. shared: whether all
+    devices of the process share it.
+    """
 
     size: int | None
     where: str
@@ -27,7 +31,7 @@ class Room:
 
 
 def room(mesh: Mesh) -> Room:
-    """What a device of this process may hold; on CPUs, what all of them may hold together: the host's memory."""
+    """The memory of one device of this process; on CPUs, the host memory that all of them share."""
     device = mesh.local_devices[0]
     if device.platform == "cpu":
         return Room(host_memory(), "this host", shared=True)
@@ -36,27 +40,31 @@ def room(mesh: Mesh) -> Room:
 
 
 def host_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory and swap that this process may use: the host's, or its control group's. None where unknown.
+    """Bytes of memory and swap that this process may use, by the host or its control group.
 
-    root: where `proc` and `sys` are.
+    root: the folder that holds `proc` and `sys`. Returns None if the size is unknown.
     """
     if sys.platform != "linux":
         return None
     sizes = dict(line.split()[:2] for line in (root / "proc/meminfo").read_text().splitlines())
     memory, swap = (1024 * int(sizes.get(name, "0")) for name in ("MemTotal:", "SwapTotal:"))
+    # A container may use less memory than its host has.
     return (min(memory, *_group_limits(root)) + swap) or None
 
 
 def _group_limits(root: Path) -> Iterable[int]:
-    """memory.max (version 1: memory.limit_in_bytes) of the process's control group and of those above it."""
+    """memory.max (version 1: memory.limit_in_bytes) of the process's control group and of those
+    above it."""
     yield sys.maxsize
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)
+        # A line without controllers is cgroup version 2, which covers memory, too.
         if "memory" not in controllers.split(",") and controllers:
             continue
         version, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
         group = Path(path.lstrip("/"))
+        # The limit of any group above applies as well.
         for above in (group, *group.parents):
             limit = root / "sys/fs/cgroup" / version / above / name
             if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -64,19 +72,20 @@ def _group_limits(root: Path) -> Iterable[int]:
 
 
 def tree_bytes(tree: Any, mesh: Mesh) -> tuple[int, int]:
-    """(bytes on one device, bytes in the host's memory beside it) of a tree of shapes with shardings."""
+    """(bytes in one device's memory, bytes in host memory) of a tree of shapes with shardings."""
     sizes = [0, 0]
     for x in jax.tree.leaves(tree):
+        # Each device holds one shard of the array.
         part = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         sizes[x.sharding.memory_kind in HOST_KINDS and mesh.local_devices[0].platform != "cpu"] += part
     return sizes[0], sizes[1]
 
 
 def check(what: str, tree: Any, mesh: Mesh, ways: str, *, copies: bool = True) -> None:
-    """ValueError, one line, where a tree of shapes with shardings does not fit in memory.
+    """Raises ValueError, one line, if a tree of shapes with shardings does not fit in memory.
 
-    what: the tree's name; ways: what would make it fit, with {more} for devices, or hosts of CPUs; copies: False where
-    devices of one host may share what is equal.
+    what: the tree's name. ways: what would make it fit, in which {more} stands for "devices" or, on
+    CPUs, "hosts". copies: False if devices of one host may share one copy of equal data.
     """
     found, (device, host), num = room(mesh), tree_bytes(tree, mesh), len(mesh.local_devices)
     if found.shared and not copies:
@@ -87,14 +96,17 @@ def check(what: str, tree: Any, mesh: Mesh, ways: str, *, copies: bool = True) -
 
 
 def check_step(arguments: int, temporary: int, mesh: Mesh, ways: str) -> None:
-    """ValueError where a compiled step does not fit; arguments, temporary: bytes on one device."""
+    """Raises ValueError if a compiled step does not fit; arguments, temporary: bytes on one
+    device."""
     found = room(mesh)
-    # Devices that are threads of one host may take turns, and then have their temporary arrays one after the other.
+    # CPU devices are threads of one host. They may run one after the other, and then only one of
+    # them holds temporary arrays at a time.
     need = arguments * (len(mesh.local_devices) if found.shared else 1) + temporary
     refuse("the compiled step", need, found, ways)
 
 
 def refuse(what: str, need: int, found: Room, ways: str) -> None:
+    """Raises ValueError if `need` bytes exceed the room's size; an unknown size refuses nothing."""
     if found.size is not None and need > found.size:
         more = "hosts" if found.shared else "devices"
         raise ValueError(
@@ -104,7 +116,7 @@ def refuse(what: str, need: int, found: Room, ways: str) -> None:
 
 
 def size_text(number: float) -> str:
-    """Bytes in the unit that leaves one to four digits before the point."""
+    """A number of bytes in the unit that leaves one to four digits before the decimal point."""
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if number >= size:
             return f"{number / size:,.2f} {unit}"

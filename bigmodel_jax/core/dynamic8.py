@@ -1,21 +1,25 @@
-"""A number format of 8 bits for numbers in [-1, 1]: a dynamic exponent, and a fraction with the bits that are left.
+"""An 8-bit format for numbers in [-1, 1] with a dynamic exponent; the fraction takes the other
+bits.
 
-Dettmers, "8-Bit Approximations for Parallelism in Deep Learning", arXiv:1511.04561; the map of bitsandbytes, its
-`create_dynamic_map`. Code 127 is 0; |code - 127| = 2^i + j, with j below 2^i, stands for 10^(i - 6) times the middle of
-step j of the 2^i equal steps between 0.1 and 1; code 255 is 1.
+Source: Dettmers, "8-Bit Approximations for Parallelism in Deep Learning", arXiv:1511.04561; the
+levels are those of `create_dynamic_map` in bitsandbytes. Code 127 is 0 and code 255 is 1. For other
+codes, |code - 127| = 2^i + j with j < 2^i. Such a code stands for 10^(i - 6) times the middle of
+step j, where 2^i equal steps divide [0.1, 1].
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-EXPONENTS = 7
+EXPONENTS = 7  # number of powers of ten
 
 
 def _levels() -> tuple[float, ...]:
-    """All 256 in increasing order: the float32 numbers of bitsandbytes, which rounds each step as torch.linspace does."""
+    """All 256 levels in increasing order, as float32 numbers equal to those of bitsandbytes."""
     positive = []
     for i in range(EXPONENTS):
+        # The edges are computed from both ends, because torch.linspace does so and rounding depends
+        # on it.
         at, step = np.arange(2**i + 1), float((np.float32(1) - np.float32(0.1)) / np.float32(2**i))
         edges = np.where(at < len(at) // 2, float(np.float32(0.1)) + step * at, 1.0 - step * (2**i - at))
         edges = edges.astype(np.float32)
@@ -28,7 +32,11 @@ LEVELS = _levels()
 
 
 def decode(codes: jax.Array) -> jax.Array:
-    """float32 of codes in uint8, by arithmetic: a TPU gathers single numbers a thousand times slower."""
+    """The float32 values of uint8 codes.
+
+    They are computed instead of looked up, because a TPU gathers single numbers a thousand times
+    slower.
+    """
     signed = codes.astype(jnp.float32) - 127.0
     size = jnp.abs(signed)
     steps, power = jnp.ones_like(size), jnp.full_like(size, 10.0 ** (1 - EXPONENTS))

@@ -1,4 +1,5 @@
-"""Files that are replaced whole or not at all, and folders made so, also when the process dies or the disk fills half-way."""
+"""Atomic writes: a file or folder appears whole or not at all, even if the process dies or the disk
+is full."""
 
 import contextlib
 import glob
@@ -8,21 +9,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-STALE_SECONDS = 3600.0  # a temporary file or folder so old belongs to a process that was killed
+STALE_SECONDS = 3600.0  # a temporary file or folder older than this was left by a killed process
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields the name of a temporary file beside `path`; what the caller writes there becomes `path` at the end.
+    """Yields the name of a temporary file beside `path`, which replaces `path` when the block ends.
 
-    The content is on the disk before the name changes, and the name before this returns. The temporary file is
-    deleted where the caller fails. Two processes that replace one file do not meet: the later one's content stays.
-    OSError names `path`.
+    The content is synced to disk before the rename, and the rename before this returns. If the
+    block fails, the temporary file is deleted. If two processes replace the same file, the content
+    of the later one stays. Raises OSError with the name `path`.
     """
     temporary = _beside(path)
     try:
         _delete_stale(path)
         yield temporary
+        # Without this sync a crash could leave the new name with empty content.
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -33,16 +35,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """Writes `content` (text as UTF-8) to `path`, whole or not at all; OSError names `path`."""
+    """Writes `content` (text as UTF-8) to `path` atomically; an OSError names `path`."""
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yields the name of a new folder beside `path`, which becomes it at the end; what failed half-way is deleted.
+    """Yields the name of a new folder beside `path`, which is renamed to `path` when the block
+    ends.
 
-    `path` must not exist by then, or be empty: of two processes that make it, the later one gets an OSError.
+    If the block fails, the folder is deleted. At the rename `path` must be missing or empty; if two
+    processes make the same folder, the later one gets an OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _delete_stale(path)
@@ -57,7 +61,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Deletes a folder here or in a bucket, as far as that goes; nothing where there is none."""
+    """Deletes a folder on this machine or in a bucket; errors and a missing folder are ignored."""
     if isinstance(path, Path):
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -69,20 +73,20 @@ def _beside(path: Path) -> Path:
 
 
 def _delete_stale(path: Path) -> None:
-    """Deletes what killed processes have left beside `path`."""
+    """Deletes the temporary files that killed processes have left beside `path`."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.partial*"):
-        with contextlib.suppress(FileNotFoundError):  # another process was first
+        with contextlib.suppress(FileNotFoundError):  # another process has deleted it
             if time.time() - _last_written(left) > STALE_SECONDS:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _last_written(path: Path) -> float:
-    """Of a folder: when the newest of its files was."""
+    """When a file, or the newest file in a folder, was last written, in seconds since 1970."""
     return max((p.stat().st_mtime for p in (path, *path.rglob("*"))), default=0.0)
 
 
 def _sync(path: Path) -> None:
-    """Waits until the disk has a file's content, or a folder's names."""
+    """Waits until the disk holds a file's content, or a folder's entries."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

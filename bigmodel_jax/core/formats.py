@@ -1,16 +1,18 @@
-"""The number of the form in which a run is kept: config.json and each checkpoint carry it, with the version that wrote.
+"""The format number of a run's files: config.json and each checkpoint carry it, with the version
+that wrote them.
 
-`FORMAT` is raised when a version writes what the versions before would misread. Everything from number 1 on is read;
-that is held by runs which earlier versions left (tests/faults/past_runs).
+`FORMAT` grows when a version writes something that earlier versions would misread. This version
+reads all formats from 1 on; tests/faults/past_runs holds runs that earlier versions wrote.
 """
 
 import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2  # 1 carried no number
+FORMAT = 2  # files of format 1 carry no number
 KEYS = ("format", "version")
-# Where the classes of a config.json lay when it was written: a folder of data/ -> the files that lay beside it.
+# Modules that were moved into a folder of data/: {folder: the files that lay in data/ before}. An
+# older config.json names its classes by their old modules.
 MOVED = {
     "images": ("image", "image_text"),
     "sources": ("image_folders", "sources", "table_files"),
@@ -25,11 +27,11 @@ _NOW = {f"{_DATA}.{file}": f"{_DATA}.{folder}.{file}" for folder, names in MOVED
 
 
 class Unknown(ValueError):
-    """A format that this version does not read."""
+    """Raised for a format that this version cannot read."""
 
 
 def module_now(name: str) -> str:
-    """The module that has the classes which a config.json finds in the module `name`."""
+    """The present name of the module that an older config.json calls `name`."""
     return _NOW.get(name, name)
 
 
@@ -42,12 +44,14 @@ def version() -> str:
 
 
 def stamp() -> dict[str, Any]:
+    """The format number and package version, as config.json and checkpoints carry them."""
     return {"format": FORMAT, "version": version()}
 
 
 def opened(found: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content of `path`, which carries a stamp, without it; Unknown where a newer version wrote it."""
+    """The content of `path` without its stamp; raises Unknown if a newer version wrote it."""
     number, writer = found.get("format", 1), found.get("version", "of an unknown version")
+    # JSON's true is a bool, which Python counts as an int.
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise Unknown(f"{path}: format = {number!r}; it must be a whole number, 1 or more")
     if number > FORMAT:
@@ -55,4 +59,5 @@ def opened(found: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: bigmodel_jax {writer} wrote it in format {number}; this version, {version()}, reads up to "
             f"format {FORMAT}: use bigmodel_jax {writer} or a newer one"
         )
+    # The stamp is no field of the config, so readers must not see it.
     return {key: value for key, value in found.items() if key not in KEYS}

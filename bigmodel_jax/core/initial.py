@@ -1,8 +1,10 @@
-"""Initial distributions by name, for the weights of any spec: the fans come from a parameter's logical axes.
+"""Initial distributions by name, for any spec's weights; fan-in and fan-out follow from logical
+axes.
 
-The distributions are `jax.nn.initializers`'. He, LeCun and the normal Xavier are cut at two standard deviations and scaled
-back, as there, so that the variance is the one of the paper. Xavier: Glorot & Bengio 2010; He: arXiv:1502.01852; LeCun:
-"Efficient BackProp", 1998; orthogonal: Saxe et al., arXiv:1312.6120.
+The distributions are those of `jax.nn.initializers`. As there, the normal distributions of He,
+LeCun and Xavier are truncated at two standard deviations and rescaled, so that the variance is the
+paper's. Xavier: Glorot & Bengio 2010; He: arXiv:1502.01852; LeCun: "Efficient BackProp", 1998;
+orthogonal: Saxe et al., arXiv:1312.6120.
 """
 
 import dataclasses
@@ -32,9 +34,9 @@ Initial = Literal[
     "orthogonal",
 ]
 
-COPIES = {"layers", "experts"}  # a leading dimension of so many weights of their own: no fan
+COPIES = {"layers", "experts"}  # leading axes that count separate weights; they are no part of a fan
 HEADS = {"heads", "kv_heads"}
-CUT = 0.87962566103423978  # the standard deviation of a standard normal distribution cut at +-2
+CUT = 0.87962566103423978  # the standard deviation of a standard normal distribution truncated at +-2
 
 BY_STD = {
     "normal": jax.nn.initializers.normal,
@@ -54,13 +56,17 @@ BY_FANS = {
 
 
 def centred_uniform(std: float) -> Callable:
-    """Uniform around 0 with this standard deviation; JAX's own `uniform` begins at 0."""
+    """Uniform around 0 with this standard deviation; JAX's own `uniform` starts at 0."""
     bound = 3**0.5 * std
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Callable:
-    """fn(key, shape, dtype) for a weight with these logical axes; std: of the distributions that no fan decides."""
+    """fn(key, shape, dtype) for a weight with these logical axes.
+
+    std: the standard deviation of "normal", "truncated_normal" and "uniform"; the others ignore it.
+    """
+    # Each layer and each expert is drawn as a weight of its own.
     if axes[0] in COPIES:
         return params.each(initializer(name, std, axes[1:]))
     if name in BY_STD:
@@ -70,21 +76,26 @@ def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Call
 
 
 def fans(axes: tuple[str | None, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(input dimensions, output dimensions) of one weight; what is neither is the receptive field of a convolution."""
+    """(input dimensions, output dimensions) of one weight.
+
+    Dimensions of neither kind are the receptive field of a convolution. Raises ValueError for
+    vectors.
+    """
     every = tuple(range(len(axes)))
     if len(axes) < 2:
         raise ValueError(f"a parameter with axes {axes} has no fans: it is no matrix")
-    if axes[0] in HEADS:  # (heads, head_dim, embed): out of attention
+    if axes[0] in HEADS:  # (heads, head_dim, embed): the output projection of attention
         return every[:-1], every[-1:]
-    if len(axes) == 2:  # a table's rows are what its head puts out
+    if len(axes) == 2:  # (vocab, embed): a head maps embed to vocab
         return (every[1:], every[:1]) if axes[0] == "vocab" else (every[:1], every[1:])
-    if axes[0] == "embed" or HEADS & set(axes):  # (embed, heads, head_dim): into attention
+    if axes[0] == "embed" or HEADS & set(axes):  # (embed, heads, head_dim): a projection of attention's input
         return every[:1], every[1:]
     return every[-2:-1], every[-1:]
 
 
 def _spread(name: Initial, axes: tuple[str | None, ...]) -> Callable[[tuple[int, ...]], float] | None:
-    """What the standard deviation is proportional to, by shape; None for a distribution that no fan decides."""
+    """The factor of the standard deviation that depends on the shape; None if fans do not
+    matter."""
     if name in BY_STD:
         return None
     lead = 0
@@ -101,9 +112,11 @@ def _spread(name: Initial, axes: tuple[str | None, ...]) -> Callable[[tuple[int,
 
 
 def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
-    """Orthonormal rows or columns, whichever are fewer, of the weight as a matrix of its inputs and outputs."""
+    """Orthonormal rows or columns, whichever are fewer, of the weight seen as an (inputs, outputs)
+    matrix."""
 
     def draw(key, shape, dtype=jnp.float32):
+        # The dimension at which inputs and outputs meet.
         split = min(outs) if min(outs) > max(ins) else min(ins)
         matrix = (math.prod(shape[:split]), math.prod(shape[split:]))
         return jax.nn.initializers.orthogonal()(key, matrix, dtype).reshape(shape)
@@ -112,9 +125,10 @@ def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
 
 
 def weights(spec: Tree, name: Initial, std: float) -> Tree:
-    """`spec` with every kernel, and the table of a head, drawn from this distribution; "default" changes nothing.
+    """`spec` with every kernel, and the head's table, drawn from this distribution.
 
-    Biases, norms and embeddings, which no sum runs over, keep their own.
+    "default" changes nothing. Biases, norms and embeddings keep their own distribution, because
+    they have no fan-in.
     """
     if name == "default":
         return spec

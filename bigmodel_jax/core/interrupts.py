@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM from the first line of a command to its last: one line, and the end within seconds.
+"""Ctrl-C and SIGTERM at any point of a command print one line and end the process within seconds.
 
-The loop of steps obeys signals itself (training/signals.py), since it saves first. Everywhere else an `Interrupt`
-unwinds the main thread. That can fail: the main thread may be inside XLA's compiler, where no Python runs, or inside a
-callback that swallows exceptions. So a thread hears of each signal as well, and ends the process where it goes on.
+The training loop handles signals itself (training/signals.py), because it saves first. Everywhere
+else an `Interrupt` unwinds the main thread. That can fail: the main thread may be inside XLA's
+compiler, where no Python runs, or inside a callback that swallows exceptions. So a thread also
+learns of each signal, and ends the process if the main thread goes on.
 """
 
 import atexit
@@ -15,16 +16,21 @@ import time
 import types
 from collections.abc import Iterator
 
-GRACE_SECONDS = 4.0  # from the signal to the end, where nothing is being saved
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}  # Ctrl-C is the user's own; SIGTERM is how clusters ask for a clean end
+GRACE_SECONDS = 4.0  # from the signal to the end of the process, if nothing is being saved
+# Ctrl-C exits as shells expect (128 + 2); SIGTERM exits with 0, because clusters use it to ask for
+# a clean end.
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
 _one_end = threading.Lock()
-_saving = 0  # blocks of `patient` that the process is in
-_heard: int | None = None  # a signal that nobody has obeyed yet
+_saving = 0  # number of `patient` blocks that the process is in
+_heard: int | None = None  # a signal that was received and not yet acted on
 
 
 class Interrupt(KeyboardInterrupt):
-    """The command was told to end outside the loop of steps. A library that handles Ctrl-C handles it."""
+    """Raised when a signal ends the command outside the training loop.
+
+    It is a KeyboardInterrupt, so libraries that handle Ctrl-C handle it, too.
+    """
 
     def __init__(self, number: int):
         super().__init__(f"interrupted by {signal.Signals(number).name}; the same command starts or resumes it")
@@ -32,8 +38,11 @@ class Interrupt(KeyboardInterrupt):
 
 
 def install() -> None:
-    """Handles both signals from here on, before the imports that take seconds. One that comes meanwhile waits."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, CODES)  # until the hooks below know what an Interrupt is
+    """Installs handlers for both signals; called before the imports, which take seconds.
+
+    A signal that arrives during the installation is delivered at its end.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, CODES)  # until the hooks below can handle an Interrupt
     for number in CODES:
         signal.signal(number, _raise)
     pipe, told = os.pipe()
@@ -42,22 +51,27 @@ def install() -> None:
     threading.Thread(target=_watch, args=(pipe,), name="interrupts", daemon=True).start()
     uncaught, unraisable = sys.excepthook, sys.unraisablehook
     sys.excepthook = lambda kind, error, tb: end(error) if kind is Interrupt else uncaught(kind, error, tb)
-    # A finaliser or a callback of the garbage collector swallows the exception; its traceback says nothing to a user.
+    # An exception in a finaliser or a garbage-collection callback is swallowed; its traceback would
+    # tell a user nothing.
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
-    atexit.register(_ignore)  # the first that is registered is the last that runs
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # a signal that has waited, in `held` too, comes here
+    atexit.register(_ignore)  # atexit runs in reverse order, so this runs last
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # delivers a signal that arrived meanwhile or in `held`
 
 
 def _ignore() -> None:
-    """Ignores what comes while the interpreter ends: it would take our handlers away first, and a signal would kill a
-    process whose work is done, in the place of its exit code."""
+    """Ignores both signals while the interpreter shuts down.
+
+    The interpreter removes Python's handlers first. A signal after that would kill a process whose
+    work is done, and replace its exit code.
+    """
     for number in CODES:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """A block in which signals wait: for its end, or for `install` in a program that takes this one's place."""
+    """A block in which signals are deferred to its end, or to `install` if another program is
+    started."""
     signal.pthread_sigmask(signal.SIG_BLOCK, CODES)
     try:
         yield
@@ -66,22 +80,23 @@ def held() -> Iterator[None]:
 
 
 def end(stop: Interrupt) -> None:
-    """Ends the process with one line, once, in whatever thread: what else runs is not waited for."""
+    """Prints one line and ends the process at once, from any thread; only the first call acts."""
     if _one_end.acquire(blocking=False):
         tell(str(stop), stop.code)
         print(stop, file=sys.__stderr__)
-        with contextlib.suppress(OSError, RuntimeError):  # a pipe that nobody reads any more, a signal within a write
+        with contextlib.suppress(OSError, RuntimeError):  # a closed pipe, or a signal during a write
             sys.stdout.flush()
         os._exit(stop.code)
 
 
 def tell(text: str, code: int) -> None:
-    """What else must know before the process ends: replaced where it is one of several (cluster/peers.py)."""
+    """A hook called before the process ends; cluster/peers.py replaces it in jobs of several
+    processes."""
 
 
 @contextlib.contextmanager
 def patient() -> Iterator[None]:
-    """A block that obeys signals by itself, or ends soon and must not be cut, such as a save."""
+    """A block that handles signals itself, or is short and must not be cut, such as a save."""
     global _saving
     _saving += 1
     try:
@@ -91,9 +106,10 @@ def patient() -> Iterator[None]:
 
 
 def take() -> int | None:
-    """The signal that was heard and has ended nothing yet, which the caller now obeys; None where there is none.
+    """Returns the signal that has been received and not acted on, and clears it; None if there is
+    none.
 
-    A callback that swallows exceptions may have swallowed it.
+    The caller acts on it. This is needed where a callback may have swallowed the Interrupt.
     """
     global _heard
     number, _heard = _heard, None
@@ -101,7 +117,8 @@ def take() -> int | None:
 
 
 def obey() -> None:
-    """Raises the Interrupt of a signal that was heard, where a library has made an error of its own of the first one."""
+    """Raises the Interrupt of a received signal that a library has turned into an error of its
+    own."""
     number = take()
     if number is not None:
         raise Interrupt(number)
@@ -112,12 +129,12 @@ def _raise(number: int, frame: types.FrameType | None) -> None:
     _heard = number
     if not _imports(frame):
         raise Interrupt(number)
-    if not _saving:  # else the thread ends the process once it has saved
+    if not _saving:  # during a save, the thread ends the process when the save is done
         end(Interrupt(number))
 
 
 def _imports(frame: types.FrameType | None) -> bool:
-    """Whether a module is being imported. jaxlib aborts the process where an exception unwinds the import of its C++."""
+    """Whether a module is being imported: jaxlib aborts if an exception unwinds its C++ import."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -126,7 +143,10 @@ def _imports(frame: types.FrameType | None) -> bool:
 
 
 def _watch(pipe: int) -> None:
-    """Hears of signals that no Python code has handled yet, too."""
+    """Reads signals from the wake-up pipe.
+
+    This also works while no Python code runs in the main thread.
+    """
     global _heard
     count = 0
     while True:
@@ -137,7 +157,10 @@ def _watch(pipe: int) -> None:
 
 
 def _end_soon(number: int, count: int) -> None:
-    """Ends the process after GRACE_SECONDS and whatever is being saved; the third signal waits for no save."""
+    """Ends the process after GRACE_SECONDS and any save.
+
+    A third signal does not wait for the save.
+    """
     time.sleep(GRACE_SECONDS)
     while _saving and count < 3:
         time.sleep(0.05)

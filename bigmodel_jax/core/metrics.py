@@ -1,4 +1,5 @@
-"""Metrics as sums: `Mean(total, count)` adds over microbatches, batches and devices, and divides once."""
+"""Metrics as sums: `Mean(total, count)` adds over microbatches, batches and devices, and divides
+once."""
 
 import dataclasses
 import re
@@ -13,7 +14,11 @@ from flax import struct
 
 @struct.dataclass
 class Mean:
-    """A weighted mean that has not been divided yet. `count` 0 marks a plain sum (a confusion matrix, say)."""
+    """A weighted mean before its division.
+
+    total: the weighted sum. count: the sum of weights; 0 marks a plain sum, such as a confusion
+    matrix.
+    """
 
     total: Any
     count: Any
@@ -22,13 +27,16 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def compute(self) -> Any:
+        # A count of 0 leaves a plain sum as it is, and avoids 0 / 0.
         return self.total / np.maximum(self.count, 1)
 
 
 @struct.dataclass
 class Rows:
-    """Values of single examples, kept apart where a metric is no sum: values (N, ...), weights (N,), 0 for filled-up rows.
-    Added on the host, over evaluation batches."""
+    """Values of single examples, for metrics that are not sums.
+
+    values: (N, ...). weights: (N,), 0 for padding rows. Evaluation batches are added on the host.
+    """
 
     values: Any
     weights: Any
@@ -42,13 +50,16 @@ FORM = re.compile(r"[^{}]{0,20}\{:,?(\.\d{1,2})?[efg%]?\}[^{}]{0,20}")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What a reader must know of one number of an evaluation. Where it is declared, the page, the comparison of runs,
-    the best checkpoint and the trackers know it.
+    """Describes one number of an evaluation, for plots, reports, trackers and the best checkpoint.
 
-    name: its key, without the "eval/" in front. better: which direction is an improvement; "" where neither is.
-    form: how it is written, a format of `str.format`. unit: what it counts. headline: a run is judged by it; of several
-    headlines, the first that a run has is its figure. beside: the metric in whose plot it is drawn; its own where empty.
-    level: what chance or a simple method reaches, drawn as a line. label: its name at the end of a curve.
+    - name: the key, without "eval/"
+    - title: the plot's title
+    - better: the direction of improvement; "" if neither direction is better
+    - form: a format for `str.format`; unit: what the number counts
+    - headline: whether runs are judged by it; the first headline metric of a run stands for the run
+    - beside: the metric in whose plot it is drawn; "" = a plot of its own
+    - level: whether it is the level of chance or of a simple method, drawn as a line
+    - label: its name at the end of a curve
     """
 
     name: str
@@ -62,40 +73,48 @@ class Metric:
     label: str = ""
 
     def __post_init__(self):
-        if not FORM.fullmatch(self.form):  # a run's folder may be another person's: a width could be a billion
+        if not FORM.fullmatch(self.form):  # a config from another person could ask for a width of a billion
             raise ValueError(
                 f"metric {self.name!r}: form = {self.form!r}; it must be like '{{:.3f}}' or '{{:.1%}} of all'"
             )
 
 
 def add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Key-wise sum of two metric dicts with the same keys."""
+    """The sum of two dicts of metrics with the same keys, key by key."""
     return {k: a[k] + b[k] for k in a}
 
 
 def weighted(values: jax.Array, weights: jax.Array) -> Mean:
-    """Mean of `values` under `weights` of the same shape, both summed in float32."""
-    chex.assert_equal_shape((values, weights))  # (B, 1) and (B,) would broadcast to a mean over all pairs
+    """The mean of `values` under `weights` of the same shape, both summed in float32."""
+    chex.assert_equal_shape((values, weights))  # shapes (B, 1) and (B,) would broadcast to all pairs
     weights = weights.astype(jnp.float32)
     return Mean(jnp.sum(values.astype(jnp.float32) * weights), jnp.sum(weights))
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """1.0 where the largest logit is the label's; logits (..., C), labels (...)."""
+    """1.0 where the largest logit is the label's, else 0.0; logits (..., C), labels (...)."""
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 
 def confusion(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
-    """Counts (C, C) of [label, prediction]; logits (B, C), labels and weights (B,)."""
+    """The confusion matrix (C, C), [label, prediction], as weighted counts.
+
+    logits: (B, C). labels, weights: (B,).
+    """
     chex.assert_rank((logits, labels, weights), (2, 1, 1))
     num_classes = logits.shape[-1]
+    # A product of one-hot matrices counts all pairs at once, without a scatter.
     true = jax.nn.one_hot(labels, num_classes) * weights[:, None]
     predicted = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes)
+    # A count of 0 marks a plain sum.
     return Mean(true.T @ predicted, jnp.zeros(()))
 
 
 def precision_recall_f1(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """Per-class precision, recall, F1 and support (C,) of a confusion matrix [label, prediction]; 0 where undefined."""
+    """Precision, recall, F1 and support (C,) of each class; 0 where undefined.
+
+    matrix: a confusion matrix (C, C), [label, prediction].
+    """
     matrix = np.asarray(matrix, np.float64)
     hits, predicted, support = np.diag(matrix), matrix.sum(0), matrix.sum(1)
     precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)

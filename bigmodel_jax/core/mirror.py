@@ -1,8 +1,9 @@
-"""A run's folder in a bucket, worked on in a copy on this machine.
+"""The local copy in which a run of a bucket works.
 
-An object store has no appends, no locks and no rename, and a run's log, metrics and events need them. So a run of
-gs://BUCKET/RUN works in `<cache>/gs/BUCKET/RUN`: `pull` makes that folder what the bucket holds, and `push` uploads
-whole every file that has changed since. Orbax writes what is large to the bucket itself, `origin` says where.
+An object store has no appends, locks or renames, but a run's log, metrics and events need them. So
+a run of gs://BUCKET/RUN works in `<cache>/gs/BUCKET/RUN`. `pull` makes that folder equal to the
+bucket, and `push` uploads every file that has changed since. Orbax writes large arrays to the
+bucket directly, at the address that `origin` gives.
 """
 
 import contextlib
@@ -17,25 +18,26 @@ from pathlib import Path
 
 from bigmodel_jax.core import files, paths
 
-LARGE = ("checkpoints", "constants")  # Orbax's, which are in the bucket alone
-WRITTEN = (*LARGE, "tensorboard", "plots")  # a start reads none of them
-HOLDER = "holder.json"  # the holder's, on each side
-PUSH_SECONDS = 30.0
+LARGE = ("checkpoints", "constants")  # folders that Orbax writes; they exist only in the bucket
+WRITTEN = (*LARGE, "tensorboard", "plots")  # folders that a starting run does not read
+HOLDER = "holder.json"  # names the process that holds the run; the bucket and the copy have one each
+PUSH_SECONDS = 30.0  # time between two uploads
 
 log = logging.getLogger(__name__)
-_sent: dict[Path, paths.Stat] = {}  # the files here that the bucket holds as they are
+_sent: dict[Path, paths.Stat] = {}  # local files whose content the bucket has, as of these stats
 _pushing = threading.Lock()
 
 
 def root() -> Path:
-    """Where the copies lie: below $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax."""
+    """The folder of all copies, below $BIGMODEL_CACHE or ~/.cache/bigmodel_jax."""
     place = os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel_jax"
-    # ~ of an unknown user stays as it is: an error's message is made by these functions, too.
+    # expanduser leaves ~ of an unknown user as it is; raising here would break the making of error
+    # messages.
     return Path(os.path.expanduser(place)).resolve() / "gs"
 
 
 def origin(path: Path) -> Path:
-    """The place in its bucket of a path below `root()`; of any other path: that path, absolute."""
+    """The address in the bucket of a path below `root()`; any other path becomes absolute."""
     if paths.is_remote(path):
         return path
     path = path.absolute()
@@ -43,24 +45,26 @@ def origin(path: Path) -> Path:
 
 
 def address(path: Path) -> str:
-    """gs://BUCKET/RUN/... of a path below `root()`, and any other path as it is: what a user is shown."""
+    """The text gs://BUCKET/RUN/... for a path below `root()`, else the path: the form shown to
+    users."""
     return f"gs://{path.relative_to(root())}" if path.is_relative_to(root()) else str(path)
 
 
 def shown(text: str) -> str:
-    """`text` with the addresses of the paths below `root()` that stand in it."""
+    """`text` with each path below `root()` replaced by its address."""
     return text.replace(f"{root()}/", "gs://")
 
 
 def folder(source: str) -> Path:
-    """Where a run's folder, given as a path or an address, is read here; nothing is fetched."""
+    """The local folder of a run given as a path or an address; nothing is downloaded."""
     scheme, found, rest = source.partition("://")
+    # Only gs:// holds runs; s3:// is read as a source of data.
     return root() / rest.strip("/") if found and scheme == "gs" else Path(source)
 
 
 @functools.cache
 def fetched(source: str) -> Path:
-    """As `folder`, with what the bucket holds of it when a process asks first."""
+    """Like `folder`, but downloads the bucket's files when a process first asks for them."""
     here = folder(source)
     if here.is_relative_to(root()):
         pull(here)
@@ -68,14 +72,17 @@ def fetched(source: str) -> Path:
 
 
 def pull(here: Path) -> None:
-    """Makes a copy what the bucket holds, but for what is large and what no start reads.
+    """Makes a copy equal to the bucket, except for large arrays and folders that a start does not
+    read.
 
-    A file that goes on where the bucket's ends stays as it is: it is what a run of this machine wrote before it was
-    killed. A copy in which another process trains stays as it is. ValueError, one line, where the store does not answer.
+    A local file that begins with the bucket's content and is longer stays: a run of this machine
+    wrote it before it was killed. A copy in which another process trains stays, too. Raises
+    ValueError, one line, if the store does not answer.
     """
     if _in_use(here):
         return
     there = _listed(here)
+    # Files that the bucket does not have are deleted, so that the copy equals it.
     for path in _files(here) - {here / name for name in there}:
         path.unlink(missing_ok=True)
     for name, entry in there.items():
@@ -90,7 +97,8 @@ def pull(here: Path) -> None:
 
 
 def _listed(here: Path) -> dict[str, dict]:
-    """{name: what the store says of it}"""
+    """{relative name: entry} of the files in the bucket that `pull` copies; entry: the store's
+    record."""
     store, start = paths.of(address(here)), len(address(here).removeprefix("gs://")) + 1
     found: list[dict] = []
     with paths.answering(address(here)):
@@ -111,7 +119,7 @@ def _holds_saves(here: Path) -> bool:
 
 
 def _in_use(here: Path) -> bool:
-    """Whether a process of this machine holds the run, whose copy is then ahead of the bucket."""
+    """Whether a process of this machine holds the run; its copy is then newer than the bucket."""
     if not (here / HOLDER).is_file():
         return False
     with open(here / HOLDER, "rb") as file:
@@ -123,12 +131,12 @@ def _in_use(here: Path) -> bool:
 
 
 def _files(here: Path) -> set[Path]:
-    """The files of a copy that are the bucket's as well."""
+    """The files of a copy that the bucket has, too: all except the holder and temporary files."""
     return {p for p in here.rglob("*") if p.is_file() and p != here / HOLDER and ".partial-" not in p.name}
 
 
 def _goes_on(path: Path, entry: dict) -> bool:
-    """Whether a file here begins with all that the bucket holds of it."""
+    """Whether a local file begins with the whole content of the bucket's file."""
     if not path.is_file() or path.stat().st_size < entry["size"]:
         return False
     with open(path, "rb") as file:
@@ -136,9 +144,11 @@ def _goes_on(path: Path, entry: dict) -> bool:
 
 
 def push(here: Path, only: Sequence[str] = ()) -> None:
-    """Uploads the files of a copy that have changed, and deletes those that are gone; nothing for any other folder.
+    """Uploads the changed files of a copy and deletes removed ones; ignores folders that are no
+    copy.
 
-    only: the first parts of their names. ValueError, one line, where the store does not answer.
+    only: upload only files below these top folders or of these names. Raises ValueError, one line,
+    if the store does not answer.
     """
     here = here.absolute()
     if not here.is_relative_to(root()):
@@ -147,7 +157,8 @@ def push(here: Path, only: Sequence[str] = ()) -> None:
         found = sorted(p for p in _files(here) if not only or p.relative_to(here).parts[0] in only)
         changed = {path: stat for path in found if _sent.get(path) != (stat := paths.stat(path))}
         contents = {path: path.read_bytes() for path in changed}
-        # metrics.crc32 goes after metrics.jsonl, and was read before it: the bucket never holds a sum without its line.
+        # metrics.crc32 is read before metrics.jsonl and uploaded after it, so the bucket never
+        # holds a checksum without its line.
         for path, content in reversed(contents.items()):
             paths.write(address(path), content)
             _sent[path] = changed[path]
@@ -159,10 +170,11 @@ def push(here: Path, only: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def kept(here: Path) -> Iterator[None]:
-    """A block in which a copy is uploaded every half minute, and at its end; nothing for any other folder.
+    """A block during which a copy is uploaded every half minute and at the end; ignores other
+    folders.
 
-    What fails meanwhile is said once in the log, and is tried again. At the end it is a ValueError, one line, unless
-    another error ends the block.
+    A failed upload is logged once and tried again. A failure at the end raises ValueError, one
+    line, unless another error has ended the block.
     """
     if not here.absolute().is_relative_to(root()):
         yield
@@ -175,7 +187,7 @@ def kept(here: Path) -> Iterator[None]:
     except BaseException as error:
         ended.set()
         if not failed.is_set() and not isinstance(error, paths.Unanswered):
-            with contextlib.suppress(ValueError, OSError):  # the block's own error is the one to be said
+            with contextlib.suppress(ValueError, OSError):  # the block's own error is more useful
                 push(here)
         raise
     ended.set()

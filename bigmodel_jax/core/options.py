@@ -1,7 +1,8 @@
-"""The one path from argv to a dataclass: tyro parses, and a user's mistake is a ValueError of one line.
+"""Turns command-line arguments into a dataclass: tyro parses, and a user's mistake is a ValueError
+of one line.
 
-A field of a part is `--part.field`; both `_` and `-` separate words. A field that is declared `Unnamed` lends the
-options of its value to the whole, without a prefix.
+The option `--part.field` sets a field of a part; `_` and `-` are equivalent. The fields of a part
+that is declared `Unnamed` are options without a prefix.
 """
 
 import dataclasses
@@ -10,22 +11,24 @@ from typing import Annotated, Any, NoReturn
 
 import tyro
 
-# tyro's structured errors; its only public form of an error is a drawn box. pyproject.toml pins the version for this.
+# tyro publishes errors only as drawn boxes. This private module has their structure, and
+# pyproject.toml pins tyro's version for it.
 from tyro import _errors as errors
 
 from bigmodel_jax.core import ranges
 from bigmodel_jax.core.spelling import nearest
 
-# Any: tyro takes the type of the default, which is how a config's own classes get options.
+# With Any, tyro takes the type from the default value, so users' own classes get options, too.
 Unnamed = tyro.conf.FlagConversionOff[Annotated[Any, tyro.conf.arg(name="")]]
 HELP = frozenset({"-h", "--help"})
 MARKERS = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
 
 def parse(default: Any, args: Sequence[str], prog: str) -> Any:
-    """`default`, a dataclass, with the fields named in `args` ("--optim.lr", "3e-4") replaced.
+    """A copy of the dataclass `default` with the fields that `args` name replaced.
 
-    Raises ValueError, one line with the option, its value, what is allowed and the nearest spelling.
+    args: such as ["--optim.lr", "3e-4"]. Raises ValueError: one line with the option, its value,
+    what is allowed and the nearest spelling.
     """
     found = _parse(default, args, prog)
     ranges.check(found)
@@ -33,13 +36,14 @@ def parse(default: Any, args: Sequence[str], prog: str) -> Any:
 
 
 def parse_known(default: Any, args: Sequence[str], prog: str) -> tuple[Any, list[str]]:
-    """(as `parse`, the arguments that name no field of `default`); --help is one of them."""
+    """(result of `parse`, the arguments that name no field); --help counts as such an argument."""
     found, rest = _parse(default, args, prog, return_unknown_args=True, add_help=False)
     ranges.check(found)
     return found, rest
 
 
 def asks_for_help(args: Sequence[str]) -> bool:
+    """Whether the arguments contain -h or --help."""
     return bool(HELP & set(args))
 
 
@@ -57,7 +61,7 @@ def _one_line(event: errors.ParseErrorEvent, default: Any, args: Sequence[str]) 
     if isinstance(event, errors.UnrecognizedArgs):
         return _unrecognized(event.tokens, default)
     argument = getattr(event, "argument", None)
-    if argument is None:  # a check of a config's own class
+    if argument is None:  # raised by a config class itself
         return " ".join(getattr(event, "message", str(event)).split())
     name, expected = argument.lowered.name_or_flags[-1], argument.lowered.metavar
     if isinstance(event, errors.InvalidChoice):
@@ -69,7 +73,7 @@ def _one_line(event: errors.ParseErrorEvent, default: Any, args: Sequence[str]) 
 
 
 def _value(name: str, args: Sequence[str]) -> str:
-    """What `args` give for the option, as it was typed."""
+    """The value that `args` give for an option, as the user typed it."""
     at = next(
         i for i in reversed(range(len(args))) if args[i].split("=")[0].replace("-", "_") == name.replace("-", "_")
     )
@@ -85,14 +89,14 @@ def _unrecognized(tokens: Sequence[str], default: Any) -> str:
     names, renamed = dict(_names(default)), dict(_names(default, "RENAMED"))
     if name in renamed:
         return f"{option} is now called --{renamed[name]}"
-    near = [f"'--{known}'" for known in names if known.endswith(f".{name}")]  # the part of --lr is left out
+    near = [f"'--{known}'" for known in names if known.endswith(f".{name}")]  # the user typed --lr without its part
     meant = f" (perhaps you meant {' or '.join(near[:3])})" if near else ""
     meant = meant or nearest(f"--{name}", [f"--{known}" for known in names], cutoff=0.7)
     return f"Unrecognized options: {' '.join(tokens)}{meant or '; --help lists every option'}"
 
 
 def _names(value: Any, of: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(name, the same) of every option of a dataclass; of="RENAMED": (name of an earlier version, name now)."""
+    """(name, name) of every option of a dataclass; with of="RENAMED": (old name, new name)."""
     fields = [field.name for field in dataclasses.fields(value)]
     for old, new in getattr(value, of, {}).items() if of else ():
         if old not in fields and new.partition(".")[0] in fields:

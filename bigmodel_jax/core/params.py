@@ -1,7 +1,7 @@
-"""Parameters declared before they exist: a spec is a nested dict whose leaves are `Param`.
+"""Parameters are declared before they exist: a spec is a nested dict whose leaves are `Param`.
 
-Initial values, abstract shapes, shardings, optimizer masks, counts and tables are all maps of that one tree.
-Paths are the dict keys joined by "/", e.g. "layers/attn/q".
+Initial values, abstract shapes, shardings, optimizer masks, counts and tables are all computed by
+mapping over a spec. A path is the dict keys joined by "/", e.g. "layers/attn/q".
 """
 
 import dataclasses
@@ -22,9 +22,11 @@ Kind = Literal["trained", "statistic", "constant"]
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-    """A named initial distribution: `fn(key, shape, dtype)`; the name is what tables and golden files show.
+    """A named initial distribution.
 
-    spread: shape -> a number that the standard deviation is proportional to; None: it is the same for every shape.
+    name: what tables and golden files show. fn: `fn(key, shape, dtype)` draws an array. spread:
+    maps a shape to a number that the standard deviation is proportional to; None if the standard
+    deviation is the same for every shape.
     """
 
     name: str
@@ -36,28 +38,34 @@ class Init:
 
 
 def normal(std: float) -> Init:
+    """A normal distribution around 0 with this standard deviation."""
     return Init(f"normal({std:.4g})", jax.nn.initializers.normal(std))
 
 
 def zeros() -> Init:
+    """All entries 0."""
     return Init("zeros", jax.nn.initializers.zeros)
 
 
 def ones() -> Init:
+    """All entries 1."""
     return Init("ones", jax.nn.initializers.ones)
 
 
 def constant(value: float) -> Init:
-    """Every entry the same number."""
+    """All entries equal to `value`."""
     return Init(f"constant({value:.4g})", jax.nn.initializers.constant(value))
 
 
 @dataclasses.dataclass(frozen=True)
 class Width:
-    """How one parameter's sizes compare with those of a base model (models/mup.py); optim/widths.py makes rates of it.
+    """How one parameter compares with the same parameter of a base model, under muP.
 
-    ins: how many times wider the input of a matrix between two widths is; 1 for all else. gradient: how many times larger
-    the gradient is, where `multiplier` stands before the weight. multiplier: that factor, which the weight holds itself.
+    models/mup.py makes these, and optim/widths.py computes learning rates from them.
+
+    - ins: the ratio of input widths, for a matrix between two hidden widths; 1 for all others
+    - gradient: the ratio of gradients, if `multiplier` is applied to the weight
+    - multiplier: that factor; the stored weight includes it
     """
 
     ins: float = 1.0
@@ -69,13 +77,15 @@ class Width:
 class Param:
     """Every fact about one parameter.
 
-    axes: one logical name (or None) per dimension, turned into a mesh axis by `sharding.Rules`.
-    decay: whether weight decay applies; by default to matrices and above, decided before layers are stacked.
-    kind: "trained" has a gradient, an optimizer and an average; the forward pass rewrites a "statistic" (batch norm), in
-    `Out.updates`; a "constant" never changes: no step returns it, and no checkpoint repeats it.
-    storage: how a constant is kept in memory and on disk (storage.py).
-    trainable: False is another word for a statistic; one that gets no new value keeps the value that it has.
-    width: against a base model, under μP.
+    - shape, dtype: those of the dense array; init: its initial distribution
+    - axes: one logical name (or None) per dimension; `sharding.Rules` maps it to a mesh axis
+    - decay: whether weight decay applies; None = if it has two dimensions or more, before stacking
+    - kind: "trained" parameters have a gradient and optimizer state; a "statistic" (of batch norm)
+      is replaced by the forward pass, through `Out.updates`; a "constant" never changes, so steps
+      do not return it and checkpoints do not repeat it
+    - trainable: False makes the kind "statistic"; a statistic without a new value keeps its value
+    - storage: how a constant is kept in memory and on disk (storage.py)
+    - width: comparison with a base model, under muP
     """
 
     shape: tuple[int, ...]
@@ -91,6 +101,7 @@ class Param:
     def __post_init__(self):
         if self.kind == "trained" and not self.trainable:
             object.__setattr__(self, "kind", "statistic")
+        # The dataclass is frozen, so derived fields are set through object.
         object.__setattr__(self, "trainable", self.kind == "trained")
         if len(self.shape) != len(self.axes):
             raise ValueError(f"Param: shape {self.shape} and axes {self.axes} differ in length")
@@ -106,7 +117,7 @@ class Param:
 
 
 def map_spec(fn: Callable, spec: Tree, *trees: Tree) -> Tree:
-    """`jax.tree.map` with `Param` as the leaf."""
+    """`jax.tree.map` over a spec, with each `Param` as a leaf."""
     return jax.tree.map(fn, spec, *trees, is_leaf=lambda x: isinstance(x, Param))
 
 
@@ -116,13 +127,19 @@ def paths(tree: Tree) -> dict[str, Any]:
 
 
 def from_paths(flat: dict[str, Any]) -> Tree:
+    """The nested dict of {"a/b": leaf}: the inverse of `paths`."""
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def init(spec: Tree, rng: jax.Array) -> Tree:
-    """Initial values; a parameter's key depends on `rng` and its path alone, so that adding one moves no other."""
+    """Initial values of all parameters.
+
+    Each parameter's key depends only on `rng` and its path, so adding a parameter changes no other
+    one.
+    """
 
     def one(path: str, p: Param) -> jax.Array:
+        # Hashing the path, not a running index, keeps all other draws when a parameter is added.
         key = jax.random.fold_in(rng, zlib.crc32(path.encode()) & 0x7FFFFFFF)
         return p.storage.pack(p.init.fn(key, p.shape, jnp.dtype(p.dtype)))
 
@@ -130,7 +147,7 @@ def init(spec: Tree, rng: jax.Array) -> Tree:
 
 
 def abstract(spec: Tree, shardings: Tree | None = None) -> Tree:
-    """The tree as `jax.ShapeDtypeStruct`, as it is stored, with shardings where given."""
+    """The tree of `jax.ShapeDtypeStruct` as parameters are stored, with shardings if given."""
 
     def one(p: Param) -> Any:
         shape = jax.ShapeDtypeStruct(p.shape, p.dtype)
@@ -143,14 +160,19 @@ def abstract(spec: Tree, shardings: Tree | None = None) -> Tree:
 
 
 def empty(spec: Tree) -> Tree:
-    """Zeros for every leaf: a decode cache before its first token."""
+    """Zeros for every leaf of a spec, such as a decode cache before its first token."""
     return map_spec(lambda p: jnp.zeros(p.shape, p.dtype), spec)
 
 
 def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
-    """`n` layers of `spec` as one tree with a leading dimension; each layer keeps its own initial draw."""
+    """The spec of `n` layers as one tree with a leading dimension.
+
+    Each layer is drawn independently, as if it were not stacked. axis: logical name of that
+    dimension.
+    """
 
     def one(p: Param) -> Param:
+        # The distribution of one layer must not see the leading layers dimension.
         spread = p.init.spread and (lambda shape: p.init.spread(shape[1:]))
         init = Init(p.init.name, each(p.init.fn), spread)
         return dataclasses.replace(p, shape=(n, *p.shape), axes=(axis, *p.axes), init=init, decay=p.decay)
@@ -159,41 +181,49 @@ def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
 
 
 def each(fn: Callable) -> Callable:
-    """The initial distribution of arrays with one more leading dimension, each entry a draw of its own from `fn`."""
+    """The initial distribution for one more leading dimension.
+
+    Each entry is drawn by `fn` independently.
+    """
 
     def draw(key, shape, dtype):
+        # vmap over keys gives each layer the draw that it would have alone.
         return jax.vmap(lambda k: fn(k, shape[1:], dtype))(jax.random.split(key, shape[0]))
 
     return draw
 
 
 def check_sizes(spec: Tree) -> None:
-    """ValueError, one line, for a parameter without elements: a width smaller than the number of heads, say."""
+    """Raises ValueError, one line, for a parameter with a dimension of size 0.
+
+    This happens if, for example, a width is smaller than the number of heads.
+    """
     for path, param in paths(spec).items():
         if not all(size > 0 for size in param.shape):
             raise ValueError(f"model: parameter {path} would have shape {param.shape}; every size must be 1 or more")
 
 
 def of_kind(tree: Tree, spec: Tree, kind: Kind) -> Tree:
-    """The leaves of one kind of a tree shaped like `spec`; branches left empty are dropped."""
+    """The leaves of one kind from a tree shaped like `spec`; empty branches are dropped."""
     specs = paths(spec)
     return from_paths({path: leaf for path, leaf in paths(tree).items() if specs[path].kind == kind})
 
 
 def constants(spec: Tree, **facts: Any) -> Tree:
-    """The spec of the same parameters as constants, such as those of a teacher; facts: what else differs for all of them."""
+    """The same spec with every parameter a constant, such as a teacher's; facts: other fields to
+    change."""
     return map_spec(lambda p: dataclasses.replace(p, kind="constant", decay=False, **facts), spec)
 
 
 def partition(tree: Tree, spec: Tree) -> tuple[Tree, Tree]:
-    """Splits a tree shaped like `spec` into (trained, all others); branches left empty are dropped."""
+    """Splits a tree shaped like `spec` into (trained, all others); empty branches are dropped."""
     flat, specs = paths(tree), paths(spec)
     others = {path: leaf for path, leaf in flat.items() if not specs[path].trainable}
     return of_kind(tree, spec, "trained"), from_paths(others)
 
 
 def merge(*trees: Tree) -> Tree:
-    """One tree of the leaves of all: the inverse of `partition`."""
+    """One tree with the leaves of all trees: the inverse of `partition`."""
     flat: dict[str, Any] = {}
     for tree in trees:
         flat |= paths(tree)
@@ -201,12 +231,13 @@ def merge(*trees: Tree) -> Tree:
 
 
 def count(spec: Tree, trainable: bool | None = None) -> int:
-    """Number of parameters, of one kind if `trainable` is given."""
+    """The number of parameters; with `trainable`, of only those that are, or are not, trained."""
     return sum(p.size for p in paths(spec).values() if trainable is None or p.trainable == trainable)
 
 
 def table(spec: Tree) -> str:
-    """One aligned line per parameter: path, shape, axes, init, dtype, decay, kind. The form of the golden files."""
+    """One aligned line per parameter: path, shape, axes, init, dtype, decay, kind; used by golden
+    files."""
     rows = [
         (
             path,

@@ -1,7 +1,8 @@
-"""Where files lie: on this machine, read by pathlib, or in a bucket, read by etils.epath.
+"""File access on this machine, through pathlib, and in buckets, through etils.epath and fsspec.
 
-`gs://` needs the package gcsfs (the extra `gcs`), `s3://` needs s3fs. An address is checked before it is used: the
-package, the bucket and the credentials. What a store answers beside a file becomes one line with the address.
+`gs://` needs the package gcsfs (the extra `gcs`); `s3://` needs s3fs. Before an address is used,
+the package, the bucket and the credentials are checked. Errors of a store become one line with the
+address.
 """
 
 import base64
@@ -16,20 +17,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-# epath takes TensorFlow's file system where that is installed, whose errors and listings are other ones.
+# With TensorFlow installed, epath would use its file system, whose errors and listings differ.
 os.environ.setdefault("EPATH_USE_TF", "false")
-# gcsfs otherwise asks a second service over gRPC of which kind a bucket is, at a host that no emulator serves.
+# Without this gcsfs asks a gRPC service for the kind of a bucket; emulators do not serve that host.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-# Whose errors are a store's: gcsfs and s3fs let some through of what they are made of.
+# An exception from one of these packages is an error of a store: gcsfs and s3fs pass on errors of
+# the packages below them.
 PACKAGES = ("gcsfs", "aiohttp", "google", "requests", "s3fs", "botocore", "aiobotocore", "fsspec", "asyncio")
-BLOCK = 1 << 20  # bytes that one read of a file in a bucket asks for
+BLOCK = 1 << 20  # bytes requested by one read of a file in a bucket
 
 
 class Store(NamedTuple):
-    """What is known of an object store, by the scheme of its addresses."""
+    """An object store: its fsspec protocol, the package it needs, and commands to install it and
+    log in."""
 
-    protocol: str  # fsspec's name of it
+    protocol: str  # fsspec's name of the store
     package: str
     install: str
     login: str
@@ -39,7 +42,8 @@ STORES = {
     "gs": Store("gcs", "gcsfs", "uv sync --extra gcs", "gcloud auth application-default login"),
     "s3": Store("s3", "s3fs", "docs/data.md shows an environment with s3fs", "aws configure"),
 }
-# One object is asked for: a role that may only read objects cannot read what the bucket says of itself.
+# The probe lists one object, because a role that may only read objects cannot read the bucket's own
+# metadata.
 PROBES = {
     "gs": lambda files, bucket: files.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True),
     "s3": lambda files, bucket: files.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1),
@@ -47,11 +51,14 @@ PROBES = {
 
 
 class Unanswered(ValueError):
-    """A store does not answer, or refuses: one line with the address."""
+    """Raised if a store does not answer or refuses; the message is one line with the address."""
 
 
 class Stat(NamedTuple):
-    """Bytes of a file, and a number that changes with its content: its time in ns, or its generation in a bucket."""
+    """A file's size, and a number that changes with its content.
+
+    size: bytes. changed: modification time in ns, or a number made from the generation in a bucket.
+    """
 
     size: int
     changed: int
@@ -61,7 +68,8 @@ class Stat(NamedTuple):
 
 
 def expanded(option: str, path: str | Path) -> Path:
-    """`path`, the value of `option`, with ~ and ~user as the folders that they stand for; ValueError for no such user."""
+    """`path`, the value of `option`, with ~ or ~user expanded; raises ValueError for an unknown
+    user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -69,7 +77,10 @@ def expanded(option: str, path: str | Path) -> Path:
 
 
 def check_local(option: str, path: str | Path) -> None:
-    """ValueError where `path`, the value of `option`, is an address such as gs://bucket/run; pathlib drops one slash."""
+    """Raises ValueError if `path`, the value of `option`, is an address such as gs://bucket/run.
+
+    pathlib turns :// into :/, so one slash is enough to recognise an address.
+    """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise ValueError(
             f"{option} = {str(path)!r} is an address; files are read and written on this machine alone: "
@@ -78,7 +89,10 @@ def check_local(option: str, path: str | Path) -> None:
 
 
 def check(option: str, path: str, schemes: Sequence[str]) -> None:
-    """ValueError, one line, for an address of none of `schemes`, or one whose bucket cannot be read; a path is right."""
+    """Raises ValueError, one line, for an address that cannot be used; a local path passes.
+
+    An address fails if its scheme is not in `schemes`, or if its bucket cannot be read.
+    """
     scheme, found, rest = path.partition("://")
     if not found or scheme not in schemes:
         if found and schemes and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
@@ -94,7 +108,7 @@ def check(option: str, path: str, schemes: Sequence[str]) -> None:
 
 @functools.cache
 def _wrong(scheme: str, bucket: str) -> str:
-    """What keeps this process from a bucket; "" where it can be read."""
+    """Why this process cannot read a bucket; "" if it can."""
     store = STORES[scheme]
     try:
         PROBES[scheme](files(scheme), bucket)
@@ -102,7 +116,7 @@ def _wrong(scheme: str, bucket: str) -> str:
         return f"{scheme}:// needs the package {store.package}: {store.install}"
     except FileNotFoundError:
         return f"there is no bucket {bucket!r}"
-    except Exception as error:  # each package has classes of its own
+    except Exception as error:  # each package raises classes of its own
         refused = isinstance(error, PermissionError) or re.search(r"\b40[13]\b|Forbidden|credential", _reason(error))
         way = f"; credentials are missing or do not suffice: {store.login}" if refused else ""
         return f"the bucket cannot be read ({_reason(error)}){way}"
@@ -114,13 +128,13 @@ def _wrong(scheme: str, bucket: str) -> str:
 
 @functools.cache
 def files(scheme: str) -> Any:
-    """fsspec's file system of a scheme; ModuleNotFoundError where its package is missing."""
+    """fsspec's file system of a scheme; raises ModuleNotFoundError if its package is missing."""
     import fsspec
 
     store = STORES[scheme]
-    # A listing must show what Orbax has written meanwhile, which goes past fsspec.
+    # Orbax writes past fsspec, so a cached listing would miss its files.
     fsspec.config.conf.setdefault(store.protocol, {})["use_listings_cache"] = False
-    logging.getLogger(store.package).addFilter(lambda record: False)  # it prints tracebacks of what it raises
+    logging.getLogger(store.package).addFilter(lambda record: False)  # it logs tracebacks of what it raises
     try:
         return fsspec.filesystem(store.protocol)
     except ImportError as error:
@@ -128,26 +142,27 @@ def files(scheme: str) -> Any:
 
 
 def is_remote(path: Path | str) -> bool:
+    """Whether a path is an address in a bucket."""
     return "://" in str(path)
 
 
 def remote(address: str) -> Path:
-    """The epath of an address."""
+    """The epath object of an address."""
     from etils import epath
 
     return epath.Path(address)
 
 
 def of(path: Path | str) -> Any:
-    """fsspec's file system in which a remote path lies."""
+    """fsspec's file system for a remote path."""
     return files(str(path).partition("://")[0])
 
 
 @contextlib.contextmanager
 def answering(path: Path | str) -> Iterator[None]:
-    """What a store raises becomes Unanswered, one line with the address; what is not there, or there already, stays.
+    """A block in which errors of a store become Unanswered, one line with the address.
 
-    Nothing where the path is one of this machine.
+    FileNotFoundError and FileExistsError pass unchanged, and so do all errors about a local path.
     """
     try:
         yield
@@ -173,11 +188,13 @@ def _reason(error: Exception) -> str:
 
 
 def absolute(path: Path | str) -> str:
+    """A local path made absolute; an address stays as it is."""
     return str(path) if is_remote(path) else os.path.abspath(path)
 
 
 def stat(path: Path | str) -> Stat:
-    """OSError where there is no such file, ValueError where a store does not answer."""
+    """The `Stat` of a file; raises OSError if it is missing, ValueError if a store does not
+    answer."""
     if not is_remote(path):
         found = os.stat(path)
         return Stat(found.st_size, found.st_mtime_ns)
@@ -186,7 +203,9 @@ def stat(path: Path | str) -> Stat:
 
 
 def _stat(entry: dict[str, Any]) -> Stat:
-    generation = entry.get("generation") or entry.get("VersionId") or 0  # of Google: microseconds since 1970
+    generation = (
+        entry.get("generation") or entry.get("VersionId") or 0
+    )  # Google's generations are microseconds since 1970
     if str(generation).isdecimal() and int(generation):
         return Stat(int(entry["size"]), 1000 * int(generation))
     changed = entry.get("LastModified") or entry.get("mtime")
@@ -194,7 +213,10 @@ def _stat(entry: dict[str, Any]) -> Stat:
 
 
 def matches(option: str, pattern: str) -> list[Path]:
-    """The files that match a pattern, sorted; ** stands for folders at any depth. ValueError where there is none."""
+    """The files that match a pattern, sorted; ** matches folders at any depth.
+
+    Raises ValueError if no file matches.
+    """
     if is_remote(pattern):
         scheme = pattern.partition("://")[0]
         with answering(pattern):
@@ -209,7 +231,8 @@ def matches(option: str, pattern: str) -> list[Path]:
 
 
 def below(folder: Path) -> dict[str, Stat]:
-    """{path relative to a remote folder: its stat} of all files at any depth; empty where there is none."""
+    """{relative path: stat} of all files below a remote folder, at any depth; empty if there are
+    none."""
     with answering(folder):
         found = of(folder).find(str(folder), detail=True)
     start = len(str(folder).partition("://")[2].rstrip("/")) + 1
@@ -217,7 +240,7 @@ def below(folder: Path) -> dict[str, Stat]:
 
 
 def opened(path: Path | str) -> BinaryIO:
-    """The file, open for reading, with its position; one in a bucket is read in blocks as they are asked for."""
+    """The file, open for binary reading and seeking; a file in a bucket is read block by block."""
     if not is_remote(path):
         return open(path, "rb")  # the caller closes it
     with answering(path):
@@ -225,7 +248,7 @@ def opened(path: Path | str) -> BinaryIO:
 
 
 def read(path: Path | str) -> bytes:
-    """A file's content."""
+    """The content of a file, local or in a bucket."""
     if not is_remote(path):
         return Path(path).read_bytes()
     with answering(path):
@@ -233,24 +256,25 @@ def read(path: Path | str) -> bytes:
 
 
 def write(path: Path | str, content: bytes, *, new: bool = False) -> None:
-    """Writes a file in a bucket, which appears whole or not at all. new: FileExistsError where it is there already."""
+    """Writes a file in a bucket atomically; with `new`, raises FileExistsError if the file
+    exists."""
     with answering(path):
         of(path).pipe_file(str(path), content, mode="create" if new else "overwrite")
 
 
 def upload(path: Path, address: str) -> None:
-    """Copies a file of this machine, of any size, to a bucket, where it appears whole or not at all."""
+    """Copies a local file of any size to a bucket, where it appears atomically."""
     with answering(address):
         of(address).put_file(str(path), address)
 
 
 def md5(entry: dict[str, Any]) -> str:
-    """The MD5 of a file that the store tells beside it, in hexadecimal; "" where it tells none."""
+    """The MD5 in hexadecimal that a store reports for a file; "" if it reports none."""
     return base64.b64decode(entry.get("md5Hash") or "").hex()
 
 
 class _Remote(io.RawIOBase):
-    """The bytes of a file in a bucket."""
+    """A file in a bucket as a raw binary stream."""
 
     def __init__(self, path: Path | str):
         self._path, self._file = path, of(path).open(str(path), "rb")

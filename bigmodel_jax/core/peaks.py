@@ -1,20 +1,25 @@
-"""The dense peak of one JAX device by its name: the one table that MFU and `plan` read."""
+"""Published peak FLOP/s of devices, by name; MFU and `plan` read this table."""
 
 from typing import NamedTuple
 
 
 class Peak(NamedTuple):
-    """part: what a device's `device_kind` contains. half: FLOP/s in bfloat16 and float16. single: in float32 as JAX
-    multiplies it by default, which is TF32 on NVIDIA and one bfloat16 pass on TPU."""
+    """The dense peak of one JAX device.
+
+    part: a part of the device's `device_kind`. half: FLOP/s in bfloat16 and float16. single: FLOP/s
+    in float32 as JAX multiplies it by default, which is TF32 on NVIDIA and one bfloat16 pass on
+    TPU.
+    """
 
     part: str
     half: float
     single: float
 
 
-# The first row that matches counts, so longer names stand first. A TPU v2, v3 or 7x chip is two JAX devices.
-# TPU: docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm. NVIDIA: the data sheets; figures "with sparsity" are
-# halved (HGX B300: 36 PFLOPS for 8 GPUs; GB300 NVL72: 360 PFLOPS for 72).
+# The first row that matches is used, so longer names come first. A TPU v2, v3 or 7x chip is two JAX
+# devices. Sources: docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm for TPU, data sheets
+# for NVIDIA. Figures "with sparsity" are halved (HGX B300: 36 PFLOPS for 8 GPUs; GB300 NVL72: 360
+# PFLOPS for 72).
 PEAKS = (
     Peak("TPU v2", 22.5e12, 22.5e12),
     Peak("TPU v3", 61.5e12, 61.5e12),
@@ -42,5 +47,5 @@ PEAKS = (
 
 
 def find(device_kind: str) -> Peak | None:
-    """The row of a device, or None where its peak is not published here."""
+    """The row of a device; None if the table has no peak for it."""
     return next((peak for peak in PEAKS if peak.part in device_kind), None)

@@ -1,4 +1,4 @@
-"""Which number format each stage uses; casting happens once, at the top of the loss."""
+"""Number formats of weights, computation and matrix products; weights are cast once per loss."""
 
 import contextlib
 import dataclasses
@@ -19,21 +19,20 @@ Rounding = Literal["nearest", "stochastic"]
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """param: how weights are stored between steps; compute: products in the model; matmul: those of a training step's
-    products with weights that may be in 8 bits (nn/quantized.py), while evaluation is in `compute`.
+    """The number formats of a run.
 
-    rounding: how an updated weight becomes a `param` of bfloat16. An update below half a bfloat16 step is lost by
-    "nearest", always; "stochastic" rounds up or down by chance, so that many small updates move the weight as far as
-    they should on average (arXiv:2010.06192). The optimizer's moments and the average of the weights are float32.
+    With rounding "nearest", an update below half a bfloat16 step is always lost. "stochastic"
+    rounds up or down at random, so that many small updates move the weight by the right amount on
+    average (arXiv:2010.06192). Optimizer moments and the average of the weights are always float32.
 
-    Softmax, loss, norms, rotary angles and every reduction over a batch stay float32 whatever is chosen here:
-    bfloat16 has 8 bits of mantissa, and a sum of thousands of terms loses what training needs.
+    Softmax, loss, norms, rotary angles and every reduction over a batch are always float32:
+    bfloat16 has an 8-bit mantissa, and sums of thousands of terms would lose too much.
     """
 
-    param: Float = "float32"
-    compute: Float = "float32"
-    matmul: Matmul = "compute"
-    rounding: Rounding = "nearest"
+    param: Float = "float32"  # stored weights, between steps
+    compute: Float = "float32"  # the model's operations
+    matmul: Matmul = "compute"  # a training step's products with weights that may be 8-bit (nn/quantized.py)
+    rounding: Rounding = "nearest"  # how an updated weight becomes bfloat16, if `param` is
 
 
 _context = threading.local()
@@ -41,7 +40,7 @@ _context = threading.local()
 
 @contextlib.contextmanager
 def use(policy: Policy):
-    """While a step is traced inside it, products with weights ask `matmul`."""
+    """A context in which a step is traced: inside it `matmul()` returns the policy's format."""
     previous = matmul()
     _context.value = policy.matmul
     try:
@@ -51,12 +50,15 @@ def use(policy: Policy):
 
 
 def matmul() -> Matmul:
-    """The format of products with weights in what is being traced; "compute" outside `use`."""
+    """The format of products with weights in the step being traced; "compute" outside `use`."""
     return getattr(_context, "value", "compute")
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """Floating leaves in `dtype`, all others untouched, and so are parameters that are stored in blocks."""
+    """The tree with floating leaves cast to `dtype`.
+
+    Other leaves and `Blocked` parameters are unchanged.
+    """
 
     def one(x):
         if isinstance(x, Blocked) or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
@@ -66,20 +68,22 @@ def cast(tree: Any, dtype: str) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, Blocked))
 
 
-# ------------------------------------------------------------------------------------------------ storing weights
+# ---------------------------------------------------------------------------------- storing weights
 
 
 def store(new: Any, old: Any, policy: Policy, rng: jax.Array) -> tuple[Any, dict[str, Mean]]:
-    """(`new`, updated float32 weights, as `policy` stores them; the share of updates that the rounding lost).
+    """Returns (updated float32 weights `new` in the policy's format, {"lost_updates": share lost}).
 
-    old: the weights as they were stored. rng: the step's key. The share is measured where weights are bfloat16: an
-    update is lost where the weight differs before it is rounded and not after.
+    old: the stored weights before the update. rng: the step's key. The share is measured only for
+    bfloat16 weights: an update counts as lost if the weight changed before rounding and not after
+    it.
     """
     if policy.param == "float32":
         return new, {}
     rounded = _stochastic(new, rng) if policy.rounding == "stochastic" else cast(new, policy.param)
 
     def counts(new, rounded, old):
+        # Count a weight only if the optimizer wanted to change it.
         asked = new != old.astype(new.dtype)
         return jnp.stack([jnp.sum(asked & (rounded == old), dtype=jnp.float32), jnp.sum(asked, dtype=jnp.float32)])
 
@@ -88,12 +92,16 @@ def store(new: Any, old: Any, policy: Policy, rng: jax.Array) -> tuple[Any, dict
 
 
 def no_loss(policy: Policy) -> dict[str, Mean]:
-    """The share that `store` measures, in a step that updates nothing."""
+    """The metric that `store` would return, with zero counts, for a step that updates nothing."""
     return {} if policy.param == "float32" else {"lost_updates": Mean(jnp.zeros(()), jnp.zeros(()))}
 
 
 def _stochastic(tree: Any, rng: jax.Array) -> Any:
-    """Floating leaves as bfloat16; each parameter's draw depends on `rng` and its path alone."""
+    """Floating leaves rounded to bfloat16.
+
+    Each parameter's noise depends only on `rng` and its path.
+    """
+    # A stream of its own, so that dropout and rounding do not use equal keys.
     rng = jax.random.fold_in(rng, zlib.crc32(b"rounding"))
 
     def one(path, x):
@@ -106,12 +114,14 @@ def _stochastic(tree: Any, rng: jax.Array) -> Any:
 
 
 def round_stochastic(x: jax.Array, key: jax.Array) -> jax.Array:
-    """float32 -> bfloat16, one of the two neighbours, the nearer one the likelier: the mean is x.
+    """Rounds float32 to one of its two bfloat16 neighbours at random, so that the expected value is
+    x.
 
-    bfloat16 is float32 without its lower 16 bits. A uniform number below 2^16 added to these carries into the upper
-    ones with the probability of what the lower ones hold.
+    bfloat16 is float32 without its lower 16 bits. Adding a uniform 16-bit number carries into the
+    upper bits with a probability that equals the lower bits divided by 2^16.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = jax.random.bits(key, x.shape, jnp.uint32) >> 16
     rounded = jax.lax.bitcast_convert_type((bits + noise) & jnp.uint32(0xFFFF0000), jnp.float32)
+    # A carry out of the bits of a NaN could make it finite.
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)

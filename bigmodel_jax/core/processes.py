@@ -1,8 +1,9 @@
-"""Several processes, one program: what process 0 alone does, and what all must agree on before they go on.
+"""Coordination of several processes of one program: what only process 0 does, and what all agree
+on.
 
-Through JAX's coordination service and not by collectives: a process may then be late by minutes, because it prepares
-the data or compiles, where a collective of gloo's gives up after 30 s. In a run of one process each function is what its
-plain body would be. Every process makes these calls in the same order.
+These functions use JAX's coordination service and not collectives. A process that prepares data or
+compiles may be minutes late, and a gloo collective gives up after 30 s. With one process, every
+function returns at once. All processes must make these calls in the same order.
 """
 
 import functools
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 import jax
 
-WAIT_MS = 24 * 3600 * 1000  # a process that dies is missed by cluster/peers.py, not by a timeout here
+WAIT_MS = 24 * 3600 * 1000  # no timeout in practice: cluster/peers.py notices a dead process
 _calls = itertools.count()
 
 
@@ -23,31 +24,33 @@ def _service():
 
 
 def place() -> tuple[int, int]:
-    """(this process's number, how many there are), known without the devices, which are left alone."""
+    """(this process's index, number of processes), without starting the backend."""
     from jax._src import distributed
 
     return distributed.global_state.process_id, distributed.global_state.num_processes
 
 
 def first() -> bool:
-    """Whether this is process 0, which writes and prints."""
+    """Whether this is process 0, the one that writes and prints."""
     return jax.process_index() == 0
 
 
 def meet(name: str) -> None:
-    """Returns when every process has come here."""
+    """A barrier: returns when every process has called it."""
     if jax.process_count() > 1:
         _service().wait_at_barrier(f"bigmodel_jax/{name}/{next(_calls)}", WAIT_MS)
 
 
 def compiled_together(jitted: Callable) -> Callable:
-    """The jitted function, which no process runs before all have compiled it for arguments of these shapes."""
+    """Wraps a jitted function so that no process runs it before all have compiled it for these
+    shapes."""
     if jax.process_count() == 1:
         return jitted
     known = {}
 
     @functools.wraps(jitted)
     def run(*arguments, **more):
+        # jit would compile again for other shapes, and processes must compile together.
         shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves((arguments, more)))
         if shapes not in known:
             known[shapes] = jitted.lower(*arguments, **more).compile()
@@ -58,7 +61,11 @@ def compiled_together(jitted: Callable) -> Callable:
 
 
 def from_first[T](value: T) -> T:
-    """Process 0's value, a number or a text, in every process: two hosts may see a folder at different moments."""
+    """Process 0's value, a number or a text, in every process.
+
+    Processes use it where they may see different values: two hosts may see a folder at different
+    times.
+    """
     if jax.process_count() == 1:
         return value
     key = f"bigmodel_jax/value/{next(_calls)}"
@@ -69,9 +76,11 @@ def from_first[T](value: T) -> T:
 
 
 def failed(here: bool) -> int | None:
-    """The first process in which something failed, the same answer in all; None where it went well everywhere."""
+    """The lowest index of a process in which something failed, the same in all; None if none
+    failed."""
     if jax.process_count() == 1:
         return 0 if here else None
+    # Keys of the coordination service cannot be reused, so each call counts up.
     folder = f"bigmodel_jax/failed/{next(_calls)}/"
     if here:
         _service().key_value_set(f"{folder}{jax.process_index()}", "")
@@ -80,9 +89,10 @@ def failed(here: bool) -> int | None:
 
 
 def gather(name: str, turn: str, value: str) -> dict[int, str]:
-    """{process: value} of every process that gives one that is not empty, the same answer in all.
+    """{process: value} of all processes with a value that is not empty, the same in all processes.
 
-    A thread beside the main one may call it, under a `name` of its own; `turn` is another one at each call.
+    Threads beside the main one may call it, with a `name` of their own. `turn` must differ from
+    call to call.
     """
     if jax.process_count() == 1:
         return {0: value} if value else {}
@@ -95,7 +105,7 @@ def gather(name: str, turn: str, value: str) -> dict[int, str]:
 
 
 def coordinator_host() -> str:
-    """The name or address under which this process knows process 0's host; "" where there is one process alone."""
+    """The host name or address of process 0 as this process knows it; "" with a single process."""
     from jax._src import distributed
 
     address = distributed.global_state.coordinator_address or ""
@@ -103,7 +113,7 @@ def coordinator_host() -> str:
 
 
 def in_turn[T](name: str, make: Callable[[], T]) -> T:
-    """`make()` in process 0 and then in the others, which find on disk what it has prepared."""
+    """Calls `make()` in process 0 first and then in the others, which find its results on disk."""
     if place()[1] == 1:
         return make()
     made = make() if first() else None

@@ -1,8 +1,9 @@
-"""Where the main thread of a training run stands, for the threads that watch it: a step that hangs cannot say so itself.
+"""Records the progress of a training run's main thread, so that other threads can detect a hung
+step.
 
-The loop of steps says `at(...)`, which costs a microsecond and waits for nothing. In a run of one process a thread of
-this file ends a step that takes too long; in a job the watch between the processes does (cluster/peers.py).
-This file knows nothing of JAX.
+The training loop calls `at(...)`, which takes a microsecond and never blocks. In a run of one
+process a thread of this module ends a step that takes too long. In a job of several processes
+cluster/peers.py does so. This module does not use JAX.
 """
 
 import collections
@@ -18,28 +19,29 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may work
-FLOOR_SECONDS = 300.0  # the default limit of a step is never below it: a file server may be busy for minutes
-TIMES = 10  # the default limit is so many times the median of the last steps
+LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
+FLOOR_SECONDS = 300.0  # the least default limit of a step: a file server may be busy for minutes
+TIMES = 10  # the default limit is this many times the median of recent steps
 FIRST_STEPS, FIRST_SECONDS = 2, 1800.0  # the first steps may compile, tune kernels and connect to every other host
-GAP_SECONDS = 5.0  # a watching thread that was not run for so long was stopped itself: nobody else hung
+GAP_SECONDS = 5.0  # a watching thread that did not run for so long was itself suspended, so no step is blamed
 
-# The phases of a step, as a line says them. Whatever else the run does has no limit: compiling, evaluating, saving.
+# The phases of a step, in the words of messages. Other phases (compiling, evaluating, saving) have
+# no time limit.
 DATA, DEVICES, RECORD = "reading the data", "waiting for the devices", "writing the metrics"
 STEP = (DATA, DEVICES, RECORD)
 
 
 @dataclasses.dataclass(frozen=True)
 class Beat:
-    """What one process says of itself. Times are in seconds."""
+    """The state that one process reports of itself; times are in seconds."""
 
     step: int
     phase: str
     seconds: float  # since the step began
-    limit: float  # of a step; 0 = none
-    whole: float  # median of the last steps, waiting for the devices included
-    own: float  # median of the part of a step in which this process did not wait for the devices: data and metrics
-    num: int = 0  # how many steps both medians are of
+    limit: float  # the longest time that a step may take; 0 = no limit
+    whole: float  # median duration of recent steps, including the wait for the devices
+    own: float  # median time per step without that wait: reading data and writing metrics
+    num: int = 0  # number of steps that both medians are taken over
 
     @property
     def overdue(self) -> bool:
@@ -47,21 +49,23 @@ class Beat:
 
 
 class Pulse:
-    """The place of the main thread, and how long its last steps took."""
+    """The main thread's step and phase, and the durations of its recent steps."""
 
     def __init__(self, max_step_seconds: float | None = None, log: Path | None = None):
         self.maximum, self.log = max_step_seconds, log
-        self._place = (0, "starting", time.monotonic())  # step, phase, begin of the step; replaced as one
+        self._place = (0, "starting", time.monotonic())  # (step, phase, start), replaced as a whole
         self._last, self._devices, self._whole_step, self._begun = time.monotonic(), 0.0, False, 0
-        self._times: collections.deque[tuple[float, float]] = collections.deque(maxlen=100)  # (whole, own)
+        self._times: collections.deque[tuple[float, float]] = collections.deque(
+            maxlen=100
+        )  # (whole, own) seconds of each step
 
     def at(self, phase: str, step: int | None = None) -> None:
-        """The main thread enters `phase`; a `step` is given where one begins."""
+        """Records that the main thread enters `phase`; `step` is given at the start of a step."""
         now, (before, last, began) = time.monotonic(), self._place
         self._devices += now - self._last if last == DEVICES else 0.0
-        self._whole_step &= last in STEP  # the median is of steps without an evaluation or a save
+        self._whole_step &= last in STEP  # steps with an evaluation or a save are left out of the median
         if step is not None:
-            if self._whole_step and self._begun > 1:  # the first step is on its way to the device, and not waited for
+            if self._whole_step and self._begun > 1:  # the first step returns before the device has computed it
                 self._times.append((now - began, now - began - self._devices))
             self._devices, self._whole_step, self._begun = 0.0, True, self._begun + 1
         if step is not None or last not in STEP:
@@ -81,52 +85,57 @@ class Pulse:
         return limit if self._begun > FIRST_STEPS else max(limit, FIRST_SECONDS)
 
     def forgive(self, seconds: float) -> None:
-        """The whole process stood still for so long, as after Ctrl-Z: the step did not take that time."""
+        """Moves the step's start forward by the time for which the whole process was suspended, as
+        by Ctrl-Z."""
         step, phase, began = self._place
         self._place = (step, phase, began + seconds)
 
 
 class Ticks:
-    """Tells a watching thread how long it was kept from running, between two calls."""
+    """Measures how long a watching thread was kept from running between two calls."""
 
     def __init__(self):
         self._last = time.monotonic()
 
     def gap(self) -> float:
-        """Seconds since the last call, where they are too many for a thread that calls every second; otherwise 0."""
+        """Seconds since the last call if they exceed GAP_SECONDS, else 0; meant to be called every
+        second."""
         now = time.monotonic()
         gap, self._last = now - self._last, now
         return gap if gap > GAP_SECONDS else 0.0
 
 
-# ------------------------------------------------------------------------------------------------ the process's own pulse
+# -------------------------------------------------------------------------- the process's own pulse
 
 _pulse = Pulse()
 
 
 def at(phase: str, step: int | None = None) -> None:
-    """The main thread enters `phase`; a `step` is given where one begins."""
+    """Records that the main thread enters `phase`; `step` is given at the start of a step."""
     _pulse.at(phase, step)
 
 
 def read() -> Beat:
+    """The present state of the main thread."""
     return _pulse.read()
 
 
 def forgive(seconds: float) -> None:
+    """Moves the step's start forward by the time for which the whole process was suspended."""
     _pulse.forgive(seconds)
 
 
 def log_file() -> Path | None:
-    """Where stacks are written; None before the run has a folder."""
+    """The file for stack traces; None before the run has a folder."""
     return _pulse.log
 
 
 @contextlib.contextmanager
 def watched(max_step_seconds: float | None, log: Path, *, alone: bool) -> Iterator[None]:
-    """A block whose steps have a limit: `max_step_seconds`, 0 for none, None for one that follows their median.
+    """A block whose steps have a time limit.
 
-    alone: a run of one process, which this file ends with exit code 75; otherwise the watch of the job does.
+    max_step_seconds: the limit; 0 = none, None = one that follows the median step. log: the file
+    for stack traces. alone: True in a run of one process; a thread then ends it with exit code 75.
     """
     global _pulse
     over, _pulse = threading.Event(), Pulse(max_step_seconds, log)
@@ -156,23 +165,25 @@ def _watch(over: threading.Event) -> None:
 
 
 def limit_text(beat: Beat) -> str:
-    """The limit of a step, as a line says it."""
+    """The limit of a step, in the words of a message."""
     given = _pulse.maximum is not None
     return f"train.max_step_seconds = {beat.limit:g}" if given else f"the limit of {beat.limit:.0f} s"
 
 
 def stacks_text() -> str:
-    """Where the stacks are, as a part of a line."""
+    """The part of a message that names the file with the stack traces; "" without a file."""
     return f"the stacks of all threads are in {log_file()}; " if log_file() else ""
 
 
-# ------------------------------------------------------------------------------------------------ stacks and last words
+# ---------------------------------------------------------------------------- stacks and last words
 
 
 def stacks(name: str) -> str:
-    """The stacks of all threads of this process, under a line with its name and its place."""
+    """The stack traces of all threads of this process, below a line with its name, step and
+    phase."""
     beat = read()
-    # To a local file first: faulthandler writes with the interpreter locked, and the log's disk may be what hangs.
+    # faulthandler holds the interpreter's lock while it writes, and the log's disk may be what
+    # hangs, so write to a local file first.
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -181,7 +192,8 @@ def stacks(name: str) -> str:
 
 
 def write_stacks(text: str) -> None:
-    """Appends `text` to the run's log in one write, so that several processes do not mix their lines."""
+    """Appends `text` to the run's log in one write, so that lines of several processes do not
+    mix."""
     path = log_file()
     if path is not None:
         aside(lambda: _append(path, text.rstrip("\n") + "\n"))
@@ -196,20 +208,22 @@ def _append(path: Path, text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a last line on stderr, where there is one to print."""
+    """Prints a last line on stderr; an empty text only flushes stdout."""
     aside(lambda: _print(text))
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # a pipe that nobody reads any more
+    with contextlib.suppress(OSError):  # a pipe that nobody reads
         sys.stdout.flush()
     if text:
-        # Not sys.stderr: another thread may be catching what is printed there, as reading the options does.
+        # sys.__stderr__, because another thread may have redirected sys.stderr (the option parser
+        # does).
         print(text, file=sys.__stderr__, flush=True)
 
 
 def aside(act: Callable[[], None], seconds: float = 10.0) -> None:
-    """Runs `act` in a thread and waits so long at most: a dead file system must not keep the process from its end."""
+    """Runs `act` in a thread for at most `seconds`, so that a dead file system cannot block the
+    exit."""
     thread = threading.Thread(target=act, name="last words", daemon=True)
     thread.start()
     thread.join(seconds)

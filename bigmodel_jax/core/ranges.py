@@ -1,7 +1,7 @@
-"""What a config's field may hold, said once, where the field is declared: `lr: NonNegative = 3e-4`.
+"""Ranges of config fields, declared with the field: `lr: NonNegative = 3e-4`.
 
-`check` reads the declarations; the command line, Python files and JSON all come through it. A float without a range
-is any finite number.
+`check` enforces them for command lines, Python files and JSON. A float without a range must be
+finite.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`; `text` says them after "it must be"."""
+    """The numbers from `least` to `most`; `text` completes the message "it must be ..."."""
 
     text: str
     least: float = -math.inf
@@ -35,9 +35,9 @@ CountOrZero = Annotated[int, Range("0 or more", 0)]
 CountOrAll = Annotated[int, Range("1 or more, or -1 for all remaining devices", -1)]  # sharding.factor refuses 0
 Depth = Annotated[
     int, Range("1 or more and at most 10000", 1, 10_000)
-]  # several places make a list with an entry a layer
-Blocks = Annotated[int, Range("1 or more and at most 500", 1, 500)]  # each is written out in the program
-Window = Annotated[int, Range("8 or more and at most 10000", 8, 10_000)]  # steps that are sorted in each step
+]  # number of layers; some code builds a list with one entry per layer
+Blocks = Annotated[int, Range("1 or more and at most 500", 1, 500)]  # blocks that are unrolled in the compiled program
+Window = Annotated[int, Range("8 or more and at most 10000", 8, 10_000)]  # steps; sorted in every step
 Seed = Annotated[int, Range("0 or more and below 2**32", 0, 2**32, below=True)]  # a JAX key takes 32 bits
 Positive = Annotated[float, Range("above 0", 0, above=True)]
 NonNegative = Annotated[float, Range("0 or more", 0)]
@@ -49,11 +49,11 @@ ProperShare = Annotated[float, Range("above 0 and below 1", 0, 1, above=True, be
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """ValueError, one line, for the first field whose value is not of its declared type, no choice, or out of range."""
+    """Raises ValueError, one line, for the first field with a wrong type, choice or range."""
     declared = hints(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), declared[field.name]
-        if unnamed(hint):  # in messages as well
+        if unnamed(hint):  # messages leave out the part's name, as the command line does
             if value is not None:
                 check(value, prefix)
         else:
@@ -61,18 +61,18 @@ def check(config: Any, prefix: str = "") -> None:
 
 
 def unnamed(hint: Any) -> bool:
-    """Whether the command line leaves out the part's name (tyro.conf.arg(name=""))."""
+    """Whether the command line leaves out this part's name (tyro.conf.arg(name=""))."""
     return any(getattr(m, "name", None) == "" for m in getattr(hint, "__metadata__", ()))
 
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """The declared type of each field of a dataclass, ranges included."""
+    """The declared type of each field of a dataclass, with its range."""
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """As `check`, of one value that was declared as `hint`."""
+    """Like `check`, for one value that was declared as `hint`."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return _check_union(name, value, typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
@@ -84,7 +84,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 
 def _check_union(name: str, value: Any, hints: tuple) -> None:
-    """ValueError where no hint of the union takes the value; it speaks of the last one tried."""
+    """Raises the last alternative's ValueError if no alternative of the union accepts the value."""
     refused = None
     for hint in hints:
         if hint is type(None):
@@ -92,6 +92,7 @@ def _check_union(name: str, value: Any, hints: tuple) -> None:
                 return
             continue
         try:
+            # The first alternative that accepts the value decides.
             return check_value(name, value, hint)
         except ValueError as error:
             refused = error
@@ -108,7 +109,7 @@ def _check_tuple(name: str, value: Any, hints: tuple) -> None:
     if len(value) != len(hints):
         raise ValueError(f"{name} = {value!r}; it must have {len(hints)} values")
     for i, (item, hint) in enumerate(zip(value, hints, strict=True)):
-        check_value(f"{name}.{i}" if dataclasses.is_dataclass(item) else name, item, hint)  # as its options are called
+        check_value(f"{name}.{i}" if dataclasses.is_dataclass(item) else name, item, hint)  # as its options are named
 
 
 def _check_scalar(name: str, value: Any, hint: Any) -> None:

@@ -1,4 +1,5 @@
-"""From logical names to a mesh: six axes, always; rules say which logical name lies on which axis."""
+"""Maps logical axis names to a mesh, which always has six axes; rules choose the mesh axis of each
+name."""
 
 import contextlib
 import dataclasses
@@ -23,58 +24,61 @@ Context = Literal["ring", "ulysses"]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Logical name -> mesh axis (or axes, or None for whole). A new layout is a new value here, no model changes."""
+    """{logical axis: mesh axis, several mesh axes, or None for unsharded}.
 
-    # Outside the layers a pipeline's stages, and outside the experts their devices, share the batch as well.
-    batch: MeshAxes = ("stage", "data", "fsdp", "expert")
-    seq: MeshAxes = "seq"
-    residual_seq: MeshAxes = "seq"  # the sequence between products, where a whole "embed" stands beside it
-    layers: MeshAxes = "stage"
-    vocab: MeshAxes = "tensor"
-    embed: MeshAxes = "fsdp"
-    heads: MeshAxes = "tensor"
-    kv_heads: MeshAxes = "tensor"
-    head_dim: MeshAxes = None
-    mlp: MeshAxes = "tensor"
-    experts: MeshAxes = "expert"
+    A new layout is another value of this class; models do not change.
+    """
+
+    batch: MeshAxes = ("stage", "data", "fsdp", "expert")  # rows; "stage" and "expert" outside pipelines and experts
+    seq: MeshAxes = "seq"  # the sequence inside a layer's products
+    residual_seq: MeshAxes = "seq"  # the sequence of the residual stream, beside an unsharded "embed"
+    layers: MeshAxes = "stage"  # the stack of layers
+    vocab: MeshAxes = "tensor"  # rows of embedding tables and heads
+    embed: MeshAxes = "fsdp"  # the model's width
+    heads: MeshAxes = "tensor"  # query heads
+    kv_heads: MeshAxes = "tensor"  # key and value heads; unsharded if fewer than devices
+    head_dim: MeshAxes = None  # the width of one head
+    mlp: MeshAxes = "tensor"  # the hidden width of MLPs
+    experts: MeshAxes = "expert"  # the experts of a mixture
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    """Size of each mesh axis; one of them may be -1: all remaining devices."""
+    """The size and the use of each mesh axis; one size may be -1: all remaining devices."""
 
-    stage: CountOrAll = 1
-    data: CountOrAll = -1
-    fsdp: CountOrAll = 1
-    expert: CountOrAll = 1
-    seq: CountOrAll = 1
-    tensor: CountOrAll = 1
+    stage: CountOrAll = 1  # pipeline stages
+    data: CountOrAll = -1  # data-parallel replicas
+    fsdp: CountOrAll = 1  # data-parallel shards of parameters and optimizer state
+    expert: CountOrAll = 1  # shards of the experts
+    seq: CountOrAll = 1  # pieces of the sequence
+    tensor: CountOrAll = 1  # shards of heads, MLP width and vocabulary
     strategy: Literal["jit", "pmap"] = "jit"
     "jit: shardings by name, the compiler adds the collectives; pmap: the classic replicated data-parallel step"
-    rules: Rules = Rules()
+    rules: Rules = Rules()  # logical axis -> mesh axis
     context: Context = "ring"
-    "over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for the sequence (arXiv:2309.14509)"
-    pipeline_microbatches: CountOrZero = 0  # pieces of the batch in the pipeline over `stage`; 0 = as many as stages
-    pipeline_rounds: Count = 1  # how often a piece passes all stages; a stage holds so many groups of layers
+    "attention over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for sequence (arXiv:2309.14509)"
+    pipeline_microbatches: CountOrZero = 0  # pieces of the batch in the pipeline; 0 = as many as stages
+    pipeline_rounds: Count = 1  # times that a piece passes all stages; a stage holds as many groups of layers
     pipeline_schedule: Literal["gpipe", "1f1b"] = "gpipe"
-    "backward passes after all forward passes, or each as soon as it can, so that few microbatches wait for theirs"
-    pipeline_remat: bool = False  # keep only what enters a stage, and compute its layers again in the backward pass
-    offload_optimizer: bool = False  # the optimizer's moments wait in the host's memory from step to step
+    "gpipe: all forward passes, then all backward passes; 1f1b: each backward pass as early as possible, to save memory"
+    pipeline_remat: bool = False  # store only a stage's inputs, and recompute its layers in the backward pass
+    offload_optimizer: bool = False  # keep the optimizer's moments in host memory between steps
     slices: Count = 1
-    "groups of devices with fast links inside; the first of data, stage and fsdp that they divide goes across them"
+    "groups of devices with fast links inside; the first of data, stage and fsdp that this number divides spans the slices"
     slice_gradients: Literal["float32", "bfloat16"] = "float32"
-    "what gradients travel in across slices; inside one they are float32"
+    "dtype of gradients sent between slices; inside a slice they are float32"
     deterministic: bool = False
-    "gradients, loss and metrics summed in one order on any number of devices (data and fsdp)"
+    "sum gradients, loss and metrics in one fixed order, whatever the number of devices (axes data and fsdp only)"
     deterministic_groups: Count = 16
-    "the batch's fixed pieces whose gradients are added up in that order; a power of 2"
+    "pieces of the batch whose gradients are added in that order; a power of 2"
 
     def sizes(self) -> tuple[int, ...]:
         return tuple(getattr(self, a) for a in AXES)
 
 
 def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
-    """The six axis sizes with -1 resolved; ValueError where they do not make up `num_devices`."""
+    """The six axis sizes with -1 computed; raises ValueError if their product is not
+    `num_devices`."""
     sizes = parallel.sizes()
     given = " x ".join(f"{a}={n}" for a, n in zip(AXES, sizes, strict=True) if n != 1) or "all axes 1"
     if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
@@ -88,7 +92,8 @@ def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
 
 
 def slice_axis(parallel: ParallelConfig, sizes: tuple[int, ...]) -> str:
-    """The mesh axis that goes across slices: the outermost that they divide, by how little it moves."""
+    """The mesh axis that spans slices: the first that they divide, in order of increasing
+    traffic."""
     for axis in ("data", "stage", "fsdp"):
         if sizes[AXES.index(axis)] % parallel.slices == 0:
             return axis
@@ -97,12 +102,12 @@ def slice_axis(parallel: ParallelConfig, sizes: tuple[int, ...]) -> str:
 
 
 def make_mesh(parallel: ParallelConfig, devices: list | None = None) -> Mesh:
-    """A mesh of `devices` (default: all) with all six axes, by name, of type Auto."""
+    """A mesh of `devices` (default: all) with all six named axes, of type Auto."""
     devices = jax.devices() if devices is None else devices
     sizes = factor(parallel, len(devices))
     at = AXES.index(slice_axis(parallel, sizes))
     inside = (*sizes[:at], sizes[at] // parallel.slices, *sizes[at + 1 :])
-    # An axis may share a dimension of the torus with another: a mesh need not be one that the machine's shape suggests.
+    # Splitting physical axes allows mesh shapes that do not follow the torus of the machine.
     blocks = [
         mesh_utils.create_device_mesh(inside, block, allow_split_physical_axes=True)
         for block in _slices(parallel.slices, devices)
@@ -111,9 +116,10 @@ def make_mesh(parallel: ParallelConfig, devices: list | None = None) -> Mesh:
 
 
 def _slices(num: int, devices: list) -> list[list]:
-    """The devices of each slice, as they say it themselves; of devices that know no slice, contiguous blocks."""
+    """The devices of each slice, by their `slice_index`; without one, contiguous blocks of
+    devices."""
     known = sorted({d.slice_index for d in devices if hasattr(d, "slice_index")})
-    if len(known) <= 1:  # none to be seen
+    if len(known) <= 1:  # the devices report no slices, or one
         size = len(devices) // num
         return [devices[i * size : (i + 1) * size] for i in range(num)]
     if len(known) != num:
@@ -122,14 +128,17 @@ def _slices(num: int, devices: list) -> list[list]:
 
 
 def axis_names(axes: MeshAxes) -> tuple[str, ...]:
+    """The mesh axes of a rule as a tuple."""
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: bool = True) -> P:
-    """PartitionSpec of a tuple of logical names.
+    """The PartitionSpec of a tuple of logical names.
 
-    strict: a mesh axis claimed by two dimensions is a ValueError (parameters). Otherwise the first dimension keeps it
-    (activations: the batch lies on fsdp, so an "embed" beside it stays whole). "mlp+embed" lies on the axes of both.
+    strict: raise ValueError if two dimensions claim one mesh axis (for parameters). Otherwise the
+    first dimension gets it; this is for activations, whose batch is sharded over fsdp, so that an
+    "embed" beside it stays unsharded. A name like "mlp+embed" is sharded over the axes of both
+    parts.
     """
     used: dict[str, str] = {}
     out = []
@@ -151,11 +160,12 @@ def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: boo
 
 
 def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
-    """NamedSharding of every parameter.
+    """The NamedSharding of every parameter.
 
-    A dimension that its fsdp axis does not divide is left whole (fsdp is only storage), and so are kv heads: every device
-    has all of them where there are fewer than devices. Of "mlp+embed" the last name gives way first. Any other axis that
-    does not divide its dimension is a ValueError naming the parameter.
+    A dimension that fsdp does not divide stays unsharded, since fsdp only saves memory. The same
+    holds for kv heads: if there are fewer than devices, every device has all of them. A dimension
+    "mlp+embed" drops its last name first. Any other axis that does not divide its dimension raises
+    ValueError with the parameter's name.
     """
 
     def one(path: str, p: params.Param) -> NamedSharding:
@@ -180,14 +190,15 @@ def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
 
 
 def placed(spec: params.Tree, mesh: Mesh, parallel: ParallelConfig) -> params.Tree:
-    """`shardings`, or under pmap every parameter whole on every device."""
+    """Like `shardings`; with pmap, every parameter is replicated on every device."""
     if parallel.strategy == "pmap":
         return params.map_spec(lambda p: p.storage.shardings(replicated(mesh), p.shape), spec)
     return shardings(spec, mesh, parallel.rules)
 
 
 def uncut(parallel: ParallelConfig, size: int, logical: str) -> str:
-    """The axes on which the rules lay `logical`, as "parallel.tensor = 2", where they do not divide `size`; else ''."""
+    """The mesh axes of `logical`, as "parallel.tensor = 2", if they do not divide `size`; else
+    ""."""
     axes = axis_names(getattr(parallel.rules, logical))
     if axes == ("fsdp",) or size % math.prod(max(getattr(parallel, axis), 1) for axis in axes) == 0:
         return ""
@@ -195,16 +206,17 @@ def uncut(parallel: ParallelConfig, size: int, logical: str) -> str:
 
 
 def batch_sharding(mesh: Mesh, rules: Rules, axes: tuple[str | None, ...] = ()) -> NamedSharding:
-    """Sharding of a batch array; axes: the logical names of one row's dimensions, () where none has one."""
+    """The sharding of a batch array; axes: logical names of a row's dimensions, () for none."""
     return NamedSharding(mesh, partition_spec(("batch", *axes), rules))
 
 
 def batch_shards(mesh: Mesh, rules: Rules) -> int:
-    """Number of pieces that the batch dimension is cut into."""
+    """The number of shards of the batch dimension."""
     return math.prod(mesh.shape[a] for a in axis_names(rules.batch))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
@@ -213,9 +225,11 @@ _context = threading.local()
 
 @contextlib.contextmanager
 def use(mesh: Mesh, rules: Rules, parallel: ParallelConfig | None = None):
-    """While a step is traced inside it, `constrain` knows mesh and rules; outside, `constrain` does nothing.
+    """A context in which a step is traced: inside it `constrain` knows mesh and rules, outside it
+    does nothing.
 
-    parallel: whose further choices the layers follow (attention over seq, the pipeline); None: its defaults.
+    parallel: further settings that layers read (attention over seq, the pipeline); None = the
+    defaults.
     """
     previous = getattr(_context, "value", None)
     _context.value = (mesh, rules, parallel)
@@ -226,27 +240,29 @@ def use(mesh: Mesh, rules: Rules, parallel: ParallelConfig | None = None):
 
 
 def current_mesh() -> Mesh | None:
-    """The mesh of the step being traced, or None outside `use`."""
+    """The mesh of the step being traced; None outside `use`."""
     value = getattr(_context, "value", None)
     return value and value[0]
 
 
 def current() -> tuple[Mesh | None, Rules | None, ParallelConfig | None]:
-    """What `use` was told, of the step being traced."""
+    """(mesh, rules, parallel) that `use` got for the step being traced; (None, None, None)
+    outside."""
     return getattr(_context, "value", None) or (None, None, None)
 
 
 def current_context() -> Context:
-    """How the step being traced attends to a sequence that is cut over devices."""
+    """How the step being traced computes attention over a sharded sequence."""
     parallel = current()[2]
     return "ring" if parallel is None else parallel.context
 
 
 def fitting_spec(shape: tuple[int, ...], *logical: str | None) -> P:
-    """PartitionSpec of an activation of this shape inside `use`.
+    """The PartitionSpec of an activation of this shape, inside `use`.
 
-    The sequence beside a whole "embed" lies by `residual_seq`. A size that its axes do not divide keeps the first of
-    them that do, or stays whole: batch 1 at generation, say.
+    The sequence beside an unsharded "embed" follows the rule `residual_seq`. If the mesh axes do
+    not divide a size, the last of them are dropped until they do, for example at batch size 1 in
+    generation.
     """
     mesh, rules, _ = _context.value
     if logical[-1] == "embed":
@@ -262,7 +278,8 @@ def _fitting(size: int, axes: tuple[str, ...], mesh: Mesh) -> MeshAxes:
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-    """Pins the layout of an activation by logical names; the identity on one device and outside `use`."""
+    """Constrains an activation's sharding by logical names; the identity on one device or outside
+    `use`."""
     mesh = current_mesh()
     if mesh is None or mesh.size == 1:
         return x
@@ -270,14 +287,14 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def pin(tree: Any, specs: Any) -> Any:
-    """The tree laid out by a PartitionSpec per leaf on the mesh of the step being traced, inside a manual region too."""
+    """The tree with a PartitionSpec per leaf on the traced step's mesh, also inside a shard_map."""
     here = jax.sharding.get_abstract_mesh()
     mesh = here if here.manual_axes else current_mesh()
     return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda s: NamedSharding(mesh, s), specs))
 
 
 def to_host(tree: Any) -> Any:
-    """The tree as numpy arrays; in every process the whole of each array."""
+    """The tree as numpy arrays, each one whole in every process."""
 
     def one(x):
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):

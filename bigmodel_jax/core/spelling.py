@@ -1,15 +1,16 @@
-"""The nearest of the known names, for messages about a name that is not one of them."""
+"""Finds the known name nearest to an unknown one, for error messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """ " (perhaps you meant ...)" with the closest of `known`, or nothing; cutoff: how alike they must be, up to 1."""
+    """ " (perhaps you meant ...)" with the closest name, or ""; cutoff: the least similarity, up to
+    1."""
     near = closest(word, known, 1, cutoff)
     return f" (perhaps you meant {near[0]!r})" if near else ""
 
 
 def closest(word: str, known: Iterable[str], count: int, cutoff: float = 0.0) -> list[str]:
-    """At most `count` of `known`, the most alike first."""
+    """At most `count` of the known names, the most similar first."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=cutoff)

@@ -1,8 +1,10 @@
-"""How a constant parameter is stored: as it is, in bfloat16, or as small numbers with a scale for each block of them.
+"""How constant parameters are stored: as they are, in bfloat16, or quantized in blocks with a scale
+each.
 
-A stored parameter is one node of the parameter tree: an array, or a `Blocked`. Both keep the parameter's leading
-dimensions, so that a scan over stacked layers, a pipeline and a mesh cut one like the other. A product reads a node
-through nn/linear.py `project`; other code asks for `dense(node, dtype)`.
+A stored parameter is one node of the parameter tree: an array or a `Blocked`. Both keep the
+parameter's leading dimensions, so that scans over stacked layers, pipelines and meshes slice them
+alike. Products read a node through `project` of nn/linear.py; other code calls `dense(node,
+dtype)`.
 """
 
 import dataclasses
@@ -19,11 +21,12 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import dynamic8
 
 Kind = Literal["int8", "int4", "nf4", "float8", "bfloat16"]
-TOP = {"int8": 127, "int4": 7, "float8": 448}  # the largest number; float8 is e4m3 (arXiv:2209.05433)
-PACKED = ("int4", "nf4")  # two in a byte
-GROUP = 256  # scales that share one number where scales are quantised themselves
+TOP = {"int8": 127, "int4": 7, "float8": 448}  # the largest code; float8 is e4m3 (arXiv:2209.05433)
+PACKED = ("int4", "nf4")  # two codes in a byte
+GROUP = 256  # scales that share one float32 number if the scales themselves are quantized
 
-# The quantiles of a normal distribution, 4 bits: NF4 of QLoRA (arXiv:2305.14314, appendix E), as bitsandbytes has them.
+# The 16 levels of NF4, from quantiles of a normal distribution (QLoRA, arXiv:2305.14314, appendix
+# E), as in bitsandbytes.
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
@@ -33,9 +36,11 @@ NF4 = (
 
 
 class Storage(Protocol):
-    """check: ValueError where parameters of this shape cannot be stored so. pack: the node of the values `w`.
+    """The interface of a storage.
 
-    shardings: the node of shardings, where a plain array of that shape would lie as `placed` says.
+    - check: raises ValueError if a parameter of this shape cannot be stored so
+    - pack: the node for dense values `w`
+    - shardings: the node's shardings, if a dense array of that shape had the sharding `placed`
     """
 
     def check(self, shape: tuple[int, ...]) -> None: ...
@@ -45,7 +50,7 @@ class Storage(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """An array of the parameter's own shape and dtype."""
+    """Stores a parameter as an array of its own shape and dtype."""
 
     def check(self, shape: tuple[int, ...]) -> None:
         pass
@@ -60,13 +65,14 @@ class Dense:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Blocked:
-    """One stored parameter of shape (..., n).
+    """One stored parameter of shape (..., n); L is its first dimension.
 
-    values: int8 or float8 (..., n); or two 4-bit numbers in each uint8 (..., n / 2), those of a block's first half in the
-    lower bits; or bfloat16 (..., n). scales: float32 or bfloat16 (..., n / block), or their codes, uint8 (dynamic8.py);
-    None for bfloat16. groups: float32 (L, number of groups), the largest scale of each GROUP of one layer's scales, and
-    offset: float32 (L,), the mean that was taken from a layer's scales; both only where `scales` are codes. L is the first
-    dimension. rows_in: the dtype of single rows that are looked up in it; "" = float32.
+    - values: int8, float8 or bfloat16 (..., n); 4-bit kinds: uint8 (..., n / 2), where the lower
+      bits hold the first half of a block
+    - scales: float32, bfloat16 or uint8 codes (dynamic8.py), (..., n / block); None for bfloat16
+    - groups: float32 (L, groups), the largest scale of each GROUP; None unless scales are codes
+    - offset: float32 (L,), the mean subtracted from a layer's scales; None likewise
+    - rows_in: dtype of rows looked up in a table; "" = float32
     """
 
     values: Any
@@ -78,7 +84,7 @@ class Blocked:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the parameter."""
+        """The shape of the dense parameter."""
         *lead, n = self.values.shape
         return (*lead, 2 * n if self.kind in PACKED else n)
 
@@ -91,15 +97,15 @@ class Blocked:
         return int(np.prod(self.shape))
 
     def dense(self, dtype: Any) -> jax.Array:
-        """The values as an array (..., n), computed in float32."""
+        """The values as a dense array (..., n), computed in float32 and cast to `dtype`."""
         if self.kind == "bfloat16":
             return self.values.astype(dtype)
         blocks = self._numbers() * self._scales()[..., None]
         return blocks.astype(dtype).reshape(self.shape)
 
     def rows(self, ids: jax.Array) -> jax.Array:
-        """The rows `ids` (...) of a table (V, D): (..., D)."""
-        if self.groups is not None:  # which are no rows
+        """The rows `ids` (...) of a table (V, D), as an array (..., D)."""
+        if self.groups is not None:  # quantized scales cannot be indexed by row
             return jnp.take(self.dense(self.rows_in or jnp.float32), ids, axis=0)
         found = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), self)
         return found.dense(self.rows_in or jnp.float32)
@@ -110,12 +116,12 @@ class Blocked:
             "nn/linear.py project, or by core/storage.py dense(w, x.dtype), or do not store it so"
         )
 
-    # What code that expects an array asks first.
+    # Code that expects an array would use one of these first; each raises a clear error.
     __jax_array__ = __getitem__ = astype = reshape = swapaxes = transpose = _refuse
     T = dtype = property(_refuse)
 
     def _numbers(self) -> jax.Array:
-        """(..., blocks, values of one), without their scales."""
+        """The values (..., blocks, block size) before they are multiplied by scales."""
         blocks = _as_it_lies(self.values).reshape(*self.scales.shape, -1)
         if self.kind not in PACKED:
             return blocks.astype(jnp.float32)
@@ -132,9 +138,10 @@ class Blocked:
 
 
 def _as_it_lies(values: jax.Array) -> jax.Array:
-    """The packed numbers in the layout of the argument.
+    """The packed numbers, constrained to the layout of the argument.
 
-    Without this a TPU's compiler chooses the layout that unpacking likes for the whole stack of layers, and copies it.
+    Otherwise the TPU compiler picks a layout suited to unpacking, and copies the whole stack of
+    layers.
     """
     if not isinstance(values, jax.core.Tracer):
         return values
@@ -142,7 +149,8 @@ def _as_it_lies(values: jax.Array) -> jax.Array:
 
 
 def _look_up(table: tuple[float, ...], codes: jax.Array) -> jax.Array:
-    """table[codes]: a gather on a CPU; elsewhere selects, bit by bit, since a TPU gathers single numbers very slowly."""
+    """table[codes]: a gather on CPU, else a tree of selects, because TPUs gather single numbers
+    slowly."""
     gather = functools.partial(jnp.take, jnp.asarray(table, jnp.float32), mode="clip")
     return jax.lax.platform_dependent(codes, cpu=gather, default=functools.partial(_select, table))
 
@@ -156,16 +164,17 @@ def _select(table: tuple[float, ...], codes: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Numbers of 8 or 4 bits with one scale for each block of the last dimension.
+    """Stores values in 8 or 4 bits with one scale per block of the last dimension.
 
-    dtype: "int8" and "int4" are symmetric integers, the largest value of a block at their end; "nf4" are the 16 levels
-    of NormalFloat4, whose scale is the largest magnitude of a block (QLoRA, arXiv:2305.14314). A block has at most
-    `size` values: the largest number that divides the dimension. double: the scales are kept in 8 bits, less their mean
-    in each layer, with one float32 for each 256 of a layer ("double quantisation"). narrow: the scales are bfloat16, and
-    the codes those that are nearest by such a scale. "float8" is e4m3, whose largest number is that of a block.
+    dtype: "int8" and "int4" are symmetric integers; the largest magnitude of a block gets the
+    largest code. "float8" is e4m3, scaled likewise. "nf4" has the 16 levels of NormalFloat4, and
+    its scale is the largest magnitude (QLoRA, arXiv:2305.14314). size: a block has at most so many
+    values; the actual number is the largest that divides the dimension. double: store scales in 8
+    bits, less their mean in each layer, with one float32 per 256 ("double quantization"). narrow:
+    store scales in bfloat16, and choose the codes for those.
 
-    Codes are those of bitsandbytes' `quantize_4bit` for the same blocks. Its blocks run through a torch weight (out, in)
-    in flat order, along the inputs of one output; these run along the last dimension of (in, ..., out).
+    Codes equal those of bitsandbytes' `quantize_4bit` for equal blocks. But its blocks run along
+    the inputs of a torch weight (out, in), and these along the last dimension of (in, ..., out).
     """
 
     dtype: Literal["int8", "int4", "nf4", "float8"] = "int8"
@@ -186,7 +195,7 @@ class Blocks:
         return self.packed(self.codes(blocks, scales), scales)
 
     def scales(self, blocks: jax.Array) -> jax.Array:
-        """Those of blocks (..., values of one), float32 (...)."""
+        """The scales, float32 (...), of blocks (..., block size)."""
         largest = jnp.max(jnp.abs(blocks), axis=-1)
         scales = largest if self.dtype == "nf4" else jnp.where(largest > 0, largest / TOP[self.dtype], 1.0)
         return scales.astype(jnp.bfloat16).astype(jnp.float32) if self.narrow else scales
@@ -201,19 +210,19 @@ class Blocks:
         return jnp.clip(jnp.round(share), -top, top).astype(jnp.int8)
 
     def values(self, codes: jax.Array, scales: jax.Array) -> jax.Array:
-        """What codes and scales stand for, float32."""
+        """The float32 values that codes and scales represent."""
         numbers = jnp.asarray(NF4, jnp.float32)[codes] if self.dtype == "nf4" else codes.astype(jnp.float32)
         return numbers * scales[..., None]
 
     def packed(self, codes: jax.Array, scales: jax.Array) -> Blocked:
-        """The node of codes (..., blocks, values of one) and their scales (..., blocks)."""
+        """The node for codes (..., blocks, block size) and scales (..., blocks)."""
         if self.dtype in PACKED:
             low, high = jnp.split((codes + 8 if self.dtype == "int4" else codes).astype(jnp.uint8), 2, axis=-1)
             codes = low | (high << 4)
         return Blocked(codes.reshape(*scales.shape[:-1], -1), *self._doubled(scales), kind=self.dtype)
 
     def _doubled(self, scales: jax.Array) -> tuple[jax.Array, ...]:
-        """(scales,), or (codes, groups, offset)."""
+        """(scales,) or, for double quantization, (codes of scales, groups, offset)."""
         if not self.double:
             return (scales.astype(jnp.bfloat16) if self.narrow else scales,)
         flat = scales.reshape(*scales.shape[:1], -1) if scales.ndim > 1 else scales
@@ -231,7 +240,7 @@ class Blocks:
         last = placed.spec[-1] if len(placed.spec) == len(shape) else None
         shards = shape[-1] // placed.shard_shape(shape)[-1]
 
-        def of(n: int) -> NamedSharding:  # a dimension that the axes do not divide stays whole
+        def of(n: int) -> NamedSharding:  # unsharded if the shards do not divide it
             return NamedSharding(placed.mesh, P(*lead, last if n % shards == 0 else None))
 
         values, scales = of(shape[-1] // (2 if self.dtype in PACKED else 1)), of(shape[-1] // self.block(shape[-1]))
@@ -239,15 +248,15 @@ class Blocks:
         return Blocked(values, scales, *((layers, layers) if self.double else ()), kind=self.dtype)
 
     def block(self, n: int) -> int:
-        """Values of one block of a dimension of n."""
+        """The number of values in a block of a dimension of size n."""
         step = 2 if self.dtype in PACKED else 1
         return max(size for size in range(step, max(min(self.size, n), step) + 1, step) if n % size == 0)
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    """The mean of numbers of 0 or more along the last dimension, to 2^-24 of the largest.
+    """The mean of nonnegative numbers along the last dimension, exact to 2^-24 of the largest.
 
-    It is a sum of whole numbers, whose bits do not depend on the mesh that adds them up; up to 2^26 of them do not overflow.
+    It sums integers, so its bits do not depend on the mesh. Up to 2^26 numbers do not overflow.
     """
     top = jnp.max(x, axis=-1)
     whole = jnp.round(x / jnp.where(top > 0, top, 1.0)[..., None] * 2.0**24).astype(jnp.uint32)
@@ -258,7 +267,7 @@ def _mean(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Half:
-    """bfloat16 until a layer reads it: a step in float32 then holds one layer's float32 copy, and not the stack's."""
+    """Stores bfloat16 that each layer casts itself, so only one layer's float32 copy exists."""
 
     def __str__(self) -> str:
         return "bfloat16, cast in the layer"
@@ -274,12 +283,12 @@ class Half:
 
 
 def dense(node: Any, dtype: Any) -> jax.Array:
-    """A stored parameter as an array: an array as it is, blocks in `dtype`."""
+    """A node as an array: blocks become dense in `dtype`; an array stays as it is."""
     return node.dense(dtype) if isinstance(node, Blocked) else node
 
 
 def stored(x: Any) -> bool:
-    """Whether x is a node that is no array; `is_leaf` of the walks that must not look into one."""
+    """Whether x is a stored node and not an array; used as `is_leaf` in tree functions."""
     return isinstance(x, Blocked)
 
 
@@ -290,6 +299,6 @@ def _bounds(levels: tuple[float, ...]) -> np.ndarray:
 
 
 def _nearest(levels: tuple[float, ...], x: jax.Array, largest: jax.Array) -> jax.Array:
-    """The index of the level nearest to x / largest, of the lower one where two are as near; largest: (..., 1) less."""
+    """The index of the level nearest to x / largest; ties go to the lower level. largest: (...)."""
     share = jnp.clip(x * jnp.where(largest > 0, 1.0 / largest, 0.0)[..., None], -1.0, 1.0)
     return jnp.searchsorted(_bounds(levels), share, side="left")

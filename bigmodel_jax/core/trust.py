@@ -1,8 +1,10 @@
-"""Which code a config.json may name: ours, and the user's own under the working directory.
+"""Decides which code a config.json may name: this package's, and the user's own in the working
+directory.
 
-A run's folder may come from somebody else. Opening it imports the classes that its config.json names, and importing a
-Python file runs it. So code in a run's folder, and code outside both this package and the working directory, is refused
-until the user says `--trust`. A Python config file is trusted: the user names it to have it run.
+A run's folder may come from somebody else. Opening it imports the classes that its config.json
+names, and importing a Python file runs it. So code inside a run's folder, and code outside both
+this package and the working directory, is refused until the user gives `--trust`. A Python config
+file is trusted, because the user names it on the command line.
 """
 
 import importlib.machinery
@@ -11,23 +13,25 @@ import re
 import sys
 from pathlib import Path
 
-VARIABLE = "BIGMODEL_TRUST"  # in the environment, so that the processes that this one starts inherit it
+VARIABLE = "BIGMODEL_TRUST"  # an environment variable, so that child processes inherit it
 OURS = "bigmodel_jax"
 
 
 def allow() -> None:
-    """From here on whatever a config.json names is imported."""
+    """From now on, code that any config.json names is imported."""
     os.environ[VARIABLE] = "1"
 
 
 def allowed() -> bool:
+    """Whether the user has given `--trust`."""
     return os.environ.get(VARIABLE) == "1"
 
 
 def check(tag: str, run_dir: Path | None) -> None:
-    """ValueError unless the code of `tag` ("module:name" or "path/of/file.py:name") may be imported.
+    """Raises ValueError unless the code of a tag may be imported.
 
-    run_dir: the folder whose config.json names it.
+    tag: "module:name" or "path/of/file.py:name". run_dir: the folder whose config.json holds the
+    tag.
     """
     module, _, name = tag.rpartition(":")
     if not name or not (module.endswith(".py") or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module)):
@@ -44,16 +48,18 @@ def check(tag: str, run_dir: Path | None) -> None:
 
 
 def _origin(module: str) -> Path | None:
-    """The file of a module's outermost package, found without importing it; None where it has no file."""
+    """The file of a module's outermost package, found without importing it; None if there is
+    none."""
     outermost = module.split(".")[0]
     loaded = sys.modules.get(outermost)
     spec = loaded.__spec__ if loaded else importlib.machinery.PathFinder.find_spec(outermost)
+    # A namespace package has no file, but it has folders.
     origin = getattr(spec, "origin", None) or next(iter(getattr(spec, "submodule_search_locations", None) or ()), None)
     return Path(origin) if origin and Path(origin).exists() else None
 
 
 def _stranger(file: Path | None, run_dir: Path | None) -> str:
-    """Why the user has not written this file, as far as can be known; "" where it is the user's own."""
+    """Why a file may be another person's; "" if it counts as the user's own."""
     here, path = Path.cwd().resolve(), file.resolve() if file else None
     if path is None or not path.is_relative_to(here) or "site-packages" in path.parts:
         return f"outside the working directory {str(here)!r}"

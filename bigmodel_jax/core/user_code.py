@@ -1,7 +1,9 @@
-"""The user's Python files and the functions in them: imported by path, named by a text that config.json can hold.
+"""The user's Python files and functions: imported by path, and named by a text that config.json can
+hold.
 
-A function's name is "module:function" or "path/of/file.py:function"; a config file may also give the function itself, or
-its bare name. A field that holds such a name is declared as `FunctionName`, so that whoever walks over a config finds all.
+A function's name is "module:function" or "path/of/file.py:function"; a config file may also give
+the function itself or its bare name. A field that holds such a name is declared as `FunctionName`,
+so that code can find all such fields of a config.
 """
 
 import dataclasses
@@ -20,7 +22,8 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass(frozen=True)
 class _Names:
-    """Marks a field whose text names a function; known: texts without a colon may name what ships instead."""
+    """Marks a field that names a function; known: a text without a colon names a built-in one
+    instead."""
 
     known: bool = False
 
@@ -30,7 +33,8 @@ KnownOrFunction = Annotated[str, _Names(known=True)]
 
 
 def import_file(path: Path) -> ModuleType:
-    """The module of a Python file, whose name is its whole path. What the file raises is raised here."""
+    """The module of a Python file, imported once under its absolute path; errors of the file pass
+    through."""
     name = str(path.resolve())
     if name in sys.modules:
         return sys.modules[name]
@@ -38,17 +42,19 @@ def import_file(path: Path) -> ModuleType:
     if spec is None:
         raise ImportError(f"{name!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # Register before execution, as Python's own import does, so that dataclasses find their module.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
+        # A module that failed must not look imported.
         del sys.modules[name]
         raise
     return module
 
 
 def name_of(option: str, function: Callable | str) -> str:
-    """The text that names a function; a text stays, but for a file's path, which becomes a whole one."""
+    """The text that names a function; a text stays, except that a file's path becomes absolute."""
     if isinstance(function, str):
         file, colon, name = function.rpartition(":")
         return f"{Path(file).resolve()}:{name}" if colon and file.endswith(".py") else function
@@ -61,7 +67,10 @@ def name_of(option: str, function: Callable | str) -> str:
 
 
 def find(option: str, name: str) -> Callable:
-    """The function that `name` names; ValueError, one line, where there is none. Its file is imported, if it was not."""
+    """The function that `name` names, importing its file if needed.
+
+    Raises ValueError if there is none.
+    """
     file, colon, attribute = name.rpartition(":")
     if not colon:
         raise ValueError(
@@ -75,7 +84,7 @@ def find(option: str, name: str) -> Callable:
         module = import_file(path) if file.endswith(".py") else importlib.import_module(file)
         if callable(function := getattr(module, attribute, None)):
             return function
-    except Exception as error:  # whatever the user's file raises while it is imported
+    except Exception as error:  # any exception that the user's file raises
         text = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(f"{wrong} ({type(error).__name__}: {text})") from error
     near = nearest(attribute, [known for known, value in vars(module).items() if callable(value)])
@@ -83,7 +92,7 @@ def find(option: str, name: str) -> Callable:
 
 
 def call(option: str, name: str, *args: Any) -> Any:
-    """What the function returns; ValueError, one line, for whatever it raises."""
+    """The function's result; any exception of the function becomes a ValueError of one line."""
     function = find(option, name)
     try:
         return function(*args)
@@ -92,8 +101,9 @@ def call(option: str, name: str, *args: Any) -> Any:
 
 
 def described(error: Exception) -> str:
-    """One line: kind, text and place of an exception of the user's code."""
+    """One line with the class, text and place of an exception from the user's code."""
     line = error.__traceback__
+    # The innermost frame is where the exception was raised.
     while line and line.tb_next:
         line = line.tb_next
     at = f" (line {line.tb_lineno} of {line.tb_frame.f_code.co_filename})" if line else ""
@@ -101,7 +111,10 @@ def described(error: Exception) -> str:
 
 
 def bound(value: Any, module: ModuleType, name: str = "") -> Any:
-    """A config, or a part called `name`, in which functions that its file gives, and bare names, are whole names."""
+    """A config, or its part called `name`, with functions and bare names replaced by full names.
+
+    module: the config file's module, in which bare names are looked up.
+    """
     if isinstance(value, tuple):
         items = tuple(bound(item, module, name) for item in value)
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
@@ -123,7 +136,7 @@ def bound(value: Any, module: ModuleType, name: str = "") -> Any:
 def _whole(option: str, function: Callable | str, module: ModuleType, known: bool) -> str:
     if not isinstance(function, str) or ":" in function or not function:
         return name_of(option, function)
-    if known:  # a misspelt name is refused with those that are known
+    if known:  # elsewhere a misspelt name is refused with a list of the known ones
         return f"{module.__name__}:{function}" if callable(getattr(module, function, None)) else function
     if not callable(getattr(module, function, None)):
         near = nearest(function, [name for name, value in vars(module).items() if callable(value)])
@@ -132,7 +145,7 @@ def _whole(option: str, function: Callable | str, module: ModuleType, known: boo
 
 
 def holds_names(cls: type, field: str) -> bool:
-    """Whether a field is declared as names of functions, one or a tuple of them."""
+    """Whether a field is declared to hold one function name, or a tuple of them."""
     return _mark(cls, field) is not None
 
 
@@ -143,7 +156,7 @@ def _mark(cls: type, field: str) -> _Names | None:
 
 
 def parts(value: Any) -> Iterator[Any]:
-    """A config and all dataclasses in it."""
+    """A config and all dataclasses inside it."""
     if dataclasses.is_dataclass(value):
         yield value
         for field in dataclasses.fields(value):
@@ -154,7 +167,7 @@ def parts(value: Any) -> Iterator[Any]:
 
 
 def functions(config: Any) -> list[str]:
-    """The names of all functions that a config names."""
+    """The names of all functions that a config uses."""
     found = []
     for part in parts(config):
         for field in dataclasses.fields(part):
@@ -165,7 +178,10 @@ def functions(config: Any) -> list[str]:
 
 
 def moved(before: Any, now: Any) -> bool:
-    """Whether two values name the same function of a file that lies elsewhere now; its content is compared apart."""
+    """Whether two names mean one function in a file that has moved.
+
+    The file's content is compared elsewhere.
+    """
     if not (isinstance(before, str) and isinstance(now, str)):
         return False
     files = [Path(name.rpartition(":")[0]) for name in (before, now)]

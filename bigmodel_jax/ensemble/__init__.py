@@ -1,1 +1,1 @@
-"""Several runs as one: their predictions averaged, or their weights."""
+"""Combines several runs by averaging their predictions or their weights."""

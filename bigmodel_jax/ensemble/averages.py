@@ -1,4 +1,4 @@
-"""The mean of the weights of several models of one spec, summed in float64 so that it is rounded once."""
+"""The mean of the weights of several models with one spec, summed in float64 to round only once."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,32 +11,38 @@ from bigmodel_jax.core.params import Tree
 
 
 class Total(NamedTuple):
-    """The weights of `count` models, summed in float64 on their own mesh. Constants are not summed, and stand in `fixed`."""
+    """The sum of the weights of `count` models, in float64 on their mesh.
+
+    sums: trained parameters and statistics. fixed: constants, which are not summed.
+    """
 
     sums: Tree
     fixed: Tree
     count: int
 
     def mean(self) -> Tree:
-        """The merged parameters whose trained ones and statistics are the mean, float32."""
+        """The merged parameters with the mean, in float32, of trained parameters and statistics."""
         with jax.enable_x64(True):
             return params.merge(jax.tree.map(lambda x: _divided(x, self.count), self.sums), self.fixed)
 
     def add(self, weights: Tree, spec: Tree) -> "Total":
-        """With one more model; the arrays of this total stay as they are."""
+        """A new total with one more model; this total's arrays stay unchanged."""
         with jax.enable_x64(True):
             return Total(jax.tree.map(_added, self.sums, _summed(weights, spec)), self.fixed, self.count + 1)
 
 
 def total_of(weights: Tree, spec: Tree) -> Total:
-    """The total of one model, of which `weights` are the merged parameters."""
+    """The total of one model; weights: its merged parameters."""
     with jax.enable_x64(True):
         sums = jax.tree.map(lambda x: x.astype(jnp.float64) if _is_float(x) else x, _summed(weights, spec))
     return Total(sums, params.of_kind(weights, spec, "constant"), 1)
 
 
 def mean(members: Iterable[Tree], spec: Tree) -> Tree:
-    """The mean of the merged parameters of models of one spec; one member at a time is in memory beside the sum."""
+    """The mean of the merged parameters of several models.
+
+    Only the sum and one member are in memory at a time.
+    """
     members = iter(members)
     total = total_of(next(members), spec)
     for weights in members:
@@ -53,7 +59,10 @@ def _is_float(x: jax.Array) -> bool:
 
 
 def _added(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Whole numbers (a count) have no mean: those of the first member stay."""
+    """The sum of floats.
+
+    Integers, such as a count, have no mean and stay those of the first member.
+    """
     return a + b.astype(jnp.float64) if _is_float(a) else a
 
 

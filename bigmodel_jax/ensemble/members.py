@@ -1,4 +1,5 @@
-"""The members of an ensemble: checkpoints of runs, and what they must have in common."""
+"""The members of an ensemble, which are checkpoints of runs, and the checks that they fit
+together."""
 
 import dataclasses
 from pathlib import Path
@@ -12,12 +13,12 @@ from bigmodel_jax.training import constants, run_folder
 from bigmodel_jax.training.saved import load_weights
 
 How = Literal["predictions", "logits", "weights", "soup"]
-AVERAGED = ("weights", "soup")  # what makes one model out of several
-MODEL = ("model", "adapters", "mup")  # the parts of a config that say which parameters there are
+AVERAGED = ("weights", "soup")  # combinations that result in a single model
+MODEL = ("model", "adapters", "mup")  # the parts of a config that determine the parameters
 
 
 class Member(NamedTuple):
-    """One checkpoint of a run. which: as `load_weights` has it; name: what the user wrote."""
+    """One checkpoint of a run; which: as in `load_weights`; name: what the user typed."""
 
     name: str
     folder: Path
@@ -25,22 +26,25 @@ class Member(NamedTuple):
     which: str
 
     def weights(self, mesh) -> params.Tree:
-        """Its merged parameters on `mesh`."""
+        """The member's merged parameters on `mesh`."""
         return load_weights(self.config, self.folder, mesh, self.which, f"ensemble: {self.name}")[0]
 
 
 def parallel_of(sources: list[str]) -> ParallelConfig:
-    """The mesh of the first run; the default where there is none yet, of which `open_members` says what is wrong."""
+    """The mesh config of the first run.
+
+    If there is none, this is the default, and `open_members` reports the error.
+    """
     folder = kept.split(sources[0])[0] if sources else Path()
     return run_folder.load(folder).parallel if sources and (folder / "config.json").is_file() else ParallelConfig()
 
 
 def open_members(sources: list[str], last: int, how: How, parallel: ParallelConfig = ParallelConfig()) -> list[Member]:
-    """The members that RUN, RUN@STEP and RUN@best name; last: the newest so many saves of the only run, 0 = not asked.
+    """The members that RUN, RUN@STEP and RUN@best name.
 
-    parallel: the mesh of all of them.
-
-    ValueError, one line, where they are fewer than two, one is no run, or they do not fit each other.
+    last: take this many newest saves of the only run; 0 = off. parallel: the mesh config for all
+    members. Raises ValueError, one line, for fewer than two members, a member that is no run, or
+    members that do not fit together.
     """
     found = [_open(source) for source in sources]
     if last:
@@ -87,7 +91,8 @@ def _newest(found: list[Member], last: int) -> list[Member]:
 
 
 def check_same(first: Member, other: Member, how: How) -> None:
-    """ValueError, one line, with the first field or file in which two members differ that must not."""
+    """Raises ValueError, one line, with the first field or file that differs and must not."""
+    # Averaged weights need equal models; averaged predictions need equal tasks and data.
     parts = MODEL if how == "weights" else (*MODEL, "objective", "data") if how == "soup" else ("objective", "data")
     changed = run_folder.differences(first.config, other.config)
     for name, (a, b) in changed.items():
@@ -97,6 +102,7 @@ def check_same(first: Member, other: Member, how: How) -> None:
             )
     for file in ("tokenizer.json", "vocabulary.json", "scaling.json"):
         texts = [_text(member.folder / file) for member in (first, other)]
+        # A run may lack such a file; only files that both have are compared.
         if None not in texts and texts[0] != texts[1]:
             raise ValueError(f"ensemble: {first.name} and {other.name} hold different {file}; members must share it")
     if how in AVERAGED:
@@ -108,7 +114,11 @@ def _text(path: Path) -> bytes | None:
 
 
 def _check_parameters(first: Member, other: Member) -> None:
-    """The same parameters, and constants with the same digests: an adapter says nothing beside another base."""
+    """Raises ValueError if parameters differ in name or shape, or constants in their digests.
+
+    Constants must be equal because an adapter is only meaningful with the base that it was trained
+    on.
+    """
     a, b = ({p: (x.shape, x.kind) for p, x in _spec(member).items()} for member in (first, other))
     if differ := sorted(path for path in a | b if a.get(path) != b.get(path)):
         raise ValueError(
@@ -128,7 +138,7 @@ def _spec(member: Member) -> dict[str, params.Param]:
 
 
 def _constants(folder: Path) -> dict[str, int]:
-    """The digest of each constant, by its path; of a copy in blocks, of each of its arrays."""
+    """{path: digest} of each constant; a copy in blocks has one digest per array."""
     found = {path: place.digest for path, place in constants.references(folder).items()}
     if mirror.origin(folder / constants.FOLDER / "0").is_dir():
         described = leaves.describe(folder / constants.FOLDER, 0)

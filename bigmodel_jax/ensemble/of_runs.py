@@ -1,4 +1,5 @@
-"""An ensemble of runs from their folders to its record: members evaluated, combined, evaluated, and kept as a run."""
+"""Makes an ensemble of runs: evaluates the members, combines them, evaluates that, and writes a
+record and a run."""
 
 import dataclasses
 import functools
@@ -28,7 +29,7 @@ from bigmodel_jax.training.set_evaluations import validation
 
 
 class Asked(NamedTuple):
-    """As the verb's options have it."""
+    """The verb's options, described there."""
 
     how: How = "predictions"
     metric: str = ""
@@ -40,7 +41,10 @@ class Asked(NamedTuple):
 
 @dataclasses.dataclass
 class Kitchen:
-    """What the work on one ensemble shares. config: the first member's, as its evaluation reads the data."""
+    """State shared by the steps of making one ensemble.
+
+    config: the first member's, for the evaluation. validation: batches of the validation split.
+    """
 
     members: list[Member]
     asked: Asked
@@ -49,7 +53,8 @@ class Kitchen:
     validation: Any
 
     def judge(self, config: Config, model=None) -> Callable[[Tree, str], dict[str, float]]:
-        """(merged parameters, what the bar says) -> scalars on the validation split."""
+        """A function (merged parameters, text of the progress bar) -> scalars on the validation
+        split."""
         step = make_eval_step(config, self.mesh, model)
 
         def scalars(weights: Tree, text: str) -> dict[str, float]:
@@ -66,17 +71,20 @@ class Kitchen:
 
     @functools.cached_property
     def train(self) -> Any:
-        """Training batches, opened where statistics are recomputed alone."""
+        """Training batches; opened only if statistics must be recomputed."""
         return open_data(self.config, self.mesh)[0]
 
     def finish(self, mean: Tree) -> tuple[Tree, tuple[str, ...]]:
-        """(a mean of weights as a checkpoint of the run holds it, its statistics recomputed; which these are)."""
+        """(averaged weights in the form of a checkpoint with recomputed statistics, paths of these
+        statistics)."""
         config = self.config
         weights = _as_stored(config, mean)
         if not statistics.renewed_by_batches(config):
             return weights, ()
+        # Batches of one epoch, rounded up.
         one_pass = -(-len(self.train.rows) // config.train.batch_size)
         number = min(self.asked.batches or one_pass, one_pass)
+        # The same batches for every candidate of a soup.
         self.train.seek(0)
         with counting(number, "Recomputing batch statistics") as advance:
 
@@ -93,16 +101,18 @@ class Kitchen:
 
 
 def _as_stored(config: Config, weights: Tree) -> Tree:
-    """Trained parameters in the dtype that a checkpoint of the run has; an average of the parameters is float32."""
+    """Weights in the dtypes of the run's checkpoint; if it keeps an average of its weights,
+    float32."""
     spec = config.make_model().spec
     dtype = "float32" if config.optim.ema_decay else config.precision.param
     return params.merge(weights, cast(params.of_kind(weights, spec, "trained"), dtype))
 
 
 def make_ensemble(sources: list[str], asked: Asked) -> dict[str, Any]:
-    """Evaluates and combines the members that `sources` name; returns the record of which the page is made.
+    """Evaluates and combines the members that `sources` name, and returns the record for the page.
 
-    ValueError, one line, for members that do not fit each other or a combination that cannot be; nothing is written then.
+    Raises ValueError, one line, and writes nothing, if the members do not fit or cannot be
+    combined.
     """
     if asked.run_dir:
         new_run.check_free(asked.run_dir)
@@ -137,6 +147,7 @@ def _predictions(kitchen: Kitchen, alone: list[dict], record: dict) -> dict[str,
     config, how = kitchen.config, kitchen.asked.how
     models = [m.config.make_model() for m in kitchen.members]
     model = predictions.combined(models, config.objective.predicts, how)
+    # All members are in memory at once, since each batch passes through all of them.
     tree = {predictions.name_of(i): weights for i, weights in enumerate(kitchen.trees())}
     return {"scalars": _plain(kitchen.judge(config, model)(tree, "the ensemble"))}
 

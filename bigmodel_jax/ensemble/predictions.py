@@ -1,4 +1,4 @@
-"""Several models as one that predicts the mean of what they predict."""
+"""A model made of several models; its prediction is the mean of theirs."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,26 +12,30 @@ from bigmodel_jax.objectives import Objective
 
 
 def name_of(number: int) -> str:
-    """The branch of the ensemble's parameters that holds those of a member."""
+    """The key under which the ensemble's parameters hold those of a member."""
     return f"member{number}"
 
 
 def mean_probabilities(*logits: jax.Array) -> jax.Array:
-    """log of the mean over members of softmax(logits), float32, each (..., C): deep ensembles (arXiv:1612.01474, eq. 4)."""
+    """The log of the members' mean of softmax(logits), float32; each input is (..., C).
+
+    Source: deep ensembles, arXiv:1612.01474, equation 4.
+    """
     logs = [jax.nn.log_softmax(x.astype(jnp.float32), axis=-1) for x in logits]
     total = logs[0]
     for x in logs[1:]:
+        # In log space, so that small probabilities do not underflow.
         total = jnp.logaddexp(total, x)
     return total - jnp.log(float(len(logs)))
 
 
 def mean_values(*values: jax.Array) -> jax.Array:
-    """The mean over members, float32, each of one shape; of logits it is the geometric mean of the probabilities."""
+    """The members' mean, float32; for logits this is the geometric mean of the probabilities."""
     return sum(x.astype(jnp.float32) for x in values) / len(values)
 
 
 def check(objective: Objective, model_config, how: Literal["predictions", "logits"]) -> None:
-    """ValueError, one line, where the objective's predictions have no mean."""
+    """Raises ValueError, one line, if the objective's predictions cannot be averaged."""
     name = type(objective).__name__
     if not (objective.predicts and objective.scores) or objective.parameters(model_config):
         raise ValueError(
@@ -43,10 +47,11 @@ def check(objective: Objective, model_config, how: Literal["predictions", "logit
 
 
 def combined(models: Sequence[Model], predicts: str, how: Literal["predictions", "logits"]) -> Model:
-    """The model of an ensemble: its parameters are {"member0": those of the first, ...}, its output is a mean.
+    """The ensemble's model: its parameters are {"member0": ..., "member1": ...}, and its output is
+    a mean.
 
-    predicts: "classes" or "numbers" (objectives/base.py). A mean of probabilities is given as its logarithm, which every
-    objective over classes reads as logits.
+    predicts: "classes" or "numbers" (objectives/base.py). A mean of probabilities is returned as
+    its logarithm, which every objective for classes accepts as logits.
     """
     mean = mean_probabilities if predicts == "classes" and how == "predictions" else mean_values
 

@@ -1,7 +1,7 @@
-"""Greedy soup: members join the mean of the weights as long as a validation metric does not fall.
+"""Greedy soup: a member joins the mean of the weights if a validation metric does not get worse.
 
-Wortsman et al., arXiv:2203.05482, algorithm 1. The metric of the soup was used to choose its members: it is no estimate of
-the metric on other data.
+Source: Wortsman et al., arXiv:2203.05482, algorithm 1. The soup's own metric has selected its
+members, so it does not estimate the metric on other data.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,8 @@ from bigmodel_jax.ensemble.averages import Total, total_of
 
 
 class Tried(NamedTuple):
-    """One member's turn. alone: its own metric; value: that of the soup with it; kept: whether it stayed."""
+    """One member's trial; alone: its own metric; value: the metric of the soup with it; kept: the
+    outcome."""
 
     number: int
     alone: float
@@ -21,7 +22,8 @@ class Tried(NamedTuple):
 
 
 class Soup(NamedTuple):
-    """weights: the merged parameters; scalars: of their evaluation; order: the members in the order of their turns."""
+    """A soup; weights: merged parameters; scalars: its evaluation; order: all trials in their
+    order."""
 
     weights: Tree
     scalars: dict[str, Any]
@@ -37,12 +39,15 @@ def greedy(
     key: str,
     more_is_better: bool,
 ) -> Soup:
-    """The soup of members 0, 1, ..., none worse than the best of them by the scalar `key` of `judge`.
+    """The greedy soup of members 0, 1, ...; its scalar `key` is no worse than the best member's.
 
-    load: the merged parameters of a member; alone: the scalars of each member; finish: a mean of weights as it is
-    evaluated (statistics recomputed).
+    - load: returns the merged parameters of a member
+    - alone: the scalars of each member
+    - finish: makes averaged weights ready for evaluation (recomputes statistics)
+    - judge: returns the scalars of weights
     """
     sign = 1.0 if more_is_better else -1.0
+    # The best member is tried first, so the soup starts at its metric.
     ranked = sorted(range(len(alone)), key=lambda i: -sign * alone[i][key])
     first = ranked[0]
     weights, scalars = load(first), alone[first]
@@ -52,7 +57,7 @@ def greedy(
         candidate = total.add(load(number), spec)
         mean = finish(candidate.mean())
         found = judge(mean)
-        kept = sign * found[key] >= sign * scalars[key]  # a metric that is not finite never is
+        kept = sign * found[key] >= sign * scalars[key]  # false for a metric that is NaN
         order.append(Tried(number, alone[number][key], found[key], kept))
         if kept:
             weights, scalars, total = mean, found, candidate

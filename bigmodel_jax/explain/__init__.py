@@ -1,1 +1,2 @@
-"""What a network does with one input: attention, attributions, what each layer says, what patching it changes."""
+"""Explains a network's output for one input: attention, attributions, logit lens and activation
+patching."""

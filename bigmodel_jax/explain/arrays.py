@@ -1,4 +1,5 @@
-"""All that is said of a picture or of a row of numbers: which of its values matter, and where the model looks.
+"""Explains a model's output for a picture or a row of numbers: which values matter, and where it
+looks.
 
 Shapes: H height, W width, C channels, F columns, L layers, T tokens.
 """
@@ -19,8 +20,18 @@ from bigmodel_jax.explain.subject import Answer, Subject, answered
 
 @dataclasses.dataclass(frozen=True)
 class ArrayExplanation:
-    """Of a picture (H, W, C) or a row (F,), as the model gets it. gradient, smooth: in its shape; cam (h, w): Grad-CAM's map;
-    maps (L, heads, T, T) and rollout (rows, columns): of a model that attends to patches; first: tokens before the patches."""
+    """Everything computed for a picture (H, W, C) or a row (F,).
+
+    - values: the input as the model gets it
+    - answer: the model's output, and the entry of it that is explained
+    - integrated: integrated gradients, in the shape of values
+    - gradient, smooth: the gradient and its SmoothGrad version, in the shape of values
+    - cam: (h, w), the Grad-CAM map; None without convolutions
+    - maps: (L, heads, T, T), attention maps; None without attention
+    - rollout: (rows, columns), attention rollout over patches; None if there is no class token
+    - first: the number of tokens before the patches
+    - lens: the logit lens; None unless the model is one stack of layers and predicts classes
+    """
 
     values: np.ndarray
     answer: Answer
@@ -43,13 +54,20 @@ def explain(
     classes: bool = True,
     patches: tuple[int, int] | None = None,
 ) -> ArrayExplanation:
-    """key: the array of the batch that is explained; baseline: what stands for no input; classes: the model's output are
-    classes, and not numbers; patches: rows and columns of a model that reads a picture as patches."""
+    """Explains the subject's output for its batch.
+
+    - key: the array of the batch to explain
+    - baseline: the values that stand for an empty input
+    - target: the class or number to explain; None = the likeliest
+    - classes: whether the model's outputs are classes, and not numbers
+    - patches: (rows, columns) if the model reads a picture as patches
+    """
     answer = answered(subject, subject.of_batch(subject.batch), target, classes=classes)
 
     def score(params: Tree, batch: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return subject.score(subject.computed(params, batch | {key: x}), answer.target)
 
+    # A Partial passes the weights as arguments instead of compiling them into the program.
     f = Partial(score, subject.params, subject.batch)
     x = jnp.asarray(subject.batch[key], jnp.float32)
     in_layers = _in_layers(subject, answer, classes, patches)
@@ -66,13 +84,14 @@ def explain(
 
 
 def _in_layers(subject: Subject, answer: Answer, classes: bool, patches: tuple[int, int] | None) -> dict[str, Any]:
-    """What only a model of one stack of layers has."""
+    """The explanations that only a model of one stack of layers has."""
     if subject.model.parts is None:
         return {"maps": None, "rollout": None, "first": 0, "lens": None}
     maps = texts.maps(subject)
+    # Tokens before the patches, such as the class token.
     first = maps.shape[-1] - patches[0] * patches[1] if maps is not None and patches else 0
     rollout = None
-    if first > 0:  # there is a token that the class is read from
+    if first > 0:  # the class is read from a token of its own
         rollout = np.asarray(attention_maps.rollout(jnp.asarray(maps)))[0, first:].reshape(patches)
     lens = texts.lens(subject, answer) if classes else None
     return {"maps": maps, "rollout": rollout, "first": first, "lens": lens}

@@ -1,4 +1,4 @@
-"""What is known of one input of a run, as a page shows it."""
+"""The explanation of one input of a run, with the texts and units that its page shows."""
 
 import dataclasses
 
@@ -10,9 +10,16 @@ from bigmodel_jax.explain.texts import TextExplanation
 
 @dataclasses.dataclass(frozen=True)
 class Explained:
-    """title, against: what was given; names: of a row's columns; shown: a picture (H, W, C) in 0 .. 1, or a row (F,) in its
-    own units; truth: the label of a row of the validation split; unit, mean: what turn a predicted number into its own
-    unit; kind: the model's."""
+    """An explanation and what its page needs beside it.
+
+    - result: the explanation
+    - title: the text, or the name of the picture or row; against: the second text
+    - names: the names of a row's columns
+    - shown: a picture (H, W, C) in [0, 1], or a row (F,) in its own units
+    - truth: the label, for a row of the validation split
+    - unit, mean: a predicted number times unit plus mean is in its own unit
+    - kind: the model's name; step: the checkpoint's step
+    """
 
     result: TextExplanation | ArrayExplanation
     title: str = ""

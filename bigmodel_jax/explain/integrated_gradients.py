@@ -1,4 +1,4 @@
-"""Integrated gradients (Sundararajan et al., arXiv:1703.01365), and how far their sum is from what it must be."""
+"""Integrated gradients (Sundararajan et al., arXiv:1703.01365), with a check of completeness."""
 
 import functools
 from collections.abc import Callable
@@ -10,13 +10,17 @@ import numpy as np
 from jax.tree_util import Partial
 
 STEPS, MOST_STEPS = 32, 2048
-WITHIN = 0.01  # of the output difference
-AT_ONCE = 8  # points of the path in one pass: one program, however many steps
+WITHIN = 0.01  # the completeness error that is accepted, as a share of the output difference
+AT_ONCE = 8  # points of the path per compiled pass, so that one program serves any number of steps
 
 
 class Attributions(NamedTuple):
-    """values: in the shape of the input; steps: points on the path; total: their sum; difference: f(x) - f(baseline), which
-    the total equals where the integral is exact (completeness, proposition 1)."""
+    """Attributions and their completeness (proposition 1).
+
+    - values: in the shape of the input; total: their sum
+    - steps: number of points on the path
+    - difference: f(x) - f(baseline), which the total would equal if the integral were exact
+    """
 
     values: jax.Array
     steps: int
@@ -25,32 +29,38 @@ class Attributions(NamedTuple):
 
     @property
     def error(self) -> float:
-        """|total - difference| as a share of |difference|."""
+        """|total - difference| / |difference|."""
         return abs(self.total - self.difference) / max(abs(self.difference), 1e-12)
 
 
 def integrated_gradients(
     f: Callable[[jax.Array], jax.Array], x: jax.Array, baseline: jax.Array, steps: int = STEPS
 ) -> jax.Array:
-    """(x - baseline) times the mean gradient of f on the straight line between them (equation 1), in the shape of x.
+    """(x - baseline) times the mean gradient of f on the line between them, in the shape of x
+    (equation 1).
 
-    f: x -> (); a `jax.tree_util.Partial` keeps the arrays that it holds out of the compiled program. The integral is Gauss
-    and Legendre's sum over `steps` points, as Captum's is by default; steps is a multiple of 8.
+    f: maps x to a scalar; as a `jax.tree_util.Partial` it can hold arrays without compiling them
+    in. steps: the number of points of the Gauss-Legendre sum, which is Captum's default; a multiple
+    of 8.
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
+    # The nodes are mapped from [-1, 1] to [0, 1], so the weights are halved.
     blocks = zip(np.split((points + 1) / 2, steps // AT_ONCE), np.split(weights / 2, steps // AT_ONCE), strict=True)
     f, at = _with_arrays(f), functools.partial(jnp.asarray, dtype=x.dtype)
     return (x - baseline) * sum(_weighted(f, x, baseline, at(points), at(weights)) for points, weights in blocks)
 
 
 def _with_arrays(f: Callable) -> Partial:
-    """f as an argument of a compiled program. A Partial stays: one inside another would hide its arrays."""
+    """f as a Partial, so that it can be an argument of a jitted function.
+
+    A Partial stays as it is, because a nested one would hide its arrays.
+    """
     return f if isinstance(f, Partial) else Partial(f)
 
 
 @jax.jit
 def _weighted(f: Partial, x: jax.Array, baseline: jax.Array, points: jax.Array, weights: jax.Array) -> jax.Array:
-    """The weighted sum of the gradients at some points of the path."""
+    """The weighted sum of the gradients at these points of the path."""
     gradients = jax.vmap(lambda point: jax.grad(f)(baseline + point * (x - baseline)))(points)
     return jnp.tensordot(weights, gradients, axes=1)
 
@@ -63,8 +73,11 @@ def complete(
     within: float = WITHIN,
     most_steps: int = MOST_STEPS,
 ) -> Attributions:
-    """`integrated_gradients` with twice as many steps, from 32 on, until their sum is the output difference `within` this
-    share of it, or `most_steps` are reached."""
+    """Integrated gradients with enough steps for completeness.
+
+    The steps are doubled, from 32 on, until the error is at most `within` (a share of the output
+    difference), or until the next doubling would exceed `most_steps`.
+    """
     f, value, steps = _with_arrays(f), jax.jit(lambda f, x: f(x)), STEPS
     difference = float(value(f, x) - value(f, baseline))
     while True:

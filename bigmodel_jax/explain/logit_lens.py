@@ -1,7 +1,7 @@
-"""The logit lens: what the model would answer if each layer were its last (nostalgebraist, "interpreting GPT: the logit
-lens", 2020).
+"""The logit lens: the model's output if each layer were its last one.
 
-Shapes: L layers, B batch, T tokens, D embed.
+Source: nostalgebraist, "interpreting GPT: the logit lens", 2020. Shapes: L layers, B batch, T
+tokens, D embed.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,13 @@ from bigmodel_jax.models.base import Model
 def logit_lens(
     model: Model, params: Tree, batch: dict[str, jax.Array], read: Callable[[jax.Array], Any] = lambda logits: logits
 ) -> Any:
-    """read(the model's output) off what enters the stack and off what leaves each layer, stacked (1 + L, ...).
+    """read(model output) for the embeddings and for the output of each layer, stacked (1 + L, ...).
 
-    The final norm and the head are the model's own, so that the last entry is its output. read: the logits over a
-    vocabulary of all layers are large, so that a caller may keep a part of them.
+    The model's own final norm and head are applied, so the last entry is the model's output. read:
+    lets a caller keep a part of it, because logits over a vocabulary for all layers are large.
     """
     here = opened(model, params, batch)
     found, ys = residuals(model, params, batch)
     layers = jnp.concatenate([here.embeddings[None], found])
+    # A map instead of vmap keeps the logits of only one layer in memory.
     return jax.lax.map(lambda x_BTD: read(here.leave(x_BTD, ys)), layers)

@@ -1,4 +1,4 @@
-"""A run's weights and one input of the user's, explained."""
+"""Explains the output of a run's model for one input of the user's."""
 
 import dataclasses
 import functools
@@ -22,13 +22,18 @@ from bigmodel_jax.explain.explained import Explained
 from bigmodel_jax.explain.subject import Subject
 from bigmodel_jax.training import checks, saved
 
-MOST_TOKENS = 128  # a page shows layers x tokens, and patching runs the model once for each of them
+MOST_TOKENS = 128  # the page shows layers x tokens, and patching runs the model once for each of these
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """One of text, image (a file) and row (of the validation split; -1: none). against: a second text, to patch with; target:
-    the token or class to explain, "" for the likeliest; step, adapter: as `saved.load_weights` has them."""
+    """The user's request; exactly one of text, image and row is given.
+
+    - image: a file; row: a row of the validation split, -1 = none
+    - against: a second text, for activation patching
+    - target: the token or class to explain; "" = the likeliest
+    - step, adapter: as in `saved.load_weights`
+    """
 
     text: str | None = None
     against: str | None = None
@@ -40,19 +45,24 @@ class Asked:
 
 
 def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
-    """ValueError, one line, for an input that cannot be explained, before any weight is read."""
+    """The explanation.
+
+    Raises ValueError, one line, before weights are read, if it is impossible.
+    """
     reads = _check(config, asked)
     prepare = _of_text if reads == "tokens" else functools.partial(_of_array, reads)
     compute = prepare(config, run_dir, asked)
+    # One input gives nothing to shard.
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = saved.load_weights(config, run_dir, mesh, asked.step, adapter=asked.adapter)
     kind = type(config.model).__name__.removesuffix("Config")
+    # Attributions are differences, which bfloat16 would drown in rounding.
     return dataclasses.replace(compute(cast(weights, "float32")), kind=kind, step=step)
 
 
 def _check(config: Config, asked: Asked) -> str:
-    """The array of a batch that is explained."""
+    """The name of the batch array to explain; raises ValueError if options and model do not fit."""
     given = {"--text": asked.text is not None, "--image": bool(asked.image), "--row": asked.row >= 0}
     chosen = [name for name, is_given in given.items() if is_given]
     if len(chosen) != 1:
@@ -90,6 +100,7 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
         raise ValueError(f"explain: --text has {len(ids)} tokens ({'|'.join(pieces[0])}) and --against {len(other)} "
                          f"({'|'.join(pieces[1])}); patching needs as many")  # fmt: skip
     _check_answer(config, model, len(ids), next_token)
+    # A decoder's answers are tokens, and a classifier's are labels.
     names = () if next_token else _labels(run_dir)
     name = tokenizer.piece if next_token else functools.partial(_name, names)
     target = _token(tokenizer, asked.target) if next_token else _class(config, names, asked.target)
@@ -123,7 +134,7 @@ def _tokens(config: Config, tokenizer: Tokenizer, next_token: bool, option: str,
 
 
 def _check_answer(config: Config, model: Any, length: int, next_token: bool) -> None:
-    """ValueError where the model's output is neither logits of what follows nor of classes."""
+    """Raises ValueError if the output is not logits, either of the next token or of classes."""
     value = _output(model, _row([0] * length))
     if not hasattr(value, "shape") or len(value.shape) != (3 if next_token else 2):
         raise ValueError(f"explain: {type(config.model).__name__} answers --text with neither a next token nor a class; "
@@ -131,12 +142,12 @@ def _check_answer(config: Config, model: Any, length: int, next_token: bool) -> 
 
 
 def _output(model: Any, batch: dict[str, Any]) -> Any:
-    """The shapes of the model's output."""
+    """The model's output as shapes."""
     return jax.eval_shape(lambda tree: model.apply(tree, batch).value, params.abstract(model.spec))
 
 
 def _baseline(tokenizer: Tokenizer, ids: list[int], next_token: bool) -> tuple[str, list[int]]:
-    """(its name, the tokens that stand for no text): what the tokenizer puts around a text stays."""
+    """(name, tokens) of the empty text; tokens that the tokenizer adds around a text stay."""
     control = set(tokenizer.control.values())
     if next_token:
         return tokenizer.piece(tokenizer.separator), [tokenizer.start] + [tokenizer.separator] * (len(ids) - 1)
@@ -163,7 +174,7 @@ def _token(tokenizer: Tokenizer, target: str) -> int | None:
 
 
 def _labels(run_dir: Path) -> tuple[str, ...]:
-    """The names of a run's classes in the order of their numbers; () where its folder has none."""
+    """The names of a run's classes by number; () if its folder has none."""
     published, own = run_dir / "labels.json", run_dir / "vocabulary.json"
     if published.is_file():
         names = json.loads(published.read_text()).get("id2label", {})
@@ -241,7 +252,7 @@ def _validation(data: Any, key: str, row: int) -> tuple[np.ndarray, Any]:
 
 
 class Columns(NamedTuple):
-    """names, targets: of a table's columns, and of what is predicted; the means and scales turn both into their own units."""
+    """The names of a table's columns and targets, and their means and scales in their own units."""
 
     names: tuple[str, ...]
     targets: tuple[str, ...]
@@ -252,7 +263,7 @@ class Columns(NamedTuple):
 
 
 def _columns(run_dir: Path, key: str, outputs: int) -> Columns:
-    """What the run's folder says of a table's columns, key being the array that holds them."""
+    """The columns as the run's folder describes them; key: the array that holds them."""
     path = run_dir / "scaling.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     own, target = found.get(key, {}), found.get("target", {})

@@ -1,4 +1,4 @@
-"""A model of one stack of layers, opened between its parts: embeddings go in anywhere, residuals come out anywhere.
+"""Opens a model of one stack of layers, to replace its embeddings and to read its residuals.
 
 Shapes: B batch, T tokens, D embed, L layers.
 """
@@ -15,7 +15,8 @@ from bigmodel_jax.nn.taps import tapped
 
 
 class Opened(NamedTuple):
-    """A model, the parameters as its parts read them, and what one batch hands to its stack of layers."""
+    """A model's parts, its parameters as these parts read them, and one batch's input to the
+    stack."""
 
     parts: Parts
     params: Tree
@@ -24,24 +25,32 @@ class Opened(NamedTuple):
 
     @property
     def embeddings(self) -> jax.Array:
-        """(B, T, D): what enters the first layer of the stack."""
+        """(B, T, D): the input of the first layer of the stack."""
         return self.entry.x
 
     def run(self, x_BTD: jax.Array, layers: Callable = stack.run, xs: Any = None) -> tuple[jax.Array, Any]:
-        """(what leaves the last layer, the layers' ys) for these embeddings; layers: how they are run, as `stack.run`; xs:
-        what each layer takes, in place of the entry's."""
+        """(output of the last layer, the layers' ys) for these embeddings.
+
+        layers: a function that runs the layers, like `stack.run`. xs: per-layer inputs instead of
+        the entry's.
+        """
+        # `layers` may replace stack.run, as patching does.
         run = self.parts.layers(layers, self.entry.whole, train=False)
         xs = self.entry.xs if xs is None else xs
         return run(self.params[self.parts.stack], x_BTD, xs, shared=self.entry.shared)
 
     def leave(self, x_BTD: jax.Array, ys: Any) -> jax.Array:
-        """The model's output, read off this residual."""
+        """The model's output for this residual, through its final norm and head."""
         outside = self.parts.outside(self.params)
         return self.parts.leave(outside, self.entry, x_BTD, ys, self.batch, train=False).value
 
 
 def opened(model: Model, params: Tree, batch: dict[str, jax.Array]) -> Opened:
-    """ValueError for a model that is not given in parts, or whose layers pass on more than one array."""
+    """Opens a model for a batch.
+
+    Raises ValueError for a model that is not given in parts, or whose layers pass on several
+    arrays.
+    """
     parts = model.parts
     if parts is None:
         raise ValueError("the model has no stack of layers whose taps can be read (models/base.py, Parts)")
@@ -53,7 +62,10 @@ def opened(model: Model, params: Tree, batch: dict[str, jax.Array]) -> Opened:
 
 
 def residuals(model: Model, params: Tree, batch: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-    """((L, B, T, D): what leaves each layer, those that run before the stack included, the ys of the stack's layers)."""
+    """((L, B, T, D), ys): the output of each layer, and the ys of the stack's layers.
+
+    Layers that run before the stack are included in L.
+    """
 
     def run():
         here = opened(model, params, batch)

@@ -1,6 +1,7 @@
-"""Activation patching: one run with residuals of another (Meng et al., arXiv:2202.05262, section 2.1: causal tracing).
+"""Activation patching: a forward pass in which residuals of another pass replace some of its own.
 
-Shapes: L layers of the stack, B batch, T tokens, D embed, N pairs of layer and token.
+Source: Meng et al., arXiv:2202.05262, section 2.1 (causal tracing). Shapes: L layers of the stack,
+B batch, T tokens, D embed, N pairs of layer and token.
 """
 
 from collections.abc import Callable
@@ -15,13 +16,14 @@ from bigmodel_jax.models.base import Model
 from bigmodel_jax.nn import stack
 from bigmodel_jax.nn.taps import tapped
 
-AT_ONCE = 8  # patched runs in one pass
+AT_ONCE = 8  # patched forward passes in one batch
 
 
 def patched(
     model: Model, params: Tree, batch: dict[str, jax.Array], others_LBTD: jax.Array, where_LBT: jax.Array
 ) -> jax.Array:
-    """The model's output where what leaves a layer is `others` wherever `where` (bool) says so."""
+    """The model's output if layer outputs are replaced by `others` wherever `where` (bool) is
+    true."""
     here = opened(model, params, batch)
     own = here.entry.xs
 
@@ -37,7 +39,7 @@ def patched(
 
 
 def stack_residuals(model: Model, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
-    """(L, B, T, D): what leaves each layer of the stack."""
+    """(L, B, T, D): the output of each layer of the stack."""
     here = opened(model, params, batch)
     return tapped(lambda: here.run(here.embeddings), "residual")()[1]["residual"]
 
@@ -49,9 +51,9 @@ def trace(
     other: dict[str, jax.Array],
     read: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """(L, T): what `read` makes of the model's output for `batch`, a number for each layer and token.
+    """(L, T): `read` of the model's output for `batch`, a scalar, with one residual patched.
 
-    Entry (l, t) is computed with the residual that layer l passes on at token t replaced by that of `other`. B is 1 in both.
+    Entry (l, t) uses the residual of `other` after layer l at token t. Both batches have B = 1.
     """
     others_LBTD = stack_residuals(model, params, other)
     L, _, T, _ = others_LBTD.shape
@@ -60,4 +62,5 @@ def trace(
         where = jnp.zeros((L * T,), bool).at[n].set(True).reshape(L, 1, T)
         return read(patched(model, params, batch, others_LBTD, where))
 
+    # Batches of runs, since all L * T at once would not fit in memory.
     return jax.lax.map(one, jnp.arange(L * T), batch_size=AT_ONCE).reshape(L, T)

@@ -1,4 +1,4 @@
-"""What is explained: a model, one input, and the number of its output that is asked about.
+"""The subject of an explanation: a model, one input, and the entry of the output to explain.
 
 Shapes: T tokens, V vocabulary, C classes.
 """
@@ -13,14 +13,15 @@ import numpy as np
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.models.base import Model
 
-TOP = 5
+TOP = 5  # number of likeliest entries that an answer lists
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """batch: of one row. next_token: the model says what follows a text, and not a class or a number of its input.
+    """A model and one input.
 
-    name: the text of one entry of the answer, a token's or a class's.
+    batch: a batch of one row. next_token: whether the model predicts the next token of a text, and
+    not a class or number. name: the text of an entry of the output, a token or a class.
     """
 
     model: Model
@@ -30,26 +31,30 @@ class Subject:
     name: Callable[[int], str]
 
     def answer(self, value: jax.Array) -> jax.Array:
-        """(V,) or (C,) of the model's output: the logits of what follows the last token, or those of the classes."""
+        """(V,) or (C,) of the model's output: logits of the next token, or of the classes."""
         return value[0, -1] if self.next_token else value[0]
 
     def of_batch(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """The answer to a batch, compiled; the parameters are an argument, and no constants of the program."""
+        """The jitted answer to a batch; parameters are an argument, so they are not compiled in."""
         return jax.jit(self.computed)(self.params, batch)
 
     def computed(self, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         return self.answer(self.model.apply(params, batch).value)
 
     def score(self, logits: jax.Array, target: int) -> jax.Array:
-        """The number that attributions add up to: a token's log-probability in nats, or a class's logit."""
+        """The scalar that attributions add up to: a token's log-probability in nats, or a class's
+        logit."""
         logits = logits.astype(jnp.float32)
         return jax.nn.log_softmax(logits)[target] if self.next_token else logits[target]
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """target: the entry that is explained; top: the likeliest entries with their probabilities, the target among them; of a
-    model of one number, that number instead, and no probability."""
+    """The model's output for one input.
+
+    target: the entry that is explained. top: the likeliest entries, and the target, with
+    probabilities; empty for a model of numbers. value: the predicted number of such a model.
+    """
 
     target: int
     name: str
@@ -62,13 +67,15 @@ class Answer:
 
 
 def answered(subject: Subject, logits: jax.Array, target: int | None, *, classes: bool = True) -> Answer:
-    """The model's answer; target: what is asked about, None for the likeliest. classes: the logits are of classes."""
+    """The model's answer; target: the entry to explain, None = the likeliest; classes: whether
+    logits are given."""
     logits = np.asarray(logits, np.float64)
     if not classes:
         target = 0 if target is None else target
         return Answer(target, subject.name(target), (), float(logits[target]))
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
+    # A stable sort, so that equal probabilities keep the order of their numbers.
     best = [int(i) for i in np.argsort(-shares, kind="stable")[:TOP]]
     target = best[0] if target is None else target
     shown = best if target in best else [*best[:-1], target]

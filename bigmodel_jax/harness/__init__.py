@@ -1,1 +1,1 @@
-"""EleutherAI's lm-eval, answered by the project's own models."""
+"""Evaluates the project's own models on tasks of EleutherAI's lm-eval."""

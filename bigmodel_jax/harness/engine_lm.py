@@ -1,7 +1,8 @@
-"""lm-eval's model interface, answered by the engine and by batched log-likelihoods of one run's weights.
+"""lm-eval's model interface: the engine generates, and batched forward passes compute
+log-likelihoods.
 
-What counts as a context, what is cut and what is put in front are those of lm-eval's own model for transformers
-(lm_eval/models/huggingface.py of 0.4.13), so that a run scores as its export does there.
+Contexts, truncation and prefix tokens follow lm-eval's own model for transformers
+(lm_eval/models/huggingface.py of 0.4.13), so that a run scores as its exported weights do there.
 """
 
 import collections
@@ -24,15 +25,15 @@ from bigmodel_jax.harness.scoring import Scorer
 from bigmodel_jax.inference.engine import Engine, Layout, Request
 from bigmodel_jax.inference.prompts import bucket
 
-TURNS = 16  # tokens of a text between two looks for its stop strings
-MAX_NEW = 256  # tokens, where a task does not say how many
-# What may be said of how an answer is drawn, and the values under which whatever else there is says nothing.
+TURNS = 16  # tokens generated between two searches for stop strings
+MAX_NEW = 256  # new tokens, if a task does not give a number
+# Sampling settings that the engine has, and the values of other settings that have no effect.
 DRAWN = {"do_sample", "temperature", "top_k", "top_p"}
 NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "min_p": 0.0, "num_return_sequences": 1}
 
 
 class EngineLM(TemplateLM):
-    """Every process of a job is asked everything, and gives the same answers."""
+    """An lm-eval model; every process of a job gets all requests and returns the same answers."""
 
     def __init__(self, config: Config, mesh: Mesh, weights: params.Tree, tokenizer: Tokenizer, template: str = ""):
         super().__init__()
@@ -45,11 +46,13 @@ class EngineLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
+        """The id of the token that ends a text."""
         return self._named("eos_token", self._own.separator)
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is: the token that begins a text, or the one that ends it where there is none."""
+        """The token that stands for an empty context: the start token or, without one, the end
+        token."""
         return self._named("bos_token", self._own.start if not self._own.special else self.eot_token_id)
 
     def _named(self, name: str, default: int) -> int:
@@ -58,10 +61,15 @@ class EngineLM(TemplateLM):
 
     @property
     def stops(self) -> tuple[int, ...]:
+        """The ids of all tokens that end an answer."""
         return tuple(self._own.special.ids("eos_token_id")) or (self.eot_token_id,)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """As transformers reads a text: names of special tokens in it are tokens, and what begins a text stands in front."""
+        """Token ids as transformers makes them.
+
+        Names of special tokens in the text become those tokens, and the start token is put in
+        front.
+        """
         ids = self._own.encode_rendered(string)[0] if string else []
         if add_special_tokens is False or ids[:1] == [self.prefix_token_id]:
             return ids
@@ -75,13 +83,16 @@ class EngineLM(TemplateLM):
         return self._template if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation in the run's template; without a generation prompt it ends where its last message does."""
+        """The conversation in the run's chat template.
+
+        Without a generation prompt the text ends with the last message.
+        """
         names = self._own.names()
         try:
             text = chat.render(
                 self._template, chat_history, add_generation_prompt=add_generation_prompt, special_tokens=names
             )
-        except ValueError:  # a template that takes no system message
+        except ValueError:  # the template accepts no system message
             chat_history = [message for message in chat_history if message["role"] != "system"]
             text = chat.render(
                 self._template, chat_history, add_generation_prompt=add_generation_prompt, special_tokens=names
@@ -110,6 +121,7 @@ class EngineLM(TemplateLM):
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         groups = collections.defaultdict(list)
         for number, request in enumerate(requests):
+            # The engine has one set of sampling settings, so requests are grouped by theirs.
             groups[json.dumps(request.args[1], sort_keys=True)].append(number)
         found = [""] * len(requests)
         for settings, numbers in groups.items():
@@ -121,6 +133,7 @@ class EngineLM(TemplateLM):
     def _answers(self, contexts: Sequence[str], settings: dict[str, Any], numbers: Sequence[int]) -> list[str]:
         sample, until = self._settings(settings)
         room = self.max_length - sample.max_tokens
+        # Keep the end of a prompt that is too long, as lm-eval does.
         prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
         engine = self._engine(sample, min(len(prompts), self._scorer.batch_size), max(map(len, prompts)))
         seed = self._config.train.seed
@@ -138,6 +151,8 @@ class EngineLM(TemplateLM):
             for number, tokens in changed.items():
                 said[asked[number]] += tokens
                 if number not in ended and any(stop in self._text(said[asked[number]]) for stop in until):
+                    # A stop string may span several tokens, so the text is searched after each
+                    # step.
                     engine.cancel(number)
         return [postprocess_generated_text(self._text(tokens), until, None) for tokens in said]
 
@@ -145,7 +160,10 @@ class EngineLM(TemplateLM):
         return self._own.decode(tokens)
 
     def _settings(self, settings: dict[str, Any]) -> tuple[SampleConfig, list[str]]:
-        """(how an answer is drawn, the texts that end it); ValueError, one line, for what the engine does not do."""
+        """(sampling settings, stop strings).
+
+        Raises ValueError for settings that the engine does not have.
+        """
         given = normalize_gen_kwargs(settings, MAX_NEW)
         eos = self._own.model.id_to_token(self.eot_token_id)
         until = [text for text in handle_stop_sequences(given.pop("until", None), eos=eos) if text]
@@ -159,7 +177,7 @@ class EngineLM(TemplateLM):
         if odd:
             name, value = next(iter(odd.items()))
             raise ValueError(
-                f"--harness: the task's generation_kwargs hold {name} = {value!r}, which the engine does not do; allowed: "
+                f"--harness: the task's generation_kwargs hold {name} = {value!r}, which the engine does not support; allowed: "
                 f"until, max_gen_toks, {', '.join(sorted(DRAWN))}"
             )
         drawn = {"top_k": int(given.get("top_k") or 0), "top_p": float(given.get("top_p") or 1.0)}

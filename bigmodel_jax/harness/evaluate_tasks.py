@@ -1,4 +1,5 @@
-"""A run's checkpoint on tasks of EleutherAI's lm-eval: what is asked, who answers, and what is kept of it."""
+"""Evaluates a run's checkpoint on lm-eval tasks, and writes results and answers to the run's
+folder."""
 
 import contextlib
 import dataclasses
@@ -24,8 +25,13 @@ from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights, ope
 
 
 class Asked(NamedTuple):
-    """tasks: names of lm-eval's, YAML files, or folders of them. fewshot: examples before each question, None as the task has
-    it. limit: so many first questions of each, None all. chat: questions are a user's messages in the chat template."""
+    """The user's request.
+
+    - tasks: names of lm-eval tasks, YAML files, or folders of YAML files
+    - fewshot: examples before each question; None = the task's own number
+    - limit: evaluate only so many first questions of each task; None = all
+    - chat: put each question as a user's message into the chat template
+    """
 
     tasks: tuple[str, ...]
     fewshot: int | None = None
@@ -34,16 +40,17 @@ class Asked(NamedTuple):
 
 
 def evaluate_tasks(config: Config, run_dir: Path, given: Asked, which: str = "", adapter: str = "") -> dict:
-    """lm-eval's results of one checkpoint, which are also written to RUN/harness/; every process of a job calls it.
+    """lm-eval's results for one checkpoint, also written to RUN/harness/; all processes of a job
+    call it.
 
-    which, adapter: as `load_weights` has them. ValueError, one line, for a user's mistake.
+    which, adapter: as in `load_weights`. Raises ValueError, one line, for a user's mistake.
     """
     config = dataclasses.replace(config, data=config.data.of_run(run_dir))
     validate(config, jax.device_count())
     chosen(config, adapter)
     tokenizer = _check(config, run_dir, given)
     with _quiet():
-        from bigmodel_jax.harness import engine_lm, tasks  # which import lm-eval
+        from bigmodel_jax.harness import engine_lm, tasks  # these import lm-eval
 
         asked = tasks.load(given.tasks)
         mesh = sharding.make_mesh(config.parallel)
@@ -58,7 +65,10 @@ def evaluate_tasks(config: Config, run_dir: Path, given: Asked, which: str = "",
 
 
 def _check(config: Config, run_dir: Path, given: Asked) -> Tokenizer:
-    """The run's tokenizer; ValueError for whatever can be known to be wrong before anything is read."""
+    """The run's tokenizer.
+
+    Raises ValueError for mistakes that can be found before weights are read.
+    """
     option = f"--harness {' '.join(given.tasks)}"
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError(f"{option}: lm-eval is not installed; uv pip install lm-eval, or the extra harness")
@@ -79,8 +89,12 @@ def _check(config: Config, run_dir: Path, given: Asked) -> Tokenizer:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval's bars are shown by the first process, on a terminal; its log keeps to warnings, and it starts no processes,
-    which JAX's threads would not survive."""
+    """A block in which lm-eval logs only errors, and shows progress only in process 0 on a
+    terminal.
+
+    lm-eval must not fork worker processes, because JAX's threads do not survive a fork.
+    """
+    # With this lm-eval starts no worker processes.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     shown = processes.first() and sys.stderr.isatty()
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
@@ -96,10 +110,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(run_dir: Path, step: int, given: Asked, found: dict) -> None:
-    """RUN/harness/<step>.<tasks>.json with the results, and .samples.jsonl beside it with every answer."""
+    """Writes results to RUN/harness/<step>.<tasks>.json, and all answers to .samples.jsonl beside
+    it."""
     names = "+".join(re.sub(r"[^\w-]", "_", Path(one).stem) for one in given.tasks)[:80]
     folder = run_dir / FOLDER
     folder.mkdir(exist_ok=True)
+    # Answers go to a file of their own, because they are much larger than the results.
     samples = [{"task": task} | one for task, many in found.get("samples", {}).items() for one in many]
     results = {name: value for name, value in found.items() if name != "samples"}
     stem = f"{step:08d}.{names}"

@@ -1,6 +1,6 @@
 """Log-likelihoods of continuations of token sequences, batched on a mesh.
 
-Shapes: B rows of a batch, T tokens of its longest row, filled up to few lengths.
+Shapes: B batch rows, T tokens per row. T is padded to one of few lengths, to limit compilations.
 """
 
 import functools
@@ -22,14 +22,20 @@ from bigmodel_jax.training.state import computed
 
 
 class Scored(NamedTuple):
-    """log_prob: of the whole continuation, in nats; greedy: whether each of its tokens is the likeliest."""
+    """The score of one continuation.
+
+    log_prob: its log-probability in nats. greedy: whether each of its tokens is the likeliest one.
+    """
 
     log_prob: float
     greedy: bool
 
 
 class Scorer:
-    """Scores (context, continuation) pairs of token ids; a context longer than the model takes is cut from the left."""
+    """Scores (context, continuation) pairs of token ids.
+
+    Contexts that are too long lose their start.
+    """
 
     def __init__(self, config: Config, mesh: Mesh, weights: params.Tree):
         self._mesh, self._rules, self._weights = mesh, config.parallel.rules, weights
@@ -38,11 +44,14 @@ class Scorer:
         self._step = make_step(config, mesh)
 
     def __call__(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
-        """In the order of the pairs. The context, and the continuation, have a token at least; of a continuation longer
-        than the model takes, the last tokens are scored."""
+        """The scores, in the order of the pairs.
+
+        Context and continuation have at least one token each. If a continuation is longer than the
+        model's context, only its last tokens are scored.
+        """
         rows = [_row(context, continuation, self.most) for context, continuation in pairs]
         found: list[Scored | None] = [None] * len(rows)
-        # Longest first, so that rows of a batch are of like lengths.
+        # Longest first, so that the rows of a batch have similar lengths.
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), i))
         for numbers in _batches(order, self.batch_size):
             sums, greedy = self._batch([rows[i] for i in numbers])
@@ -65,15 +74,20 @@ class Scorer:
 
 
 def make_step(config: Config, mesh: Mesh) -> Callable:
-    """(weights, batch) -> (log-probability of the targets of weight 1 (B,), whether all of them are the likeliest (B,))."""
+    """A jitted function (weights, batch) -> (log-probabilities (B,), greedy (B,)).
+
+    Only targets of weight 1 count; greedy says whether each of them is the likeliest token.
+    """
     model = config.make_model()
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             weights = computed(config, model.spec, weights)
             out = model.apply(weights, batch, rng=None, train=False)
+            # The loss's code computes large vocabularies in blocks, without all logits in memory.
             nats, _, likeliest = of_tokens(out, out.value, batch["targets"], "auto")
             asked = batch["weights"]
+            # Tokens of weight 0 (context and padding) must not make `greedy` false.
             right = (likeliest == batch["targets"]) | (asked == 0)
             return -jnp.sum(nats * asked, axis=-1), jnp.all(right, axis=-1)
 
@@ -81,7 +95,8 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
 
 
 def _row(context: list[int], continuation: list[int], most: int) -> tuple[list[int], int]:
-    """(all tokens that count, how many of them are scored)."""
+    """(context and continuation, truncated from the left; number of tokens that are scored)."""
+    # One more token than the model reads, because the last one is only a target.
     whole = [*context, *continuation][-(most + 1) :]
     return whole, min(len(continuation), len(whole) - 1)
 
@@ -92,7 +107,8 @@ def _batches(order: list[int], size: int) -> Iterator[list[int]]:
 
 
 def _collate(rows: list[tuple[list[int], int]], size: int, length: int) -> dict[str, np.ndarray]:
-    """A batch of `size` rows (size, length), each padded on the right with segment 0; rows that fill it up score nothing."""
+    """A batch of `size` rows of `length` tokens, padded on the right with segment 0 and weight
+    0."""
     out = {name: np.zeros((size, length), np.int32) for name in ("tokens", "targets", "positions", "segment_ids")}
     out["weights"] = np.zeros((size, length), np.float32)
     for i, (whole, scored) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval by name, by YAML file or by a folder of YAML files, and their evaluation."""
+"""Loads lm-eval tasks by name, YAML file or folder of YAML files, and evaluates them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,14 @@ from bigmodel_jax.core.spelling import nearest
 
 
 def load(asked: Sequence[str]) -> list[Any]:
-    """The tasks and groups; ValueError, one line, for one that is not there or whose data cannot be read."""
+    """The tasks and groups.
+
+    Raises ValueError, one line, if one is missing or its data is unreadable.
+    """
     folders = [str(Path(one).parent if Path(one).is_file() else Path(one)) for one in asked if Path(one).exists()]
     by_name = [one for one in asked if not Path(one).exists()]
-    # The index of the tasks that ship takes seconds: it is read where a name is not among the files that were given.
+    # lm-eval's index of built-in tasks takes seconds to read, so it is read only if a name is not a
+    # given file.
     manager = TaskManager(include_path=folders, include_defaults=bool(by_name))
     found = []
     for one in asked:
@@ -28,7 +32,7 @@ def load(asked: Sequence[str]) -> list[Any]:
 
 
 def _names(one: str, manager: TaskManager) -> list[str]:
-    """What an entry of `--harness` asks for, as lm-eval is told it."""
+    """The names or files that an entry of `--harness` stands for, as lm-eval accepts them."""
     path = Path(one)
     if path.is_dir():
         own = TaskManager(include_path=[str(path)], include_defaults=False).all_subtasks
@@ -46,7 +50,7 @@ def _names(one: str, manager: TaskManager) -> list[str]:
 def _load(manager: TaskManager, name: str, one: str) -> list[Any]:
     try:
         loaded = manager.load([name])
-    except Exception as error:  # whatever a YAML file, its functions or the reading of its data raise
+    except Exception as error:  # any exception of a YAML file, its functions or its data
         text = " ".join(str(error).split())[:300]
         raise ValueError(f"--harness {one}: the task cannot be loaded ({type(error).__name__}: {text})") from error
     groups = list(loaded["groups"].values())
@@ -54,15 +58,15 @@ def _load(manager: TaskManager, name: str, one: str) -> list[Any]:
 
 
 def run(model: LM, tasks: Sequence[Any], **how: Any) -> dict[str, Any]:
-    """lm-eval's results, the answers under "samples"."""
-    # It would ask git for the commit of whatever folder the command is run in.
+    """lm-eval's results, with the answers under "samples"."""
+    # lm-eval would run git to find the commit of the working directory.
     with mock.patch.object(evaluator, "get_git_commit_hash", return_value=None):
         found = lm_eval.simple_evaluate(model=model, tasks=list(tasks), task_manager=_Loaded(), log_samples=True, **how)
     return found or {}
 
 
 class _Loaded(TaskManager):
-    """For tasks that are loaded: no index is read."""
+    """A manager for tasks that are already loaded; it reads no index."""
 
     def __init__(self):
         super().__init__(include_defaults=False)

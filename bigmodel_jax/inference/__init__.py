@@ -1,1 +1,1 @@
-"""Using a trained model: generation."""
+"""Uses trained models: generates text and images, and transcribes recordings."""

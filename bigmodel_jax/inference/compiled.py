@@ -1,4 +1,4 @@
-"""The engine's programs, compiled once for each form of slots, mesh and weights."""
+"""The engine's compiled programs, one set per form of slots, mesh and weights."""
 
 import dataclasses
 import functools
@@ -11,46 +11,51 @@ from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.inference.slots import Programs, Slots, trimmed
 
-# From so many bytes of weights on, a CPU generates from layers that lie apart: half the time a token (SmolLM2-135M), for
-# a program with a copy of the layer per layer, which takes longer to compile.
+# From this many bytes of weights on, a CPU generates from unstacked layers. That halves the time
+# per token (SmolLM2-135M), but the program has a copy of the layer per layer and takes longer to
+# compile.
 APART_FROM = 1 << 26
 
 
 class Layout(NamedTuple):
-    """The mesh of an engine, without stages, and what lies on which of its axes; the slots are the batch."""
+    """An engine's mesh, which has no stages, and its sharding rules; slots are the batch."""
 
     mesh: Mesh
     rules: Rules = Rules()
 
 
 class Compiled(NamedTuple):
+    """The engine's jitted programs; see `Programs` for what they do."""
+
     empty: Any
     prefill: Any
     decode: Any
-    row: Any  # of a prompt that is read in pieces: an empty row, and one piece, the last piece, a part of a prompt
+    row: Any  # makes an empty cache of one row, for a prompt read in pieces; `piece` and `begin` fill it
     piece: Any
     begin: Any
     trimmed: Any
-    places: Slots | None  # shardings of the slots that the programs give back; None where the compiler chooses them
+    places: Slots | None  # shardings of the slots; None if the compiler chooses them
 
 
 @functools.lru_cache(maxsize=8)
 def compiled(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Compiled:
-    """The programs, of which no process of a job runs prefill or decode before all have compiled it."""
+    """The programs; in a job no process runs `prefill` or `decode` before all have compiled it."""
     made = jitted(programs, layout, mesh, dtype)
     together = processes.compiled_together if layout else lambda program: program
     return made._replace(prefill=together(made.prefill), decode=together(made.decode))
 
 
 def uncut(layout: Layout) -> Layout:
-    """The layout with the sequence whole: one token has none to cut, and along `seq` all devices do the same."""
+    """The layout with an unsharded sequence: a single token has none, so `seq` devices all do the
+    same."""
     return layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
 
 
 def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Compiled:
-    """The programs, each with the slots in one layout, so that none is compiled twice.
+    """The jitted programs, all with the same shardings of the slots, so that none is compiled
+    twice.
 
-    mesh: that of the weights where there is no layout. dtype: of the cache.
+    mesh: the mesh of the weights, used without a layout. dtype: that of the cache.
     """
 
     def traced(fn):
@@ -69,6 +74,7 @@ def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: 
         whole = NamedSharding(mesh, PartitionSpec())
         kept = jax.tree.map(lambda _: whole, jax.eval_shape(functools.partial(programs.empty, dtype)))
     if layout is not None:
+        # Everything but the cache is small, so it is replicated.
         kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
     return Compiled(
         jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
@@ -95,12 +101,13 @@ def _arrays(weights: Any) -> list[jax.Array]:
 
 
 def mesh_of(weights: Any) -> Mesh | None:
-    """The mesh of several devices on which the weights lie; None where they lie on one."""
+    """The mesh of several devices that holds the weights; None if they are on one device."""
     meshes = [x.sharding.mesh for x in _arrays(weights) if isinstance(x.sharding, NamedSharding)]
     return meshes[0] if meshes and meshes[0].size > 1 else None
 
 
 def large_on_one_cpu(weights: Any) -> bool:
+    """Whether the weights are on one CPU and have at least APART_FROM bytes."""
     devices = {device for x in _arrays(weights) for device in x.devices()}
     size = sum(x.nbytes for x in _arrays(weights))
     return size >= APART_FROM and len(devices) == 1 and devices.pop().platform == "cpu"

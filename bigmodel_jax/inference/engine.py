@@ -1,7 +1,8 @@
-"""Texts from a model by continuous batching: a fixed number of slots, each with a text of its own at a place of its own.
+"""Generates texts by continuous batching: a fixed number of slots, each with a text at its own
+position.
 
-A text is a function of the weights and its request: neither the texts beside it nor the number of slots change it, up
-to the rounding of products of other shapes.
+A text depends only on the weights and its request. Other texts and the number of slots do not
+change it, except for rounding in products of other shapes.
 """
 
 import collections
@@ -22,22 +23,23 @@ from bigmodel_jax.nn import stack
 
 
 class Constraint(Protocol):
-    """What the tokens of one text may be, as the tokens before them decide."""
+    """Restricts the tokens of one text, depending on the tokens before."""
 
     def allowed(self) -> np.ndarray:
-        """(W,) uint32: bit n of word w says whether token 32 w + n may be the next."""
+        """(W,) uint32: bit n of word w tells whether token 32 w + n may be the next."""
         ...
 
     def take(self, token: int) -> None:
-        """The text goes on with this token."""
+        """Records that this token continues the text."""
         ...
 
 
 class Request(NamedTuple):
-    """A prompt (token ids) to continue by up to `max_tokens`; its draws are made of `seed`, `nth` and the position alone.
+    """A prompt (token ids) to continue by up to `max_tokens`.
 
-    nth: which of the texts that are drawn with one seed. settings, constraint: for an engine without a `sample`. inputs:
-    what the model reads beside the prompt's tokens, arrays of one row (1, ...), such as the image that tokens stand for.
+    Its random draws depend only on `seed`, `nth` and the position. nth: numbers the texts drawn
+    with one seed. settings, constraint: for an engine without `sample`. inputs: arrays of one row
+    (1, ...) that the model reads beside tokens, such as an image that tokens stand for.
     """
 
     prompt: Sequence[int]
@@ -50,10 +52,11 @@ class Request(NamedTuple):
 
 
 class Token(NamedTuple):
-    """One token of one text. log_prob: of the model itself, at temperature 1; 0 unless the engine was told `log_probs`.
+    """One token of one text.
 
-    A text ends with a stop token, which is given out as well, or with its request's last token. tops: (id, log
-    probability) of the likeliest tokens in its place, where the request's settings ask for them.
+    id: the request's number. log_prob: the model's at temperature 1; 0 unless the engine has
+    `log_probs`. finished: whether it is the text's last token; stop tokens are returned, too. tops:
+    (id, log probability) of the likeliest tokens, if the request asks for them.
     """
 
     id: int
@@ -64,14 +67,16 @@ class Token(NamedTuple):
 
 
 class Engine:
-    """`submit` requests, then call `step` until `num_unfinished` is 0.
+    """Call `submit` for each request, then `step` until `num_unfinished` is 0.
 
-    slots: texts at a time. length: tokens of prompt and text together that a slot has room for. turns: most tokens of a
-    text in one step. sample, stop: how every text is drawn, and the tokens that end it; sample = None: by the settings of
-    its request, with up to `tops` of the likeliest tokens. layout: where slots and weights lie; None leaves it to the
-    compiler, after the weights. piece: most tokens of a prompt that are read between two steps, 0 = all; prefixes: rows of
-    earlier prompts that are kept, for prompts that begin alike; both without a layout, and for decoders alone.
-    cache: what keys and values are kept in; empty: as `sample` has it.
+    - slots: texts at a time; length: the most tokens of prompt and text in a slot
+    - turns: the most tokens of a text per step
+    - sample, stop: sampling settings and stop tokens for all texts; sample = None: each request has
+      settings, and up to `tops` of the likeliest tokens are returned
+    - layout: the mesh of slots and weights; None: the compiler follows the weights
+    - piece: the most tokens of a prompt read between two steps; 0 = all
+    - prefixes: number of earlier prompts whose cache is reused; like piece, only without a layout
+    - cache: the dtype of keys and values; "" = as in `sample`
     """
 
     def __init__(
@@ -106,23 +111,23 @@ class Engine:
         self._widen = sample.widen if sample else "auto"
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
         self._num_submitted = 0
-        self.num_shared = 0  # tokens of prompts that earlier prompts had read
+        self.num_shared = 0  # tokens of prompts that were reused from earlier prompts
         self._piece, self._prefixes = piece, Prefixes(prefixes)
         self._by_rows = bool(piece or prefixes) and layout is None
-        self._reading: tuple[int, Request, Reading] | None = None  # a prompt that is read in pieces
-        self._ids: list[int | None] = [None] * slots  # of the request in each slot
+        self._reading: tuple[int, Request, Reading] | None = None  # a prompt that is being read in pieces
+        self._ids: list[int | None] = [None] * slots  # the request in each slot
         self._constraints: list[Constraint | None] = [None] * slots
-        self._left = np.zeros(slots, np.int64)  # at most so many tokens still come beside a fresh one
-        self._fresh = False  # a slot has a token that no step has given out
+        self._left = np.zeros(slots, np.int64)  # the most tokens that may still come, without a fresh one
+        self._fresh = False  # whether a slot has a token that no step has returned
         self._flying: collections.deque[tuple[list, int, Emitted]] = collections.deque()
         self._compiled: Compiled | None = None
         self._slots: Slots | None = None
 
     def load(self, weights: Any, *, fresh: bool = False) -> None:
-        """Generates from these weights from now on; texts that have begun go on with the keys and values they have.
+        """Uses these weights from now on; texts that have begun keep their cached keys and values.
 
-        fresh: the ring begins at its first column, so that texts that are submitted afterwards are the same to the last
-        bit whatever was generated before; no text may be unfinished.
+        fresh: restart the ring cache at its first column, so that later texts are equal to the last
+        bit, whatever was generated before. No text may be unfinished then.
         """
         self._weights = weights = widened(weights) if self._widen == "auto" else weights
         self._prefixes.clear()
@@ -139,7 +144,8 @@ class Engine:
             self._flying.clear()
 
     def submit(self, request: Request) -> int:
-        """The request's number, by which `step` calls it; ValueError for one that no slot has room for."""
+        """The request's number, as `step` returns it; raises ValueError for a request that fits no
+        slot."""
         num, length = len(request.prompt), self._programs.length
         if not num:
             raise ValueError("prompt = '': it is empty; give at least one character to continue from")
@@ -157,7 +163,8 @@ class Engine:
         return number
 
     def cancel(self, number: int) -> None:
-        """Gives up a request, waiting or begun: no step gives out more of it, and its slot is free."""
+        """Drops a request, waiting or begun: no step returns more of it, and its slot becomes
+        free."""
         self._waiting = collections.deque(entry for entry in self._waiting if entry[0] != number)
         if self._reading and self._reading[0] == number:
             self._reading = None
@@ -169,17 +176,18 @@ class Engine:
 
     @property
     def num_unfinished(self) -> int:
+        """The number of requests that wait, are being read or are in a slot."""
         return len(self._waiting) + bool(self._reading) + sum(number is not None for number in self._ids)
 
     def step(self) -> list[Token]:
         """The tokens of one step, in order for each text.
 
-        The next step is on its way to the device before the host reads the last: a step may give out nothing, as the
-        first does where more are to come.
+        The next step is dispatched before the host reads the last one. So a step may return
+        nothing; the first one does if more are to come.
         """
         self._admit()
         out = []
-        while self._flying and any(self._constraints):  # which need each token on the host before the next
+        while self._flying and any(self._constraints):  # a constraint needs each token on the host before the next
             out += self._read()
         goes_on = any(n is not None and left for n, left in zip(self._ids, self._left, strict=True))
         if goes_on or self._fresh:
@@ -191,27 +199,28 @@ class Engine:
     # ---- between host and devices
 
     def _admit(self) -> None:
-        """Prefills free slots with what waits, in order; of a prompt in pieces, one piece a step."""
+        """Fills free slots with waiting requests, in order; a prompt read in pieces gets one piece
+        a step."""
         free = [slot for slot, number in enumerate(self._ids) if number is None]
         if self._reading:
             self._read_on(free.pop(0))
         while free and self._waiting and not self._reading:
             number, request = self._waiting.popleft()
-            if self._by_rows and not request.inputs:  # equal tokens of two images are no equal prompts
+            if self._by_rows and not request.inputs:  # equal tokens may stand for different images
                 self._reading = (number, request, self._open(request))
                 self._read_on(free.pop(0))
             else:
                 self._begin(free.pop(0), number, request)
 
     def _open(self, request: Request) -> Reading:
-        """The prompt after what it has in common with an earlier one."""
+        """Starts reading a prompt after the part that an earlier prompt shares with it."""
         found, shared = self._prefixes.longest(request.prompt, self._programs.length - request.max_tokens)
         row = self._compiled.trimmed(found.row, np.int32(shared)) if shared else self._compiled.row()
         self.num_shared += shared
         return Reading(request.prompt, row, found if shared else Read(), shared, self._piece)
 
     def _read_on(self, slot: int) -> None:
-        """The next piece; with the last one the text begins in the slot."""
+        """Reads the next piece of a prompt; the last piece starts the text in the slot."""
         number, request, reading = self._reading
         room = self._programs.length - (request.max_tokens if reading.shared else 0)
         first, tokens, segments = reading.next(room)
@@ -223,8 +232,11 @@ class Engine:
         self._prefixes.keep(reading.read(row))
 
     def _begin(self, slot: int, number: int, request: Request, row: tuple = (), tokens=None, segments=None) -> Any:
-        """The text begins in a slot. row: what holds a prompt's earlier pieces, and the place where this one begins; what
-        holds all of them is returned."""
+        """Starts a text in a slot, and returns the cache row with its whole prompt.
+
+        row: (row with the prompt's earlier pieces, position of this piece), or () for a whole
+        prompt.
+        """
         if tokens is None:
             tokens, segments = left_pad(request.prompt, self._programs.length)
         source = np.array([request.seed, request.nth], np.uint32)
@@ -252,19 +264,19 @@ class Engine:
             arguments.append(self._allowed())
             turns = 1
         self._slots, emitted = self._compiled.decode(self._layered, self._slots, *arguments)
-        # With requests waiting a step may end before its last turn.
+        # A step may end early while requests wait, so the number of its tokens is not known yet.
         sure = 0 if waiting else turns
         self._flying.append((list(self._ids), sure, emitted))
         self._left, self._fresh = np.maximum(self._left - sure, 0), False
 
     def _allowed(self) -> np.ndarray:
-        """(B, W): what each constraint allows, and all tokens in the other slots."""
+        """(B, W): the tokens that each constraint allows; all tokens for slots without one."""
         rows = [one and one.allowed() for one in self._constraints]
         free = np.full_like(next(row for row in rows if row is not None), ~np.uint32(0))
         return np.stack([free if row is None else row for row in rows])
 
     def _read(self) -> list[Token]:
-        """The tokens of the oldest step that has not been read; whoever has ended leaves a free slot."""
+        """Reads the tokens of the oldest unread step, and frees the slots of finished texts."""
         ids, _, emitted = self._flying.popleft()
         tokens, log_probs, valid, left, tops = sharding.to_host(emitted)
         out = []
@@ -277,7 +289,7 @@ class Engine:
                 last = ended and bool(turn == turns[-1])
                 best = () if tops is None else _tops(tops.ids[turn, slot], tops.log_probs[turn, slot])
                 out.append(Token(number, int(tokens[turn, slot]), float(log_probs[turn, slot]), last, best))
-                if turn and self._constraints[slot]:  # a slot's first token was taken when it was drawn
+                if turn and self._constraints[slot]:  # the first token was recorded when it was drawn
                     self._constraints[slot].take(int(tokens[turn, slot]))
             self._left[slot] = max(left[slot] - sum(sure for _, sure, _ in self._flying), 0)
             if ended:
@@ -286,6 +298,7 @@ class Engine:
 
 
 def _tops(ids: np.ndarray, log_probs: np.ndarray) -> tuple[tuple[int, float], ...]:
-    """() where none was asked for: no token's log probability is 0 among several."""
+    """The likeliest tokens of one slot; () if not asked for, which shows as log probabilities of
+    0."""
     asked = bool(len(ids)) and bool(log_probs.any())
     return tuple(zip(ids.tolist(), log_probs.tolist(), strict=True)) if asked else ()

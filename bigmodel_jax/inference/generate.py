@@ -1,4 +1,4 @@
-"""Continuations of some prompts, all at once, by the engine."""
+"""Continues several prompts together, through the engine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from bigmodel_jax.inference.engine import Engine, Request
 from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.models import Model
 
-# More texts than this wait for a free slot.
+# The most texts generated at a time; further ones wait for a free slot.
 MOST_SLOTS = 64
 
 
@@ -22,12 +22,12 @@ def generate(
     seed: int = 0,
     inputs: Sequence[Mapping[str, Any]] = (),
 ) -> list[list[int]]:
-    """Continuations of `prompts` (token ids), each up to `cfg.max_tokens` long or to a token of `stop`, left out.
+    """Continuations of `prompts` (token ids), each up to `cfg.max_tokens` long.
 
-    Text n is a function of the weights, its prompt, `seed` and n. An encoder-decoder encodes the prompts, and its
-    decoder begins with the one token that the model names. inputs: what the model reads beside each prompt, arrays of one
-    row (engine.py `Request`); () where it reads tokens alone. ValueError for an empty prompt or a model that cannot
-    generate.
+    A continuation ends before a token of `stop`. Text n depends only on the weights, its prompt,
+    `seed` and n. An encoder-decoder encodes the prompts, and its decoder starts with the token that
+    the model names. inputs: arrays of one row that the model reads beside each prompt (`Request` in
+    engine.py); () for none. Raises ValueError for an empty prompt, or a model that cannot generate.
     """
     if not prompts or not all(len(p) for p in prompts):
         raise ValueError("prompt = '': it is empty; give at least one character to continue from")
@@ -38,7 +38,7 @@ def generate(
         slots=min(len(prompts), MOST_SLOTS),
         length=length + -length % PROMPT_MULTIPLE,
         stop=stop,
-        turns=max(cfg.max_tokens - 1, 1),  # the whole text in one step
+        turns=max(cfg.max_tokens - 1, 1),  # so that one step generates the whole text
     )
     engine.load(params)
     beside = inputs or [None] * len(prompts)

@@ -1,4 +1,4 @@
-"""A recording of any length as text: a model of CTC, its likeliest labels, and when each word was said."""
+"""Transcribes a recording with a CTC model: the likeliest labels, and the times of each word."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.audio import spectrogram
 from bigmodel_jax.objectives import ctc_paths
 
-PAD = 100  # frames: recordings of one second more compile a program more, and no others
+PAD = 100  # frames; recordings are padded to whole seconds, to limit the number of compiled programs
 
 
 class Word(NamedTuple):
-    """A word, and the seconds at which it begins and ends."""
+    """A word with its start and end in seconds."""
 
     text: str
     start: float
@@ -24,15 +24,17 @@ class Word(NamedTuple):
 
 
 def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int = 8) -> tuple[str, list[Word]]:
-    """(text, its words) of samples (n,) in -1 .. 1 at 16 kHz; weights: as `saved.load_weights` gives them.
+    """(text, words) of samples (n,) in [-1, 1] at 16 kHz.
 
-    beams: prefixes that the search keeps. ValueError for less than a frame of audio. A model has heard nothing longer than
-    `data.max_seconds` in training, so longer recordings are better cut at their silences.
+    weights: as `saved.load_weights` returns them. beams: prefixes kept by the beam search. Raises
+    ValueError for less than one frame of audio. Training has no recordings beyond
+    `data.max_seconds`, so longer ones should be cut at silences.
     """
     data, blank = config.data, config.objective.blank
     frames = spectrogram.log_mel(samples, data.num_mels)
     if not len(frames):
         raise ValueError(f"{len(samples)} samples of audio; a frame of the spectrogram takes {spectrogram.HOP}")
+    # num_frames tells the model which frames are padding.
     padded = np.pad(frames, ((0, -len(frames) % PAD), (0, 0)))[None]
     out = _compiled(config.make_model().apply)(
         cast(weights, config.precision.compute), {"log_mel": padded, "num_frames": np.array([len(frames)], np.int32)}
@@ -45,6 +47,7 @@ def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int =
     aligned = ctc_paths.align(
         logits, out["num_frames"], np.array([labels], np.int32), np.array([len(labels)]), blank=blank
     )
+    # Seconds per output frame; the model subsamples the spectrogram.
     second = len(frames) / num * spectrogram.HOP / spectrogram.RATE
     stretches = [(start * second, end * second) for _, start, end in ctc_paths.stretches(np.asarray(aligned.label[0]))]
     return data.text(labels), words(data, labels, stretches)
@@ -56,7 +59,7 @@ def _compiled(apply: Any) -> Any:
 
 
 def words(data: Any, labels: list[int], stretches: list[tuple[float, float]]) -> list[Word]:
-    """The labels between two spaces, with the first one's beginning and the last one's end."""
+    """Groups the labels between spaces into words, with the times of their first and last label."""
     found, letters = [], []
     for label, (start, end) in [*zip(labels, stretches, strict=True), (data.space, (0.0, 0.0))]:
         if label != data.space:

@@ -1,7 +1,8 @@
-"""Prompts on their way into a slot: padded, in pieces, and after what an earlier prompt has in common with them.
+"""Prepares prompts for a slot: padding, reading in pieces, and reuse of earlier prompts' prefixes.
 
-A prompt that is read in pieces lies in a cache of one row until its last piece; texts in the slots go on between two
-pieces. A row is kept when its prompt is complete, so that a later prompt that begins alike needs no more than its rest.
+A prompt that is read in pieces stays in a cache of one row until its last piece, and the slots
+continue between two pieces. The row of a complete prompt is kept, so that a later prompt with the
+same start needs only the rest.
 """
 
 import collections
@@ -10,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Prompts are padded to a multiple of this at least.
+# Prompts are padded at least to a multiple of this.
 PROMPT_MULTIPLE = 16
-# Fewer tokens in common are read again: a row of its own costs more.
+# A shorter common prefix is read again, because handling a row of its own costs more.
 LEAST_SHARED = 32
 
 
 def left_pad(prompt: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, segments), each (1, P) int32, so that the prompt ends in the last column; padding is segment 0."""
+    """(tokens, segments), each (1, P) int32, with the prompt at the end; padding has segment 0."""
     tokens = np.zeros((1, min(bucket(len(prompt)), most)), np.int32)
     segments = np.zeros_like(tokens)
     tokens[0, -len(prompt) :] = prompt
@@ -26,31 +27,34 @@ def left_pad(prompt: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bucket(length: int) -> int:
-    """The next of few lengths for which `prefill` is compiled: four in each doubling, all multiples of 16."""
+    """The padded length, for few `prefill` programs: four lengths per doubling, multiples of 16."""
     step = max(PROMPT_MULTIPLE, 1 << max((length - 1).bit_length() - 3, 0))
     return -(-length // step) * step
 
 
 class Read(NamedTuple):
-    """A row and the prompt in it; columns: those that its tokens take, the padding between them included, by the number
-    of tokens."""
+    """A cache row and the prompt in it.
+
+    pads: (position, columns) of the padding that lies between pieces of the prompt.
+    """
 
     tokens: tuple[int, ...] = ()
     row: Any = None
     pads: tuple[tuple[int, int], ...] = ()
 
     def columns(self, num: int) -> int:
-        """How many columns the first `num` tokens take."""
+        """The number of columns that the first `num` tokens take, with the padding between them."""
         return num + sum(pad for place, pad in self.pads if place < num)
 
 
 class Prefixes:
-    """The rows of the last `most` prompts; one that is used counts as the newest."""
+    """The cache rows of the last `most` prompts; using one makes it the newest."""
 
     def __init__(self, most: int):
         self._most, self._kept = most, collections.OrderedDict()
 
     def keep(self, read: Read) -> None:
+        """Stores the row of a complete prompt, and drops the oldest if there are too many."""
         if self._most:
             self._kept[read.tokens] = read
             self._kept.move_to_end(read.tokens)
@@ -58,13 +62,17 @@ class Prefixes:
                 self._kept.popitem(last=False)
 
     def clear(self) -> None:
-        """Forgets all: other weights have other keys and values."""
+        """Drops all rows, because other weights compute other keys and values."""
         self._kept.clear()
 
     def longest(self, prompt: Sequence[int], room: int) -> tuple[Read, int]:
-        """What begins as the prompt does, and for how many tokens; room: columns that prompt and answer may take."""
+        """(row, number of shared first tokens) of the kept prompt that shares most with this one.
+
+        room: the columns that prompt and answer may take.
+        """
         found, num = Read(), 0
         for read in self._kept.values():
+            # At least one token must be read, because its logits start the answer.
             shared = min(_shared(read.tokens, prompt), len(prompt) - 1)
             fits = read.columns(shared) + len(prompt) - shared <= room
             if shared > max(num, LEAST_SHARED - 1) and fits:
@@ -75,7 +83,7 @@ class Prefixes:
 
 
 def _shared(a: Iterable[int], b: Iterable[int]) -> int:
-    """How many first tokens are the same."""
+    """The number of equal first tokens."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:
@@ -85,7 +93,8 @@ def _shared(a: Iterable[int], b: Iterable[int]) -> int:
 
 
 class Reading:
-    """A prompt that is being read. row: what holds its tokens up to `at`; piece: most tokens of a piece, 0 = all."""
+    """A prompt being read; row: the cache of its tokens up to `at`; piece: most tokens at a time, 0
+    = all."""
 
     def __init__(self, prompt: Sequence[int], row: Any, begun: Read, at: int, piece: int):
         self._prompt, self.row, self._piece = prompt, row, piece
@@ -93,8 +102,13 @@ class Reading:
         self._pads = tuple((place, pad) for place, pad in begun.pads if place < at)
 
     def next(self, room: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """(the place of the piece's first token, tokens, segments); the odd piece comes first. room: as in `longest`."""
+        """(position of the piece's first token, tokens, segments).
+
+        The first piece is the shorter one, so that all others have full length. room: as in
+        `longest`.
+        """
         left = len(self._prompt) - self.at
+        # The remainder goes first, so that all later pieces have the same compiled shape.
         num = (left % self._piece or self._piece) if self._piece else left
         used = self.at + sum(pad for _, pad in self._pads)
         tokens, segments = left_pad(self._prompt[self.at : self.at + num], room - used - (left - num))

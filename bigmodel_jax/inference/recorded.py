@@ -1,7 +1,8 @@
-"""Answers that stand in the records, among those that the policy samples: the mixture of on-policy distillation.
+"""Mixes answers from the records into those that the policy samples, for on-policy distillation.
 
-GKD draws for each step whether its answers are the student's own (arXiv:2306.13649, algorithm 1, lambda); here it is drawn
-for each answer, of its own key, so that a run that is resumed draws the same.
+GKD draws once per step whether answers are the student's own (arXiv:2306.13649, algorithm 1,
+lambda). Here it is drawn per answer, with the answer's own key, so that a resumed run draws the
+same.
 """
 
 import itertools
@@ -15,7 +16,8 @@ from bigmodel_jax.inference.rollout import Ask, Generator, Rollout
 
 
 class Recorded:
-    """A share of `data.recorded` of the answers from the records; the log-probabilities of those are 0, and not known."""
+    """Takes a share `data.recorded` of answers from the records; their log-probabilities are set to
+    0."""
 
     def __init__(self, config: Config, others: Generator):
         self._data, self._tokenizer, self._others = config.data, config.data.open_tokenizer(), others
@@ -37,5 +39,5 @@ class Recorded:
 
 
 def with_recorded(config: Config, generator: Generator) -> Generator:
-    """`generator`, with the records' own answers among its where the config asks for them."""
+    """`generator`, with the records' answers mixed in if the config asks for it."""
     return Recorded(config, generator) if config.data.recorded else generator

@@ -1,6 +1,7 @@
-"""Answers to prompts from the weights of now: one small interface, and the engine behind it.
+"""Answers to prompts from the current weights: an interface, and its implementation by the engine.
 
-Another engine, or an environment of several turns, is a `Generator` of one's own, named by `data.rollouts`.
+For another engine, or an environment of several turns, write a `Generator` and name it in
+`data.rollouts`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,12 @@ OPTION = "data.rollouts"
 
 
 class Ask(NamedTuple):
-    """A prompt's tokens, its record, and (seed, number): all that the answer's draws may be made of. inputs: what the model
-    reads beside the tokens, arrays of one row."""
+    """A prompt to answer.
+
+    - prompt: its tokens; record: the record that it comes from
+    - key: (seed, number), on which alone random draws may depend
+    - inputs: arrays of one row that the model reads beside tokens
+    """
 
     prompt: Sequence[int]
     record: dict[str, Any]
@@ -28,10 +33,11 @@ class Ask(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """What follows a prompt: tokens, up to `max_tokens`, the stop token included.
+    """The answer to a prompt: up to `max_tokens` tokens, including the stop token.
 
-    log_probs: of each token by the weights that sampled it, at temperature 1. finished: whether it ended by itself.
-    own: 1 for the policy's own tokens, 0 for those that an environment put between; None: all are its own.
+    - log_probs: of each token under the weights that sampled it, at temperature 1
+    - finished: whether it ended with a stop token
+    - own: 1 for the policy's tokens, 0 for an environment's; None = all are the policy's
     """
 
     tokens: list[int]
@@ -41,18 +47,20 @@ class Rollout(NamedTuple):
 
 
 class Generator(Protocol):
-    """Answers as a function of weights and questions alone: a run that is resumed asks again and must get the same."""
+    """Answers prompts; depends only on weights and asks, so that a resumed run gets the same
+    answers."""
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
-        """(number of the ask, its answer), in the order in which answers end. weights: valid until the last is given."""
+        """(number of the ask, answer) as answers end; weights stay valid until the last one."""
         ...
 
 
 class EngineRollouts:
-    """Answers by the engine, on the mesh of the weights. Every process gets every answer."""
+    """Answers by the engine on the mesh of the weights; every process gets every answer."""
 
     def __init__(self, model: Model, sample: SampleConfig, *, slots: int, length: int, stop: Sequence[int], mesh: Mesh):
         layout = Layout(mesh) if mesh.size > 1 else None
+        # As many turns as tokens, so that a step returns whole answers.
         options = {"stop": stop, "turns": max(sample.max_tokens - 1, 1), "log_probs": True, "layout": layout}
         self._engine = Engine(model, sample, slots=slots, length=length + -length % PROMPT_MULTIPLE, **options)
         self._most, self._stop = sample.max_tokens, stop
@@ -73,7 +81,8 @@ class EngineRollouts:
 
 
 def open_generator(config: Config, mesh: Mesh, num: int, *, greedy: bool = False) -> Generator:
-    """What answers up to `num` prompts of a run at a time; greedy: at the temperature of its evaluations, one turn each."""
+    """The generator for up to `num` prompts at a time; greedy: at the evaluation's temperature, one
+    turn."""
     data = config.data
     if data.rollouts and not greedy:
         return user_code.call(OPTION, data.rollouts, config, mesh)
@@ -81,9 +90,9 @@ def open_generator(config: Config, mesh: Mesh, num: int, *, greedy: bool = False
 
 
 def engine_rollouts(config: Config, mesh: Mesh, num: int, temperature: float) -> EngineRollouts:
-    """The engine as `config.data` asks for it."""
+    """The engine with the settings of `config.data`."""
     data = config.data
     drawn = {"temperature": temperature, "top_k": data.top_k, "top_p": data.top_p}
-    sample = SampleConfig(max_tokens=data.max_tokens, widen="never", **drawn)  # weights are new for each few answers
+    sample = SampleConfig(max_tokens=data.max_tokens, widen="never", **drawn)  # weights change too often for widening
     sizes = {"slots": min(data.slots, num), "length": data.seq_len, "stop": data.open_tokenizer().stops, "mesh": mesh}
     return EngineRollouts(config.make_model(), sample, **sizes)

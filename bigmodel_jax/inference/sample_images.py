@@ -1,4 +1,4 @@
-"""Images out of noise by the sampler that the objective names, with classifier-free guidance (Ho & Salimans, 2207.12598)."""
+"""Samples images from noise with classifier-free guidance (Ho & Salimans, arXiv:2207.12598)."""
 
 import functools
 from collections.abc import Callable
@@ -24,9 +24,10 @@ def sample_images(
     noise: np.ndarray,
     cfg: ImageSampleConfig,
 ) -> np.ndarray:
-    """Images (B, H, W, C) float32 in 0 .. 1 from `noise` of that shape; conditions: labels or texts, B rows each.
+    """Images (B, H, W, C) float32 in [0, 1].
 
-    The same noise gives the same images: no noise is added on the way.
+    noise: of that shape. conditions: labels or texts, with B rows each. The samplers add no noise,
+    so the same noise gives the same images.
     """
     run = _compiled(model.apply, objective, cfg)
     return np.asarray(run(params, conditions, noise))
@@ -38,9 +39,10 @@ def _compiled(apply, objective: Denoising, cfg: ImageSampleConfig):
 
 
 def schedule(objective: Diffusion, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(timestep, variance kept there, variance kept after the step), each (steps,), from the noisiest on.
+    """(timestep, signal variance there, signal variance after the step), each (steps,), noisiest
+    first.
 
-    Timesteps end at the last one that was trained on ("trailing", arXiv:2305.08891, table 2).
+    The first step starts at the last trained timestep ("trailing", arXiv:2305.08891, table 2).
     """
     timesteps = np.round(np.arange(objective.num_steps, 0, -objective.num_steps / steps)[:steps]).astype(np.int32) - 1
     left = kept(objective)[timesteps]
@@ -48,19 +50,21 @@ def schedule(objective: Diffusion, steps: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def ddim(noise_in, objective: Diffusion, steps: int, x: jax.Array) -> jax.Array:
-    """Song et al. (arXiv:2010.02502) with eta = 0; noise_in(x, timestep) -> the noise in x."""
+    """DDIM with eta = 0 (Song et al., arXiv:2010.02502); noise_in(x, timestep) predicts the noise
+    in x."""
 
     def step(x, at):
         timestep, left, left_after = at
         predicted = noise_in(x, timestep)
-        # Equation 12 with sigma = 0; what is no picture is cut off.
+        # Equation 12 with sigma = 0; the clean image is clipped to the range of pictures.
         clean = jnp.clip((x - jnp.sqrt(1 - left) * predicted) / jnp.sqrt(left), -1.0, 1.0)
         return jnp.sqrt(left_after) * clean + jnp.sqrt(1 - left_after) * predicted, None
 
     return jax.lax.scan(step, x, jax.tree.map(jnp.asarray, schedule(objective, steps)))[0]
 
 
-# By the name that an objective's `sampler` gives: (prediction(x, timestep), objective, steps, noise) -> x without noise.
+# {name in an objective's `sampler`: (prediction(x, timestep), objective, steps, noise) -> image
+# without noise}
 SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddim": ddim, "euler": euler, "heun": heun}
 
 
@@ -73,8 +77,10 @@ def _sample(apply, objective, cfg, params, conditions, noise):
 
 
 def guided(apply, params, conditions: dict, x: jax.Array, timestep: jax.Array, guidance: float) -> jax.Array:
-    """The prediction for x (B, H, W, C): what the model says without the condition, and `guidance` times the difference."""
+    """The guided prediction for x (B, H, W, C): unconditional + guidance * (conditional -
+    unconditional)."""
     rows, channels = len(x), x.shape[-1]
+    # One batch computes both predictions: rows with the condition, then rows without it.
     twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), conditions | {"image": x})
     batch = twice | {"timestep": jnp.full(2 * rows, timestep), "hidden": jnp.arange(2 * rows) >= rows}
     out = apply(params, batch, train=False).value[..., :channels].astype(jnp.float32)

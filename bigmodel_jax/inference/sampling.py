@@ -1,4 +1,4 @@
-"""The next token of each row, drawn from its logits."""
+"""Samples the next token of each row from its logits."""
 
 from typing import Any, NamedTuple
 
@@ -10,21 +10,24 @@ from bigmodel_jax.config import SampleConfig
 
 
 def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
-    """Next tokens (B,) of logits (B, V): temperature, then the top k, then the smallest set with probability top_p.
+    """Next tokens (B,) from logits (B, V): temperature, then top k, then top p.
 
-    keys: (B,), one per row, so that no row's draw depends on the rows beside it.
-    Nucleus sampling: Holtzman et al., arXiv:1904.09751.
+    keys: (B,), one per row, so that a row's draw does not depend on other rows. Top p keeps the
+    smallest set of tokens with that probability (nucleus sampling: Holtzman et al.,
+    arXiv:1904.09751).
     """
     if cfg.temperature == 0:
         return likeliest(logits)
     logits = logits.astype(jnp.float32) / cfg.temperature
     if 0 < cfg.top_k < logits.shape[-1]:
+        # The k-th largest logit of each row.
         least = jax.lax.top_k(logits, cfg.top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
     if cfg.top_p < 1:
         ordered = jnp.sort(logits, axis=-1, descending=True)
         probs = jax.nn.softmax(ordered, axis=-1)
-        # A token stays if the likelier ones together have not reached top_p; the likeliest always does.
+        # A token stays if the likelier ones together have less than top_p, so the likeliest always
+        # stays.
         keep = jnp.cumsum(probs, axis=-1) - probs < cfg.top_p
         least = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -32,10 +35,10 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
 
 
 class Settings(NamedTuple):
-    """How each row is drawn, where requests differ; every field is (B,).
+    """Sampling settings per row, if requests differ; every field is (B,).
 
-    temperature, top_k, top_p: as in `SampleConfig`. ends: whether a stop token ends the text. tops: whether the
-    log probability of the token and of the likeliest ones is asked for.
+    temperature, top_k, top_p: as in `SampleConfig`. ends: whether a stop token ends the text. tops:
+    whether log probabilities of the token and of the likeliest ones are wanted.
     """
 
     temperature: Any
@@ -46,13 +49,14 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, sample: SampleConfig, *, ends: bool = True, tops: bool = False) -> "Settings":
-        """The settings of one row, as numbers."""
+        """The settings of one row, as scalars."""
         numbers = (np.float32(sample.temperature), np.int32(sample.top_k), np.float32(sample.top_p))
         return cls(*numbers, np.bool_(ends), np.bool_(tops))
 
 
 def sample_each(logits: jax.Array, keys: jax.Array, settings: Settings) -> jax.Array:
-    """As `sample`, each row by settings of its own; what no row asks for is not computed."""
+    """Like `sample`, with settings per row; computations that no row needs are skipped."""
+    # A temperature of 0 means greedy, so these rows are not sampled.
     hot = settings.temperature > 0
     narrow = hot & ((settings.top_k > 0) | (settings.top_p < 1))
 
@@ -66,7 +70,7 @@ def sample_each(logits: jax.Array, keys: jax.Array, settings: Settings) -> jax.A
 
 
 def _narrowed(logits: jax.Array, settings: Settings) -> jax.Array:
-    """The logits (B, V), -inf outside the top k and the nucleus."""
+    """The logits (B, V) with -inf outside the top k and the nucleus."""
     most = logits.shape[-1]
     ordered = jnp.sort(logits, axis=-1, descending=True)
     last = jnp.where(settings.top_k > 0, jnp.minimum(settings.top_k, most), most) - 1
@@ -80,14 +84,19 @@ def _narrowed(logits: jax.Array, settings: Settings) -> jax.Array:
 
 
 def allowed_only(logits: jax.Array, allowed: jax.Array) -> jax.Array:
-    """The logits (B, V), -inf for tokens whose bit in `allowed` (B, W) uint32 is 0; bit n of word w is token 32 w + n."""
+    """The logits (B, V) with -inf for tokens that are not allowed.
+
+    allowed: (B, W) uint32; bit n of word w stands for token 32 w + n.
+    """
     tokens = jnp.arange(logits.shape[-1])
+    # Tokens beyond the mask count as not allowed.
     bits = jnp.take(allowed, tokens // 32, axis=1, mode="fill", fill_value=0) >> (tokens % 32).astype(jnp.uint32)
     return jnp.where(bits & 1, logits, -jnp.inf)
 
 
 def likeliest(logits: jax.Array) -> jax.Array:
-    """The first of the largest of each row, (B,) int32, as `argmax`, which XLA's CPU backend computes five times slower."""
+    """The index (B,) int32 of each row's first maximum; XLA's argmax is five times slower on
+    CPU."""
     num = logits.shape[-1]
     hit = logits == logits.max(-1, keepdims=True)
     return jnp.where(hit, jnp.arange(num, dtype=jnp.int32), num - 1).min(-1)

@@ -1,11 +1,11 @@
-"""The engine's two programs over a fixed number of slots: `prefill` fills one slot with a prompt, `decode` lets all of
-them go on by some tokens.
+"""The engine's programs for a fixed number of slots: `prefill` fills one, `decode` continues all.
 
-All rows write to one column of the cache, which is a ring (models/decoder.py). A prompt is read into a cache of one row
-and inserted rolled, so that it ends where the ring stands: no row needs an index, and no write a scatter.
+All rows write to the same column of the cache, which is a ring (models/decoder.py). A prompt is
+read into a cache of one row, which is rolled so that the prompt ends at the ring's position. So no
+row needs an index of its own, and no write needs a scatter.
 
-Shapes: B slots, S columns of the cache, P tokens of a padded prompt, V vocab, N turns of a call, K likeliest tokens, W words
-of 32 tokens.
+Shapes: B slots, S cache columns, P tokens of a padded prompt, V vocab, N turns of a call, K
+likeliest tokens, W words of 32 tokens.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ from bigmodel_jax.models.base import Out
 
 
 class Tops(NamedTuple):
-    """The likeliest tokens of each row and their log probabilities, (B, K), the likeliest first; of what was not asked
-    for, zeros."""
+    """The likeliest tokens of each row and their log probabilities, (B, K); zeros if not asked."""
 
     ids: jax.Array
     log_probs: jax.Array
 
 
 class Slots(NamedTuple):
-    """What stays on the devices from call to call, a row per slot (B,).
+    """The state on the devices between calls, with a row per slot (B,).
 
-    token: the newest, not read by the model yet; position: its place in its text; left: how many may follow it, 0 where
-    the text has ended or the slot is free; fresh: `decode` has not given the token out yet; log_prob: the token's;
-    keys: what the request's draws are made of. settings, tops: None where all texts are drawn alike.
+    - token: the newest one, which the model has not read; position: its position in the text
+    - left: how many tokens may follow; 0 if the text has ended or the slot is free
+    - fresh: whether `decode` has not returned the token yet; log_prob: the token's
+    - keys: for random draws; settings, tops: None if all texts have the same settings
     """
 
     cache: Any
@@ -52,8 +52,7 @@ class Slots(NamedTuple):
 
 
 class Emitted(NamedTuple):
-    """What one call gave out: (N + 1, B) tokens, log_probs and valid (whether there is one); left (B,) at its end; tops
-    (N + 1, B, K)."""
+    """One call's tokens, log_probs, valid (N + 1, B); left (B,) after it; tops (N + 1, B, K)."""
 
     tokens: jax.Array
     log_probs: jax.Array
@@ -63,16 +62,19 @@ class Emitted(NamedTuple):
 
 
 def cache_dtype(weights: Any) -> Any:
-    """What a decode cache holds: the type of the weights, but for those that are stored in small numbers with scales."""
+    """The dtype of a decode cache: that of the weights that are not quantized."""
     leaves = (x for x in jax.tree.leaves(weights, is_leaf=storage.stored) if not storage.stored(x))
     return next(jnp.dtype(x.dtype) for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact))
 
 
 class Programs(NamedTuple):
-    """What the programs are compiled for. sample: how all texts are drawn; None: each by the settings of its slot.
-    log_probs: whether they are computed; without, they are 0. apart: whether `decode` is given layers that lie apart,
-    whose caches then do as well. tops: how many of the likeliest tokens are given out, where settings ask for them.
-    cache: what keys and values are kept in, as `SampleConfig.cache` has it."""
+    """The parameters that the programs are compiled for:
+
+    - sample: settings of all texts; None: each slot has its own
+    - log_probs: whether they are computed; otherwise they are 0
+    - apart: whether `decode` gets unstacked layers, with unstacked caches
+    - tops: number of likeliest tokens returned; cache: as `SampleConfig.cache`
+    """
 
     apply: Callable
     make_cache: Callable
@@ -91,14 +93,14 @@ class Programs(NamedTuple):
     def of(cls, model: Model, *rest) -> "Programs":
         return cls(model.apply, model.make_cache, model.decoder_start, *rest)
 
-    # ---- what is kept
+    # ---- the state
 
     def declared(self, rows: int, dtype: Any) -> Any:
         cache = self.make_cache(rows, self.length, dtype)
         return decoder.narrowed(cache) if self.cache == "int8" else cache
 
     def check(self, dtype: Any) -> None:
-        """ValueError, one line, where the model's make_cache declares no cache."""
+        """Raises ValueError, one line, if the model's make_cache declares no cache."""
         leaves = jax.tree.leaves(self.declared(1, dtype), is_leaf=lambda x: isinstance(x, Param))
         if wrong := [leaf for leaf in leaves if not isinstance(leaf, Param)]:
             raise ValueError(
@@ -112,7 +114,7 @@ class Programs(NamedTuple):
         return decoder.apart(declared) if self.apart else declared
 
     def empty(self, dtype: Any) -> Slots:
-        """All slots free."""
+        """The state with all slots free."""
         zeros = jnp.zeros(self.slots, jnp.int32)
         keys = jax.vmap(jax.random.key)(zeros)
         slots = Slots(params.empty(self.kept(dtype)), zeros, zeros, zeros, zeros > 0, zeros.astype(jnp.float32), keys)
@@ -127,18 +129,19 @@ class Programs(NamedTuple):
     # ---- a new request
 
     def prefill(self, weights, slots: Slots, *request, **beside) -> Slots:
-        """`begin` of a whole prompt, by its arguments from `slot` on."""
+        """`begin` for a whole prompt, with the same arguments from `slot` on."""
         row = params.empty(self.declared(1, cache_dtype(weights)))
         return self.begin(weights, slots, row, 0, *request, **beside)[0]
 
     def begin(
         self, weights, slots, row, first, slot, tokens, segments, source, num, settings=None, allowed=None, **inputs
     ) -> tuple[Slots, Any]:
-        """`slot` holds the prompt (1, P), padded on the left with segment 0, and its first new token of `num`; and
-        the row with the whole prompt, whose tokens up to place `first` were in `row`.
+        """(slots with the prompt and its first new token in `slot`, the row with the whole prompt).
 
-        source: the request's seed and number, (2,) uint32, of which its draws are made. settings: of the slot, numbers.
-        allowed: (1, W), the tokens that the first may be. inputs: what the model reads beside the tokens, by name.
+        tokens, segments: (1, P), padded on the left with segment 0. row: holds the tokens before
+        position `first`. source: (2,) uint32, seed and number for random draws. num: tokens to
+        generate. settings: the slot's, as scalars. allowed: (1, W), the tokens that may come first.
+        inputs: further model inputs.
         """
         key = jax.random.fold_in(jax.random.key(source[0]), source[1])
         encoder = {}
@@ -159,16 +162,16 @@ class Programs(NamedTuple):
         return Slots(cache, *fields), out.cache
 
     def piece(self, weights, row, first, tokens, segments) -> Any:
-        """The row with these tokens of a prompt as well, which begin at place `first`."""
+        """The row with more tokens of its prompt, from position `first` on."""
         return self.apply(weights, placed(tokens, segments, first), cache=row).cache
 
-    # ---- all of them
+    # ---- all slots
 
     def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
-        """Up to `turns` tokens of every slot, until no text goes on, or one has ended and others are `waiting`.
+        """Up to `turns` tokens per slot; ends when none continues, or one ends while others wait.
 
-        keep: (B,) bool; the text of a slot where it is False is given up. allowed: (B, W), the tokens that the next may be;
-        with it, each slot goes on by one token.
+        keep: (B,) bool; False drops the slot's text. allowed: (B, W), the tokens that may come
+        next; with it, each slot gets one token.
         """
         turns = self.turns if allowed is None else 1
         slots = slots._replace(left=jnp.where(keep, slots.left, 0))
@@ -190,12 +193,12 @@ class Programs(NamedTuple):
 
         first = emit(out, 0, slots, slots.fresh & keep)
         begun = (1, slots._replace(fresh=jnp.zeros_like(keep)), first)
-        # One turn needs no loop, before which a compiler copies what the loop carries.
+        # One turn needs no loop; compilers copy what a loop carries before it starts.
         _, slots, out = go_on(begun) if self.turns == 1 else jax.lax.while_loop(more, go_on, begun)
         return slots, out._replace(left=slots.left)
 
     def turn(self, weights, slots: Slots, going: jax.Array, allowed=None) -> Slots:
-        """One token more of every slot that is `going`; in the cache, the others write padding."""
+        """One more token for every slot that is `going`; the others write padding to the cache."""
         batch = {
             "tokens": slots.token[:, None],
             "positions": slots.position[:, None],
@@ -204,7 +207,7 @@ class Programs(NamedTuple):
         out = self.apply(weights, batch, cache=slots.cache)
         position = slots.position + going
         settings = slots.settings
-        if settings is not None:  # what a slot that is free was asked for counts no more
+        if settings is not None:  # settings of free slots must not count
             settings = settings._replace(
                 temperature=jnp.where(going, settings.temperature, 0), tops=going & settings.tops
             )
@@ -214,7 +217,7 @@ class Programs(NamedTuple):
         return slots._replace(cache=out.cache, token=token, position=position, left=left, log_prob=log_prob, tops=tops)
 
     def draw(self, logits, keys, position, settings=None, allowed=None) -> tuple[jax.Array, jax.Array, Tops | None]:
-        """(tokens, their log probabilities, the likeliest), of logits (B, V): what the model says, at temperature 1."""
+        """(tokens, log probabilities at temperature 1, likeliest tokens) from logits (B, V)."""
         keys = jax.vmap(jax.random.fold_in)(keys, position)
         within = logits if allowed is None else allowed_only(logits, allowed)
         if self.sample is None:
@@ -228,7 +231,7 @@ class Programs(NamedTuple):
         return token, chosen - jax.nn.logsumexp(logits, axis=-1), None
 
     def scores(self, logits: jax.Array, token: jax.Array, settings: Settings) -> tuple[jax.Array, Tops]:
-        """(log probability of each token, the likeliest ones), where a row's settings ask for them."""
+        """(log probability of each token, likeliest tokens); zeros unless some row asks."""
 
         def found(logits):
             log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
@@ -241,7 +244,7 @@ class Programs(NamedTuple):
         return jax.lax.cond(settings.tops.any(), found, none, logits)
 
     def stops(self, token: jax.Array, settings: Settings | None = None) -> jax.Array:
-        """(B,) whether the token ends its text."""
+        """(B,) bool: whether the token ends its text."""
         if not self.stop:
             return jnp.zeros(token.shape, bool)
         hit = jnp.isin(token, jnp.array(self.stop, jnp.int32))
@@ -249,20 +252,20 @@ class Programs(NamedTuple):
 
 
 def placed(tokens: jax.Array, segments: jax.Array, first: Any) -> dict[str, jax.Array]:
-    """A batch of tokens (1, P) whose first one that is no padding stands at place `first`."""
+    """A batch of tokens (1, P) whose first token after the padding has position `first`."""
     positions = first + jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
     return {"tokens": tokens, "positions": positions, "segment_ids": segments}
 
 
 def trimmed(row: decoder.Cache, num: jax.Array) -> decoder.Cache:
-    """A row with its first `num` tokens alone; the next one takes the column behind them."""
+    """A row with only its first `num` tokens; the next token takes the column after them."""
     inside = (row.segments > 0) & (row.positions < num)
     last = jnp.argmax(inside[0] & (row.positions[0] == num - 1)).astype(row.index.dtype)
     return row.replace(segments=jnp.where(inside, row.segments, 0), index=(last + 1) % row.segments.shape[1])
 
 
 def last_logits(out: Out) -> jax.Array:
-    """(B, V) of the last place alone: those of a whole prompt cost a fifth of its products, and more with a large table."""
+    """The last position's logits (B, V); logits of all positions are a fifth of a prompt's work."""
     if out.head is None:
         return out.value[:, -1]
     last = dataclasses.replace(out.head, x=jax.lax.slice_in_dim(out.head.x, -1, None, axis=1))
@@ -270,7 +273,7 @@ def last_logits(out: Out) -> jax.Array:
 
 
 def emit(out: Emitted, turn: int | jax.Array, slots: Slots, valid: jax.Array) -> Emitted:
-    """The slots' newest tokens as those of `turn`."""
+    """Stores the slots' newest tokens as those of `turn`."""
     return out._replace(
         tokens=out.tokens.at[turn].set(slots.token),
         log_probs=out.log_probs.at[turn].set(slots.log_prob),
@@ -280,9 +283,9 @@ def emit(out: Emitted, turn: int | jax.Array, slots: Slots, valid: jax.Array) ->
 
 
 def insert(declared: Any, cache: Any, row: Any, slot: jax.Array) -> Any:
-    """The cache with the one row of `row` as its row `slot`; the row ends at the column where the ring stands.
+    """The cache with `row` as its row `slot`, rolled so that it ends at the ring's position.
 
-    What a row does not fill up, such as the memory of a shorter text, is zero.
+    Columns that a row does not fill are zero, such as the encoder memory of a shorter text.
     """
     leaves, treedef = jax.tree.flatten(declared, is_leaf=lambda x: isinstance(x, Param))
     pairs = list(zip(leaves, treedef.flatten_up_to(cache), treedef.flatten_up_to(row), strict=True))

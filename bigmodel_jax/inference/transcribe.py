@@ -1,10 +1,11 @@
-"""Whisper writes what is said in a recording of any length: windows of 30 seconds, greedy, with or without times.
+"""Transcribes recordings of any length with Whisper: greedy windows of 30 s, with or without times.
 
-The rules are those of OpenAI's `whisper/decoding.py` and `transcribe.py` (arXiv:2212.04356, section 4.5): which tokens may
-come next, where the next window begins, and which windows hold no speech. No window is told the text before it, and none
-is decoded again at a higher temperature.
+The rules are those of OpenAI's `whisper/decoding.py` and `transcribe.py` (arXiv:2212.04356, section
+4.5): which tokens may come next, where the next window begins, and which windows have no speech.
+Unlike there, a window does not get the text before it, and none is decoded again at a higher
+temperature.
 
-Shapes: V vocab, P tokens of the start, L tokens of a window's text, M frames, F bins.
+Shapes: V vocab, P start tokens, L tokens of a window's text, M frames, F bins.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,13 +21,15 @@ from bigmodel_jax.data.audio import windows
 from bigmodel_jax.data.audio.spectrogram import RATE
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
-MOST_BEFORE_FIRST = 50  # tokens of time: speech begins within the first second of its window
+MOST_BEFORE_FIRST = 50  # time tokens: speech must begin in the first second of its window
+# A window is silent if p(no speech) is above the first, and the mean log-probability below the
+# second.
 SILENT_PROB, SILENT_LOG_PROB = 0.6, -1.0
 NEVER = -jnp.inf
 
 
 class Segment(NamedTuple):
-    """What is said between two times, in seconds."""
+    """A text and the times at which it starts and ends, in seconds."""
 
     start: float
     end: float
@@ -34,7 +37,12 @@ class Segment(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Which tokens may come: ids, and masks (V,) of those that may not, ever and first. times: ids from `time` on are times."""
+    """The tokens that may come next.
+
+    - end, time: ids of the end token and of the first time token
+    - times: whether time tokens are used
+    - never, first: masks (V,) of tokens that may not come at all, or not first
+    """
 
     end: int
     time: int
@@ -44,7 +52,8 @@ class Rules(NamedTuple):
 
 
 class Said(NamedTuple):
-    """A window's text: tokens (L,), of which `num` count; sum of log-probabilities; probability that nothing is said."""
+    """A window's text: the first `num` of tokens (L,), their summed log-probability, and p(no
+    speech)."""
 
     tokens: jax.Array
     num: jax.Array
@@ -53,11 +62,12 @@ class Said(NamedTuple):
 
 
 def rules_of(tokenizer: Tokenizer, vocab: int, *, times: bool) -> Rules:
-    """The rules of a tokenizer and of what its generation_config.json suppresses."""
+    """The rules of a tokenizer and of the tokens that its generation_config.json suppresses."""
     kept, names = tokenizer.special.generation, tokenizer.control
     never, first = (np.zeros(vocab, bool) for _ in range(2))
     end = names.get(starts.END, tokenizer.separator)
     never[[i for i in kept.get("suppress_tokens") or () if 0 <= i < vocab]] = True
+    # Of the control tokens, only the end token may be written.
     never[[i for name, i in names.items() if i != end and i < vocab]] = True
     time = 1 + names[starts.NO_TIMES] if starts.NO_TIMES in names else vocab
     never[time:] = not times
@@ -66,13 +76,18 @@ def rules_of(tokenizer: Tokenizer, vocab: int, *, times: bool) -> Rules:
 
 
 def allowed(rules: Rules, logits_V: jax.Array, n, last, before, latest) -> jax.Array:
-    """Logits with -inf for what may not come as token `n`, after the tokens `last` and `before`; latest: the largest token of
-    time so far, 0 where there was none."""
+    """Logits with -inf for tokens that may not come as token `n`.
+
+    last, before: the two tokens before it. latest: the largest time token so far; 0 if there is
+    none.
+    """
     ids = jnp.arange(logits_V.shape[0])
     logits_V = jnp.where(rules.never | (rules.first & (n == 0)), NEVER, logits_V)
     if not rules.times:
         return logits_V
     is_time = ids >= rules.time
+    # After a time that ends a text, another time or the end must follow. After two times in a row,
+    # or after the first token, text must follow.
     after, pair = (n >= 1) & (last >= rules.time), (n < 2) | (before >= rules.time)
     no_time, no_text = after & pair, after & ~pair
     least = jnp.where(latest == 0, 0, jnp.where(no_text, latest, latest + 1))
@@ -80,7 +95,7 @@ def allowed(rules: Rules, logits_V: jax.Array, n, last, before, latest) -> jax.A
     late = (n == 0) & (ids > rules.time + MOST_BEFORE_FIRST)
     wrong = (no_time & is_time) | (no_text & (ids < rules.end)) | early | late | ((n == 0) & ~is_time)
     logits_V = jnp.where(wrong, NEVER, logits_V)
-    # Where times together are likelier than any word, a time comes.
+    # If times together are likelier than any single word, a time must come.
     log_probs = jax.nn.log_softmax(logits_V)
     times = jax.nn.logsumexp(jnp.where(is_time, log_probs, NEVER))
     words = jnp.max(jnp.where(is_time, NEVER, log_probs))
@@ -90,7 +105,7 @@ def allowed(rules: Rules, logits_V: jax.Array, n, last, before, latest) -> jax.A
 def window_program(model: Any, rules: Rules, start: list[int], most: int, silent: int | None) -> Callable:
     """A jitted (weights, log_mel (1, M, F)) -> Said: encodes once, then writes up to `most` tokens.
 
-    silent: the token that says that nothing is said; None: the vocabulary has none.
+    silent: the token for "no speech"; None if the vocabulary has none.
     """
     begin, num_start = jnp.asarray([start], jnp.int32), len(start)
 
@@ -106,7 +121,8 @@ def window_program(model: Any, rules: Rules, start: list[int], most: int, silent
 
         def write(state):
             n, tokens, logits, cache, latest, total = state
-            last, before = tokens[n - 1], tokens[n - 2]  # of none yet, whatever stands there: `allowed` looks at n
+            # For n < 2 these are arbitrary tokens; `allowed` ignores them then.
+            last, before = tokens[n - 1], tokens[n - 2]
             logits = allowed(rules, logits, n, last, before, latest)
             token = jnp.argmax(logits).astype(jnp.int32)
             total = total + jax.nn.log_softmax(logits)[token]
@@ -125,10 +141,10 @@ def window_program(model: Any, rules: Rules, start: list[int], most: int, silent
 
 
 class Transcriber:
-    """What is said in samples, window by window.
+    """Transcribes samples window by window.
 
-    tokenizer, cfg: of the run; language, task: as `transcript_start.start` has them; times: segments by tokens of time, by
-    which the next window is placed, too; without them a window is one segment.
+    tokenizer, cfg: the run's. language, task: as in `transcript_start.start`. times: split windows
+    at time tokens, which also place the next window; otherwise each window is one segment.
     """
 
     def __init__(
@@ -152,7 +168,7 @@ class Transcriber:
         self._weights, self._tokenizer = weights, tokenizer
 
     def segments(self, samples_N: np.ndarray) -> Iterator[tuple[float, list[Segment]]]:
-        """(seconds that have been read, the segments found since) of each window; digital silence has none."""
+        """(seconds read so far, new segments) for each window; digital silence has no segments."""
         seek = 0
         while seek < len(samples_N):
             window = samples_N[seek : seek + self._samples]
@@ -162,19 +178,23 @@ class Transcriber:
             yield min(seek, len(samples_N)) / RATE, [Segment(a + shift, b + shift, text) for a, b, text in found]
 
     def _window(self, samples: np.ndarray) -> tuple[list[Segment], int]:
-        """(segments by seconds of the window, samples to the next one)."""
+        """(segments in seconds from the window's start, samples to the next window)."""
         if not samples.any():
             return [], self._samples
         mel = windows.log_mel(samples, self._mels, self._frames)[None]
         said = jax.device_get(self._run(self._weights, mel))
         tokens = said.tokens[: said.num].tolist()
+        # OpenAI's average counts the end token, too.
         mean = float(said.log_prob) / (len(tokens) + 1)
         if said.silent > SILENT_PROB and mean < SILENT_LOG_PROB:
             return [], self._samples
         return self._cut([t for t in tokens if t != self._rules.end], len(samples) / RATE)
 
     def _cut(self, tokens: list[int], seconds: float) -> tuple[list[Segment], int]:
-        """Segments stand between two times; a window whose text ends in the middle of one is read again from its beginning."""
+        """Splits a window's tokens into segments, each between two times.
+
+        If the text ends within a segment, the next window begins at that segment's start.
+        """
         time = self._rules.time
         is_time = [token >= time for token in tokens]
         ends = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]

@@ -1,4 +1,5 @@
-"""What `transcribe` reads and says: recordings from files and manifests, a run that listens to them, and the word error."""
+"""Reads the recordings that `transcribe` gets, runs a model on them, and computes the word error
+rate."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ MARKS = re.compile(r"[^\w\s']")
 
 
 class Recording(NamedTuple):
-    """samples (n,) float32 at 16 kHz; text: what is said in it, None where nobody says so."""
+    """A recording; samples: (n,) float32 at 16 kHz; text: the reference, None if unknown."""
 
     path: Path
     samples: np.ndarray
@@ -34,6 +35,9 @@ class Recording(NamedTuple):
 
 
 class Asked(NamedTuple):
+    """The verb's options; language, task: as in `transcript_start.start`; times: split at time
+    tokens."""
+
     language: str = ""
     task: str = "transcribe"
     times: bool = True
@@ -43,7 +47,10 @@ Listen = Callable[[np.ndarray], Iterator[tuple[float, list[Segment]]]]
 
 
 def recordings(paths: Sequence[Path]) -> list[Recording]:
-    """Of files and of the lines of manifests; ValueError, one line, for one that cannot be read."""
+    """The recordings of files and of manifests' lines.
+
+    Raises ValueError, one line, for an unreadable one.
+    """
     found = []
     for path in paths:
         if not path.is_file():
@@ -74,19 +81,21 @@ def _read(path: Path, where: str, text: str | None = None) -> Recording:
 
 
 def check_metric(found: Sequence[Recording]) -> None:
-    """ValueError, before anything is heard, where a text is known and the word error rate has no library."""
+    """Raises ValueError if a reference is known and the package for the word error rate is
+    missing."""
     if any(one.text is not None for one in found):
         texts.check_package("transcribe: the word error rate", *texts.TEXT_METRICS["wer"].package)
 
 
 def listener(config: Config, weights: params.Tree, tokenizer: Tokenizer | None, asked: Asked) -> Listen:
-    """What a run hears in samples, piece by piece; ValueError where its model does not read recordings."""
+    """The run's transcribing function; raises ValueError if its model does not read recordings."""
+    # A Whisper-like model reads a spectrogram and text tokens.
     if set(config.model.inputs()) == {"log_mel", "tokens"} and tokenizer is not None:
         how = asked._asdict()
         return Transcriber(config.model, config.make_model(), weights, tokenizer, **how).segments
     if "speech" in config.objective.endings:
         if asked != Asked(times=asked.times):
-            raise ValueError("--language and --task: a model of characters writes what it hears")
+            raise ValueError("--language and --task: a model of characters has no languages or tasks")
         return lambda samples: _by_characters(config, weights, samples)
     raise ValueError(
         f"transcribe: a {type(config.model).__name__} reads {', '.join(config.model.inputs())}, and no recordings; "
@@ -95,18 +104,18 @@ def listener(config: Config, weights: params.Tree, tokenizer: Tokenizer | None, 
 
 
 def _by_characters(config: Config, weights: Any, samples: np.ndarray) -> Iterator[tuple[float, list[Segment]]]:
-    """The words of a model of CTC, each a segment."""
+    """The words of a CTC model, each as a segment."""
     words = hear(config, weights, samples)[1]
     yield len(samples) / RATE, [Segment(word.start, word.end, word.text) for word in words]
 
 
 def plain(text: str) -> str:
-    """Lower case, without punctuation: how word errors are counted here."""
+    """The text in lower case and without punctuation, as word errors are counted."""
     return " ".join(MARKS.sub(" ", text.lower().replace("’", "'")).split())
 
 
 def word_error(found: Sequence[tuple[Recording, list[Segment]]]) -> str:
-    """The word error rate of recordings whose text is known, in words; "" where none is."""
+    """A line with the word error rate over recordings with a reference; "" if there are none."""
     known = [(one.text, " ".join(s.text for s in segments)) for one, segments in found if one.text is not None]
     if not known:
         return ""

@@ -1,4 +1,5 @@
-"""Stored weights made dense once, where that is faster: XLA's CPU backend multiplies narrow weights slower than float32."""
+"""Makes quantized weights dense once on a CPU, where XLA multiplies narrow types slower than
+float32."""
 
 from typing import Any
 
@@ -9,11 +10,12 @@ from bigmodel_jax.core.channels import Channeled
 from bigmodel_jax.core.storage import stored
 from bigmodel_jax.inference.slots import cache_dtype
 
-SHARE = 0.5  # of the host's memory that dense weights may take
+SHARE = 0.5  # the most host memory that dense weights may take, as a share
 
 
 def widened(weights: Any) -> Any:
-    """The weights, those in blocks as arrays of the others' dtype, on one CPU with room for them; elsewhere as they are."""
+    """The weights with quantized ones made dense, if they are on one CPU with enough memory; else
+    unchanged."""
     nodes = [x for x in jax.tree.leaves(weights, is_leaf=stored) if _is_widened(x)]
     if not nodes or not _on_one_cpu(nodes):
         return weights
@@ -26,7 +28,7 @@ def widened(weights: Any) -> Any:
 
 
 def _is_widened(x: Any) -> bool:
-    """Not a weight whose products round their inputs: a dense one computes something else."""
+    """Whether a weight may be made dense: not if its products also round their inputs."""
     return stored(x) and not isinstance(x, Channeled)
 
 

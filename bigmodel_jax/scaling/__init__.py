@@ -1,1 +1,2 @@
-"""How a config scales: the same step measured on 1, 2, 4 … devices, planned where they do not exist."""
+"""Measures how a config scales: the same step on 1, 2, 4 ... devices, planned if they do not
+exist."""

@@ -1,4 +1,5 @@
-"""The benchmark as a whole: every point measured, or planned where its devices do not exist; records, table and page."""
+"""Runs a scaling benchmark: measures or plans every point, and writes records, a table and a
+page."""
 
 import dataclasses
 import json
@@ -21,13 +22,16 @@ from bigmodel_jax.scaling.points import Point
 def scale(
     points: list[Point], run_dir: Path, *, topologies: Sequence[Topology], windows: int, steps: int, console: Console
 ) -> Path:
-    """Measures or plans all points and writes scale.jsonl, a line as soon as a point is done, and scale.html; returns the page.
+    """Measures or plans all points; returns the path of the page.
 
-    A point whose layout does not fit its devices is left out with a line that says why; ValueError where none fits.
+    It writes scale.jsonl, with a line as soon as a point is done, and scale.html. A point whose
+    layout does not fit its devices is left out, and a printed line says why. Raises ValueError if
+    none fits.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     machines = {topology.title: topology for topology in topologies}
     records, measured = [], [point for point in points if not point.topology]
+    # Measured once, so that all points are compared with the same peak.
     peak = measure_peak(measured[0].config.precision.compute) if measured else {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar, (run_dir / RECORDS_FILE).open("w") as file:
@@ -44,6 +48,7 @@ def scale(
             else:
                 records.append(describe(point) | found)
                 file.write(json.dumps(records[-1]) + "\n")
+                # The records so far survive an interruption.
                 file.flush()
             bar.advance(task)
     if not records:
@@ -53,7 +58,7 @@ def scale(
 
 
 def describe(point: Point) -> dict[str, Any]:
-    """What a record says of its point: enough to measure it again."""
+    """The description of a point in its record, sufficient to measure it again."""
     facts = {f.name: getattr(point, f.name) for f in dataclasses.fields(point) if f.name != "config"}
     source = "planned" if point.topology else "measured"
     return facts | {"source": source, "config": config_file.to_json(point.config)}

@@ -1,6 +1,7 @@
-"""The coordinate check of μP (arXiv:2203.03466, appendix D.1): the size of activations over widths after a few steps.
+"""The coordinate check of muP: how the size of activations depends on width after a few steps.
 
-Under μP it stays; in standard parametrisation it grows with the width.
+Source: arXiv:2203.03466, appendix D.1. Under muP the size does not depend on width; in standard
+parametrization it grows.
 """
 
 import dataclasses
@@ -28,12 +29,15 @@ from bigmodel_jax.training.step import make_train_step
 
 TAPS = ("residual", "attention")
 OUTPUT = "output"
-# By what was seen, a row for each step from 0 on.
+# {activation: its size before step 0, 1, ... and after the last step}
 Sizes = dict[str, list[float]]
 
 
 def of_widths(config: Config, times: int) -> ModelConfig:
-    """The model whose sizes in `mup.base` are so many times the base's; a number of layers is the base's."""
+    """The model whose widths are `times` those in `mup.base`.
+
+    A number of layers there stays as it is.
+    """
     base = tuple(text for text in config.mup.base if not text.startswith("num_layers="))
     wider = []
     for text in base:
@@ -44,8 +48,10 @@ def of_widths(config: Config, times: int) -> ModelConfig:
 
 
 def sizes_of(config: Config, batches: Sequence[dict], mesh: Mesh) -> Sizes:
-    """The mean absolute value of what the last layer's taps and the model give for the first batch, before each step on
-    the batches and after the last."""
+    """The mean absolute value of the last layer's taps and of the model's output.
+
+    All are measured for the first batch, before each step on the batches and after the last step.
+    """
     model, state = config.make_model(), init_state(config, mesh)
     constants, step = init_constants(config, mesh), make_train_step(config, mesh)
 
@@ -53,6 +59,7 @@ def sizes_of(config: Config, batches: Sequence[dict], mesh: Mesh) -> Sizes:
     def seen(state, constants):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             weights = cast(params.merge(state.params, state.frozen, constants), config.precision.compute)
+            # Always the first batch, so that only the weights differ.
             batch, _ = config.objective.inputs(batches[0], None)
             out, found = taps.read(model.apply, lambda _, x: x, TAPS)(weights, batch)
         last = {name: x[-1] for name, x in found.items()} | {OUTPUT: out.value}
@@ -66,14 +73,16 @@ def sizes_of(config: Config, batches: Sequence[dict], mesh: Mesh) -> Sizes:
 
 
 def check(config: Config, times: Sequence[int], steps: int, output: Path) -> dict[str, dict[int, Sizes]]:
-    """{form: {times the base's widths: sizes}} of μP and of the same models without it, over a few batches of the data.
+    """{form: {times the base's widths: sizes}} for muP and standard parametrization.
 
-    Writes coordinates.json and a picture for each activation into the folder `output`.
+    It trains on a few batches of the data, and writes coordinates.json and a picture per activation
+    to the folder `output`.
     """
     if not config.mup.base:
         raise ValueError(
             "scale --coordinates compares widths with mup.base, which is (); give --mup.base embed_dim=64 ..."
         )
+    # The first few steps must have the full learning rate to show an effect.
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=0, warmup_share=0.0))
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, stochastic_depth=0.0))
     forms = {"standard": MupConfig(), "mup": config.mup}
@@ -97,12 +106,13 @@ def check(config: Config, times: Sequence[int], steps: int, output: Path) -> dic
 
 
 def curves(found: dict[str, dict[int, Sizes]], name: str) -> dict[str, dict[int, list[tuple[float, float]]]]:
-    """The sizes of one activation as curves over the width: {form: {step: [(times the base's widths, size)]}}."""
+    """Curves of one activation over width: {form: {step: [(times the base's widths, size)]}}."""
     steps = range(len(next(iter(found["mup"].values()))[name]))
     return {form: {s: [(n, x[name][s]) for n, x in widths.items()] for s in steps} for form, widths in found.items()}
 
 
 def growth(found: dict[int, Sizes], name: str) -> float:
-    """The power of the width with which the size grows after the last step: 0 where it stays."""
+    """The exponent with which the size grows with width after the last step; 0 = it does not
+    grow."""
     widths = np.log(list(found))
     return float(np.polyfit(widths, np.log([sizes[name][-1] for sizes in found.values()]), 1)[0])

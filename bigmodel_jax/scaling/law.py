@@ -1,8 +1,10 @@
-"""The scaling law of a family of runs: loss = E + A / N^alpha + B / D^beta over N parameters and D tokens.
+"""The scaling law of a family of runs: loss = E + A / N^alpha + B / D^beta for N parameters, D
+tokens.
 
-Form and objective are Chinchilla's third approach (Hoffmann et al., arXiv:2203.15556, equations 2 and 3): the Huber loss of
-differences of logarithms, by L-BFGS from a grid of starts. Besiroglu et al. (arXiv:2404.10102) showed that a mean in the
-place of the sum ends L-BFGS too early; here the sum is divided by the Huber loss's own scale, and ln N and ln D are centred.
+Form and fit are Chinchilla's third approach (Hoffmann et al., arXiv:2203.15556, equations 2 and 3):
+L-BFGS minimizes the Huber loss of differences of log losses, from a grid of starts. Besiroglu et
+al. (arXiv:2404.10102) showed that with a mean instead of the sum L-BFGS stops too early. Here the
+sum is divided by the Huber loss's scale, and ln N and ln D are centred.
 """
 
 import itertools
@@ -11,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-DELTA = 1e-3  # where the Huber loss turns from a square into a line
-STARTS = 6  # the best so many of the grid are followed
-FLOPS = 6.0  # of a parameter and a token (Kaplan et al., arXiv:2001.08361)
-LEVEL = 0.95  # of the intervals
+DELTA = 1e-3  # the error at which the Huber loss turns from quadratic to linear
+STARTS = 6  # number of best grid points from which L-BFGS starts
+FLOPS = 6.0  # FLOPs per parameter and token (Kaplan et al., arXiv:2001.08361)
+LEVEL = 0.95  # probability of the intervals
 
 
 class Law(NamedTuple):
-    """The five coefficients; loss in the unit of the points."""
+    """The five coefficients of a law; the loss has the unit of the points."""
 
     E: float
     A: float
@@ -30,14 +32,15 @@ class Law(NamedTuple):
         return self.E + self.A / np.asarray(N, float) ** self.alpha + self.B / np.asarray(D, float) ** self.beta
 
     def optimum(self, compute):
-        """(N, D) of the least loss for so many FLOPs, 6 N D (equation 4)."""
+        """(N, D) of the lowest loss for `compute` FLOPs, 6 N D (equation 4)."""
+        # At the optimum the derivatives of both terms balance.
         ratio = self.alpha * self.A / (self.beta * self.B)
         N = ratio ** (1 / (self.alpha + self.beta)) * (compute / FLOPS) ** (self.beta / (self.alpha + self.beta))
         return N, compute / FLOPS / N
 
 
 class Points(NamedTuple):
-    """One point a run: parameters, tokens, loss."""
+    """Parameters, tokens and loss of each run, as three arrays."""
 
     N: np.ndarray
     D: np.ndarray
@@ -48,7 +51,7 @@ class Points(NamedTuple):
 
 
 def check(points: Points) -> None:
-    """ValueError, one line, where the points do not determine a law."""
+    """Raises ValueError, one line, if the points are too few to determine a law."""
     different = {"sizes of model": len(set(points.N)), "numbers of tokens": len(set(points.D))}
     for what, count in different.items():
         if count < 3:
@@ -58,13 +61,16 @@ def check(points: Points) -> None:
 
 
 def fit(points: Points) -> Law:
-    """The law of these points."""
+    """The law that fits these points best."""
     centre = np.log(points.N).mean(), np.log(points.D).mean()
     return _law(min(_descents(points, centre, _starts(points, centre)), key=lambda found: found.fun).x, centre)
 
 
 def bootstrap(points: Points, law: Law, count: int, seed: int = 0) -> list[Law]:
-    """The laws of `count` samples of the points with replacement, each found from the law of all."""
+    """The laws of `count` bootstrap samples of the points.
+
+    Each fit starts from the law of all points.
+    """
     rng, laws = np.random.default_rng(seed), []
     centre = np.log(points.N).mean(), np.log(points.D).mean()
     start = _coefficients(law, centre)
@@ -75,12 +81,12 @@ def bootstrap(points: Points, law: Law, count: int, seed: int = 0) -> list[Law]:
 
 
 def interval(values) -> tuple[float, float]:
-    """The middle `LEVEL` of what the samples say."""
+    """The central `LEVEL` interval of these values."""
     low, high = np.quantile(np.asarray(values, float), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-# ------------------------------------------------------------------------------------------------ the descent
+# -------------------------------------------------------------------------------------- the descent
 
 
 def _descents(points: Points, centre: tuple[float, float], starts, maxiter: int = 1000):
@@ -90,12 +96,13 @@ def _descents(points: Points, centre: tuple[float, float], starts, maxiter: int 
 
 
 def _objective(at: np.ndarray, x: np.ndarray, y: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """(the Huber loss over DELTA, its gradient) of the centred coefficients a, b, e, alpha, beta."""
+    """(Huber loss / DELTA, gradient) at the centred coefficients a, b, e, alpha, beta."""
     a, b, e, alpha, beta = at
     terms = np.stack([a - alpha * x, b - beta * y, np.full_like(x, e)])
     predicted = np.logaddexp.reduce(terms)
     share = np.exp(terms - predicted)
     error = predicted - target
+    # Huber loss divided by DELTA: quadratic inside, linear outside.
     small = np.abs(error) <= DELTA
     value = np.where(small, error**2 / (2 * DELTA), np.abs(error) - DELTA / 2).sum()
     slope = np.where(small, error / DELTA, np.sign(error))
@@ -104,7 +111,8 @@ def _objective(at: np.ndarray, x: np.ndarray, y: np.ndarray, target: np.ndarray)
 
 
 def _starts(points: Points, centre: tuple[float, float]) -> list[np.ndarray]:
-    """The best of a grid: each term a share of the typical loss, the exponents from 0.1 to 2."""
+    """The best points of a grid: each term is a share of the median loss, exponents are 0.1 to
+    2."""
     typical, shares, exponents = (
         np.log(np.median(points.loss)),
         np.log([0.05, 0.2, 0.5, 0.8]),
@@ -113,6 +121,7 @@ def _starts(points: Points, centre: tuple[float, float]) -> list[np.ndarray]:
     terms = [typical + share for share in shares]
     grid = [np.array(at) for at in itertools.product(terms, terms, terms, exponents, exponents)]
     x, y, target = np.log(points.N) - centre[0], np.log(points.D) - centre[1], np.log(points.loss)
+    # L-BFGS may end in a local minimum, so it starts from several points.
     return sorted(grid, key=lambda at: _objective(at, x, y, target)[0])[:STARTS]
 
 

@@ -1,4 +1,4 @@
-"""The scaling law of run folders: their points, the law, what it expects of larger runs, law.json and the page."""
+"""Fits the scaling law of finished runs, predicts larger runs, and writes law.json and a page."""
 
 import json
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from bigmodel_jax.scaling import law as laws
 from bigmodel_jax.scaling.law import FLOPS, Law, Points
 from bigmodel_jax.training import run_folder
 
-LARGER = (10.0, 100.0)  # times the compute of the largest run, where nothing else is asked for
+LARGER = (10.0, 100.0)  # predicted by default: runs with these multiples of the largest run's compute
 
 
 class Expected(NamedTuple):
-    """What the law says of a run: its parameters, tokens and loss with its interval."""
+    """The law's prediction for a run: parameters, tokens, loss and the interval of the loss."""
 
     N: float
     D: float
@@ -27,10 +27,14 @@ class Expected(NamedTuple):
 
 
 def point(run_dir: Path) -> tuple[float, float, float, str]:
-    """(parameters, tokens, loss, what the loss is) of a finished run; ValueError for a run that has none of these."""
+    """(parameters, tokens, loss, key of the loss) of a finished run.
+
+    Raises ValueError if the run is not finished, counts no tokens or has no loss.
+    """
     run = load_run(run_dir)
     if unit(run) != "token":
         raise ValueError(f"scale --law: {run_dir} counts examples; a law is fitted over tokens")
+    # The held-out loss, or the training loss of a run that was never evaluated.
     key = "eval/loss" if run.last("eval/loss") is not None else "loss"
     loss, step = run.last(key), max((record["step"] for record in run.metrics), default=0)
     tokens = float(run.tokens(np.asarray([step]))[0]) if step else 0.0
@@ -50,7 +54,7 @@ def _check_finished(run: Run, step: int, run_dir: Path) -> None:
 
 
 def points_of(run_dirs: Sequence[Path]) -> tuple[Points, str]:
-    """The points of the runs, and the key of their loss, which must be one for all."""
+    """The points of the runs and the key of their loss; raises ValueError if the keys differ."""
     found = [point(Path(run_dir)) for run_dir in run_dirs]
     keys = {key for *_, key in found}
     if len(keys) > 1:
@@ -63,7 +67,7 @@ def points_of(run_dirs: Sequence[Path]) -> tuple[Points, str]:
 
 
 def expectations(law: Law, samples: list[Law], points: Points, asked: Sequence[tuple[float, float]]) -> list[Expected]:
-    """What the law expects of the (parameters, tokens) asked for, else of the best split of more compute."""
+    """Predictions for the (parameters, tokens) asked for, or for the best split of more compute."""
     largest = float((FLOPS * points.N * points.D).max())
     sizes = asked or [law.optimum(times * largest) for times in LARGER]
     return [Expected(N, D, float(law.loss(N, D)), laws.interval([one.loss(N, D) for one in samples])) for N, D in sizes]
@@ -72,7 +76,7 @@ def expectations(law: Law, samples: list[Law], points: Points, asked: Sequence[t
 def fit_runs(
     run_dirs: Sequence[Path], output: Path, *, samples: int, asked: Sequence[tuple[float, float]]
 ) -> tuple[Law, list[Expected], Path]:
-    """Fits the law of these runs; writes `output`, a page, and its numbers as JSON beside it."""
+    """Fits the law of these runs, and writes the page `output` and a JSON file beside it."""
     points, key = points_of(run_dirs)
     law = laws.fit(points)
     others = laws.bootstrap(points, law, samples)

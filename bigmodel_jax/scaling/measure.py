@@ -1,8 +1,8 @@
-"""One point of a scaling benchmark, measured in processes of its own.
+"""Measures one point of a scaling benchmark in child processes.
 
-A point needs its own number of devices, which JAX fixes when it starts: the parent never starts it. A child times
-windows of steps on one batch of the config's data that stays on the device. Before the clock of a window starts and
-before it stops, the device is idle; the first window, which warms up, does not count.
+A point needs its own number of devices, which JAX fixes at start-up, so the parent never starts
+JAX. The child times windows of steps on one batch that stays on the device. The device is idle when
+the clock of a window starts and when it stops. The first window is a warm-up and does not count.
 """
 
 import json
@@ -22,8 +22,8 @@ from bigmodel_jax.scaling.points import Point
 def measure_peak(dtype: str) -> dict[str, Any]:
     """{"flops", "source", "shared"}: the peak of one device, and whether virtual devices share it.
 
-    One figure for all points of a benchmark: a peak measured anew beside more virtual devices comes out lower, and the MFU
-    of that point higher. ValueError, one line, where the process fails.
+    All points use this one figure: a peak measured while more virtual devices exist would be lower,
+    and would raise the MFU of that point. Raises ValueError, one line, if the process fails.
     """
     try:
         return _run({"peak": dtype}, devices=1, processes=1)
@@ -32,7 +32,10 @@ def measure_peak(dtype: str) -> dict[str, Any]:
 
 
 def measure(point: Point, *, windows: int, steps: int, peak: dict[str, Any]) -> dict[str, Any]:
-    """The record of a point; peak: of `measure_peak`. RuntimeError, one line, where its processes fail."""
+    """The record of a point; peak: from `measure_peak`.
+
+    Raises RuntimeError, one line, on failure.
+    """
     from bigmodel_jax import config_file
 
     job = {
@@ -51,7 +54,10 @@ def measure(point: Point, *, windows: int, steps: int, peak: dict[str, Any]) -> 
 
 
 def _run(job: dict[str, Any], devices: int, processes: int) -> dict[str, Any]:
-    """What the first of a job's processes leaves; RuntimeError with the last line of the first that failed."""
+    """The record that process 0 of a job writes.
+
+    Raises RuntimeError with the last line of the first process that failed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.json"
         file.write_text(json.dumps(job))
@@ -63,14 +69,16 @@ def _run(job: dict[str, Any], devices: int, processes: int) -> dict[str, Any]:
 
 
 def _start(job: Path, number: int, devices: int) -> subprocess.Popen:
-    """A child that measures; where there is no accelerator it sees just its share of virtual devices."""
+    """Starts a child that measures; on a CPU it sees only its share of the virtual devices."""
+    # JAX reads the number of virtual devices only at its start.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-m", "bigmodel_jax.scaling.measure", str(job), str(number)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def _wait(children: list[subprocess.Popen]) -> str:
-    """Waits for all; what the first that failed said. One that fails takes the others with it."""
+    """Waits for all children, and returns the stderr of the first that failed; then all are
+    killed."""
     failed = ""
     try:
         while any(child.poll() is None for child in children):
@@ -92,22 +100,25 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-# ------------------------------------------------------------------------------------------------ the child
+# ---------------------------------------------------------------------------------------- the child
 
 
 def child(job_file: Path, number: int) -> None:
+    """Runs in a child: measures the job, and process 0 writes the record."""
     from bigmodel_jax.core import trust
 
-    trust.allow()  # the process that asks has opened this config already
+    trust.allow()  # the parent has loaded this config already
     job = json.loads(job_file.read_text())
     record = peak_of(job["peak"]) if "config" not in job else _record(job, number)
     if number == 0:
         unfinished = job_file.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(record))
+        # The rename makes the record appear complete or not at all.
         unfinished.rename(job_file.with_suffix(".record"))
 
 
 def peak_of(dtype: str) -> dict[str, Any]:
+    """The peak FLOP/s of one device in this process, for `measure_peak`."""
     import jax
 
     from bigmodel_jax.report.throughput import peak_flops
@@ -117,7 +128,7 @@ def peak_of(dtype: str) -> dict[str, Any]:
 
 
 def peak_of_all(peak: dict[str, Any], num_devices: int) -> float:
-    """FLOP/s of all devices together: virtual ones share one machine."""
+    """The FLOP/s of all devices together; virtual devices share one machine."""
     return peak["flops"] * (1 if peak["shared"] else num_devices)
 
 
@@ -134,7 +145,8 @@ def _record(job: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str, Any]) -> dict[str, Any]:
-    """Compiles the step for the first `num_devices` devices, times it, and reads its collectives."""
+    """Compiles the step for the first `num_devices` devices, times it, and reads its
+    collectives."""
     import jax
 
     from bigmodel_jax.config_checks import validate
@@ -154,6 +166,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     mesh = sharding.make_mesh(config.parallel, devices)
     state, constants = init_state(config, mesh), init_constants(config, mesh)
     layout = {"mesh": mesh, "rules": config.parallel.rules}
+    # One batch on the device, so that reading data is not measured.
     batch = next(
         make_iterator(reference.blank(config), batch_size=config.train.batch_size, seed=config.train.seed, **layout)
     )
@@ -187,7 +200,10 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
 
 
 def time_windows(step, state, batch, windows: int, steps: int) -> tuple[list[float], list[dict], Any]:
-    """(seconds a step of each window, the metrics after each, the state then); the window before the first one warms up."""
+    """(seconds per step of each window, metrics after each window, final state).
+
+    One more window runs first, as a warm-up.
+    """
     import jax
 
     seconds, metrics = [], []
@@ -203,7 +219,8 @@ def time_windows(step, state, batch, windows: int, steps: int) -> tuple[list[flo
 
 
 def _percentile(values: list[float], share: float) -> float:
-    """The smallest value that `share` of all are not above."""
+    """The quantile at `share`: the smallest value that is at least as large as this share of
+    all."""
     ordered = sorted(values)
     return ordered[max(0, -(-int(share * 100) * len(ordered) // 100) - 1)]
 

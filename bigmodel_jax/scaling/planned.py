@@ -1,4 +1,4 @@
-"""One point of a scaling benchmark, planned: its devices are not here, but their compiler is."""
+"""Plans one point of a scaling benchmark whose devices do not exist here, with their compiler."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from bigmodel_jax.scaling.points import Point
 
 
 def plan_point(point: Point, topology: Topology) -> dict[str, Any]:
-    """The record of a point from the compiled program and the chips' published rates.
+    """The record of a point, from its compiled program and the chips' published rates.
 
-    RuntimeError, one line, where the program does not fit the chips.
+    Raises RuntimeError, one line, if the program does not fit the chips' memory.
     """
     compiled = compile_step(point.config, topology)
     if not compiled.memory or estimate.used_bytes(compiled) > topology.chip.hbm:

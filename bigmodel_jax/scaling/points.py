@@ -1,4 +1,4 @@
-"""What a scaling benchmark measures: a list of points, each a layout on a number of devices and processes."""
+"""The points of a scaling benchmark: each is a layout on a number of devices and processes."""
 
 import dataclasses
 from typing import Literal
@@ -13,20 +13,22 @@ Mode = Literal["weak", "strong"]
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """`config` is that of the point: its batch and its mesh. devices: all of them, over `processes`."""
+    """One point; config: with the batch size and mesh of the point; devices: of all processes
+    together."""
 
     layout: str
     devices: int
     processes: int
     mode: Mode
     config: Config
-    topology: str = ""  # planned for this machine instead of measured here
+    topology: str = ""  # planned for this machine; "" = measured here
 
 
 def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
-    """`parallel` with the axes of "fsdp" or "tensor=2,fsdp": an axis without a number takes all remaining devices.
+    """`parallel` with the axes of a text such as "fsdp" or "tensor=2,fsdp".
 
-    Without such an axis the data axis takes them. ValueError for an axis that does not exist, or a size that is none.
+    An axis without a number takes all remaining devices; if there is none, the data axis does.
+    Raises ValueError for an unknown axis or an invalid size.
     """
     sizes = dict.fromkeys(AXES, 1)
     for part in text.split(","):
@@ -38,6 +40,7 @@ def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
         if number and not (number.isdigit() and int(number)):
             raise ValueError(f"--layouts {text!r}: {axis} = {number!r}; it must be a whole number of 1 or more")
         sizes[axis] = int(number) if number else -1
+    # A layout such as "tensor=2" leaves the other devices to data parallelism.
     if -1 not in sizes.values() and sizes["data"] == 1:
         sizes["data"] = -1
     return dataclasses.replace(parallel, **sizes)
@@ -46,7 +49,7 @@ def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
 def planned_points(
     config: Config, topologies: tuple[Topology, ...], layouts: tuple[str, ...], mode: Mode
 ) -> list[Point]:
-    """As `make_points`, of machines that are not here."""
+    """Like `make_points`, for machines that do not exist here."""
     made = make_points(config, tuple(t.devices for t in topologies), layouts, mode) if topologies else []
     pairs = [(point, t) for point in made for t in topologies if t.devices == point.devices]
     return [dataclasses.replace(p, topology=t.title, config=sliced(p.config, t.slices)) for p, t in pairs]
@@ -57,8 +60,9 @@ def make_points(
 ) -> list[Point]:
     """Every layout on every number of devices.
 
-    weak: the batch grows with the devices, `train.batch_size` being that of the smallest number; strong: it stays.
-    ValueError where a number of devices does not fit the processes or a layout.
+    weak: the batch grows with the devices, and `train.batch_size` belongs to the smallest number.
+    strong: the batch size stays. Raises ValueError if processes or a layout do not divide a number
+    of devices.
     """
     if min(devices, default=1) < 1:
         raise ValueError(f"--devices {' '.join(map(str, devices))}: whole numbers of 1 or more are needed")
@@ -70,6 +74,7 @@ def make_points(
                 raise ValueError(f"--processes {processes} does not divide --devices {count}")
             factor(parallel, count)
             rows = config.train.batch_size
+            # Weak scaling keeps the work per device.
             if mode == "weak":
                 rows = rows * count // min(devices)
             train = dataclasses.replace(config.train, batch_size=rows)
