@@ -5,7 +5,9 @@ Sphinx reads the settings and calls `setup`; nothing in the package imports this
 
 import dataclasses
 import inspect
+import os
 import re
+import shutil
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,10 @@ apidoc_modules = [
         # Programs that another Python runs, and code that needs packages which no extra brings.
         "exclude_patterns": ["**/use/*", "**/*_worker.py", "**/worker.py", "**/ray_driver.py", "**/__main__.py"],
         "module_first": True,
-        "automodule_options": {"members", "show-inheritance"},
     }
 ]
+# Only members with docstrings. A setting of this name exists, and Sphinx ignores it for packages.
+os.environ["SPHINX_APIDOC_OPTIONS"] = "members,show-inheritance"
 # Optional packages that modules import at their top: the site is built without them.
 autodoc_mock_imports = ["apache_beam", "lm_eval", "prometheus_client", "starlette", "uvicorn"]
 autodoc_inherit_docstrings = False
@@ -46,6 +49,8 @@ FIELD = re.compile(r"^    (\w+): ")
 
 def setup(app: Any) -> None:
     """Connects the functions below to the events of Sphinx."""
+    # Apidoc leaves files alone that are there, so a new module would be missing from an older build.
+    shutil.rmtree(ROOT / "docs" / "api", ignore_errors=True)
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", rewrite_docstring)
 
