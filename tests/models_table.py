@@ -1,4 +1,4 @@
-"""docs/models.md from the tests' own results.
+"""Writes docs/models.md from the results of the tests.
 
 uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --models-table docs/models.md
 """
@@ -56,48 +56,59 @@ NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "mmdit_text", "rnn_
 PUBLISHED = {family.config for family in FAMILIES.values()}
 HEAD = """# Models
 
-Every family against its reference implementation: same weights, same inputs, float32 on a CPU. Written by
+The table compares every family with its reference implementation, with the same weights and
+inputs, in float32 on a CPU. This command writes the page:
 
 ```
 uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --models-table docs/models.md
 ```
 
-- **forward**: largest difference of logits and hidden states, padding and packing included. **backward**: of any
-  parameter's gradient, relative to its norm. **training**: largest difference of the loss over 20 AdamW steps.
-  **decode**: largest difference of decoding with a cache, of pixart and mmdit that of an image from
-  DDIM and from Euler's steps with guidance. Bars: 1e-4, 1e-4, 1e-3, 1e-4; greedy ids are equal.
-- **import**: the weights came through `launch.py import`'s name table. **export**: tensors whose bits differ after theirs →
-  ours → theirs. **reload**: largest difference of logits after export, between ours and what transformers computes when it
-  loads the folder (diffusers for pixart and mmdit; for dit and efficientnet, which neither has, their published architecture in
-  torch). Each family is exported as the other columns have it, and with every choice of its config taken the other way
-  (tests/parity/reload_test.py). Bar: 1e-4. **8 devices**: loss and gradients under FSDP and FSDP x TP equal one device's.
-- Where there is no figure. *own*: there is no published reference. A linear model is compared with its closed form
-  (tests/models/linear_test.py), the layers of the others with Flax's (tests/parity/flax_layers_test.py); text_to_image and
-  mmdit_text are pixart's and mmdit's networks and clip's text tower, rnn_classifier the cells of rnn, lstm and gru, each
-  compared in its own row.
-  *one pass*: the 20 steps are run for a family of each kind only; forward and backward stand in the row. *no cache*: the
-  model does not generate token by token. *left out*: decoding does without these modules, and so does transformers. *no
-  files*: nobody publishes weights of it in a form of its own. *not measured*: it applies, and no test measured it.
-- The fixtures say which versions made them. With `--reference-python PATH` the same tests run the references themselves: all
-  of them passed so as well (torch 2.13, transformers 5.23, diffusers 0.42).
-- XLNet runs without memory of earlier segments (`mems`), as its published config.json has it (`mem_len` null).
+- **forward**: the largest difference of logits and hidden states, with padding and packing.
+  **backward**: the largest difference of any parameter's gradient, relative to its norm.
+  **training**: the largest difference of the loss over 20 AdamW steps. **decode**: the largest
+  difference when decoding with a cache; for pixart and mmdit, that of an image from DDIM and from
+  Euler's method with guidance. The bars are 1e-4, 1e-4, 1e-3 and 1e-4, and greedy token ids are
+  equal.
+- **import**: the weights came through the name table of `launch.py import`. **export**: the
+  number of tensors whose bits change from the published format to ours and back. **reload**: the
+  largest difference of logits between our model and the library that loads its export:
+  transformers, or diffusers for pixart and mmdit. Neither library has dit and efficientnet, so
+  their published architecture in torch loads the export. Each family is exported with the config
+  of the other columns, and with every choice of its config reversed
+  (tests/parity/reload_test.py). The bar is 1e-4. **8 devices**: loss and gradients under FSDP and
+  under FSDP x TP equal those of one device.
+- A word replaces a figure in these cases. *own*: no reference was published. Tests compare a
+  linear model with its closed form (tests/models/linear_test.py), and the layers of the other
+  models with Flax's (tests/parity/flax_layers_test.py). text_to_image and mmdit_text combine the
+  networks of pixart and mmdit with the text tower of clip; rnn_classifier uses the cells of rnn,
+  lstm and gru. Each of these parts is compared in its own row. *one pass*: only one family of
+  each kind trains for 20 steps; the row has the forward and backward figures. *no cache*: the
+  model does not generate token by token. *left out*: decoding does not use these modules, in
+  transformers either. *no files*: no published weights have a format of their own. *not
+  measured*: the column applies, but no test measures it.
+- The fixtures record the versions that made them. With `--reference-python PATH` the same tests
+  run the references themselves; all of them passed in this way, too (torch 2.13, transformers
+  5.23, diffusers 0.42).
+- XLNet runs without memory of earlier segments (`mems`), as its published config.json specifies
+  (`mem_len` null).
 
 """
 TAIL = """
 ## Families that are not here, and why
 
-`launch.py import` refuses them in one line, which names the nearest family of the table.
+`launch.py import` refuses each of these families with one line, which names the nearest family of
+the table.
 
-| family | the part that is missing |
+| family | what our code lacks for it |
 | --- | --- |
-| Phi-3, Phi-4 | long rope: two sets of frequencies, which change with the length of a text, also while it is decoded |
-| ELECTRA | the generator, and the objective that finds the tokens which it replaced |
-| ModernBERT | an encoder whose layers take turns in a window, with rotary positions and a gated MLP |
+| Phi-3, Phi-4 | long rope: two sets of frequencies; the length of a text selects one, also during decoding |
+| ELECTRA | the generator, and the objective that detects replaced tokens |
+| ModernBERT | an encoder with alternating local and global attention, rotary positions and a gated MLP |
 | BART | learned positions and a norm of the embeddings in the encoder-decoder, and a bias of its logits |
 | AlexNet, VGG | the networks, and the adaptive pooling between their convolutions and their dense layers |
-| Qwen3-Next | Gated DeltaNet: a recurrent state in three layers of four, which packed rows must not share |
-| Mamba 2 | the state-space layer, and a decode cache of states in place of keys and values |
-| Llama 4 | attention in chunks, norms of queries and keys without scales, and a router that scales its experts' inputs |
+| Qwen3-Next | Gated DeltaNet: a recurrent state in three of four layers, which must not pass between packed texts |
+| Mamba 2 | the state-space layer, and a decode cache of states instead of keys and values |
+| Llama 4 | attention in chunks, norms of queries and keys without scales, and a router that scales the inputs of its experts |
 | DeepSeek V3.2 | sparse attention: the indexer that chooses which keys a query sees |
 """
 

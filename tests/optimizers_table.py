@@ -1,4 +1,4 @@
-"""docs/optimizers.md from the tests' own results.
+"""Writes docs/optimizers.md from the results of the tests.
 
 uv run --group dev pytest tests/optim/optimizer_table_test.py -m exhaustive --optimizers-table docs/optimizers.md
 """
@@ -7,22 +7,27 @@ from pathlib import Path
 
 HEAD = """# Optimizers and schedules
 
-Each one that `optim.name` and `optim.schedule` take, from its own best rate. Written by
+The tables show each optimizer of `optim.name` and each schedule of `optim.schedule` at its own
+best learning rate. This command writes the page:
 
 ```
 uv run --group dev pytest tests/optim/optimizer_table_test.py -m exhaustive --optimizers-table docs/optimizers.md
 ```
 
-- **digits**: a perceptron of 1.5 thousand parameters on scikit-learn's 1,797 written digits, in batches of 64; **decoder**: a
-  Llama of 23 thousand on a chain of 64 tokens, whose least loss is log 4 = 1.386 nats, in batches of 8 rows of 16. Each takes
-  200 steps, and the first loss is 2.49 and 4.16.
-- **rate**: the best of 0.0003, 0.001, 0.003, … 10; **loss**: the mean training loss of the last 20 steps at that rate, in nats.
-- **8 devices**: the largest difference of a parameter after four steps on the digits under FSDP from one device's (bar
-  1e-4). On both meshes a run that goes on from a save after two steps has the same state, bit for bit. `acprop` has no bar: it
-  divides by the second moment of the step before, which is at first as small as rounding, with an eps of 1e-16.
-- Whatever else a rule takes is as `OptimConfig` has it: betas 0.9 and 0.95, clipping at 1. There is no weight decay. The
-  schedule is constant, without a warm-up; those of the second table are AdamW's. So few steps on so little say at which rate a
-  search may begin. They do not say which rule is best for a large model.
+- **digits**: a perceptron with 1.5 thousand parameters on scikit-learn's 1,797 handwritten
+  digits, in batches of 64. **decoder**: a Llama with 23 thousand parameters on a Markov chain of
+  64 tokens, in batches of 8 rows of 16 tokens; the lowest possible loss is log 4 = 1.386 nats.
+  Each run takes 200 steps. The first losses are 2.49 and 4.16.
+- **rate**: the best learning rate of 0.0003, 0.001, 0.003, … 10. **loss**: the mean training loss
+  of the last 20 steps at that rate, in nats.
+- **8 devices**: the largest difference of a parameter between FSDP and one device after four
+  steps on the digits (bar 1e-4). On both meshes, a run that resumes from a save after two steps
+  has the same state, bit for bit. `acprop` has no bar: it divides by the second moment of the
+  previous step, with an eps of 1e-16, and this moment is at first as small as rounding errors.
+- All other settings are the defaults of `OptimConfig`: betas 0.9 and 0.95, clipping at 1, and no
+  weight decay. In the first table the schedule is constant, without a warm-up. The second table
+  uses AdamW. So few steps on such small data suggest where a search for the rate can start. They
+  do not say which optimizer is best for a large model.
 
 """
 TITLES = ("digits: rate", "loss", "decoder: rate", "loss", "8 devices")
