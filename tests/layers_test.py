@@ -66,6 +66,7 @@ LAYERS = {
     "bigmodel_jax.training.scored_answers": 7,  # the engine's answers, and a user's metrics of them
     "bigmodel_jax.training.set_evaluations": 7,
     "bigmodel_jax.training.speech_ending": 7,  # a model's hearing, drawn
+    "bigmodel_jax.training.reconstruction_ending": 7,  # an autoencoder's images, drawn
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split

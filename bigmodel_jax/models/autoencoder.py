@@ -1,10 +1,12 @@
-"""The autoencoder of latent diffusion (Rombach et al., arXiv:2112.10752, appendix G), diffusers' AutoencoderKL.
+"""The autoencoder of latent diffusion (Rombach et al., arXiv:2112.10752, appendix G), diffusers'
+AutoencoderKL.
 
-The encoder gives a mean and a log variance for each latent value. The decoder makes an image of a latent drawn from that
-normal distribution. Each level but the last halves height and width. A diffusion model that trains on the latents sees
-fewer values than pixels.
+The encoder gives a mean and a log variance for each latent value. The decoder makes an image of a
+latent drawn from that normal distribution. Each level but the last halves height and width. A
+diffusion model that trains on the latents sees fewer values than pixels.
 
-Shapes: B batch, H height, W width, C channels, h and w the latent's height and width, Z latent channels.
+Shapes: B batch, H height, W width, C channels, h and w the latent's height and width, Z latent
+channels.
 """
 
 import dataclasses
@@ -67,6 +69,14 @@ class AutoencoderConfig(ModelConfig):
     def inputs(self):
         return {"image": self.image_shape}
 
+    def encode(self, p: params.Tree, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As the function `encode` below."""
+        return encode(self, p, image_BHWC)
+
+    def decode(self, p: params.Tree, latent_BhwZ: jax.Array) -> jax.Array:
+        """As the function `decode` below."""
+        return decode(self, p, latent_BhwZ)
+
     def make(self) -> Model:
         return Model(spec(self), functools.partial(apply, self))
 
@@ -90,7 +100,7 @@ class AutoencoderConfig(ModelConfig):
         return cls((8, 8, 1), channels=(8, 16), blocks_per_level=1, latent_channels=2, norm_groups=4)
 
 
-# ------------------------------------------------------------------------------------------------ parameters
+# parameters
 
 
 def conv_spec(width: int, in_dim: int, out_dim: int, axes=("embed", "mlp")) -> params.Tree:
@@ -127,7 +137,9 @@ def middle_spec(cfg: AutoencoderConfig) -> params.Tree:
 
 
 def level_spec(in_dim: int, out_dim: int, blocks: int, resize: str = "") -> params.Tree:
-    """The residual blocks of one level, and the convolution that changes its resolution, named by `resize`."""
+    """The residual blocks of one level, and the convolution that changes its resolution, named by
+    `resize`.
+    """
     level = {f"block{n}": block_spec(out_dim if n else in_dim, out_dim) for n in range(blocks)}
     return level | ({resize: conv_spec(3, out_dim, out_dim)} if resize else {})
 
@@ -172,14 +184,15 @@ def spec(cfg: AutoencoderConfig) -> params.Tree:
     return parts
 
 
-# ------------------------------------------------------------------------------------------------ computation
+# computation
 
 
 def conv(p: params.Tree, x_BHWC: jax.Array, stride: int = 1, padding="SAME") -> jax.Array:
     """A square convolution; "SAME" with stride 1 keeps height and width.
 
-    Every device has all channels of what comes out. Without this constraint, XLA's partitioner made wrong gradients of a
-    kernel whose output channels lie on several devices (JAX 0.12, CPU; tests/contract/models_test.py finds it).
+    Every device has all channels of what comes out. Without this constraint, XLA's partitioner made
+    wrong gradients of a kernel whose output channels lie on several devices (JAX 0.12, CPU;
+    tests/contract/models_test.py finds it).
     """
     layout = ("NHWC", "HWIO", "NHWC")
     y_BHWC = jax.lax.conv_general_dilated(x_BHWC, p["kernel"], (stride, stride), padding, dimension_numbers=layout)
@@ -194,7 +207,9 @@ def block(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Arra
 
 
 def attend(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Array:
-    """Adds to each pixel what one head of attention over all pixels gives it; the softmax is float32."""
+    """Adds to each pixel what one head of attention over all pixels gives it; the softmax is
+    float32.
+    """
     B, H, W, C = x_BHWC.shape
     h_BNC = group_norm.apply(p["norm"], x_BHWC, cfg.norm_groups).reshape(B, H * W, C)
     q, k, v = (linear.linear(p[name], h_BNC) for name in ("q", "k", "v"))
@@ -217,7 +232,9 @@ def leave(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Arra
 
 
 def encode(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(mean, log variance) of the latent, (B, h, w, Z) each, of images of -1 .. 1; p: all parameters."""
+    """(mean, log variance) of the latent, (B, h, w, Z) each, of images of -1 .. 1; p: all
+    parameters.
+    """
     p = p["encoder"]
     x = conv(p["enter"], image_BHWC)
     for n in range(len(cfg.channels)):

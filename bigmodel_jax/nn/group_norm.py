@@ -12,9 +12,11 @@ def spec(channels: int) -> dict[str, Param]:
 
 
 def apply(p: dict, x_BHWC: jax.Array, groups: int, *, eps: float = 1e-6) -> jax.Array:
-    """Mean 0 and variance 1 over the pixels and the C / groups channels of each group; (B, H, W, C).
+    """Mean 0 and variance 1 over the pixels and the C / groups channels of each group; (B, H, W,
+    C).
 
-    Equals torch.nn.GroupNorm. The statistics are float32, since bfloat16 loses the mean of many squares.
+    Equals torch.nn.GroupNorm. The statistics are float32, since bfloat16 loses the mean of many
+    squares.
     """
     B, H, W, C = x_BHWC.shape
     grouped = x_BHWC.astype(jnp.float32).reshape(B, H, W, groups, C // groups)

@@ -1,4 +1,6 @@
-"""Reconstruction of an image from its latent (Kingma & Welling, arXiv:1312.6114; Rombach et al., arXiv:2112.10752)."""
+"""Reconstruction of an image from its latent (Kingma & Welling, arXiv:1312.6114; Rombach et al.,
+arXiv:2112.10752).
+"""
 
 import dataclasses
 from typing import Any, Literal
@@ -13,10 +15,12 @@ from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoding(Objective):
-    """The error of the reconstruction plus `kl_weight` times the latent's divergence from a standard normal distribution.
+    """The error of the reconstruction plus `kl_weight` times the latent's divergence from a
+    standard normal distribution.
 
-    Batch: image (B, H, W, C) in 0 .. 1, weights (B,). Both terms are sums over an image, divided by its number of values.
-    The model's value has image, mean and log_variance, as models/autoencoder.py gives them. ValueError for another model.
+    Batch: image (B, H, W, C) in 0 .. 1, weights (B,). Both terms are sums over an image, divided by
+    its number of values. The model's value has image, mean and log_variance, as
+    models/autoencoder.py gives them. ValueError for another model.
     """
 
     reads = ("image", "weights")
@@ -100,6 +104,8 @@ def checked(value: Any) -> Any:
 
 
 def divergence_of(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """(B,) nats: KL(N(mean, variance) || N(0, 1)), summed over the latent (arXiv:1312.6114, appendix B)."""
+    """(B,) nats: KL(N(mean, variance) || N(0, 1)), summed over the latent (arXiv:1312.6114,
+    appendix B).
+    """
     mean, log_variance = mean.astype(jnp.float32), log_variance.astype(jnp.float32)
     return 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance, axis=(1, 2, 3))

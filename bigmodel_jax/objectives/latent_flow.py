@@ -1,4 +1,6 @@
-"""Rectified flow among the latents of an autoencoder that stays as it is (Esser et al., arXiv:2403.03206, section 5)."""
+"""Rectified flow among the latents of an autoencoder that stays as it is (Esser et al.,
+arXiv:2403.03206, section 5).
+"""
 
 import dataclasses
 from typing import Any
@@ -9,7 +11,6 @@ import jax.numpy as jnp
 from bigmodel_jax.core import params as parameters_of
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.core.ranges import Positive
-from bigmodel_jax.models.autoencoder import AutoencoderConfig, decode, encode
 from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.other_run import model_of
@@ -19,18 +20,20 @@ AUTOENCODER = "autoencoder"  # the branch of the parameters
 
 @dataclasses.dataclass(frozen=True)
 class LatentFlow(FlowMatching):
-    """`FlowMatching` of latents: an image is encoded in the step, and what the sampler ends with is decoded.
+    """`FlowMatching` of latents: an image is encoded in the step, and what the sampler ends with is
+    decoded.
 
-    The autoencoder is a constant of the run. The model sees (latent - latent_offset) * latent_scale, whose standard
-    deviation should be about 1: a run of the autoencoder reports latent_mean and latent_std, and latent_scale is 1 /
-    latent_std. offset and scale move the image before it is encoded, as the autoencoder's run did.
+    The autoencoder is a constant of the run. The model sees (latent - latent_offset) *
+    latent_scale, whose standard deviation should be about 1: a run of the autoencoder reports
+    latent_mean and latent_std, and latent_scale is 1 / latent_std. offset and scale move the image
+    before it is encoded, as the autoencoder's run did.
     """
 
     makes = ("timestep", "image")
 
     autoencoder: str = ""
     "the folder of a run of an autoencoder, as train.init_from writes it"
-    autoencoder_model: AutoencoderConfig | None = None  # its model; None = read from the folder's config.json
+    autoencoder_model: ModelConfig | None = None  # its model; None = read from the folder's config.json
     latent_offset: float = 0.0
     latent_scale: Positive = 1.0
 
@@ -47,13 +50,15 @@ class LatentFlow(FlowMatching):
         constant = parameters_of.map_spec(lambda p: dataclasses.replace(p, kind="constant"), found.make().spec)
         return {AUTOENCODER: constant}
 
-    def autoencoder_config(self) -> AutoencoderConfig:
-        """The autoencoder's model; ValueError, one line, where it cannot be known."""
+    def autoencoder_config(self) -> ModelConfig:
+        """The autoencoder's model; ValueError, one line, where it cannot be known or has no
+        latents.
+        """
         found = self.autoencoder_model or model_of(self.autoencoder, "objective.autoencoder")
-        if not isinstance(found, AutoencoderConfig):
+        if not hasattr(found, "latent_shape"):
             raise ValueError(
-                f"objective.autoencoder = {self.autoencoder!r} is a run of {type(found).__name__}; it must be one of "
-                "AutoencoderConfig"
+                f"objective.autoencoder = {self.autoencoder!r} is a run of {type(found).__name__}, which has no latents; "
+                "give a run of configs/vae_emoji.py, or of another autoencoder"
             )
         return found
 
@@ -79,14 +84,16 @@ class LatentFlow(FlowMatching):
         return super().loss(model, params, batch | {"image": latent}, rng=rng, train=train)
 
     def encoded(self, constants: Tree, image: jax.Array, rng: jax.Array | None) -> jax.Array:
-        """Latents (B, h, w, Z) float32 of images of 0 .. 1: drawn with `rng`, or the mean without it."""
+        """Latents (B, h, w, Z) float32 of images of 0 .. 1: drawn with `rng`, or the mean without
+        it.
+        """
         constants = jax.lax.stop_gradient(constants)
         dtype = jax.tree.leaves(constants)[0].dtype
         image = ((image.astype(jnp.float32) - self.offset) * self.scale).astype(dtype)
-        mean, log_variance = (x.astype(jnp.float32) for x in encode(self.autoencoder_config(), constants, image))
+        mean, log_variance = (x.astype(jnp.float32) for x in self.autoencoder_config().encode(constants, image))
         return mean if rng is None else mean + jnp.exp(log_variance / 2) * jax.random.normal(rng, mean.shape)
 
     def pictures(self, params, x):
         constants = params[AUTOENCODER]
         latent = (x / self.latent_scale + self.latent_offset).astype(jax.tree.leaves(constants)[0].dtype)
-        return super().pictures(params, decode(self.autoencoder_config(), constants, latent).astype(jnp.float32))
+        return super().pictures(params, self.autoencoder_config().decode(constants, latent).astype(jnp.float32))

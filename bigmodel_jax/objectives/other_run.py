@@ -8,7 +8,8 @@ from bigmodel_jax.models import ModelConfig
 
 
 def model_of(run: str, name: str) -> ModelConfig:
-    """The model of the run that the config's field `name` gives as FOLDER, FOLDER@STEP or FOLDER@best.
+    """The model of the run that the config's field `name` gives as FOLDER, FOLDER@STEP or
+    FOLDER@best.
 
     Raises ValueError, one line, where the folder is no run's or the run has adapters.
     """

@@ -1,4 +1,6 @@
-"""The autoencoder's tensors and config.json, by the names of diffusers' AutoencoderKL. Each block has rows of its own."""
+"""The autoencoder's tensors and config.json, by the names of diffusers' AutoencoderKL. Each block
+has rows of its own.
+"""
 
 from bigmodel_jax.models.autoencoder import MOST_LEVELS, AutoencoderConfig
 from bigmodel_jax.pretrained.clip import dense
@@ -77,8 +79,8 @@ RENAMED = (
 def from_hf(hf: dict) -> AutoencoderConfig:
     """The config of AutoencoderKL's config.json.
 
-    scaling_factor and shift_factor are not the autoencoder's own: they are `objective.latent_scale` and
-    `objective.latent_offset` of a run on its latents.
+    scaling_factor and shift_factor are not the autoencoder's own: they are `objective.latent_scale`
+    and `objective.latent_offset` of a run on its latents.
     """
     channels, size = tuple(hf["block_out_channels"]), hf["sample_size"]
     check_fixed(hf, act_fn="silu", latents_mean=None, latents_std=None, out_channels=(hf["in_channels"], None))
@@ -98,7 +100,9 @@ def from_hf(hf: dict) -> AutoencoderConfig:
 
 
 def to_hf(cfg: AutoencoderConfig) -> dict:
-    """config.json as AutoencoderKL reads it, with scaling_factor 1 and no shift: the latents as they are."""
+    """config.json as AutoencoderKL reads it, with scaling_factor 1 and no shift: the latents as
+    they are.
+    """
     height, width, colors = cfg.image_shape
     if height != width:
         raise ValueError(f"model.image_shape = {cfg.image_shape}: diffusers' config.json has square images only")

@@ -1,4 +1,4 @@
-"""Exports loaded by transformers (those of PixArt, MM-DiT and the autoencoder by diffusers): our logits, for configs near its defaults and far.
+"""Exports loaded by transformers or diffusers: our logits, for configs near its defaults and far.
 
 With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
 config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
