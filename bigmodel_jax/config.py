@@ -95,7 +95,7 @@ class ImageSampleConfig:
 class EvalSet:
     """A named evaluation with its own data, metrics and period, recorded as "eval/NAME/METRIC"."""
 
-    name: str = ""  # its name: up to 40 letters, digits, _, . or -
+    name: str = ""  # the evaluation's name: up to 40 letters, digits, _, . or -
     data: DataConfig = DataConfig()
     "its validation split is evaluated; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
     every: CountOrZero = 0  # steps between its evaluations; 0 = eval.every; the last step is always evaluated

@@ -24,7 +24,7 @@ from bigmodel_jax.core import mirror
 
 PACKAGE = Path(__file__).parents[1]
 SHUTDOWN_SECONDS = 1800  # how long all wait at the end for process 0, which writes the report
-HEARTBEAT_SECONDS = 24 * 3600  # JAX aborts at a missed heartbeat; the watch (peers.py) finds a hung process long before
+HEARTBEAT_SECONDS = 24 * 3600  # JAX aborts at a missed heartbeat; peers.py finds a hung process long before that
 # Variables of the environment that show a job of several processes.
 SIGNS = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOBSET_COORDINATOR", "TPU_WORKER_HOSTNAMES")
 

@@ -18,7 +18,8 @@ def phase_of(batches: "Experience") -> str:
 
 
 class Experience(Protocol):
-    """A source of training batches; the loop asks for a batch with the state of the next step.
+    """A source of training batches. The loop passes the train state before each step, and gets a
+    batch.
 
     - rows: the rows of the training split, or the prompts of rollouts; `train.epochs` counts passes
       over them.
@@ -51,7 +52,7 @@ class Experience(Protocol):
     def wait(self, seconds: float) -> bool:
         """Wait for prepared data for at most so many seconds, and tell whether it is ready.
 
-        True where nothing is prepared in advance.
+        A source that prepares no data in advance returns True at once.
         """
         ...
 

@@ -93,8 +93,8 @@ def _named(results: Table) -> Table:
 def with_open_sizes(name: str, subject: Subject, given: tuple[int, int], config: Config) -> Program:
     """One program with symbolic sizes, except for those that are given.
 
-    The symbols are b rows, t tokens, e encoder tokens and s cache columns. given: (rows; tokens and
-    columns), where 0 leaves a size open.
+    The symbols are b rows, t tokens, e encoder tokens and s cache columns. `given` fixes the number
+    of rows, and that of tokens and columns; a 0 leaves a number symbolic.
     """
     open_ = program(name, subject, _symbols(given, ["t <= s"]), config)
     used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}

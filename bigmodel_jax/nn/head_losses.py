@@ -157,7 +157,7 @@ def divergence(
 
 
 def _aligned(student: Head, teacher: Head) -> tuple[Head, Head]:
-    """Both heads with tables of equally many rows, so that their blocks hold the same columns."""
+    """Returns both heads with tables cut to the same number of rows, so that their blocks match."""
     sizes = [head.vocab or head.table.shape[0] for head in (student, teacher)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"a teacher with another vocabulary: {sizes[1]} tokens, and the student has {sizes[0]}")

@@ -118,7 +118,6 @@ def _gpu_seconds(one: Collective, members: Sequence[Sequence[int]], topology: To
     if hosts == 1:
         return "ici", one.sent / chip.link
     per_host = max(1, len(members) // hosts)
-    # The ring formula with hosts in place of devices: (h - 1) / h of the buffer crosses the
-    # network.
+    # Hosts form the ring here: each host sends (h - 1) / h of the buffer over the network.
     share = (hosts - 1) / hosts * len(members) / max(len(members) - 1, 1)
     return "dcn", max(one.sent * share / (per_host * chip.dcn), one.sent / chip.link)

@@ -89,7 +89,7 @@ def verdict(plan: dict) -> str:
 
 
 def memory_table(plan: dict, names: dict[str, str] = MEMORY) -> Table:
-    """A device's memory by what it holds, with bars."""
+    """A table of one device's memory: a row and a bar for each kind of content."""
     memory = plan["memory"]
     table = Table("a device's memory", "GiB", "", box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.columns[1].justify = "right"

@@ -1,6 +1,6 @@
 """DINOv2's tensor names and config.json, with and without registers.
 
-The model is our ViT with other fields.
+The model is `models/vit.py`, whose config fields select DINOv2's layers.
 """
 
 import dataclasses

@@ -83,7 +83,7 @@ class Worker:
     def close(self, reply: Reply, *texts: int) -> None:
         """Gives up texts of a reply, or all of them if none is named.
 
-        Texts that have ended are not affected.
+        Texts that have already ended stay as they are.
         """
         given_up = reply.open & set(texts) if texts else set(reply.open)
         reply.open -= given_up

@@ -103,7 +103,7 @@ BEAM, OF_BYTES = "apache-beam==2.77.0", ("array-record", "ftfy", "py3langid", "r
 
 
 def _engine(given: Prepare, args: Sequence[str]):
-    """Beam's engine, or None for this machine's processes.
+    """Returns the Apache Beam engine, or None if processes of this machine do the work.
 
     Raises a ValueError of one line where Beam is not installed. It has the command that installs
     it.

@@ -244,7 +244,7 @@ def rows(games: Games, mirrored: np.ndarray | None = None) -> dict[str, np.ndarr
 
 
 def packed(games: Games) -> str:
-    """Encode games as text without loss."""
+    """Encode games as text, from which `unpacked` restores every bit."""
     out = io.BytesIO()
     np.savez_compressed(out, **games)
     return base64.b64encode(out.getvalue()).decode()
