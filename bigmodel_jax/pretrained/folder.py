@@ -212,8 +212,8 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
     _check_room(cfg, own, shardings, dtype)
     check_copies(family, published, source)
     out = {}
-    # Tables in `own` have rows that pad the vocabulary. The file lacks these rows, so they are
-    # zeros. r path, param in own.items():
+    # Tables in `own` have rows that pad the vocabulary. Files lack these rows, so they are zeros.
+    for path, param in own.items():
         shape = spec[path].shape
         where = shardings[path].addressable_devices_indices_map(param.shape).values()
         inside = {index: _inside(index, shape) for index in where}
