@@ -34,7 +34,7 @@ class StepTrace:
             self.go_back(step)
 
     def go_back(self, step: int) -> None:
-        """Drop all lines after that of `step`, so that the next line written is that of `step` + 1."""
+        """Drop all lines after that of `step`: the next line written is that of `step` + 1."""
         self.close()
         if not processes.first():
             return
