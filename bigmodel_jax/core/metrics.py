@@ -27,8 +27,16 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def compute(self) -> Any:
-        # A count of 0 leaves a plain sum as it is, and avoids 0 / 0.
-        return self.total / np.maximum(self.count, 1)
+        return self.total / divisor(self.count)
+
+
+def divisor(count: Any) -> Any:
+    """`count` where it is above 0, else 1, which leaves a plain sum as it is and avoids 0 / 0.
+
+    A sum of weights may lie between 0 and 1, so a floor of 1 would make its mean too small.
+    """
+    where = jnp.where if isinstance(count, jax.Array) else np.where
+    return where(count > 0, count, 1)
 
 
 @struct.dataclass

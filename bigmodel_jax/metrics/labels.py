@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigmodel_jax.core.metrics import divisor
+
 
 def among_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """1.0 where the label is among the k largest logits, else 0.0.
@@ -26,7 +28,7 @@ def averages(scores: dict[str, np.ndarray], matrix: np.ndarray) -> dict[str, dic
     and F1 all equal the accuracy there.
     """
     names, support = ("precision", "recall", "f1"), {"support": float(np.sum(matrix))}
-    accuracy = float(np.trace(matrix) / max(np.sum(matrix), 1.0))
+    accuracy = float(np.trace(matrix) / divisor(np.sum(matrix)))
     macro = {name: float(scores[name].mean()) for name in names}
     return {"macro": macro | support, "micro": dict.fromkeys(names, accuracy) | support}
 

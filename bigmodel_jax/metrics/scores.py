@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigmodel_jax.core.metrics import Mean, Metric
+from bigmodel_jax.core.metrics import Mean, Metric, divisor
 
 THRESHOLDS = 1024  # evenly spaced in log-odds, which resolves scores near 0 and 1
 FURTHEST = 20.0  # larger log-odds fall into the outermost bins
@@ -152,7 +152,7 @@ def calibration_error(table: np.ndarray) -> float:
     3.
     """
     rows, confidence, hits = np.asarray(table, np.float64)
-    return float(np.abs(confidence - hits).sum() / max(rows.sum(), 1.0))
+    return float(np.abs(confidence - hits).sum() / divisor(rows.sum()))
 
 
 # ---------------------------------------------------------------- for the page
@@ -170,7 +170,7 @@ def tables(metrics: dict[str, Mean]) -> dict[str, list]:
     calibration: [rows, mean confidence, accuracy] per bin.
     """
     rows, confidence, hits = np.asarray(metrics["calibration"].total, np.float64)
-    per_row = np.maximum(rows, 1.0)
+    per_row = divisor(rows)
     found = {"calibration": np.stack([rows, confidence / per_row, hits / per_row], axis=1).round(4).tolist()}
     drawn = [(number, one) for number, one in curves(metrics) if np.isfinite(one.area)]
     if drawn:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core.metrics import divisor
 from bigmodel_jax.core.params import Init, Tree
 from bigmodel_jax.nn import linear, norm, stack
 from bigmodel_jax.nn.head import Head, cross_entropy
@@ -75,4 +76,4 @@ def loss(head: Head, targets_BT: jax.Array, weights_BT: jax.Array, segments_BT: 
     targets = jnp.stack([shift(targets_BT, k) for k in ahead])
     weights = jnp.stack([shift(weights_BT, k) * (segments_ahead(segments_BT, k) > 0) for k in ahead])
     nats, _, _ = cross_entropy(head, targets)
-    return jnp.sum(nats * weights) / len(ahead) / jnp.maximum(weights_BT.sum(), 1.0)
+    return jnp.sum(nats * weights) / len(ahead) / divisor(weights_BT.sum())

@@ -54,7 +54,7 @@ class Texts(NamedTuple):
         """(B, 2): log-probabilities per token; -1, where every loss is finite, for rows without
         answer.
         """
-        return jnp.where(self.lengths > 0, self.log_probs / jnp.maximum(self.lengths, 1.0), -1.0)
+        return jnp.where(self.lengths > 0, self.log_probs / metrics.divisor(self.lengths), -1.0)
 
 
 def flat(batch: dict) -> dict:

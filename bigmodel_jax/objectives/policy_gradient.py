@@ -240,15 +240,15 @@ class PolicyGradient(Objective):
         if self.form == "dapo":
             return Mean(total, weights.sum())
         if self.form == "bnpo":
-            return Mean(total / jnp.maximum(weights.sum(), 1.0), jnp.float32(1))
+            return Mean(total / metrics.divisor(weights.sum()), jnp.float32(1))
         if self.form == "dr_grpo":
             return Mean(total / self.length, rows)
         return Mean(jnp.sum((losses * weights).sum(1) / tokens_of(weights)), rows)
 
 
 def tokens_of(weights: jax.Array) -> jax.Array:
-    """(B,): the number of tokens of each response, at least 1."""
-    return jnp.maximum(weights.sum(1), 1.0)
+    """(B,): the number of tokens of each response by their weights; 1 for a response of none."""
+    return metrics.divisor(weights.sum(1))
 
 
 def held_out(batch: dict, weights: jax.Array) -> dict[str, Mean]:

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from bigmodel_jax.core.metrics import divisor
 from bigmodel_jax.core.ranges import Positive, ShareBelowOne
 from bigmodel_jax.objectives.pairs import Pairs, Terms, Texts
 from bigmodel_jax.objectives.referenced import REFERENCE, Referenced
@@ -85,6 +86,6 @@ class DPO(Referenced, Pairs):
 
     def terms(self, texts: Texts, nats, batch) -> Terms:
         ratios = texts.log_probs - batch[REFERENCE].astype(jnp.float32)
-        compared = ratios / jnp.maximum(texts.lengths, 1.0) if self.form in PER_TOKEN else ratios
+        compared = ratios / divisor(texts.lengths) if self.form in PER_TOKEN else ratios
         losses = FORMS[self.form](compared[:, 0] - compared[:, 1], self.beta, self.label_smoothing)
         return Terms(losses, self.beta * ratios, {})

@@ -53,11 +53,11 @@ class Regression(Objective):
     def summarize(self, metrics_: dict[str, Mean]):
         sums = {k: np.asarray(m.total, np.float64) for k, m in metrics_.items() if k in SUMS}
         scalars = super().summarize({k: m for k, m in metrics_.items() if k not in SUMS})
-        count = float(metrics_["loss"].count)
+        count = metrics.divisor(float(metrics_["loss"].count))
         # Variance from sums: E[x^2] - E[x]^2, times the count.
-        variation = sums["squares"] - sums["values"] ** 2 / max(count, 1.0)
+        variation = sums["squares"] - sums["values"] ** 2 / count
         explained = 1.0 - np.divide(sums["errors"], variation, out=np.ones_like(variation), where=variation > 0)
-        mse, mae = (float(sums[name].mean() / max(count, 1.0)) for name in ("scaled_errors", "absolute_errors"))
+        mse, mae = (float(sums[name].mean() / count) for name in ("scaled_errors", "absolute_errors"))
         return scalars | {"rmse": mse**0.5, "mse": mse, "mae": mae, "r2": float(explained.mean())}
 
 

@@ -100,7 +100,6 @@ class OptimConfig:
             tx = groups.Owned(groups.REST, self, None).make(spec, total_steps)
         tx = with_plain_keys(counted(tx, spec), spec)
         average = with_zeros(self._average(is_schedule_free(tx, spec)), self.prune, spec)
-        tx = pruned(tx, self.prune, spec, total_steps)
         if self.schedule == "plateau":
             p = self.plateau
             plateau = optax.contrib.reduce_on_plateau(
@@ -112,6 +111,8 @@ class OptimConfig:
                 min_scale=self.final_lr_ratio,
             )
             tx = optax.chain(tx, plateau)
+        # Pruning is last: an update that is scaled after it makes no weight exactly zero.
+        tx = pruned(tx, self.prune, spec, total_steps)
         return Optimizer(clipped(tx, self.clip), self._rates(total_steps), average)
 
     def _rates(self, total_steps: int):

@@ -25,7 +25,7 @@ class Serving:
 
     slots: sequences that are decoded at once.
     length: tokens of prompt and answer together for which a slot has room.
-    prompt: tokens of the prompt for which prefill is compiled; 0: half of `length`.
+    prompt: tokens of a prompt; 0: half of `length`. Prefill is compiled for its padded length.
     weights: storage format; "": precision.compute, as for a run's own weights.
     block: how many values of a weight share one scale.
     """
@@ -37,9 +37,14 @@ class Serving:
     block: Count = 128
 
     @property
+    def unpadded(self) -> int:
+        """Tokens of a prompt without padding; the slot's other tokens are the answer's."""
+        return self.prompt or max(self.length // 2, 1)
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of the padded prompt that prefill reads."""
-        return min(bucket(self.prompt or max(self.length // 2, 1)), self.length)
+        return min(bucket(self.unpadded), self.length)
 
 
 def for_options(config: Config) -> Config:

@@ -87,6 +87,8 @@ def check(config: Config, serving: Serving, topology: Topology) -> None:
         raise ValueError(
             f"--length {serving.length}: model.max_seq_len is {most}; --model.max_seq_len {serving.length} plans a longer one"
         )
+    if serving.length < 2:
+        raise ValueError(f"--length {serving.length}: it must have room for a prompt and an answer, so 2 or more")
     if serving.prompt >= serving.length:
         raise ValueError(f"--prompt {serving.prompt}: it must leave room for an answer in --length {serving.length}")
     rows = sizes["data"] * sizes["fsdp"] * sizes["expert"]

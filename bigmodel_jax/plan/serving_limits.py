@@ -96,5 +96,7 @@ def candidates(server: Server, topology: Topology) -> Iterator[tuple[str, Config
     for weights in order[order.index(now) + 1 :] if now in order else ():
         yield f"--weights {weights}", config, dataclasses.replace(serving, weights=weights)
     if serving.length > 1024:
-        shorter = dataclasses.replace(serving, length=serving.length // 2, prompt=serving.prompt // 2)
-        yield f"--length {shorter.length}", config, shorter
+        length = serving.length // 2
+        prompt = min(-(-serving.prompt // 2), length - 1)
+        options = f"--length {length} --prompt {prompt}" if prompt else f"--length {length}"
+        yield options, config, dataclasses.replace(serving, length=length, prompt=prompt)

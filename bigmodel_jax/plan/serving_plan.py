@@ -58,7 +58,7 @@ def describe(server: Server, topology: Topology, *, name: str) -> dict:
         "mesh": {axis: size for axis, size in first.mesh.items() if size > 1},
         "model": type(config.model).__name__.removesuffix("Config"),
         "parameters": params.count(config.make_model().spec),
-        "serving": dataclasses.asdict(serving) | {"prompt": serving.prompt_tokens},
+        "serving": dataclasses.asdict(serving) | {"prompt": serving.unpadded},
         "weights": serving.weights or config.precision.compute,
         "compute": config.precision.compute,
         "fits": server.fits(topology),
@@ -99,15 +99,16 @@ def memory(server: Server, topology: Topology) -> dict:
 def rates(server: Server, topology: Topology, price: dict) -> dict:
     """The roofline of both programs, tokens per second, and cost."""
     out = {name: rate(one, topology, price) for name, one in server.programs.items()}
-    serving, prompt = server.serving, server.serving.prompt_tokens
-    answer = serving.length - prompt
+    serving = server.serving
+    # Padding takes no room in a slot, so the answer has all tokens that the prompt leaves.
+    answer = serving.length - serving.unpadded
     # A request costs one prefill, which holds up all slots, and its share of the decode steps for
     # its answer.
     busy = out["prefill"]["step_seconds"] + answer * out["decode"]["step_seconds"] / serving.slots
     per_hour = topology.chips * price["price"]
     return out | {
         "requests": {
-            "prompt": prompt,
+            "prompt": serving.unpadded,
             "answer": answer,
             "per_second": 1.0 / busy,
             "answer_tokens_per_second": answer / busy,

@@ -93,12 +93,12 @@ def gemma3_from_hf(hf: dict) -> Gemma3Config:
     said = {name: table.get(name) for table in (far, scaling) for name in ROPE_KEYS if name in table}
     check_fixed(far, partial_rotary_factor=(1.0, None))
     check_fixed(scaling, partial_rotary_factor=(1.0, None))
-    far = {"rope_theta": hf.get("rope_theta", 1_000_000.0)} | said
+    far = said | {"rope_theta": said.get("rope_theta") or hf.get("rope_theta") or 1_000_000.0}
     far = {"rope_parameters": far, "rope_scaling": None, "original_max_position_embeddings": None}
     return Gemma3Config(
         **sizes_from_hf(hf | far),
         **local_from_hf(hf, global_every=hf.get("sliding_window_pattern", 6)),
-        local_rope_theta=float(near.get("rope_theta") or hf.get("rope_local_base_freq", 10_000.0)),
+        local_rope_theta=float(near.get("rope_theta") or hf.get("rope_local_base_freq") or 10_000.0),
         final_softcap=hf.get("final_logit_softcapping") or 0.0,
     )
 

@@ -1,5 +1,6 @@
 """Names the supported architecture that is most like an unsupported one, for error messages."""
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -11,7 +12,7 @@ KIN = {
     "Llama": """Apertus Arcee Baichuan BitNet Cohere Cohere2 Ernie4_5 Exaone Exaone4 Falcon Helium
         HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Persimmon Phi Phi3
         Phi4Multimodal SeedOss StableLm Starcoder2 VaultGemma Yi Zamba2""",
-    "GPT2": "Biogpt Bloom CodeGen CTRL GPTBigCode GPTJ GPTNeo GPTNeoX GPTNeoXJapanese Mpt OpenAIGPT OPT XGLM",
+    "GPT2": "BioGpt Bloom CodeGen CTRL GPTBigCode GPTJ GPTNeo GPTNeoX GPTNeoXJapanese Mpt OpenAIGPT OPT XGLM",
     "Mistral": "Ministral Ministral3 Mistral3 Pixtral Voxtral",
     "Qwen2": "Qwen2VL Qwen2_5_VL Qwen2Audio Qwen",
     "Qwen3": "Qwen3VL Qwen3_5",
@@ -23,19 +24,29 @@ KIN = {
     "Qwen3Moe": "Dots1 Ernie4_5_Moe Flex_Olmo FlexOlmo Glm4Moe HunYuanMoEV1 Llama4 Qwen2Moe Qwen3Next Qwen3VLMoe",
     "DeepseekV3": "Deepseek DeepseekV2 DeepseekV32 Glm4MoeLite KimiK2 LongcatFlash Youtu",
     "Bert": """Albert BigBird ConvBert Electra Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
-        MegatronBert NomicBert RemBert RoFormer Splinter SqueezeBert""",
-    "Roberta": "Camembert Ibert Longformer Luke Mpnet RobertaPreLayerNorm XLM XLMRoberta XLMRobertaXL Xmod",
+        MegatronBert NomicBert RemBert RoCBert RoFormer Splinter SqueezeBert""",
+    "Roberta": "Camembert IBert Longformer Luke RobertaPreLayerNorm XLM XLMRoberta XLMRobertaXL Xmod",
     "DebertaV2": "Deberta",
     "T5": "LongT5 T5Encoder MT5 Pop2Piano SwitchTransformers UMT5",
-    "Marian": "Bart BigBirdPegasus Blenderbot BlenderbotSmall LED M2M100 MBart Mvp NllbMoe Pegasus PegasusX PLBart Whisper",
-    "ViT": """Beit Data2VecVision DeiT DINOv3ViT Hiera IJepa Levit PvtV2 Swin Swinv2 ViTMAE
-        ViTMSN VivIT""",
-    "ResNet": "Bit ConvNext ConvNextV2 EfficientNet MobileNetV1 MobileNetV2 MobileViT RegNet",
+    "Marian": "Bart BigBirdPegasus Blenderbot BlenderbotSmall LED M2M100 MBart Mvp NllbMoe Pegasus PegasusX PLBart",
+    "Whisper": "Moonshine Speech2Text",
+    "Parakeet": "Lasr Wav2Vec2Bert Wav2Vec2Conformer",
+    "ViT": "Beit Data2VecVision DeiT Hiera IJepa Levit PvtV2 Swin Swinv2 ViTMAE ViTMSN Vivit",
+    "Dinov2": "DINOv3ViT",
+    "ResNet": "Bit ConvNext ConvNextV2 MobileViT RegNet",
+    "EfficientNetLite": "EfficientNet MobileNetV1 MobileNetV2",
+    "Segformer": "GLPN",
+    "Detr": "ConditionalDetr DabDetr DeformableDetr Deta RTDetr TableTransformer",
     "CLIP": "AltCLIP Align Blip ChineseCLIP CLIPText CLIPVision CLIPSeg GroupViT XCLIP",
     "Siglip": "Siglip2 Siglip2Text Siglip2Vision SiglipText SiglipVision",
-    "PixArt": "FluxTransformer2D SanaTransformer2D LTXVideoTransformer3D UNet2DCondition",
+    "Llava": "AyaVision InternVL LlavaNext LlavaOnevision VipLlava",
+    "Idefics3": "Idefics2",
+    "PixArt": "LTXVideoTransformer3D Sana UNet",
+    "SD3": "Flux",
 }
 KINDRED = {name: ours for ours, names in KIN.items() for name in names.split()}
+# "For" begins a head only before a capital letter: RoFormer is the name of a model.
+HEAD = r"(\w+?)(For[A-Z]\w*|LMHead\w*|MTModel|Transformer2DModel|2DConditionModel|Model(?:WithProjection)?|)"
 
 
 def hint(architecture: str, known: Iterable[str]) -> str:
@@ -47,14 +58,23 @@ def hint(architecture: str, known: Iterable[str]) -> str:
     known = list(known)
     model, purpose = split(architecture)
     if model not in KINDRED:
-        # A name with other digits is another generation of a model, not a misspelling.
-        slip = nearest(architecture, [name for name in known if digits(name) == digits(architecture)], cutoff=0.9)
+        slip = nearest(architecture, [name for name in known if is_alike(name, architecture)], cutoff=0.9)
         if slip:
             return slip
     model = KINDRED.get(model, model)
     same = [name for name in known if split(name)[0] == model]
     best = next((name for name in same if split(name)[1] == purpose), same[0] if same else "")
     return f" (nearest in kind: {best!r})" if best else ""
+
+
+def is_alike(name: str, other: str) -> bool:
+    """Whether two architectures may be one, misspelt.
+
+    Other digits are another generation of a model. A long head, such as
+    "ForSequenceClassification", would make any two models alike, so the models alone are compared.
+    """
+    models = [split(one)[0].lower() for one in (name, other)]
+    return digits(name) == digits(other) and difflib.SequenceMatcher(None, *models).ratio() > 0.8
 
 
 def digits(name: str) -> list[str]:
@@ -64,5 +84,5 @@ def digits(name: str) -> list[str]:
 
 def split(architecture: str) -> tuple[str, str]:
     """Splits a class name into the model and its head: ("Llama", "ForCausalLM")."""
-    found = re.fullmatch(r"(\w+?)(For\w+|LMHead\w*|MTModel|Transformer2DModel|2DConditionModel|Model|)", architecture)
+    found = re.fullmatch(HEAD, architecture)
     return (found[1], found[2]) if found else (architecture, "")

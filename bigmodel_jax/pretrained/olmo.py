@@ -48,7 +48,8 @@ def olmo3_from_hf(hf: dict) -> Olmo3Config:
     """The Olmo3Config that a config.json of transformers' Olmo3ForCausalLM describes.
 
     Raises ValueError where layers with and without a window have different rotary bases, and for
-    partial rotation.
+    partial rotation. Like transformers 5.23, a `rope_theta` beside the tables is the base of the
+    layers without a window alone.
     """
     check_fixed(hf, hidden_act="silu", attention_bias=False)
     rope = hf.get("rope_parameters") or {}
@@ -60,15 +61,24 @@ def olmo3_from_hf(hf: dict) -> Olmo3Config:
         check_fixed(table, partial_rotary_factor=(1.0, None))
     check_fixed(near, rope_type="default", type="default")
     said = {name: table.get(name) for table in (far, scaling) for name in ROPE_KEYS if name in table}
-    far = {"rope_theta": hf.get("rope_theta", THETA)} | said
-    sizes = sizes_from_hf(hf | {"rope_parameters": far, "rope_scaling": None})
-    near_theta = float(near.get("rope_theta") or THETA)
-    if near_theta != sizes["rope_theta"]:
+    far = said | {"rope_theta": said.get("rope_theta") or hf.get("rope_theta") or THETA}
+    sizes, local = sizes_from_hf(hf | {"rope_parameters": far, "rope_scaling": None}), local_from_hf(hf)
+    sizes["rope_theta"] = _theta(sizes["rope_theta"], float(near.get("rope_theta") or THETA), sizes, local)
+    return Olmo3Config(**sizes, **local)
+
+
+def _theta(far: float, near: float, sizes: dict, local: dict) -> float:
+    """The rotary base of all layers, from those of layers without and with a window."""
+    if local["global_every"] == 1:  # no layer has a window
+        return far
+    if local["global_every"] > sizes["num_layers"]:  # all have
+        return near
+    if far != near:
         raise ValueError(
-            f"config.json: rope_theta = {sizes['rope_theta']} of full_attention and {near_theta} of sliding_attention "
-            "are not supported; supported: one for both"
+            f"config.json: rope_theta = {far} of full_attention and {near} of sliding_attention are not supported; "
+            f"supported: one for both (without rope_parameters.sliding_attention.rope_theta the latter is {THETA})"
         )
-    return Olmo3Config(**sizes, **local_from_hf(hf))
+    return far
 
 
 def local_from_hf(hf: dict) -> dict:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bigmodel_jax.core.metrics import precision_recall_f1
+from bigmodel_jax.core.metrics import divisor, precision_recall_f1
 from bigmodel_jax.report.history import Run, confusion
 from bigmodel_jax.report.plot_style import Theme, new_axes
 
@@ -16,7 +16,7 @@ def confusion_figure(run: Run, theme: Theme):
         return None
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    shares = matrix / divisor(matrix.sum(1, keepdims=True))
     figure, axes = new_axes(theme, "Confusion matrix", xlabel="prediction", height=5.6)
     colors = LinearSegmentedColormap.from_list("paper to accent", [theme.paper, theme.series[0]])
     # A square-root colour scale makes single errors visible beside a diagonal of hundreds.

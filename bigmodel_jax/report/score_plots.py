@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from bigmodel_jax.core.metrics import divisor
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.class_tables import group_lines
 from bigmodel_jax.report.history import Run
@@ -63,7 +64,7 @@ def calibration_figure(run: Run, theme: Theme):
     text = f"   (error {100 * error:.1f} %)" if error is not None else ""
     figure, axes = new_axes(theme, f"Calibration{text}", xlabel="confidence", height=5.6)
     edges = np.linspace(0, 1, len(rows) + 1)
-    shares = rows / max(rows.sum(), 1.0)
+    shares = rows / divisor(rows.sum())
     axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=theme.series[1], alpha=0.3, linewidth=0)
     axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
     kept = rows > 0

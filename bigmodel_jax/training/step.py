@@ -148,7 +148,7 @@ def train_step(
     # --- one division by the global count, which is exact for microbatches of unequal token counts.
     # Multiply by the reciprocal: some compilers rewrite the division, so dividing would make the
     # bits depend on the mesh.
-    per_count = 1.0 / jnp.maximum(mean.count, 1.0)
+    per_count = 1.0 / metrics.divisor(mean.count)
     grads = jax.tree.map(lambda g: g * per_count, grads)
     if grad_shardings is not None:
         grads = jax.lax.with_sharding_constraint(grads, grad_shardings)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.metrics import Mean
+from bigmodel_jax.core.metrics import Mean, divisor
 from bigmodel_jax.nn import taps
 
 PREFIX = "watch/"
@@ -79,7 +79,7 @@ PIECES, NUMBER = f"{PREFIX}pieces", f"{PREFIX}number"
 def piece(grads: params.Tree, mean: Mean) -> Sums:
     """One microbatch's squared norm of its mean gradient, weighted by its count."""
     square = sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))
-    count = jnp.maximum(mean.count, 1.0)
+    count = divisor(mean.count)
     return {PIECES: Mean(square / count, count), NUMBER: Mean(jnp.ones(()), jnp.zeros(()))}
 
 

@@ -32,6 +32,13 @@ def test_nothing_counted_is_zero_and_no_nan():
     assert metrics.weighted(np.ones(3), np.zeros(3)).compute() == 0
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_weights_of_less_than_one_together_are_divided_by_their_sum(array):
+    weights = array(np.array([0.125, 0.0, 0.25], np.float32))
+    assert metrics.weighted(array(np.array([3.0, 9.0, 6.0])), weights).compute() == 5
+    np.testing.assert_array_equal(metrics.divisor(array([0.0, 0.25, 1.0, 7.0])), [1.0, 0.25, 1.0, 7.0])
+
+
 def test_a_plain_sum_is_not_divided():
     assert (Mean(np.full((2, 2), 7.0), np.zeros(())).compute() == 7).all()
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.io import wavfile
 
 from bigmodel_jax.data import SpeechData, SpeechFiles, SpokenWords
-from bigmodel_jax.data.audio import spectrogram, waveforms
+from bigmodel_jax.data.audio import espeak, spectrogram, waveforms
 from bigmodel_jax.data.audio.spec_augment import SpecAugment
 from bigmodel_jax.data.audio.speech import frames_needed
 from bigmodel_jax.data.audio.spoken_words import draw
@@ -244,3 +244,15 @@ def test_voices_speak_the_same_samples_whatever_was_said_before(tmp_path):
         assert 0.001 < np.abs(record["audio"]).max() <= 1
     with pytest.raises(ValueError, match=r"espeak-ng cannot say '.*' as '.*nobody'"):
         list(dataclasses.replace(cfg, voices=("nobody",), silent=0.0).records("train", tmp_path, None))
+
+
+def test_elsewhere_the_systems_library_speaks_or_one_line_says_what_is_pinned(monkeypatch):
+    monkeypatch.setattr(espeak.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(espeak.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(espeak.ctypes.util, "find_library", lambda name: f"lib{name}.so.1")
+    assert espeak.library() == ("libespeak-ng.so.1", "")
+    monkeypatch.setattr(espeak.ctypes.util, "find_library", lambda _: None)
+    said = r"archive of espeakng-loader==0\.2\.4 is that of Linux x86_64, not of Linux aarch64, and the system has no library"
+    with pytest.raises(ValueError, match=said) as error:
+        espeak.library()
+    assert "\n" not in str(error.value)

@@ -113,6 +113,28 @@ def test_files_of_other_mathematics_are_refused(family, keys, said):
         family.from_hf(family.to_hf(family.config.tiny()) | keys)
 
 
+BASES = [
+    ({"rope_theta": 7e5}, 4, 2, "700000.0 of full_attention and 500000.0 of sliding_attention"),
+    ({"rope_theta": 7e5, "rope_parameters": {"full_attention": {"rope_theta": 9.0}}}, 4, 2, "rope_theta = 9.0 of full"),
+    ({"rope_theta": 7e5, "rope_parameters": {"sliding_attention": {"rope_theta": 7e5}}}, 4, 2, 7e5),
+    ({"rope_theta": None}, 4, 2, 5e5),
+    ({"rope_theta": 7e5}, 2, 1, 7e5),
+    ({"rope_theta": 7e5}, 2, 3, 5e5),
+]
+
+
+@pytest.mark.parametrize(("keys", "depth", "every", "said"), BASES)
+def test_the_rotary_base_of_an_olmo3_is_that_of_the_layers_it_has(keys, depth, every, said):
+    """What transformers 5.23 makes of such a file: `rope_theta` beside the tables reaches no layer with a window."""
+    hf = OLMO3.to_hf(dataclasses.replace(Olmo3Config.tiny(), num_layers=depth, global_every=every))
+    hf = {name: value for name, value in hf.items() if not name.startswith("rope_")} | keys
+    if isinstance(said, str):
+        with pytest.raises(ValueError, match=said):
+            OLMO3.from_hf(hf)
+    else:
+        assert OLMO3.from_hf(hf).rope_theta == said
+
+
 FIELDS = [
     (GRANITE, {"qkv_bias": True}, "model.qkv_bias = True is not in a granite; it must be False"),
     (SMOLLM3, {"window": 3}, "model.window = 3 is not in a smollm3; it must be 0"),

@@ -114,6 +114,14 @@ def test_config_files_of_transformers_4_and_5_say_the_same():
     assert GEMMA3.from_hf(old) == GEMMA3.from_hf(new) == cfg
 
 
+@pytest.mark.parametrize("keys", [{}, {"rope_parameters": {"full_attention": {"rope_theta": None}}}])
+def test_a_rotary_base_of_null_is_the_default(keys):
+    found = GEMMA3.from_hf(
+        GEMMA3.to_hf(Gemma3Config.tiny()) | {"rope_theta": None, "rope_local_base_freq": None} | keys
+    )
+    assert (found.rope_theta, found.local_rope_theta) == (1_000_000.0, 10_000.0)
+
+
 def test_what_a_generation_does_not_have_is_refused():
     with pytest.raises(ValueError, match=r"layer_types = .* is not supported; supported: every n-th full_attention"):
         GEMMA2.from_hf(GEMMA2.to_hf(Gemma2Config.tiny()) | {"layer_types": ["full_attention", "sliding_attention"]})

@@ -13,6 +13,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Param, normal
 from bigmodel_jax.optim import Group, OptimConfig
 from bigmodel_jax.optim.pruning import PruneConfig, sparsity_at, targets
+from bigmodel_jax.optim.schedules import PlateauConfig
 
 LAYERS, WIDTH, TOTAL = 3, 8, 20
 SPEC = {
@@ -74,6 +75,14 @@ def test_the_schedule_is_cubic_and_each_matrix_has_exactly_its_share():
         np.testing.assert_array_equal(share, wanted)
     assert shares[-1][0] == 0.75
     assert not np.asarray(found[-1]["embed"] == 0).any(), "tables are not pruned"
+
+
+def test_a_plateau_does_not_scale_the_updates_that_prune():
+    """The loss of `trained` never falls, so the plateau's factor is soon below 1."""
+    plateau = PlateauConfig(factor=0.5, patience=1, window=1)
+    found, _ = trained(OptimConfig(lr=0.01, prune=CUBIC, schedule="plateau", plateau=plateau), TOTAL)
+    shares = [np.asarray(tree["layers"]["w"] == 0).reshape(LAYERS, -1).mean(1) for tree in found]
+    np.testing.assert_array_equal(shares[-1], 0.75)
 
 
 def test_a_weight_that_went_does_not_come_back():

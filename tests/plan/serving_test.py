@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.plan import serving_compile, serving_screen
+from bigmodel_jax.plan import serving_compile, serving_limits, serving_plan, serving_screen
 from bigmodel_jax.plan.serving import Serving, for_options
 from bigmodel_jax.plan.topology import parse
 from bigmodel_jax.report.serving_page import build_serving_page
@@ -108,6 +109,10 @@ def get_config():
         (("--serve", "v5e:2x2", "--weights", "int9"), "--weights = 'int9'; allowed:"),
         (("--serve", "v5e:2x2", "--length", "16384"), "--length 16384: model.max_seq_len is 8192"),
         (("--serve", "v5e:2x2", "--length", "64", "--prompt", "64"), "--prompt 64: it must leave room"),
+        (
+            ("--serve", "v5e:2x2", "--length", "1"),
+            "--length 1: it must have room for a prompt and an answer, so 2 or more",
+        ),
         (("--serve", "v5e:2x2", "--slots", "3", "--parallel.data", "2"), "--slots 3 is not divisible by the 2 devices"),
         (("--serve", "v5e:2x2", "--parallel.data", "3"), "these fit: --parallel.data"),
         (("--serve", "v5e:2x2", "--parallel.stage", "2"), "parallel.stage = 2: texts are generated without a pipeline"),
@@ -157,6 +162,36 @@ def test_prefill_is_planned_for_a_bucket_of_the_engine():
     assert Serving(length=1024).prompt_tokens == 512
     assert Serving(length=1024, prompt=500).prompt_tokens == 512
     assert Serving(length=2, prompt=1).prompt_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("length", "prompt", "wanted"),
+    [(1024, 0, (512, 512)), (1024, 1000, (1000, 24)), (1024, 1023, (1023, 1)), (16, 0, (8, 8)), (2, 0, (1, 1))],
+)
+def test_the_answer_is_what_the_prompt_leaves_however_long_prefill_pads_it(length, prompt, wanted, monkeypatch):
+    monkeypatch.setattr(serving_plan, "rate", lambda *_: RATE)
+    server = serving_compile.Server(None, Serving(length=length, prompt=prompt), dict.fromkeys(("decode", "prefill")))
+    found = serving_plan.rates(server, parse("v5e:2x2"), {"price": 1.2, "date": "2025-11"})["requests"]
+    assert (found["prompt"], found["answer"]) == wanted
+    assert found["answer_tokens_per_second"] == pytest.approx(found["answer"] * found["per_second"])
+    assert found["seconds"] > RATE["step_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("length", "prompt", "said"),
+    [(2048, 0, "--length 1024"), (2048, 1500, "--length 1024 --prompt 750"), (1025, 1024, "--length 512 --prompt 511")],
+)
+def test_a_shorter_slot_is_named_with_the_prompt_that_it_has_room_for(length, prompt, said):
+    one = SimpleNamespace(sizes={"weights": 0.0}, mesh={"data": 1, "fsdp": 1, "expert": 1, "tensor": 4})
+    server = SimpleNamespace(
+        config=config_file.load(CONFIG),
+        serving=Serving(length=length, prompt=prompt, weights="int4"),
+        programs={"decode": one},
+        used=1.0,
+    )
+    *_, (options, _, serving) = serving_limits.candidates(server, parse("v5e:2x2"))
+    assert options == said
+    assert serving.unpadded < serving.length
 
 
 def test_the_screen_fits_eighty_columns_and_says_all_that_is_asked(capsys):

@@ -88,6 +88,17 @@ def test_two_steps_are_the_closed_form(case):
     assert int(state.step) == 2
 
 
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_a_step_whose_weights_are_less_than_one_together_is_the_same(microbatches):
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, microbatches=microbatches))
+    mesh, steps = sharding.make_mesh(CONFIG.parallel, jax.devices()[:1]), []
+    for weight in (WEIGHTS, WEIGHTS / 64):
+        steps.append(make_train_step(config, mesh)(init_state(config, mesh), BATCH | {"weights": weight}))
+    assert float(steps[1][1]["loss"].count) < 1
+    assert float(steps[1][1]["loss"].compute()) == float(steps[0][1]["loss"].compute())
+    jax.tree.map(np.testing.assert_array_equal, steps[1][0].params, steps[0][0].params)
+
+
 def test_an_evaluation_is_the_closed_form():
     mesh = sharding.make_mesh(CONFIG.parallel, jax.devices()[:1])
     state = init_state(CONFIG, mesh)

@@ -52,14 +52,16 @@ def library() -> tuple[str, str]:
 
     Raises a one-line ValueError where no library is found.
     """
-    if (platform.system(), platform.machine()) == PACKAGED:
+    machine = platform.system(), platform.machine()
+    if machine == PACKAGED:
         folder = unpacked(PACKAGE)
         return str(folder / "libespeak-ng.so"), str(folder)
     found = ctypes.util.find_library("espeak-ng")
     if found is None:
         raise ValueError(
-            f"voices of espeak-ng: {PACKAGE.requirement} has no library for {platform.system()} {platform.machine()}, and "
-            "the system has none; apt-get install libespeak-ng1, or brew install espeak-ng, brings one"
+            f"voices of espeak-ng: the pinned archive of {PACKAGE.requirement} is that of {' '.join(PACKAGED)}, not of "
+            f"{' '.join(machine)}, and the system has no library; apt-get install libespeak-ng1, or brew install "
+            "espeak-ng, brings one"
         )
     return found, ""
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
+from bigmodel_jax.core.metrics import divisor
 from bigmodel_jax.core.params import Init, Param, zeros
 from bigmodel_jax.core.sharding import axis_names, constrain
 from bigmodel_jax.nn import linear, recompute, shards, stored
@@ -279,7 +280,7 @@ def token_share(batch: dict) -> jax.Array | float:
     """
     if "token_share" not in batch:
         return 1.0
-    return batch["token_share"].sum() / jnp.maximum(batch["weights"].astype(jnp.float32).sum(), 1.0)
+    return batch["token_share"].sum() / divisor(batch["weights"].astype(jnp.float32).sum())
 
 
 def losses(layers: Load, *, balance: float, z: float, share: jax.Array | float = 1.0) -> dict[str, jax.Array]:
