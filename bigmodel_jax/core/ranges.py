@@ -1,6 +1,6 @@
 """Ranges of config fields, declared with the field: `lr: NonNegative = 3e-4`.
 
-`check` enforces them for command lines, Python files and JSON. A float without a range must be
+`check` enforces these ranges for command lines, Python files and JSON. A float without a range must be
 finite.
 """
 

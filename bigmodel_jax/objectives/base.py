@@ -155,7 +155,7 @@ class Objective:
     @property
     def scores(self) -> bool:
         """Whether `score` alone is the training loss: no subclass after it has redefined `loss`."""
-        # A subclass that redefines `loss` after `score` computes more than the score.
+        # If the class that defines `loss` inherits `score` from another, its loss is more than the score.
         first = {
             name: next(i for i, c in enumerate(type(self).__mro__) if name in vars(c)) for name in ("score", "loss")
         }

@@ -39,7 +39,8 @@ class Asked(NamedTuple):
 class Kept(NamedTuple):
     """A record that has passed all steps.
 
-    `line` is written to a shard of `split`; the data card counts characters, language and label.
+    `line` is written to a shard of `split`. The data card adds up characters, and counts records by
+    language and by label.
     """
 
     line: bytes

@@ -153,7 +153,8 @@ def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
     mesh = sharding.current_mesh()
     platform = mesh.devices.flat[0].platform if mesh else ""
     T, S = q.shape[1], k.shape[1]
-    # Kernels compare slots, which differ between queries and keys with a decode cache (T != S). A
+    # With a decode cache (T != S), the index of a query differs from that of its key, and kernels
+    compare indices. A
     # training step has no cache.
     if T == 1 or not platform or (T != S and (rule.causal or rule.window)):
         implementation = "plain" if T == 1 else implementation if implementation in ("plain", "chunked") else "auto"

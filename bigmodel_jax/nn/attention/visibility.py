@@ -12,8 +12,8 @@ from bigmodel_jax.nn import kept
 
 # A window that hides no key.
 EVERYTHING = 2**31 - 1
-# The `checkpoint_name` of the arrays that a gradient needs besides q, k and v. A remat policy that
-# keeps them does not run the forward pass again.
+# The `checkpoint_name` of the arrays that a gradient needs besides q, k and v. If a remat
+# policy keeps these arrays, the backward pass does not compute attention again.
 KEPT = kept.ATTN
 
 

@@ -51,7 +51,7 @@ class Origins:
 
         None where no loop carries the array or the loop only reads it.
         """
-        # The limit on the depth stops long chains of copies.
+        # A chain of copies is followed for at most 8 links.
         for user in self._users(computation)[name] if depth < 8 else ():
             if user.opcode == "tuple":
                 loops = [w for w in self._users(computation)[user.name] if w.opcode == "while"]
