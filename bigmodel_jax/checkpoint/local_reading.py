@@ -198,7 +198,7 @@ def _meta(local: Local, step: int) -> dict:
 
 
 def _header(local: Local, name: str, file: str) -> tuple[Path, dict]:
-    """Returns the folder of a saved file on this host, and its header; Damaged if the host has none."""
+    """The folder of a saved file on this host, and its header; Damaged if the host has none."""
     folder = next((path.parent for path in local.folder.glob(f"*/{name}/{file}.json")), None)
     if folder is None:
         raise Damaged(f"{file}.json is missing")
