@@ -1,7 +1,7 @@
 """Ranges of config fields, declared with the field: `lr: NonNegative = 3e-4`.
 
-`check` enforces these ranges for command lines, Python files and JSON. A float without a range must be
-finite.
+`check` enforces these ranges for command lines, Python files and JSON. A float without a range must
+be finite.
 """
 
 import dataclasses

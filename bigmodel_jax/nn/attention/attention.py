@@ -154,8 +154,7 @@ def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
     platform = mesh.devices.flat[0].platform if mesh else ""
     T, S = q.shape[1], k.shape[1]
     # With a decode cache (T != S), the index of a query differs from that of its key, and kernels
-    # compare indices. A
-    # training step has no cache.
+    # compare indices. A training step has no cache.
     if T == 1 or not platform or (T != S and (rule.causal or rule.window)):
         implementation = "plain" if T == 1 else implementation if implementation in ("plain", "chunked") else "auto"
         platform = ""
