@@ -155,8 +155,8 @@ class Objective:
     @property
     def scores(self) -> bool:
         """Whether `score` alone is the training loss: no subclass after it has redefined `loss`."""
-        # If the class that defines `loss` inherits `score` from another, its loss is more than the
-        # score. rst = {
+        # If the class that defines `loss` inherits `score`, its loss is more than the score.
+        first = {
             name: next(i for i, c in enumerate(type(self).__mro__) if name in vars(c)) for name in ("score", "loss")
         }
         return type(self).score is not Objective.score and first["score"] <= first["loss"]
