@@ -3,8 +3,8 @@ names.
 
 Its text tower is trained with the rest. The squared error of the noise on the 190 held-out pairs is
 0.0587, and 0.0588 with the names hidden; a prediction of zero has 1 (one seed). In so short a run
-the model learns to denoise, but it does not learn to draw, and the names change only the fourth digit. The 15
-pictures that it makes of held-out names are coloured patches.
+the model learns to denoise, but it does not learn to draw, and the names change only the fourth
+digit. The 15 pictures that it makes of held-out names are coloured patches.
 
 89 CPU seconds from start to report on 2 cores that twenty other programs used at the time.
 """
