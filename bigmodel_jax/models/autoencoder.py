@@ -113,7 +113,7 @@ def conv_spec(width: int, in_dim: int, out_dim: int, axes=("embed", "mlp")) -> p
 
 
 def block_spec(in_dim: int, out_dim: int) -> params.Tree:
-    """One residual block; its shortcut is a 1x1 convolution where the number of channels changes."""
+    """One residual block; its shortcut is a 1x1 convolution where the channels change in number."""
     parts = {
         "norm1": group_norm.spec(in_dim),
         "conv1": conv_spec(3, in_dim, out_dim),
