@@ -1,5 +1,5 @@
-"""Carries the names of classes from an imported config.json to the run's folder, and on to an
-export.
+"""The classes of a config.json: their number, and their names, which go from an import to the
+run's folder and on to an export.
 """
 
 import json
@@ -9,6 +9,22 @@ from bigmodel_jax.pretrained import config_json
 
 KEPT = "labels.json"  # the file in a run's folder
 NAMES = ("id2label", "label2id", "problem_type")
+
+
+def num_classes_from_hf(hf: dict) -> int:
+    """The number of classes: the length of `id2label`, else `num_labels`, else transformers'
+    default of 2.
+    """
+    return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
+
+
+def labels_to_hf(num: int) -> dict:
+    """`id2label` and `label2id` for `num` classes; transformers counts the classes by them.
+
+    The names are LABEL_0, LABEL_1 and so on, as in transformers.
+    """
+    names = {str(n): f"LABEL_{n}" for n in range(num)}
+    return {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}
 
 
 def keep(source: Path, run_dir: Path) -> None:
