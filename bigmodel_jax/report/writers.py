@@ -282,7 +282,9 @@ def _import(package: str):
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise ValueError(f"report.trackers={package}: not installed; uv pip install {package}") from error
+        raise ValueError(
+            f"report.trackers={package}: the package is not installed: uv sync --extra {package}"
+        ) from error
 
 
 @contextlib.contextmanager
