@@ -41,6 +41,15 @@ def keep(source: Path, run_dir: Path) -> None:
         (run_dir / KEPT).write_text(json.dumps(found, indent=2) + "\n")
 
 
+def of_run(run_dir: Path) -> tuple[str, ...]:
+    """The names of a run's classes in the order of their numbers; () where its folder has none."""
+    published, own = run_dir / KEPT, run_dir / "vocabulary.json"
+    if published.is_file():
+        names = json.loads(published.read_text()).get("id2label", {})
+        return tuple(names[number] for number in sorted(names, key=int))
+    return tuple(json.loads(own.read_text()).get("labels", ())) if own.is_file() else ()
+
+
 def restore(run_dir: Path, target: Path) -> None:
     """Writes the run's class names into the export's config.json, over the numbered names there."""
     path, config = run_dir / KEPT, target / "config.json"
