@@ -21,8 +21,9 @@ def equal_functions(files: list[Path], root: Path) -> list[set[str]]:
     found = defaultdict(set)
     for path in files:
         text = path.read_text()
+        lines = text.splitlines()
         for part in ast.parse(text).body:
-            if isinstance(part, ast.FunctionDef) and (same := key(part, text.splitlines())):
+            if isinstance(part, ast.FunctionDef) and (same := key(part, lines)):
                 found[same].add(f"{path.relative_to(root)}:{part.name}")
     return [names for names in found.values() if len(names) > 1]
 
