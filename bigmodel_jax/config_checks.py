@@ -53,7 +53,7 @@ def validate(config: Config, num_devices: int | None = None) -> None:
     _check_local(config)
     for name in config.report.trackers:
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"report.trackers = {name!r}: the package is not installed; uv pip install {name}")
+            raise ValueError(f"report.trackers = {name!r}: the package is not installed: uv sync --extra {name}")
 
 
 def _with_sizes(parallel: ParallelConfig, num_devices: int | None) -> ParallelConfig:

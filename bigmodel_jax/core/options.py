@@ -5,6 +5,7 @@ The option `--part.field` sets a field of a part; `_` and `-` are equivalent. Th
 that is declared `Unnamed` are options without a prefix.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn
@@ -40,6 +41,24 @@ def parse_known(default: Any, args: Sequence[str], prog: str) -> tuple[Any, list
     found, rest = _parse(default, args, prog, return_unknown_args=True, add_help=False)
     ranges.check(found)
     return found, rest
+
+
+def print_fields(config: Any) -> None:
+    """Prints every field of a config class, or of an instance, with its type, default and comment.
+
+    The fields stand as the launcher's --help shows them, and those of its parts follow. Raises
+    ValueError, one line, for a class that has fields without a default.
+    """
+    default = _defaults(config) if isinstance(config, type) else config
+    with contextlib.suppress(SystemExit):  # tyro ends the process once it has printed a help text
+        _parse(default, ["--help"], type(default).__name__)
+
+
+def _defaults(cls: type) -> Any:
+    try:
+        return cls()
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} has fields without a default ({error}); give an instance") from error
 
 
 def asks_for_help(args: Sequence[str]) -> bool:

@@ -24,6 +24,9 @@ class Range:
     above: bool = False  # `least` itself is outside
     below: bool = False  # `most` itself is outside
 
+    def __repr__(self) -> str:  # help() of a config class prints it for every field
+        return self.text
+
     def holds(self, value: float) -> bool:
         high_enough = value > self.least if self.above else value >= self.least
         return high_enough and (value < self.most if self.below else value <= self.most)

@@ -1,9 +1,12 @@
 """The interface of training batches: rows in a fixed order, or made from current weights."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.data.base import Rows
@@ -67,3 +70,16 @@ class Experience(Protocol):
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
         """Continue at `step` from a saved position; None: as a run that begins at that step."""
         ...
+
+
+def packed(arrays: dict[str, np.ndarray]) -> str:
+    """Arrays as a text, without loss, for the position that a checkpoint keeps."""
+    out = io.BytesIO()
+    np.savez_compressed(out, **arrays)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def unpacked(text: str) -> dict[str, np.ndarray]:
+    """The inverse of `packed`."""
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -100,7 +100,7 @@ def _show_text(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
     return Group(*panels)
 
 
-def _readable(piece: str) -> str:
+def readable(piece: str) -> str:
     """Make blanks and control characters of a token visible."""
     shown = piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
@@ -109,7 +109,7 @@ def _readable(piece: str) -> str:
 def _pieces(tok: Tokenizer, ids: np.ndarray) -> Text:
     out = Text()
     for i, token in enumerate(ids.tolist()):
-        out.append(_readable(tok.piece(token)), style=f"bold {COLORS[i % len(COLORS)]}")
+        out.append(readable(tok.piece(token)), style=f"bold {COLORS[i % len(COLORS)]}")
         out.append(f" {token}  ", style="dim")
     return out
 
@@ -146,7 +146,7 @@ def _row_table(rows: Rows, tok: Tokenizer, declared: Row) -> Table:
         cells = {name: batch[name][0, i] for name in along}
         real = cells["segment_ids"] > 0
         style = COLORS[int(cells["segment_ids"]) % len(COLORS)] if real else "dim"
-        pieces = [_readable(_piece(tok, int(cells[k]))) if real else "padding" for k in ("tokens", "targets")]
+        pieces = [readable(_piece(tok, int(cells[k]))) if real else "padding" for k in ("tokens", "targets")]
         names = ("segment_ids", "positions", "weights", "target_bytes")
         numbers = [f"{cells[k]:g}" if k in cells else "-" for k in names]
         table.add_row(str(i), *(Text(p, style=style) for p in pieces), *numbers)
@@ -174,8 +174,8 @@ def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> 
     )  # fmt: skip
     long = Text("longest: ", style="bold")
     for i in longest.tolist():
-        long.append(f"{_readable(tok.piece(i))}  ", style="yellow")
-    named = {_readable(tok.piece(int(i))): int(count[i]) for i in common}
+        long.append(f"{readable(tok.piece(i))}  ", style="yellow")
+    named = {readable(tok.piece(int(i))): int(count[i]) for i in common}
     return Group(head, long, Text("most frequent:", style="bold"), _bars(named))
 
 

@@ -248,7 +248,9 @@ def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
 def _diabetes_files() -> list[Path]:
     found = importlib.util.find_spec("sklearn")
     if found is None:
-        raise ValueError(f"data.source.train: {DIABETES!r} reads the package scikit-learn, which is not installed")
+        raise ValueError(
+            f"data.source.train: {DIABETES!r} reads the package scikit-learn, which is not installed: uv sync --extra digits"
+        )
     folder = Path(found.submodule_search_locations[0]) / "datasets/data"
     return [folder / "diabetes_data_raw.csv.gz", folder / "diabetes_target.csv.gz"]
 

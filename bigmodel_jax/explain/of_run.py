@@ -20,6 +20,7 @@ from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.explain import arrays, texts
 from bigmodel_jax.explain.explained import Explained
 from bigmodel_jax.explain.subject import Subject
+from bigmodel_jax.pretrained import labels
 from bigmodel_jax.training import checks, saved
 
 MOST_TOKENS = 128  # the page shows layers x tokens, and patching runs the model once for each of these
@@ -101,7 +102,7 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
                          f"({'|'.join(pieces[1])}); patching needs as many")  # fmt: skip
     _check_answer(config, model, len(ids), next_token)
     # A decoder's answers are tokens, and a classifier's are labels.
-    names = () if next_token else _labels(run_dir)
+    names = () if next_token else labels.of_run(run_dir)
     name = tokenizer.piece if next_token else functools.partial(_name, names)
     target = _token(tokenizer, asked.target) if next_token else _class(config, names, asked.target)
     empty, baseline = _baseline(tokenizer, ids, next_token)
@@ -173,15 +174,6 @@ def _token(tokenizer: Tokenizer, target: str) -> int | None:
 # ---------------------------------------------------------------- classes
 
 
-def _labels(run_dir: Path) -> tuple[str, ...]:
-    """The names of a run's classes by number; () if its folder has none."""
-    published, own = run_dir / "labels.json", run_dir / "vocabulary.json"
-    if published.is_file():
-        names = json.loads(published.read_text()).get("id2label", {})
-        return tuple(names[number] for number in sorted(names, key=int))
-    return tuple(json.loads(own.read_text()).get("labels", ())) if own.is_file() else ()
-
-
 def _name(names: tuple[str, ...], number: int) -> str:
     return str(names[number]) if number < len(names) else str(number)
 
@@ -203,7 +195,7 @@ def _class(config: Config, names: tuple[str, ...], target: str, num: int = 0) ->
 
 def _of_array(key: str, config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Explained]:
     data, shape = config.data.of_run(run_dir), tuple(config.model.inputs()[key] or ())
-    model, names = config.make_model(), _labels(run_dir)
+    model, names = config.make_model(), labels.of_run(run_dir)
     values, label = (_file(data, asked.image, shape), None) if asked.image else _validation(data, key, asked.row)
     if values.shape != shape:
         raise ValueError(f"explain: the input has shape {values.shape}, but the model reads {key} of shape {shape}")

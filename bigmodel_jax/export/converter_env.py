@@ -21,6 +21,7 @@ from bigmodel_jax.data import cache
 PINS = Path(__file__).parent / "pins"
 MEGABYTES = {"onnx": 700, "litert": 350}  # the size of each environment on disk
 UNSET = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_PLATFORMS")
+UV_ERRORS = ("error", "cause:", "x ", "×")  # how lines of uv begin that name an error
 
 
 def version(name: str, package: str) -> str:
@@ -79,7 +80,7 @@ def _make(uv: str, name: str, target: Path) -> None:
         if done.returncode:
             raise ValueError(
                 f"export: --format {name}: uv could not make the converter's environment, which needs the package index "
-                f"once: {last_words(done.stderr)}"
+                f"once: {last_words(done.stderr, UV_ERRORS)}"
             )
 
 
@@ -88,10 +89,10 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in UNSET}
 
 
-def last_words(text: str) -> str:
-    """One line of a process's output: its first error, or its last line."""
+def last_words(text: str, errors: tuple[str, ...] = ()) -> str:
+    """One line of a process's output: the first that begins with one of `errors`, or the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    wrong = [line for line in lines if line.lower().startswith(("error", "cause:", "x ", "×"))]
+    wrong = [line for line in lines if line.lower().startswith(errors)]
     return (wrong or lines[-1:] or ["it said nothing"])[0][:300]
 
 
@@ -112,11 +113,6 @@ def run(name: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=variables)
         if done.returncode or not answer.is_file():
             raise ValueError(
-                f"export: --format {name}: the converter ended with code {done.returncode}: {_last_line(done.stderr)}"
+                f"export: --format {name}: the converter ended with code {done.returncode}: {last_words(done.stderr)}"
             )
         return json.loads(answer.read_text())
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"

@@ -17,7 +17,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.export import programs
 from bigmodel_jax.export.compared import Case
 from bigmodel_jax.export.programs import BESIDE, Program, Sizes, Table
-from bigmodel_jax.export.stablehlo import longest
+from bigmodel_jax.export.stablehlo import array_text, longest
 from bigmodel_jax.export.subject import Subject
 from bigmodel_jax.models.adapters import AdapterConfig
 
@@ -179,5 +179,5 @@ def smallest_vocabulary(config: Any) -> int:
 
 
 def texts(table: Mapping[str, Any]) -> dict[str, str]:
-    """The type and shape of each array as text, such as float32[b,t,64]."""
-    return {name: f"{np.dtype(x.dtype).name}[{','.join(map(str, x.shape))}]" for name, x in table.items()}
+    """`array_text` of each array, in the table's order."""
+    return {name: array_text(x) for name, x in table.items()}

@@ -79,8 +79,8 @@ def _save(
     (folder / f"{name}.stablehlo").write_bytes(made.mlir_module_serialized)
     return {
         "file": f"{name}.stablehlo",
-        "arguments": {table: _texts(arrays) for table, arrays in program.arguments.items()},
-        "results": _texts(jax.tree.unflatten(made.out_tree, made.out_avals)),
+        "arguments": {table: jax.tree.map(array_text, arrays) for table, arrays in program.arguments.items()},
+        "results": jax.tree.map(array_text, jax.tree.unflatten(made.out_tree, made.out_avals)),
         "constraints": bounds,
         "platforms": made.platforms,
         "calling_convention_version": made.calling_convention_version,
@@ -122,7 +122,7 @@ def longest(config: Any) -> int:
 
 
 def _parsed(texts: dict[str, str], sizes: Sizes) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays that `_texts` described, with symbols in the scope of `sizes`."""
+    """The arrays that `array_text` described, with symbols in the scope of `sizes`."""
     symbols = next((n.scope for n in sizes if not isinstance(n, int)), None)
     found = {}
     for name, text in texts.items():
@@ -131,9 +131,9 @@ def _parsed(texts: dict[str, str], sizes: Sizes) -> dict[str, jax.ShapeDtypeStru
     return found
 
 
-def _texts(tree: Any) -> Any:
-    """The type and shape of each array as text, such as float32[b,t,64]."""
-    return jax.tree.map(lambda x: f"{x.dtype.name}[{','.join(map(str, x.shape))}]", tree)
+def array_text(x: Any) -> str:
+    """The type and shape of an array as text, such as float32[b,t,64]."""
+    return f"{x.dtype.name}[{','.join(map(str, x.shape))}]"
 
 
 def _refused(subject: Subject, name: str, error: Exception) -> str:

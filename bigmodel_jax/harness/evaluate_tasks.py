@@ -71,7 +71,7 @@ def _check(config: Config, run_dir: Path, given: Asked) -> Tokenizer:
     """
     option = f"--harness {' '.join(given.tasks)}"
     if importlib.util.find_spec("lm_eval") is None:
-        raise ValueError(f"{option}: lm-eval is not installed; uv pip install lm-eval, or the extra harness")
+        raise ValueError(f"{option}: the package lm-eval is not installed: uv sync --extra harness")
     tokenizer = open_tokenizer(config, run_dir)
     model = config.make_model()
     if tokenizer is None or model.make_cache is None or model.decoder_start is not None:

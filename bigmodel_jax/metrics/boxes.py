@@ -52,7 +52,7 @@ def mean_average_precision(found: Sequence[Boxes], true: Sequence[Boxes]) -> dic
 
 def _check(found: Sequence[Boxes], true: Sequence[Boxes]) -> None:
     if importlib.util.find_spec("faster_coco_eval") is None:
-        raise ValueError("mean average precision needs faster-coco-eval; uv sync --extra metrics installs it")
+        raise ValueError("mean average precision needs the package faster-coco-eval: uv sync --extra metrics")
     if len(found) != len(true):
         raise ValueError(f"mean average precision has boxes of {len(found)} pictures, and true ones of {len(true)}")
     for kind, pictures in (("found", found), ("true", true)):

@@ -186,7 +186,7 @@ def find_text(option: str, name: str) -> TextMetric:
 def check_package(what: str, module: str, package: str) -> None:
     """Raises ValueError with the install command where `what` needs a package that is missing."""
     if module and importlib.util.find_spec(module) is None:
-        raise ValueError(f"{what}: the package {package} is not installed; uv pip install {package}")
+        raise ValueError(f"{what}: the package {package} is not installed: uv sync --extra metrics")
 
 
 def declared(option: str, names: Iterable[str]) -> tuple[Metric, ...]:

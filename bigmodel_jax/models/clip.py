@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.params import Init, Param, normal
+from bigmodel_jax.core.params import Init, Param, constant, normal
 from bigmodel_jax.core.ranges import Count, CountOrZero, Depth, NonNegative
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
@@ -92,11 +92,6 @@ class CLIPConfig(ModelConfig):
             projection_dim=64,
             eos_token_id=63,
         )
-
-
-def constant(value: float) -> Init:
-    """Every entry starts at the same value."""
-    return Init(f"constant({value:.4g})", jax.nn.initializers.constant(value))
 
 
 def layers_spec(tower: Tower) -> params.Tree:

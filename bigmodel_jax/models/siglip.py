@@ -11,19 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.params import Init, Param, normal
+from bigmodel_jax.core.params import Init, Param, constant, normal
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import prenorm
 from bigmodel_jax.models.base import Model, ModelConfig, Out
-from bigmodel_jax.models.clip import (
-    TextTower,
-    Tower,
-    VisionTower,
-    constant,
-    normalised,
-    text_spec,
-    text_states,
-)
+from bigmodel_jax.models.clip import TextTower, Tower, VisionTower, normalised, text_spec, text_states
 from bigmodel_jax.nn import feedforward, linear, norm
 from bigmodel_jax.nn.activations import ACTIVATIONS
 from bigmodel_jax.nn.attention import attention

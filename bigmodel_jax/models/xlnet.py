@@ -27,7 +27,8 @@ from bigmodel_jax.models.decoder import where
 from bigmodel_jax.models.sizes import Multiple
 from bigmodel_jax.nn import feedforward, linear, norm
 from bigmodel_jax.nn.attention import attention
-from bigmodel_jax.nn.attention.attention import MASKED, Where
+from bigmodel_jax.nn.attention.attention import Where
+from bigmodel_jax.nn.cross_entropy import MASKED
 from bigmodel_jax.nn.dropout import dropout
 from bigmodel_jax.nn.head import Head
 

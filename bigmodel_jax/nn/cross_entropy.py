@@ -6,6 +6,10 @@ import jax.numpy as jnp
 
 from bigmodel_jax.nn import cpu
 
+# A logit that a softmax leaves out. It is finite: the difference of two is 0 and not NaN, and a row
+# of nothing else gives a mean.
+MASKED = -1e30
+
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns (-log p(target), log Z) in nats, each (...,); logits (..., V), targets (...) int."""

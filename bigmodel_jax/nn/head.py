@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 from bigmodel_jax.core import storage
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import linear, rings
+from bigmodel_jax.nn.cross_entropy import MASKED
 from bigmodel_jax.nn.cross_entropy import cross_entropy as of_logits
 from bigmodel_jax.nn.lora import Adapted
 from bigmodel_jax.nn.table import Cut, cut
@@ -37,7 +38,6 @@ Form = Literal["auto", "whole", "blocks"]
 # fewer columns wastes its reads.
 BLOCK_BYTES = 2**27
 LEAST_COLUMNS = 2048
-MASKED = -1e30  # the logit of a padding row; it is finite, so that the difference of two is 0 and not NaN
 NOWHERE = jnp.iinfo(jnp.int32).min  # number of a column that an earlier block had, or of a padding row
 
 

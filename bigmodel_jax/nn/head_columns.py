@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.nn import head as heads
-from bigmodel_jax.nn.head import MASKED, NOWHERE, Form, Head, Plan
+from bigmodel_jax.nn.cross_entropy import MASKED
+from bigmodel_jax.nn.head import NOWHERE, Form, Head, Plan
 
 
 def likeliest(head: Head, num: int, form: Form = "auto", *, columns: int = 0) -> jax.Array:

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from bigmodel_jax.nn import head as heads
-from bigmodel_jax.nn.head import MASKED, NOWHERE, Form, Head, Plan
+from bigmodel_jax.nn.cross_entropy import MASKED
+from bigmodel_jax.nn.head import NOWHERE, Form, Head, Plan
 from bigmodel_jax.nn.head_columns import likeliest, picked
 
 Kind = Literal["forward_kl", "reverse_kl", "jsd"]

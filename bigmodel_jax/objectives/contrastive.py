@@ -9,7 +9,7 @@ import numpy as np
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Metric, Rows
-from bigmodel_jax.nn.attention.attention import MASKED
+from bigmodel_jax.nn.cross_entropy import MASKED
 from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 

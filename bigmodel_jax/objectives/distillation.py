@@ -3,14 +3,12 @@ itself.
 """
 
 import dataclasses
-import json
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from bigmodel_jax.core import formats, metrics, mirror, params
-from bigmodel_jax.core.dataclass_json import from_json
+from bigmodel_jax.core import metrics, params
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.core.params import Param, Tree, normal
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive, ProperShare, Share
@@ -23,6 +21,7 @@ from bigmodel_jax.nn.head_losses import Kind, Rest
 from bigmodel_jax.objectives.base import Loss
 from bigmodel_jax.objectives.cross_entropy import of_tokens
 from bigmodel_jax.objectives.language_model import NextToken
+from bigmodel_jax.objectives.other_run import model_of
 
 TEACHER, HIDDEN_MAP = "teacher", "hidden_map"  # names of branches beside the student's parameters
 
@@ -90,25 +89,7 @@ class Distillation(NextToken):
 
     def teacher_config(self) -> ModelConfig:
         """The teacher's model config. Raises a one-line ValueError where it cannot be found."""
-        if not self.teacher:
-            raise ValueError("objective.teacher = '': give the folder of the run that is the teacher")
-        if self.teacher_model is not None:
-            return self.teacher_model
-        path = mirror.fetched(self.teacher) / "config.json"
-        if not path.parent.is_dir():  # the name may end in "@" and a checkpoint
-            path = mirror.fetched(self.teacher.rpartition("@")[0]) / "config.json"
-        try:
-            node = formats.opened(json.loads(path.read_bytes()), path)
-            config = from_json(node["model"], path.parent)
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-            raise ValueError(
-                f"objective.teacher = {self.teacher!r} is not a run's folder; `import` makes one of published weights"
-            ) from error
-        except ValueError as error:
-            raise ValueError(f"objective.teacher = {self.teacher!r}: {error}") from error
-        if set(node.get("adapters", {})) - {"type"}:
-            raise ValueError(f"objective.teacher = {self.teacher!r} has adapters; merge them into its base first")
-        return config
+        return model_of(self.teacher, "objective.teacher", self.teacher_model)
 
     def _check(self, model: ModelConfig, teacher: ModelConfig) -> None:
         sizes = [getattr(config, "vocab_size", None) for config in (model, teacher)]

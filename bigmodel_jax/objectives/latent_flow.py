@@ -54,7 +54,7 @@ class LatentFlow(FlowMatching):
         """The autoencoder's model; ValueError, one line, where it cannot be known or has no
         latents.
         """
-        found = self.autoencoder_model or model_of(self.autoencoder, "objective.autoencoder")
+        found = model_of(self.autoencoder, "objective.autoencoder", self.autoencoder_model)
         if not hasattr(found, "latent_shape"):
             raise ValueError(
                 f"objective.autoencoder = {self.autoencoder!r} is a run of {type(found).__name__}, which has no latents; "

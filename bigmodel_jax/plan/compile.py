@@ -22,7 +22,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.data import cache
 from bigmodel_jax.plan.topology import Topology
 
-FORMAT = 1  # raise this number when the files that the worker writes into the cache change
+FORMAT = 2  # raise this number when the files that the worker writes into the cache change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Compiled:
 
     folder: where the cache keeps the compiled program. cached: whether it was there already.
     seconds: wall time of this call, cached or not. lower_seconds, compile_seconds, cpu_seconds:
-    time that lowering and compiling took.
+    time that lowering and compiling took when the program entered the cache.
     peak_rss: bytes of host memory that the compiler needed.
     refused: the compiler's message where the program does not fit, else empty.
     memory: bytes by name, from `compiled.memory_analysis()`; empty where refused.

@@ -39,7 +39,7 @@ def run(request: dict) -> dict:
     folder = Path(request["cache"]) / key
     cached = (folder / "compiled.json").is_file()
     if not cached:
-        compile_into(folder, lowered)
+        compile_into(folder, lowered, lower_seconds)
     program: dict[str, Any] = {}
     if (folder / "hlo.txt.gz").is_file():
         program = analyse(folder, config, layout.mesh, topology)
@@ -47,7 +47,6 @@ def run(request: dict) -> dict:
         "program": program,
         "key": key,
         "cached": cached,
-        "lower_seconds": lower_seconds,
         "sizes": sizes,
         "model_flops": 0.0,
         "attention_flops": 0.0,

@@ -162,9 +162,7 @@ def check_installed(topology: Topology) -> None:
     except ModuleNotFoundError:
         found = False
     if not found:
-        raise ValueError(
-            f"{topology.name}: the {platform} compiler is not installed; install it with: {INSTALL[platform]}"
-        )
+        raise ValueError(f"{topology.name}: the {platform} compiler is not installed: {INSTALL[platform]}")
 
 
 def compile_devices(topology: Topology) -> list:

@@ -71,14 +71,13 @@ def run(request: dict) -> dict:
     folder = Path(request["cache"]) / key
     cached = (folder / "compiled.json").is_file()
     if not cached:
-        compile_into(folder, lowered)
+        compile_into(folder, lowered, lower_seconds)
     flops, attention = model_flops(config, mesh, batch)
     program = analyse(folder, config, mesh, topology) if (folder / "hlo.txt.gz").is_file() else {}
     return {
         "program": program,
         "key": key,
         "cached": cached,
-        "lower_seconds": lower_seconds,
         "sizes": sizes(state, batch, constants, kept_beside(config)) | {"rollout_cache": cache_bytes(config, mesh)},
         "model_flops": flops,
         "attention_flops": attention,
@@ -118,10 +117,10 @@ def cache_key(text: str, topology: topologies.Topology, options: dict[str, str])
     return hashlib.sha256(f"{facts}\n{text}".encode()).hexdigest()[:24]
 
 
-def compile_into(folder: Path, lowered: Any) -> None:
+def compile_into(folder: Path, lowered: Any, lower_seconds: float) -> None:
     """Compile, and write compiled.json and (where the program fits) hlo.txt.gz into `folder`.
 
-    The folder appears complete or not at all.
+    lower_seconds: what lowering took, which is kept too. The folder appears complete or not at all.
     """
     begun, cpu = time.perf_counter(), time.process_time()
     try:
@@ -131,6 +130,7 @@ def compile_into(folder: Path, lowered: Any) -> None:
             raise
         compiled, refused = None, str(error)
     facts = {
+        "lower_seconds": lower_seconds,
         "compile_seconds": time.perf_counter() - begun,
         "cpu_seconds": time.process_time() - cpu,
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

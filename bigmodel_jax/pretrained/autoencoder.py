@@ -5,7 +5,7 @@ has rows of its own.
 from bigmodel_jax.models.autoencoder import MOST_LEVELS, AutoencoderConfig
 from bigmodel_jax.pretrained.clip import dense
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.names import CONV, Row
+from bigmodel_jax.pretrained.names import CONV, Row, layer_norm
 
 MOST_BLOCKS = 10  # residual blocks of a level; the published ones have 2 or 3
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
@@ -16,17 +16,12 @@ def conv(ours: str, theirs: str) -> tuple[Row, ...]:
     return Row(f"{ours}/kernel", f"{theirs}.weight", CONV), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
-def norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of a group norm."""
-    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
-
-
 def block(ours: str, theirs: str) -> tuple[Row, ...]:
     """The rows of one residual block, its shortcut included."""
     return (
-        *norm(f"{ours}/norm1", f"{theirs}.norm1"),
+        *layer_norm(f"{ours}/norm1", f"{theirs}.norm1"),
         *conv(f"{ours}/conv1", f"{theirs}.conv1"),
-        *norm(f"{ours}/norm2", f"{theirs}.norm2"),
+        *layer_norm(f"{ours}/norm2", f"{theirs}.norm2"),
         *conv(f"{ours}/conv2", f"{theirs}.conv2"),
         *conv(f"{ours}/shortcut", f"{theirs}.conv_shortcut"),
     )
@@ -50,14 +45,14 @@ def half(ours: str, levels: str, resize: tuple[str, str], latent: str) -> tuple[
             for row in conv(f"{ours}/level{n}/{resize[0]}", f"{ours}.{levels}.{n}.{resize[1]}.0.conv")
         ),
         *block(f"{ours}/middle/block0", f"{middle}.resnets.0"),
-        *norm(f"{ours}/middle/attention/norm", f"{attention}.group_norm"),
+        *layer_norm(f"{ours}/middle/attention/norm", f"{attention}.group_norm"),
         *(
             row
             for name, theirs in maps.items()
             for row in dense(f"{ours}/middle/attention/{name}", f"{attention}.{theirs}")
         ),
         *block(f"{ours}/middle/block1", f"{middle}.resnets.1"),
-        *norm(f"{ours}/norm", f"{ours}.conv_norm_out"),
+        *layer_norm(f"{ours}/norm", f"{ours}.conv_norm_out"),
         *conv(f"{ours}/leave", f"{ours}.conv_out"),
         *conv(f"{ours}/latent", latent),
     )

@@ -5,6 +5,7 @@ import functools
 
 from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row, linear
 
 LAYERS = (
@@ -102,22 +103,6 @@ def sizes_to_hf(cfg) -> dict:
     }
 
 
-def num_labels(hf: dict) -> int:
-    """The number of classes: the length of `id2label`, else `num_labels`, else transformers'
-    default of 2.
-    """
-    return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
-
-
-def labels_to_hf(num: int) -> dict:
-    """`id2label` and `label2id` for `num` classes.
-
-    The names are LABEL_0, LABEL_1 and so on, as in transformers.
-    """
-    names = {i: f"LABEL_{i}" for i in range(num)}
-    return {"id2label": {str(i): n for i, n in names.items()}, "label2id": {n: i for i, n in names.items()}}
-
-
 def from_hf(head: str, hf: dict) -> BertConfig:
     """The BertConfig that a config.json of transformers' Bert classes describes.
 
@@ -130,7 +115,7 @@ def from_hf(head: str, hf: dict) -> BertConfig:
         max_seq_len=hf["max_position_embeddings"],
         num_token_types=hf["type_vocab_size"],
         head=head,
-        num_classes=num_labels(hf) if head in ("classification", "token_classification") else 0,
+        num_classes=num_classes_from_hf(hf) if head in ("classification", "token_classification") else 0,
     )
 
 

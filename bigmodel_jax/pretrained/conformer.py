@@ -5,7 +5,7 @@ The model is a conformer encoder whose head gives logits for CTC.
 
 from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
+from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, layer_norm, linear
 
 LAYER = "encoder.layers.{i}."
 # Theirs: Conv1d of width 1 (out, in, 1) and depthwise Conv1d (channels, 1, width). Then Conv2d
@@ -24,11 +24,6 @@ def dense(ours: str, theirs: str, layout: Layout = linear()) -> tuple[Row, ...]:
     layout: how the kernel lies in their tensor.
     """
     return Row(f"{ours}/kernel", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias")
-
-
-def layer_norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The two name-table rows of a norm: its scale and its bias."""
-    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def subsampling() -> tuple[Row, ...]:

@@ -5,11 +5,12 @@ The backbone is a ResNet of transformers or of timm, whose names differ.
 
 from bigmodel_jax.models.detr import DetrConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row, linear
 from bigmodel_jax.pretrained.resnet import MAX_BLOCKS, MAX_STAGES, conv_norm
 from bigmodel_jax.pretrained.segformer import PLACE, norm, pair
 from bigmodel_jax.pretrained.vit import ACTIVATIONS as SMOOTH
-from bigmodel_jax.pretrained.vit import THEIR_ACTIVATIONS, labels_to_hf, num_classes_from_hf
+from bigmodel_jax.pretrained.vit import THEIR_ACTIVATIONS
 
 ACTIVATIONS = {"relu": "relu"} | SMOOTH
 RESNET = "model.backbone.conv_encoder.model."

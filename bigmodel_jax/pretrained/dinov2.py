@@ -9,6 +9,7 @@ import functools
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.pretrained import vit
 from bigmodel_jax.pretrained.family import Family, OtherArchitecture, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
 
 LAYER = "encoder.layer.{i}."
@@ -59,7 +60,7 @@ def from_hf(head: str, registers: bool, hf: dict) -> ViTConfig:
     return ViTConfig(
         image_shape=shape,
         patch_size=vit.patch_size_from_hf(hf),
-        num_classes=ViTConfig.num_classes if head == "none" else vit.num_classes_from_hf(hf),
+        num_classes=ViTConfig.num_classes if head == "none" else num_classes_from_hf(hf),
         num_layers=hf["num_hidden_layers"],
         embed_dim=hf["hidden_size"],
         num_heads=hf["num_attention_heads"],
@@ -126,7 +127,7 @@ def to_hf(head: str, registers: bool, cfg: ViTConfig) -> dict:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "drop_path_rate": 0.0,
-        **({} if head == "none" else vit.labels_to_hf(cfg.num_classes)),
+        **({} if head == "none" else labels_to_hf(cfg.num_classes)),
     }
 
 

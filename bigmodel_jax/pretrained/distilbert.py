@@ -4,8 +4,9 @@ import dataclasses
 import functools
 
 from bigmodel_jax.models.distilbert import DistilBertConfig
-from bigmodel_jax.pretrained.bert import labels_to_hf, num_labels, without_prefix
+from bigmodel_jax.pretrained.bert import without_prefix
 from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row, linear
 
 LAYER = "distilbert.transformer.layer.{i}"
@@ -74,7 +75,7 @@ def from_hf(head: str, hf: dict) -> DistilBertConfig:
         norm_eps=NORM_EPS,
         init_std=hf.get("initializer_range", 0.02),
         head=head,
-        num_classes=num_labels(hf) if head in ("classification", "token_classification") else 0,
+        num_classes=num_classes_from_hf(hf) if head in ("classification", "token_classification") else 0,
     )
 
 

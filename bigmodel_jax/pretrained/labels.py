@@ -1,5 +1,5 @@
-"""Carries the names of classes from an imported config.json to the run's folder, and on to an
-export.
+"""The classes of a config.json: their number, and their names, which go from an import to the
+run's folder and on to an export.
 """
 
 import json
@@ -9,6 +9,22 @@ from bigmodel_jax.pretrained import config_json
 
 KEPT = "labels.json"  # the file in a run's folder
 NAMES = ("id2label", "label2id", "problem_type")
+
+
+def num_classes_from_hf(hf: dict) -> int:
+    """The number of classes: the length of `id2label`, else `num_labels`, else transformers'
+    default of 2.
+    """
+    return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
+
+
+def labels_to_hf(num: int) -> dict:
+    """`id2label` and `label2id` for `num` classes; transformers counts the classes by them.
+
+    The names are LABEL_0, LABEL_1 and so on, as in transformers.
+    """
+    names = {str(n): f"LABEL_{n}" for n in range(num)}
+    return {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}
 
 
 def keep(source: Path, run_dir: Path) -> None:
@@ -23,6 +39,15 @@ def keep(source: Path, run_dir: Path) -> None:
     found = {name: said[name] for name in NAMES if said.get(name)}
     if found:
         (run_dir / KEPT).write_text(json.dumps(found, indent=2) + "\n")
+
+
+def of_run(run_dir: Path) -> tuple[str, ...]:
+    """The names of a run's classes in the order of their numbers; () where its folder has none."""
+    published, own = run_dir / KEPT, run_dir / "vocabulary.json"
+    if published.is_file():
+        names = json.loads(published.read_text()).get("id2label", {})
+        return tuple(names[number] for number in sorted(names, key=int))
+    return tuple(json.loads(own.read_text()).get("labels", ())) if own.is_file() else ()
 
 
 def restore(run_dir: Path, target: Path) -> None:

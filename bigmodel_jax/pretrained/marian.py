@@ -5,14 +5,9 @@ translation models.
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.nn import position
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
+from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, layer_norm, linear
 
 ROW_VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(1, -1))
-
-
-def layer_norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The two name-table rows of a layer norm: its scale and its bias."""
-    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:

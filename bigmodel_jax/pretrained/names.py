@@ -111,6 +111,11 @@ MOST_UNNAMED = 10_000  # with more missing tensors than this, they are not looke
 MOST_NAMED = 50  # at most so many tensors are named in one message
 
 
+def layer_norm(ours: str, theirs: str) -> tuple[Row, Row]:
+    """The two rows of a layer norm, or of another norm with a scale and a bias."""
+    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
 def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterator[Piece]:
     """Yields every published tensor that holds parameters of `spec` (by path)."""
     for row in rows:

@@ -2,8 +2,8 @@
 
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import CONV, Row, linear
-from bigmodel_jax.pretrained.vit import labels_to_hf, num_classes_from_hf
 
 MAX_STAGES, MAX_BLOCKS = 8, 50  # the deepest published ResNet has 4 stages of at most 36 blocks
 

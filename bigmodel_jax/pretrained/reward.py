@@ -6,6 +6,7 @@ import dataclasses
 
 from bigmodel_jax.objectives.reward import HEAD
 from bigmodel_jax.pretrained.family import Family
+from bigmodel_jax.pretrained.labels import labels_to_hf
 from bigmodel_jax.pretrained.names import Row, linear
 
 CAUSAL, CLASSIFIES = "ForCausalLM", "ForSequenceClassification"
@@ -24,7 +25,7 @@ def with_head(family: Family) -> Family:
     )
 
     def to_hf(cfg) -> dict:
-        return family.to_hf(cfg) | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        return family.to_hf(cfg) | labels_to_hf(1)
 
     architecture = family.architecture.removesuffix(CAUSAL) + CLASSIFIES
     return dataclasses.replace(family, architecture=architecture, rows=rows, to_hf=to_hf)

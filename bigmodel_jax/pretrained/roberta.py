@@ -5,8 +5,9 @@ import functools
 
 from bigmodel_jax.models.roberta import RobertaConfig
 from bigmodel_jax.pretrained.bert import ENCODER as BERT_ENCODER
-from bigmodel_jax.pretrained.bert import labels_to_hf, num_labels, sizes_from_hf, sizes_to_hf, without_prefix
+from bigmodel_jax.pretrained.bert import sizes_from_hf, sizes_to_hf, without_prefix
 from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import Row, linear
 
 POSITIONS_BEFORE = 2  # unused rows at the start of the position table (pad_token_id + 1)
@@ -49,7 +50,7 @@ def from_hf(head: str, hf: dict) -> RobertaConfig:
         max_seq_len=hf["max_position_embeddings"] - POSITIONS_BEFORE,
         num_token_types=hf["type_vocab_size"],
         head=head,
-        num_classes=num_labels(hf) if head == "classification" else 0,
+        num_classes=num_classes_from_hf(hf) if head == "classification" else 0,
     )
 
 

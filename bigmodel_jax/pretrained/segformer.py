@@ -4,8 +4,9 @@ from bigmodel_jax.models.segformer import SegformerConfig
 from bigmodel_jax.pretrained.config_json import read_as
 from bigmodel_jax.pretrained.config_keys import COUNTS
 from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Layout, Row, linear
-from bigmodel_jax.pretrained.vit import ACTIVATIONS, THEIR_ACTIVATIONS, labels_to_hf, num_classes_from_hf
+from bigmodel_jax.pretrained.vit import ACTIVATIONS, THEIR_ACTIVATIONS
 
 MAX_STAGES = 8  # published models have 4
 PLACE = Layout(  # theirs: a 1x1 convolution (out, in, 1, 1); ours: a matrix (..., in, out)

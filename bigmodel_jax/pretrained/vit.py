@@ -2,6 +2,7 @@
 
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
 
 LAYER = "vit.encoder.layer.{i}."
@@ -70,19 +71,6 @@ def image_shape_to_hf(shape: tuple[int, int, int]) -> dict:
     """The config.json keys of the image shape (height, width, channels)."""
     height, width, channels = shape
     return {"image_size": height if height == width else [height, width], "num_channels": channels}
-
-
-def num_classes_from_hf(hf: dict) -> int:
-    """The number of classes: the length of id2label, else `num_labels`, else transformers' default
-    of 2.
-    """
-    return len(hf["id2label"]) if hf.get("id2label") else hf.get("num_labels", 2)
-
-
-def labels_to_hf(num: int) -> dict:
-    """`id2label` and `label2id` for `num` classes. transformers counts the classes by them."""
-    names = {str(n): f"LABEL_{n}" for n in range(num)}
-    return {"id2label": names, "label2id": {name: int(n) for n, name in names.items()}}
 
 
 def encoder_from_hf(hf: dict) -> dict:

@@ -2,8 +2,8 @@
 
 from bigmodel_jax.models.whisper import WhisperConfig, sinusoids
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.marian import block, layer_norm
-from bigmodel_jax.pretrained.names import Layout, Row
+from bigmodel_jax.pretrained.marian import block
+from bigmodel_jax.pretrained.names import Layout, Row, layer_norm
 
 # torch.nn.Conv1d: theirs (out, in, width), ours (width, in, out).
 CONV = Layout(ours=lambda x, _: x.transpose(2, 1, 0), theirs=lambda x: x.transpose(2, 1, 0))

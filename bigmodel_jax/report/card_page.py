@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bigmodel_jax.core import files
 from bigmodel_jax.data.corpus.prepare import CARD
+from bigmodel_jax.data.inspect import readable
 from bigmodel_jax.report import elements
 from bigmodel_jax.report.progress import short
 from bigmodel_jax.report.shell import shell
@@ -171,17 +172,11 @@ def _tokens(card: dict) -> str:
     named = ""
     for split, found in splits.items():
         for name in ("commonest", "rarest"):
-            pieces = [(_visible(piece), f"{count:,}") for piece, count in found[name]]
+            pieces = [(readable(piece), f"{count:,}") for piece, count in found[name]]
             named += elements.folded(
                 f"{split}: the {name}", f"{len(pieces)} tokens", _table(("Token", "Times"), pieces)
             )
     return _table(("Figure", *splits), rows) + elements.panel(named)
-
-
-def _visible(piece: str) -> str:
-    """A token with visible blanks and control characters."""
-    shown = piece.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
 
 
 def _skipped(card: dict) -> str:

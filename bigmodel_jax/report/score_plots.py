@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 
 from bigmodel_jax.core.metrics import divisor
+from bigmodel_jax.metrics.scores import MOST_CURVES
 from bigmodel_jax.report import declared
 from bigmodel_jax.report.class_tables import group_lines
 from bigmodel_jax.report.history import Run
 from bigmodel_jax.report.plot_style import Theme, label_ends, new_axes, percent_ticks
 
-MOST_LABELS = 9  # the evaluation keeps the curves of at most so many classes
 MOST_GROUPS = 30  # groups in the figure; the table has all of them
 
 
@@ -40,7 +40,7 @@ def _curves(run: Run, theme: Theme, name: str, title: str, xlabel: str, ylabel: 
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
-    title = "class, area" if len(lines) < MOST_LABELS else "class, area: the lowest"
+    title = "class, area" if len(lines) < MOST_CURVES else "class, area: the lowest"
     axes.legend(
         loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, title=title, fontsize=11, handlelength=1.2
     )

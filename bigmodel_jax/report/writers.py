@@ -224,7 +224,8 @@ class MlflowTracker:
     """Sends scalars to MLflow: to MLFLOW_TRACKING_URI if it is set, else to RUN/mlflow/.
 
     `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows the latter. The id of the
-    MLflow run is kept in the run's folder, so that a resumed run continues the same one.
+    MLflow run is kept in the run's folder, so that a resumed run continues the same one. MLflow's
+    table of runs shows the last values, so "best/KEY" has the best one of each declared metric.
     """
 
     def __init__(self, run_dir: Path, config: dict, known: Known):
@@ -234,20 +235,32 @@ class MlflowTracker:
             self._own = "MLFLOW_TRACKING_URI" not in os.environ
             if self._own:
                 self._keep_in(run_dir.absolute() / "mlflow")
-            known = kept.read_text() if kept.is_file() else None
-            run = self._mlflow.start_run(run_id=known, run_name=run_dir.name)
+            run_id = kept.read_text() if kept.is_file() else None
+            run = self._mlflow.start_run(run_id=run_id, run_name=run_dir.name)
             self._mlflow.log_dict(config, "config.json")
+        self._known, self._best = known, dict(run.data.metrics)
         run_dir.mkdir(parents=True, exist_ok=True)
         files.replace(kept, run.info.run_id)
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
-        self._mlflow.log_metrics(_scalars({k: plain(v) for k, v in values.items()}), step=int(step))
+        scalars = _scalars({k: plain(v) for k, v in values.items()})
+        self._mlflow.log_metrics(scalars | self._best_of(scalars), step=int(step))
 
     def close(self) -> None:
         self._mlflow.end_run()
         if self._own:  # MLflow sets this variable, and the next run would read it
             self._mlflow.set_tracking_uri(None)
             os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+    def _best_of(self, scalars: dict[str, float]) -> dict[str, float]:
+        """The best value so far of each metric in `scalars` that has a better direction."""
+        found = {}
+        for key in scalars.keys() & self._known.keys():
+            if better := self._known[key].better:
+                best, value = f"best/{key}", scalars[key]
+                found[best] = (min if better == "less" else max)(value, self._best.get(best, value))
+        self._best |= found
+        return found
 
     def _keep_in(self, folder: Path) -> None:
         """Keep the database and the artifacts in `folder`.
@@ -269,7 +282,9 @@ def _import(package: str):
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise ValueError(f"report.trackers={package}: not installed; uv pip install {package}") from error
+        raise ValueError(
+            f"report.trackers={package}: the package is not installed: uv sync --extra {package}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -21,6 +20,7 @@ from bigmodel_jax.core.ranges import Seed as JaxSeed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.images import image_text
 from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.pretrained import labels
 from bigmodel_jax.serve import passes, pictures
 from bigmodel_jax.serve.completions import usage
 from bigmodel_jax.serve.refused import Refused
@@ -145,7 +145,7 @@ def classes(served: Served, asked: Class) -> Callable[[], dict]:
     if "label" not in served.config.objective.reads or reads not in (("tokens",), ("image",), ("features",)):
         raise Refused(f"{name} is no classifier of texts, pictures or rows of numbers", "model")
     batch = {"tokens": _of_texts, "image": _of_pictures, "features": _of_numbers}[reads[0]](served, asked)
-    names = labels(served.run_dir)
+    names = labels.of_run(served.run_dir)
 
     def work() -> dict:
         found = passes.classify(served.model, served.weights[name], batch)
@@ -157,15 +157,6 @@ def classes(served: Served, asked: Class) -> Callable[[], dict]:
         return {"object": "list", "data": data, "labels": list(names), "model": name}
 
     return work
-
-
-def labels(run_dir: Path) -> tuple[str, ...]:
-    """The names of a run's classes in the order of their numbers; () where its folder has none."""
-    published, own = run_dir / "labels.json", run_dir / "vocabulary.json"
-    if published.is_file():
-        names = json.loads(published.read_text()).get("id2label", {})
-        return tuple(names[number] for number in sorted(names, key=int))
-    return tuple(json.loads(own.read_text()).get("labels", ())) if own.is_file() else ()
 
 
 def _of_texts(served: Served, asked: Class) -> dict[str, np.ndarray]:
@@ -222,7 +213,7 @@ def _conditions(served: Served, asked: Picture) -> dict[str, np.ndarray]:
     """The batch that tells the model what to draw: `n` times the class or the prompt's tokens."""
     inputs = served.config.model.inputs()
     if "label" in inputs:
-        names, num = labels(served.run_dir), served.config.model.num_classes
+        names, num = labels.of_run(served.run_dir), served.config.model.num_classes
         known = dict(zip(names, range(num), strict=False)) | {str(n): n for n in range(num)}
         if asked.prompt not in known:
             allowed = ", ".join(map(str, names[:10])) or f"0 .. {num - 1}"

@@ -4,8 +4,6 @@ All random draws are a function of (seed, step, weights), so a killed run repeat
 If answers serve several steps, a save between two of these steps contains the answers.
 """
 
-import base64
-import io
 import logging
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, precision, processes, sharding
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.data import shuffle
+from bigmodel_jax.data.experience import packed, unpacked
 from bigmodel_jax.data.loader import Batch, Placement
 from bigmodel_jax.data.text.prompt_data import PromptRows
 from bigmodel_jax.inference.recorded import with_recorded
@@ -211,19 +210,6 @@ def make_log_probs(config: Config, mesh: Mesh):
 
 
 # ---------------------------------------------------------------- a rollout in a save
-
-
-def packed(arrays: dict[str, np.ndarray]) -> str:
-    """Arrays as a text, without loss."""
-    out = io.BytesIO()
-    np.savez_compressed(out, **arrays)
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def unpacked(text: str) -> dict[str, np.ndarray]:
-    """The inverse of `packed`."""
-    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def open_rollouts(config: Config, mesh: Mesh) -> tuple[Rollouts, HeldOut]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
+
 from bigmodel_jax.cluster import join
 from bigmodel_jax.cluster.place import ClusterConfig
 from bigmodel_jax.core import mirror, paths
@@ -122,6 +124,11 @@ def parse_job(own: OfJob, verb: str, args: Sequence[str]):
     given, run_dir = parse_config(own, target, options, verb)
     join.agree(given.config, run_dir, cluster.timeout)
     return given, run_dir, target
+
+
+def say(text: str) -> None:
+    """Prints a line as it is, without markup, colours or line breaks of its own."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def run_dir_of(target: Path) -> Path:

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
-from bigmodel_jax.verbs.base import Verb, local, run_dir_of, split
+from bigmodel_jax.verbs.base import Verb, local, run_dir_of, say, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ def sweep(args: Sequence[str]) -> None:
         from bigmodel_jax.report.page import build_report
 
         page = build_report([run_dir], run_dir / "sweep.html")
-    _say(f"Page: {mirror.address(page)}")
+    say(f"Page: {mirror.address(page)}")
 
 
 def _parse(target: Path, options: Sequence[str]) -> Sweep:
@@ -109,7 +107,7 @@ def _search(given: Sweep, target: Path, run_dir: Path, hold):
     search = Search(metric, direction, given.sampler, given.pruner, given.seed, every, several)
     _take(run_dir, hold)
     definition = Definition(given.config, target.resolve(), space, search, run_dir, given.storage, trials)
-    return sweeps.search(definition, given.processes, given.groups, _say)
+    return sweeps.search(definition, given.processes, given.groups, say)
 
 
 def _compare(configs: dict, given: Sweep, run_dir: Path, hold) -> None:
@@ -120,17 +118,13 @@ def _compare(configs: dict, given: Sweep, run_dir: Path, hold) -> None:
     metric, direction = judged_by(next(iter(configs.values())), given.metric)
     runtime.keep_programs()
     _take(run_dir, hold)
-    for text in seeds.lines(seeds.compare(configs, given.seeds, metric, direction, run_dir, _say)):
-        _say(text)
+    for text in seeds.lines(seeds.compare(configs, given.seeds, metric, direction, run_dir, say)):
+        say(text)
 
 
 def _take(run_dir: Path, hold) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     hold.take()
-
-
-def _say(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 VERBS = {

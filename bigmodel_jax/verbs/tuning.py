@@ -10,7 +10,7 @@ from rich.console import Console
 from bigmodel_jax import runtime
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.ranges import Classes, Positive, Range, Seed
-from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, one_target, parse_config, run_dir_of
+from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, one_target, parse_config, run_dir_of, say
 
 Steps = Annotated[int, Range("20 or more", 20)]
 
@@ -73,20 +73,16 @@ def cross_validate(args: Sequence[str]) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         hold.take()
         of = {"target": str(target), "source": target.resolve()}
-        found = folds.cross_validate(given.config, how, metric, direction, run_dir, _say, **of)
+        found = folds.cross_validate(given.config, how, metric, direction, run_dir, say, **of)
         page = build_fold_page(run_dir, run_dir / "folds.html")
     for text in folds.lines(found):
-        _say(text)
-    _say(f"Page: {mirror.address(page)}")
+        say(text)
+    say(f"Page: {mirror.address(page)}")
 
 
 def _beside(target: Path, end: str) -> Path:
     name = run_dir_of(target)
     return name.with_name(f"{name.name}-{end}")
-
-
-def _say(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 VERBS = {

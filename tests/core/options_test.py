@@ -5,8 +5,10 @@ from typing import ClassVar, Literal
 
 import pytest
 
+from bigmodel_jax.config import Config
 from bigmodel_jax.core import options
 from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.data import ChatData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +81,17 @@ def test_a_mistake_is_one_line(args, line, capsys):
         parse(*args.split())
     assert str(error.value) == line
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("config", [ChatData, ChatData(seq_len=77)])
+def test_the_fields_of_a_config_are_printed_with_default_and_comment(config, capsys):
+    options.print_fields(config)
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "usage: ChatData" in said
+    assert f"--seq_len INT tokens of a row (default: {getattr(config, 'seq_len', 1024)})" in said
+    assert "--source.train STR paths or glob patterns of the training files, comma-separated (default: '')" in said
+
+
+def test_a_class_without_defaults_prints_its_fields_from_an_instance_only():
+    with pytest.raises(ValueError, match=r"^Config has fields without a default \(.*'model'.*\); give an instance$"):
+        options.print_fields(Config)

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import pkgutil
+import pydoc
 import typing
 from typing import Annotated, Literal
 
@@ -27,10 +28,10 @@ from bigmodel_jax.core.ranges import (
     ShareAboveZero,
     ShareBelowOne,
 )
-from bigmodel_jax.data import DataConfig, ImageData
+from bigmodel_jax.data import ChatData, DataConfig, ImageData
 from bigmodel_jax.data.images.augment import Augmentation
 from bigmodel_jax.data.images.mix import Mix
-from bigmodel_jax.models import MODELS, MLPConfig
+from bigmodel_jax.models import MODELS, LlamaConfig, MLPConfig
 from bigmodel_jax.objectives import OBJECTIVES, Classification, Objective
 from bigmodel_jax.optim import OptimConfig
 
@@ -159,6 +160,7 @@ def subclasses(cls):
 # What may be any finite number, or has rules of its own.
 ANY = {
     *("swiglu_alpha", "logit_scale_init", "logit_bias_init", "offset", "reward_weights", "mean", "time_mean"),
+    "latent_offset",
     "feature_layer",  # counted from the end, with a check of its own
     "process_id",  # -1: the environment says it
 }
@@ -191,3 +193,17 @@ def test_a_part_without_a_name_of_its_own_is_left_out_of_messages():
 
     with pytest.raises(ValueError, match=r"^lr = nan"):
         ranges.check(Arguments(OptimConfig(lr=NAN)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "field"),
+    [
+        (LlamaConfig, "num_layers: Annotated[int, 1 or more and at most 10000] = 32"),
+        (OptimConfig, "lr: Annotated[float, 0 or more] = 0.0003"),
+        (ChatData, "seq_len: Annotated[int, 1 or more] = 1024"),
+    ],
+)
+def test_help_writes_a_range_in_the_words_of_its_message(cls, field):
+    said = pydoc.render_doc(cls, renderer=pydoc.plaintext)
+    assert field in said
+    assert "least=" not in said

@@ -109,6 +109,6 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
     from bigmodel_jax.data.sources import packaged
 
     monkeypatch.setitem(packaged.PACKAGES, "digits", "not-a-package")
-    way = r"which is not installed; `uv run --extra digits launch\.py \.\.\.` installs it"
+    way = r"which is not installed: uv sync --extra digits$"
     with pytest.raises(ValueError, match=rf"'digits' reads the package not-a-package, {way}"):
         Tfds("digits").fingerprint("train", tmp_path)

@@ -147,7 +147,9 @@ CASES = {
         TRAIN + "--checkpoint.best_metric eval/los",
         ("checkpoint.best_metric = 'eval/los'", "accuracy", "meant 'eval/loss'"),
     ),
-    "tracker not installed": Case(TRAIN + "--report.trackers wandb", ("report.trackers = 'wandb'", "uv pip install")),
+    "tracker not installed": Case(
+        TRAIN + "--report.trackers wandb", ("report.trackers = 'wandb'", "uv sync --extra wandb")
+    ),
     "sample longer than the model": Case(
         TRAIN + "--eval.sample.max_tokens 99", ("eval.sample.max_tokens = 99", "model.max_seq_len = 48")
     ),

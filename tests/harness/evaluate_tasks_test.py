@@ -29,9 +29,7 @@ def refused(config, folder, asked=Asked(("own",))):
 def test_without_lm_eval_it_says_how_to_install_it(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name))
-    assert refused(LLAMA, tmp_path) == (
-        "--harness own: lm-eval is not installed; uv pip install lm-eval, or the extra harness"
-    )
+    assert refused(LLAMA, tmp_path) == ("--harness own: the package lm-eval is not installed: uv sync --extra harness")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_an_unknown_metric_is_one_line(name, message):
 def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(texts.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ValueError, match="eval.metrics = 'wer': the package jiwer is not installed; uv pip install jiwer"
+        ValueError, match="eval.metrics = 'wer': the package jiwer is not installed: uv sync --extra metrics"
     ):
         find_text("eval.metrics", "wer")
     assert find_text("eval.metrics", "exact_match").metrics

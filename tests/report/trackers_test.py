@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.config import ReportConfig
+from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.report.writers import open_writers
 
 pytestmark = pytest.mark.slow
@@ -15,11 +16,11 @@ pytestmark = pytest.mark.slow
 RECORDS = [(1, {"loss": np.float32(0.5), "eval/confusion": [[1]], "nan": math.nan}), (2, {"loss": 0.25})]
 
 
-def run(name, run_dir):
-    """One record in each of two processes' lives: a run, and the same run resumed."""
-    for from_step, record in enumerate(RECORDS):
+def run(name, run_dir, records=RECORDS, known=None):
+    """One record in each of several processes' lives: a run, and the same run resumed."""
+    for from_step, record in enumerate(records):
         report = ReportConfig(tensorboard=False, trackers=(name,))
-        writers = open_writers(report, run_dir, from_step=from_step, config={"seed": 7})
+        writers = open_writers(report, run_dir, from_step=from_step, config={"seed": 7}, known=known)
         writers.write(*record)
         writers.close()
 
@@ -79,6 +80,19 @@ def test_mlflow_in_a_file(tmp_path, monkeypatch):
     assert found == [(1, "loss", 0.5), (2, "loss", 0.25)]
     assert names == [("first", "FINISHED")]
     assert len(list(tmp_path.glob("mlruns/**/config.json"))) == 1
+
+
+def test_mlflow_keeps_the_best_values_of_declared_metrics_over_a_resume(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="uv sync --extra mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    known = {"eval/loss": Metric("loss", better="less"), "eval/accuracy": Metric("accuracy", better="more")}
+    values = ((0.5, 0.25), (0.25, 0.75), (1.0, 0.5))
+    records = [(n, {"eval/loss": loss, "eval/accuracy": share, "loss": 1.0}) for n, (loss, share) in enumerate(values)]
+    run("mlflow", tmp_path / "first", records, known | {"eval/rows": Metric("rows")})
+    shown = mlflow.get_run((tmp_path / "first" / "mlflow_run_id").read_text()).data.metrics
+    last = {"eval/loss": 1.0, "eval/accuracy": 0.5, "loss": 1.0}
+    assert shown == last | {"best/eval/loss": 0.25, "best/eval/accuracy": 0.75}
 
 
 def test_mlflow_leaves_nothing_outside_the_runs_folder(tmp_path, monkeypatch):

@@ -133,7 +133,9 @@ def test_a_board_that_cannot_be_opened_is_a_warning(tmp_path, caplog):
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_missing_tracker_is_one_line_before_anything_is_written(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match=f"report.trackers={name}: not installed; uv pip install {name}"):
+    with pytest.raises(
+        ValueError, match=f"report.trackers={name}: the package is not installed: uv sync --extra {name}"
+    ):
         open_writers(ReportConfig(trackers=(name,)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -152,6 +152,4 @@ def package(name: str, step: Step) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise ValueError(
-            f"{type(step).__name__} needs the package {name}: uv sync --extra clean (pip install {name})"
-        ) from None
+        raise ValueError(f"{type(step).__name__} needs the package {name}: uv sync --extra clean") from None

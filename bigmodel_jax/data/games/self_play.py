@@ -4,9 +4,7 @@ All random choices are functions of (seed, step, weights). The recent games are 
 checkpoint, because the weights that played the older ones no longer exist.
 """
 
-import base64
 import dataclasses
-import io
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +18,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data.base import DataConfig
+from bigmodel_jax.data.experience import packed, unpacked
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.games import connect_four
 from bigmodel_jax.data.games.connect_four import COLUMNS, MOST, ROWS
@@ -241,16 +240,3 @@ def rows(games: Games, mirrored: np.ndarray | None = None) -> dict[str, np.ndarr
         "legal": (stones[:, 0] == 0).astype(np.float32),
         "weights": np.ones(len(stones), np.float32),
     }
-
-
-def packed(games: Games) -> str:
-    """Encode games as text, from which `unpacked` restores every bit."""
-    out = io.BytesIO()
-    np.savez_compressed(out, **games)
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def unpacked(text: str) -> Games:
-    """Decode the text of `packed`."""
-    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
-        return dict(arrays)

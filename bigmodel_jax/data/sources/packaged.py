@@ -13,7 +13,7 @@ VERSION = "1.0.0"  # raise it when a builder in builders.py yields different rec
 def not_installed(builder: str) -> str:
     """Return the message for a missing package, with the command that installs it."""
     extra = EXTRAS.get(builder)
-    way = f"; `uv run --extra {extra} launch.py ...` installs it" if extra else ""
+    way = f": uv sync --extra {extra}" if extra else ""
     return f"data.source.name: {builder!r} reads the package {PACKAGES[builder]}, which is not installed{way}"
 
 

@@ -19,14 +19,13 @@ from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import cpu, kept, linear, norm, recompute, shards
 from bigmodel_jax.nn.attention import blockwise, context, entropy, kernels
 from bigmodel_jax.nn.attention.visibility import KEPT, Rule, Where, capped, reach, visible
+from bigmodel_jax.nn.cross_entropy import MASKED
 from bigmodel_jax.nn.taps import tap
 
 __all__ = ["Implementation", "Where", "attend", "plain", "project_out", "qkv", "spec", "visible"]
 
 Implementation = Literal["auto", "plain", "chunked", "dot_product", "splash", "cudnn"]
 
-# The logit of a masked key. It is finite: a row of masked keys alone gives a mean and not NaN.
-MASKED = -1e30
 # "auto" chooses "chunked" from this many keys on: the (T, S) logits then cost more memory than the
 # running softmax costs time.
 CHUNKED_FROM = 2048

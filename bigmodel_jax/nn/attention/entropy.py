@@ -6,9 +6,9 @@ import numpy as np
 
 from bigmodel_jax.core.metrics import Mean
 from bigmodel_jax.nn.attention.visibility import Rule, Where, capped, reach, visible
+from bigmodel_jax.nn.cross_entropy import MASKED
 
 QUERIES = 16  # queries per row, evenly spaced; all of them would cost a second attention
-MASKED = -1e30
 
 
 def entropy(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.core import sharding
-from bigmodel_jax.data import TabularData
+from bigmodel_jax.data import TabularData, experience
 from bigmodel_jax.data.games import self_play
 from bigmodel_jax.models.board import BoardConfig
 from bigmodel_jax.training.ending import check_endings
@@ -39,7 +39,7 @@ def test_a_mirrored_row_is_the_row_from_right_to_left():
         np.testing.assert_array_equal(mirrored[name][0], plain[name][0])
         np.testing.assert_array_equal(mirrored[name][1], np.flip(plain[name][1], axis))
     np.testing.assert_array_equal(mirrored["outcome"], plain["outcome"])
-    unpacked = self_play.unpacked(self_play.packed(games))
+    unpacked = experience.unpacked(experience.packed(games))
     assert all(np.array_equal(unpacked[name], games[name]) for name in games)
 
 

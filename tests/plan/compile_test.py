@@ -1,0 +1,42 @@
+"""What the cache of compiled programs keeps, with this machine's compiler in place of the chip's."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from bigmodel_jax import config_file
+from bigmodel_jax.config import Config, TrainConfig
+from bigmodel_jax.core.sharding import ParallelConfig
+from bigmodel_jax.data import TextData, TextFiles
+from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.objectives import NextToken
+from bigmodel_jax.plan import compile as compiling
+from bigmodel_jax.plan import serving_worker, worker
+
+CONFIG = Config(
+    model=dataclasses.replace(LlamaConfig.tiny(), num_layers=1),
+    objective=NextToken(),
+    data=TextData(source=TextFiles("none.txt", "none.txt"), seq_len=16),
+    parallel=ParallelConfig(data=1),
+    train=TrainConfig(batch_size=2),
+)
+SERVING = {"slots": 2, "length": 32, "prompt": 8}
+REQUESTS = {worker: {"slices": 1}, serving_worker: {"program": "decode", "serving": SERVING}}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(worker, marks=pytest.mark.slow, id="worker"), pytest.param(serving_worker, id="serving_worker")],
+)
+def test_a_program_of_the_cache_has_the_times_of_its_own_compilation(module, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path))
+    monkeypatch.setattr(worker.topologies, "compile_devices", lambda topology: jax.devices()[:1])
+    monkeypatch.setattr(module, "cache_key", lambda *args: "key")
+    monkeypatch.setattr(module, "analyse", lambda *args: {})
+    request = {"config": config_file.to_json(CONFIG), "topology": "v5e:1x1", "cache": str(compiling.root())}
+    first, second = (compiling.read(module.run(request | REQUESTS[module]), 0.5) for _ in range(2))
+    assert (first.cached, second.cached) == (False, True)
+    assert first.lower_seconds > 0
+    for name in ("lower_seconds", "compile_seconds", "cpu_seconds"):
+        assert getattr(first, name) == getattr(second, name), name
