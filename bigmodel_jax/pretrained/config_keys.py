@@ -76,7 +76,8 @@ _KINDS: dict[Kind, str] = {
         embedding_size attention_head_dim sample_size in_channels out_channels caption_channels cross_attention_dim
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
-        conv_kernel_size max_source_positions max_target_positions no_rope_layer_interval scale_factor""",
+        conv_kernel_size max_source_positions max_target_positions no_rope_layer_interval scale_factor
+        latent_channels norm_num_groups layers_per_block""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
@@ -98,7 +99,7 @@ _KINDS: dict[Kind, str] = {
         text_dropout""",
     NUMBER_OR_NULL: "mscale mscale_all_dim",
     SIGNED: "logit_scale_init_value",
-    FLAG: """use_swiglu_ffn
+    FLAG: """use_swiglu_ffn use_quant_conv use_post_quant_conv mid_block_add_attention
         tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
     TEXT: "_class_name norm_type hidden_act activation activation_function feed_forward_proj layer_type rope_type type",
@@ -107,7 +108,7 @@ _KINDS: dict[Kind, str] = {
     TABLE_OR_NULL: """backbone_config rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
     BITS_OR_NULL: "no_rope_layers",
-    COUNTS: "hidden_sizes widths strides expansions channels mlp_ratios sr_ratios patch_sizes",
+    COUNTS: "hidden_sizes widths strides expansions channels mlp_ratios sr_ratios patch_sizes block_out_channels",
     NAMES_OR_NULL: "architectures layer_types",
     SIZE: "image_size patch_size",
     SHAPE: "image_shape",
@@ -132,7 +133,7 @@ INERT = frozenset(
     drop_path_rate semantic_loss_ignore_index auxiliary_loss class_cost bbox_cost giou_cost mask_loss_coefficient
     dice_loss_coefficient bbox_loss_coefficient giou_loss_coefficient eos_coefficient init_xavier_std
     use_pretrained_backbone backbone_kwargs use_timm_backbone
-    apply_layernorm reshape_hidden_states use_mask_token
+    apply_layernorm reshape_hidden_states use_mask_token force_upcast
     gate_init router_aux_loss_coef output_router_logits aux_loss_alpha pad_token_id bos_token_id eos_token_id
     sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id bad_words_ids begin_suppress_tokens suppress_tokens num_beams num_beam_groups do_sample

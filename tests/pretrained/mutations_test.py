@@ -42,6 +42,7 @@ ABSENT = config_keys.words("""
     use_bidirectional_attention use_sliding_window vision_use_head reshape_last_stage dual_attention_layers dilation
     position_embedding_type multimodal_projector_bias projector_hidden_act vision_feature_select_strategy
     vision_feature_layer scale_embedding use_swiglu_ffn scale_factor act_fn latents_mean latents_std use_quant_conv
+    scaling_factor shift_factor
     use_post_quant_conv mid_block_add_attention
 """)
 # Keys that are read and of which another value means the same.
