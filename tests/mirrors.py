@@ -85,7 +85,7 @@ TESTS = {
         "training/denominator_test.py",
         "training/statistics_test.py",
     ),
-    "training/pieces.py": ("training/denominator_test.py",),
+    "training/pieces.py": ("training/denominator_test.py", "training/statistics_test.py"),
     "training/fresh.py": ("training/forks_test.py",),
     "training/beginning.py": ("training/loop_test.py", "training/early_stopping_test.py"),
     "training/diverged.py": ("training/skipped_test.py",),
