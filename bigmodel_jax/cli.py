@@ -106,7 +106,7 @@ def _dispatch(args: list[str]) -> None:
     if name not in VERBS:
         from bigmodel_jax.core.spelling import nearest
 
-        raise ValueError(f"verb {name!r} is unknown{nearest(name, VERBS)}; there is: {', '.join(VERBS)}")
+        raise ValueError(f"verb {name!r} is unknown{nearest(name, VERBS)}; known: {', '.join(VERBS)}")
     if not rest or rest in (["-h"], ["--help"]):
         describe(name)
         if not rest:

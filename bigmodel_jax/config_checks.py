@@ -153,7 +153,7 @@ def _check_pipeline(config: Config, stages: int) -> None:
         )
     if "stage" not in axis_names(parallel.rules.batch):
         raise ValueError(
-            f"parallel.rules.batch = {parallel.rules.batch}: with parallel.stage = {stages} the batch lies on 'stage', too"
+            f"parallel.rules.batch = {parallel.rules.batch}; it must hold 'stage' where parallel.stage = {stages}"
         )
     spec = params.paths(config.make_model().spec)
     layers = {path: p.shape[p.axes.index("layers")] for path, p in spec.items() if "layers" in p.axes}

@@ -50,9 +50,9 @@ def check(config: Any) -> None:
     for i, one in enumerate(config.eval.sets):
         option = f"eval.sets.{i}.name = {one.name!r}"
         if not NAME.fullmatch(one.name) or names.count(one.name) > 1:
-            raise ValueError(f"{option}; each set has another name, of up to 40 letters, digits, _, . or -")
+            raise ValueError(f"{option}; each name must differ, and have up to 40 letters, digits, _, . or -")
         if one.name in taken:
-            raise ValueError(f"{option} is the name of a metric of the run; give the set another one")
+            raise ValueError(f"{option} is the name of a metric of the run; give the set another name")
         with named(f"eval.sets.{i}", one.name):
             _check_data(config, one)
 

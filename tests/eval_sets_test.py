@@ -30,9 +30,9 @@ def of_images(*sets) -> Config:
 WEB, BOOKS = EvalSet("web", BYTES), EvalSet("books", BYTES, every=5)
 ANSWERS = EvalSet("qa", PromptData(tokenizer_path="tokenizer.json"), metrics=(SCORE,))
 REFUSED = {
-    "no name": (config(EvalSet("", BYTES)), "eval.sets.0.name = ''; each set has another name, of up to 40 letters"),
-    "twice": (config(WEB, BOOKS, WEB), "eval.sets.0.name = 'web'; each set has another name"),
-    "a path": (config(EvalSet("a/b", BYTES)), "eval.sets.0.name = 'a/b'; each set has another name"),
+    "no name": (config(EvalSet("", BYTES)), "eval.sets.0.name = ''; each name must differ, and have up to 40 letters"),
+    "twice": (config(WEB, BOOKS, WEB), "eval.sets.0.name = 'web'; each name must differ"),
+    "a path": (config(EvalSet("a/b", BYTES)), "eval.sets.0.name = 'a/b'; each name must differ"),
     "a metric": (config(EvalSet("loss", BYTES)), "eval.sets.0.name = 'loss' is the name of a metric of the run"),
     "no data": (config(EvalSet("web")), r"eval.sets.0 (web): it has no data; give data = TextData(...)"),
     "no such metric of rows": (

@@ -85,6 +85,8 @@ TESTS = {
         "training/denominator_test.py",
         "training/statistics_test.py",
     ),
+    "training/pieces.py": ("training/denominator_test.py", "training/statistics_test.py"),
+    "training/fresh.py": ("training/forks_test.py",),
     "training/beginning.py": ("training/loop_test.py", "training/early_stopping_test.py"),
     "training/diverged.py": ("training/skipped_test.py",),
     "training/deterministic.py": (
@@ -111,6 +113,7 @@ TESTS = {
     "data/text/masking.py": ("data/epochs_test.py",),
     "data/text/permutation.py": ("data/epochs_test.py",),
     "data/text/span_corruption.py": ("data/epochs_test.py",),
+    "data/images/image_rows.py": ("data/image_test.py", "data/epochs_test.py"),
     "data/images/image.py": ("data/epochs_test.py",),
     "data/holdout.py": ("data/tabular_test.py",),
     "inference/generate.py": ("inference/tokens_test.py",),

@@ -1,6 +1,7 @@
 """Mistakes that mutation.py plants: read from its list, or drawn; each replaces one node of a file's syntax tree."""
 
 import ast
+import functools
 import itertools
 import random
 import re
@@ -43,13 +44,8 @@ def parse_line(line: str) -> Mistake:
 
 
 def planted(source: str, mistake: Mistake) -> str:
-    """The file with the mistake; LookupError where its anchor is not there, or is there more often than once."""
-    scope = find_scope(ast.parse(source), mistake.place)
-    wanted = parse(mistake.old)
-    found = [n for n in ast.walk(scope) if isinstance(n, ast.expr | ast.stmt) and ast.dump(n) == ast.dump(wanted)]
-    if not found or (len(found) > 1 and mistake.nth < 0):
-        raise LookupError(f"{mistake}: the anchor is there {len(found)} times; mend its line in mutation_list.txt")
-    node = sorted(found, key=lambda n: (n.lineno, n.col_offset))[max(mistake.nth, 0)]
+    """The file with the mistake; LookupError as in `anchor`, or where the mistake changes nothing."""
+    node = anchor(source, mistake)
     new = f"({mistake.new})" if isinstance(node, ast.expr) else mistake.new
     changed = replaced(source, node, new)
     if ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source)):
@@ -57,17 +53,40 @@ def planted(source: str, mistake: Mistake) -> str:
     return changed
 
 
+def anchor(source: str, mistake: Mistake) -> ast.expr | ast.stmt:
+    """The node that `mistake.old` names.
+
+    LookupError where it is not there, where several are there and no number says which, or where
+    the number is that of none of several.
+    """
+    scope, wanted = find_scope(parse_file(source), mistake.place), parse(mistake.old)
+    said = ast.dump(wanted)
+    found = [node for node in ast.walk(scope) if type(node) is type(wanted) and ast.dump(node) == said]
+    if len(found) != 1 if mistake.nth < 0 else len(found) <= max(mistake.nth, 1):
+        number = "" if mistake.nth < 0 else f", and its number is @{mistake.nth}"
+        raise LookupError(
+            f"{mistake}: the anchor is there {len(found)} times{number}; mend its line in mutation_list.txt"
+        )
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))[max(mistake.nth, 0)]
+
+
+parse_file = functools.cache(ast.parse)  # the list names most files more than once
+
+
 def find_scope(tree: ast.Module, place: str) -> ast.AST:
-    """The function or class by its dotted name."""
+    """The function or class by its dotted name; one that stands directly in its scope comes first."""
     scope = tree
     for name in filter(None, place.split(".")):
-        inside = [n for n in ast.walk(scope) if n is not scope and getattr(n, "name", None) == name]
-        kinds = (ast.FunctionDef, ast.ClassDef)
-        inside = [n for n in inside if isinstance(n, kinds)]
+        direct = [n for n in ast.iter_child_nodes(scope) if is_definition(n, name)]
+        inside = direct or [n for n in ast.walk(scope) if n is not scope and is_definition(n, name)]
         if len(inside) != 1:
             raise LookupError(f"{place}: {name} is defined {len(inside)} times; mend mutation_list.txt")
         scope = inside[0]
     return scope
+
+
+def is_definition(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
 
 
 def parse(text: str) -> ast.AST:

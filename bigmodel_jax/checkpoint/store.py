@@ -255,7 +255,7 @@ def _newest_good(
 ) -> Any:
     found = _on_disk(store.directory)
     if step is not None and step not in found:
-        raise ValueError(f"checkpoint: no step {step} in {store.directory}; there is {found or 'none'}")
+        raise ValueError(f"checkpoint: no step {step} in {store.directory}; it holds {found or 'none'}")
     # 2 * step for a shared save and 2 * step + 1 for a local one: at equal steps the local one,
     # which is nearer, comes first.
     numbers = [2 * s for s in (found if step is None else [step])]

@@ -94,7 +94,7 @@ def _from_engine(options: ClusterConfig) -> Place | None:
         except (RuntimeError, KeyError, ImportError) as error:
             name = env.__name__.removesuffix("Cluster")
             raise ValueError(
-                f"cluster: started by {name}, which does not say all: {str(error) or error!r}; give "
+                f"cluster: {name} started this process, but does not give all values: {str(error) or error!r}; give "
                 "--cluster.coordinator, --cluster.num_processes and --cluster.process_id"
             ) from error
     return None

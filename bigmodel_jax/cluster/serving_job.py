@@ -44,9 +44,11 @@ class Deployment:
         if not self.image:
             raise ValueError("submit: --image is missing: the container image of the servers")
         if self.topology and self.gpus:
-            raise ValueError(f"submit: --topology {self.topology} is of TPUs: --gpus does not go with it")
+            raise ValueError(f"submit: --topology {self.topology} names TPUs; leave --gpus out")
         if self.memory and not re.fullmatch(r"\d+(\.\d+)?([KMGT]i?)?", self.memory):
-            raise ValueError(f"submit: --memory {self.memory!r} is no amount of Kubernetes'; for instance 32Gi")
+            raise ValueError(
+                f"submit: --memory {self.memory!r} is not an amount that Kubernetes accepts; for instance 32Gi"
+            )
         app = "serve-" + (re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:40] or "run")
         place = f"{self.mount.rstrip('/')}/{name}" if self.claim else folder
         values = {
@@ -81,8 +83,8 @@ class Deployment:
             # A server is a single process, which sees only the chips of its host.
             if tpu["hosts"] > 1:
                 raise ValueError(
-                    f"submit: --topology {self.topology} has {tpu['hosts']} hosts; a server is one process with the "
-                    f"{CHIPS_PER_HOST} chips of one at most, and --replicas N are N servers"
+                    f"submit: --topology {self.topology} has {tpu['hosts']} hosts; a server is one process on one "
+                    f"host, with {CHIPS_PER_HOST} chips at most; --replicas N starts N servers"
                 )
             limits["google.com/tpu"] = tpu["chips_per_host"]
             selector = {

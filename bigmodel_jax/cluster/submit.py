@@ -99,7 +99,7 @@ class Slurm:
         # and longer.
         if self.time and not re.fullmatch(r"(\d+-)?\d+(:\d{1,2}){0,2}|UNLIMITED|INFINITE", self.time):
             raise ValueError(
-                f"submit: --time {self.time!r} is no limit of SLURM's; for instance 90, 24:00:00 or 2-12:00:00"
+                f"submit: --time {self.time!r} is not a time limit that SLURM accepts; for instance 90, 24:00:00 or 2-12:00:00"
             )
         options = [f"--{name}={value}" for name in ("time", "partition", "account") if (value := getattr(self, name))]
         options += [f"--gpus-per-node={self.gpus_per_node}"] if self.gpus_per_node else []
@@ -140,7 +140,7 @@ class Kubernetes:
         if not self.image:
             raise ValueError("submit: --image is missing: the container image that the pods run")
         if self.topology and self.gpus_per_node:
-            raise ValueError(f"submit: --topology {self.topology} is of TPUs: --gpus_per_node does not go with it")
+            raise ValueError(f"submit: --topology {self.topology} names TPUs; leave --gpus_per_node out")
         name = re.sub(r"[^a-z0-9-]+", "-", run.name.lower()).strip("-")[:40]
         claimed = bool(self.claim)
         values = dataclasses.asdict(self) | {
@@ -179,7 +179,7 @@ def slice_of(topology: str, nodes: int) -> dict[str, Any]:
     chips = math.prod(map(int, shape.split("x")))
     hosts = max(1, chips // CHIPS_PER_HOST)
     if nodes % hosts:
-        raise ValueError(f"submit: --nodes {nodes} is no multiple of the {hosts} hosts of a {topology} slice")
+        raise ValueError(f"submit: --nodes {nodes} is not a multiple of the {hosts} hosts of a {topology} slice")
     tpu = TPUS[kind]
     return {
         "topology": shape,

@@ -132,7 +132,8 @@ def by_largest(
     wanted = {path: p.storage for path, p in spec.items() if isinstance(p.storage, Channels)}
     if lacking := sorted(wanted.keys() - found.keys()):
         raise ValueError(
-            f"--kind = 'int8_static': no product of {lacking[0]} is seen; it must be int8_dynamic, or keep = {lacking[0]!r}"
+            f"--kind = 'int8_static': the calibration saw no product of {lacking[0]}; "
+            f"give int8_dynamic, or keep = {lacking[0]!r}"
         )
     return {
         path: storage.calibrated(flat[path], jnp.asarray(found[path], jnp.float32)) for path, storage in wanted.items()

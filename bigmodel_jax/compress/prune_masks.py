@@ -83,7 +83,7 @@ def n_of_m(scores: Any, pattern: NofM) -> np.ndarray:
     num, inputs, outputs = scores.shape
     if inputs % pattern.m:
         text = f"{pattern.n}:{pattern.m}"
-        raise ValueError(f"--pattern = {text!r}: a matrix has {inputs} inputs, which is no multiple of {pattern.m}")
+        raise ValueError(f"--pattern = {text!r}: a matrix has {inputs} inputs, which is not a multiple of {pattern.m}")
     blocks = np.asarray(scores).swapaxes(1, 2).reshape(num, -1, pattern.m)
     kept = _without_lowest(blocks, pattern.m - pattern.n)
     return kept.reshape(num, outputs, inputs).swapaxes(1, 2)

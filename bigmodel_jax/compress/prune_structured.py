@@ -17,14 +17,16 @@ def check_layers(model: ModelConfig) -> None:
     name = type(model).__name__
     made = model.make()
     if not hasattr(model, "num_layers") or not made.parts:
-        raise ValueError(f"--kind structured_layers: {name} is no single stack of layers (models/base.py, Parts)")
+        raise ValueError(f"--kind structured_layers: {name} is not a single stack of layers (models/base.py, Parts)")
     if len(set(model.windows())) > 1:
         raise ValueError(
-            f"--kind structured_layers: the layers of {name} take turns in their windows, which would shift"
+            f"--kind structured_layers: the layers of {name} alternate between attention windows, "
+            "and pruning layers would change their order"
         )
     if not model.LAYERS_ALIKE:
         raise ValueError(
-            f"--kind structured_layers: some layers of {name} have positions and some have none; they would shift"
+            f"--kind structured_layers: some layers of {name} have positions and some have none; "
+            "pruning layers would change their order"
         )
     # Compare with a model of one layer less: a parameter whose other sizes change cannot be cut by
     # layer.

@@ -83,7 +83,7 @@ def fans(axes: tuple[str | None, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
     """
     every = tuple(range(len(axes)))
     if len(axes) < 2:
-        raise ValueError(f"a parameter with axes {axes} has no fans: it is no matrix")
+        raise ValueError(f"a parameter with axes {axes} has no fan-in and fan-out: it is not a matrix")
     if axes[0] in HEADS:  # (heads, head_dim, embed): the output projection of attention
         return every[:-1], every[-1:]
     if len(axes) == 2:  # (vocab, embed): a head maps embed to vocab

@@ -87,7 +87,7 @@ def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
     if known > num_devices:
         raise ValueError(f"parallel: {given} needs {known} devices, but only {num_devices} are present")
     if num_devices % known or (-1 not in sizes and known != num_devices):
-        raise ValueError(f"parallel: {given} makes {known}, which does not make up the {num_devices} devices")
+        raise ValueError(f"parallel: {given} takes {known} of the devices, but it must fill all {num_devices} devices")
     return tuple(num_devices // known if n == -1 else n for n in sizes)
 
 
@@ -98,7 +98,7 @@ def slice_axis(parallel: ParallelConfig, sizes: tuple[int, ...]) -> str:
         if sizes[AXES.index(axis)] % parallel.slices == 0:
             return axis
     given = " x ".join(f"{a}={sizes[AXES.index(a)]}" for a in ("data", "stage", "fsdp"))
-    raise ValueError(f"parallel.slices = {parallel.slices} divides none of {given}, one of which goes across slices")
+    raise ValueError(f"parallel.slices = {parallel.slices} must divide one of {given}, the axis across slices")
 
 
 def make_mesh(parallel: ParallelConfig, devices: list | None = None) -> Mesh:

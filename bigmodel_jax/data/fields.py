@@ -31,7 +31,7 @@ class Field:
     def __post_init__(self):
         if self.shape is not None and self.axes and len(self.axes) != len(self.shape):
             raise ValueError(
-                f"data: Field(shape={self.shape}, axes={self.axes}): axes name each dimension, or none where they are ()"
+                f"data: Field(shape={self.shape}, axes={self.axes}): axes must name each dimension, or be ()"
             )
 
 

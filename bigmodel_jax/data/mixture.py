@@ -58,7 +58,8 @@ class MixtureData(DataConfig):
         for name in self.names:
             if not NAME.fullmatch(name) or self.names.count(name) > 1:
                 raise ValueError(
-                    f"data.names = {self.names!r}: {name!r}; each must be another one, of up to 40 letters, digits, _, . or -"
+                    f"data.names = {self.names!r}: {name!r}; each name must differ, "
+                    "and have up to 40 letters, digits, _, . or -"
                 )
 
     def _check_stage(self, name: str, stage: Stage) -> None:
@@ -100,7 +101,9 @@ class MixtureData(DataConfig):
                 # in all parts.
                 number = isinstance(value, int) and not isinstance(value, bool)
                 if not number and needs.get(name, value) != value:
-                    raise ValueError(f"data.parts.{i} needs model.{name} = {value!r}, those before it {needs[name]!r}")
+                    raise ValueError(
+                        f"data.parts.{i} needs model.{name} = {value!r}; the parts before it need {needs[name]!r}"
+                    )
                 needs[name] = max(needs.get(name, value), value) if number else value
         return needs
 

@@ -85,7 +85,7 @@ class TabularData(DataConfig):
                 f"data.target = {self.target!r}: {'one' if self.num_classes else 'at least one'} is needed"
             )
         if self.num_classes < 0 or self.num_classes == 1:
-            raise ValueError(f"data.num_classes = {self.num_classes}; 0 for numbers, or at least 2")
+            raise ValueError(f"data.num_classes = {self.num_classes}; it must be 0 for numbers, or at least 2")
 
     def open(self, split: str) -> "TabularRows":
         table = read_split(self, split)

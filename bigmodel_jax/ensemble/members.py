@@ -76,7 +76,9 @@ def _open(source: str) -> Member:
 
 def _newest(found: list[Member], last: int) -> list[Member]:
     if len(found) != 1 or found[0].which:
-        raise ValueError(f"--last {last} is of one run without a step; there is: {', '.join(m.name for m in found)}")
+        raise ValueError(
+            f"--last {last} needs one run without a step; the members are: {', '.join(m.name for m in found)}"
+        )
     (run,) = found
     steps = store.steps(store.open_store(run.folder / "checkpoints", run.config.checkpoint))
     if not 2 <= last <= len(steps):

@@ -70,8 +70,8 @@ def _check(config: Config, asked: Asked) -> str:
         raise ValueError(f"explain: {' and '.join(chosen) or 'nothing'} is given; give one of {', '.join(given)}")
     reads, kind = tuple(config.model.inputs()), type(config.model).__name__
     if len(reads) != 1 or reads[0] not in ("tokens", "image", "features"):
-        raise ValueError(f"explain: {kind} reads {', '.join(reads) or 'what it does not say'}; explained are models of "
-                         "one text, one picture or one row of numbers")  # fmt: skip
+        raise ValueError(f"explain: {kind} reads {', '.join(reads) or 'what it does not say'}; give a model "
+                         "of one text, one picture or one row of numbers")  # fmt: skip
     takes = {"tokens": ("--text",), "image": ("--image", "--row"), "features": ("--row",)}[reads[0]]
     if chosen[0] not in takes:
         raise ValueError(f"explain: {chosen[0]} is given, but {kind} reads {reads[0]}; give {' or '.join(takes)}")
@@ -99,7 +99,7 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
     pieces = [tuple(special.get(i) or tokenizer.piece(i) for i in found or ()) for found in (ids, other)]
     if other is not None and len(other) != len(ids):
         raise ValueError(f"explain: --text has {len(ids)} tokens ({'|'.join(pieces[0])}) and --against {len(other)} "
-                         f"({'|'.join(pieces[1])}); patching needs as many")  # fmt: skip
+                         f"({'|'.join(pieces[1])}); both must have the same number")  # fmt: skip
     _check_answer(config, model, len(ids), next_token)
     # A decoder's answers are tokens, and a classifier's are labels.
     names = () if next_token else labels.of_run(run_dir)
@@ -139,7 +139,7 @@ def _check_answer(config: Config, model: Any, length: int, next_token: bool) -> 
     value = _output(model, _row([0] * length))
     if not hasattr(value, "shape") or len(value.shape) != (3 if next_token else 2):
         raise ValueError(f"explain: {type(config.model).__name__} answers --text with neither a next token nor a class; "
-                         "explained are decoders and classifiers of texts")  # fmt: skip
+                         "give a decoder or a classifier of texts")  # fmt: skip
 
 
 def _output(model: Any, batch: dict[str, Any]) -> Any:

@@ -154,7 +154,7 @@ def _quantized(name: str, x: np.ndarray, kind: Any) -> np.ndarray:
     quantize, kinds = _package()
     if kind == kinds.F16 and np.abs(x).max(initial=0.0) > HALF_LARGEST:
         raise ValueError(
-            f"export: gguf: {name} holds values that float16 does not reach; --kind BF16 or F32 keeps them"
+            f"export: gguf: {name} holds values beyond the range of float16; --kind BF16 or F32 keeps them"
         )
     return quantize(x, kind)
 
@@ -168,4 +168,4 @@ def _check_same(path: Path, hf: dict) -> None:
     wanted = FAMILIES[found.family.architecture].from_hf(hf)
     ours, theirs = (dataclasses.asdict(published(config)) for config in (wanted, found.config))
     if wrong := [name for name, value in ours.items() if theirs[name] != value]:
-        raise ValueError(f"export: gguf: the file has no word for {wrong[0]} = {ours[wrong[0]]!r}")
+        raise ValueError(f"export: gguf: a GGUF file cannot state {wrong[0]} = {ours[wrong[0]]!r}")

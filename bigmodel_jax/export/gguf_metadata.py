@@ -120,7 +120,7 @@ def _of_bpe(said: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     model = said["model"]
     if model.get("type") != "BPE":
-        raise ValueError(f"export: gguf: {path} holds a {model.get('type')} model; llama.cpp's files here hold {KINDS}")
+        raise ValueError(f"export: gguf: {path} holds a {model.get('type')} model; known: {KINDS}")
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
     if "ByteLevel" in json.dumps(said["decoder"]):
         return {"model": "gpt2", "pre": _pre(said, path), "merges": merges, "types": {}}
@@ -158,7 +158,9 @@ def _pre(said: dict[str, Any], path: Path) -> str:
     for name, pre in PRE.items():
         if _cut(json.loads(words_of(pre, {}, []).to_str())) == own:
             return name
-    raise ValueError(f"export: gguf: {path} cuts words as no tokenizer that llama.cpp knows by name: {', '.join(PRE)}")
+    raise ValueError(
+        f"export: gguf: {path} splits words like none of the tokenizers that llama.cpp knows: {', '.join(PRE)}"
+    )
 
 
 def _cut(said: dict[str, Any]) -> tuple[Any, ...]:

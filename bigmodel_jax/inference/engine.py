@@ -156,7 +156,7 @@ class Engine:
             needed = max(num, 1 + request.max_tokens)
         if needed > length:
             raise ValueError(
-                f"max_tokens = {request.max_tokens}: with the prompt's {num} tokens it is more than a slot's {length}"
+                f"max_tokens = {request.max_tokens}: with the prompt's {num} tokens it exceeds a slot's {length}"
             )
         number, self._num_submitted = self._num_submitted, self._num_submitted + 1
         self._waiting.append((number, request))

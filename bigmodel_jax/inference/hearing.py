@@ -33,7 +33,9 @@ def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int =
     data, blank = config.data, config.objective.blank
     frames = spectrogram.log_mel(samples, data.num_mels)
     if not len(frames):
-        raise ValueError(f"{len(samples)} samples of audio; a frame of the spectrogram takes {spectrogram.HOP}")
+        raise ValueError(
+            f"the audio has {len(samples)} samples; it must have {spectrogram.HOP} or more, one frame of the spectrogram"
+        )
     # num_frames tells the model which frames are padding.
     padded = np.pad(frames, ((0, -len(frames) % PAD), (0, 0)))[None]
     out = _compiled(config.make_model().apply)(

@@ -74,7 +74,9 @@ def _read(path: Path, where: str, text: str | None = None) -> Recording:
     except (ValueError, OSError) as error:
         raise ValueError(f"transcribe: {where}: {error}") from None
     if len(samples) < HOP:
-        raise ValueError(f"transcribe: {where}: {len(samples)} samples; a frame of a spectrogram takes {HOP}")
+        raise ValueError(
+            f"transcribe: {where}: it has {len(samples)} samples; it must have {HOP} or more, one frame of the spectrogram"
+        )
     if said:
         waveforms.say_once(said)
     return Recording(path, samples, text)

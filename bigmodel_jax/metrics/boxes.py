@@ -54,7 +54,9 @@ def _check(found: Sequence[Boxes], true: Sequence[Boxes]) -> None:
     if importlib.util.find_spec("faster_coco_eval") is None:
         raise ValueError("mean average precision needs the package faster-coco-eval: uv sync --extra metrics")
     if len(found) != len(true):
-        raise ValueError(f"mean average precision has boxes of {len(found)} pictures, and true ones of {len(true)}")
+        raise ValueError(
+            f"mean average precision got the found boxes of {len(found)} pictures and the true boxes of {len(true)}"
+        )
     for kind, pictures in (("found", found), ("true", true)):
         for n, boxes in enumerate(pictures):
             corners = np.asarray(boxes.corners, np.float64).reshape(-1, 4)

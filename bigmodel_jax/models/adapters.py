@@ -187,7 +187,7 @@ class Several(AdapterConfig):
         if self.trained not in ("", *names):
             raise ValueError(f"adapters.trained = {self.trained!r}; it must be one of {names}, or ''")
         if len({one.base for one in self.adapters}) > 1:
-            raise ValueError("adapters.adapters have unequal `base`; all stand on one")
+            raise ValueError("adapters.adapters have different `base`; all must have the same")
         for one in self.adapters:
             one.validate(config, model, parallel)
 
@@ -237,7 +237,7 @@ def _matching(field: str, pattern: str, every: dict[str, Any], wanted: dict[str,
     try:
         found = [path for path in wanted if re.fullmatch(pattern, path)]
     except re.error as error:
-        raise ValueError(f"{text} is no regular expression: {error}") from None
+        raise ValueError(f"{text} is not a regular expression: {error}") from None
     if found:
         return found
     if vectors := [path for path in every if re.fullmatch(pattern, path)]:

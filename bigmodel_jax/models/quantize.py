@@ -114,7 +114,7 @@ class QuantizeConfig:
         try:
             return bool(re.fullmatch(self.keep, path))
         except re.error as error:
-            raise ValueError(f"quantize.keep = {self.keep!r} is no regular expression: {error}") from None
+            raise ValueError(f"quantize.keep = {self.keep!r} is not a regular expression: {error}") from None
 
 
 def _is_made_dense(path: str, p: Param) -> bool:

@@ -89,7 +89,7 @@ class SegformerConfig(ModelConfig):
             if min(sides) < reduction:
                 raise ValueError(
                     f"model.image_shape = {self.image_shape}: a stage sees {sides[0]} x {sides[1]} places, of which "
-                    f"model.reductions = {self.reductions} makes no key; it must be larger, or the reductions smaller"
+                    f"model.reductions = {self.reductions} leaves no key; give a larger image, or smaller reductions"
                 )
 
     @classmethod

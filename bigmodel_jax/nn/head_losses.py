@@ -161,7 +161,7 @@ def _aligned(student: Head, teacher: Head) -> tuple[Head, Head]:
     """Returns both heads with tables cut to the same number of rows, so that their blocks match."""
     sizes = [head.vocab or head.table.shape[0] for head in (student, teacher)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"a teacher with another vocabulary: {sizes[1]} tokens, and the student has {sizes[0]}")
+        raise ValueError(f"the teacher has another vocabulary, of {sizes[1]} tokens; the student's has {sizes[0]}")
     rows = max(student.table.shape[0], teacher.table.shape[0])
 
     def padded(head: Head) -> Head:

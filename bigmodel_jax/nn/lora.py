@@ -274,5 +274,7 @@ def only(params: dict, *names: str) -> dict:
     base, known = {name: part for name, part in params.items() if name != BRANCH}, params.get(BRANCH, {})
     for name in names:
         if name not in known:
-            raise ValueError(f"adapters: no adapter {name!r} among {sorted(known)}{nearest(name, known)}")
+            raise ValueError(
+                f"adapters: adapter {name!r} is unknown{nearest(name, known)}; known: {', '.join(sorted(known))}"
+            )
     return base | {BRANCH: {name: known[name] for name in names}} if names else base

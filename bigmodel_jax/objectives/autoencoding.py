@@ -46,7 +46,7 @@ class Autoencoding(Objective):
     def validate(self, config: Any) -> None:
         if getattr(config.data, "normalise", "none") != "none":
             raise ValueError(
-                f"data.normalise = {config.data.normalise!r}: Autoencoding moves images itself (objective.offset, "
+                f"data.normalise = {config.data.normalise!r}: Autoencoding shifts and scales images itself (objective.offset, "
                 "objective.scale); allowed: 'none'"
             )
 

@@ -22,6 +22,7 @@ def of_tokens(
         return head.cross_entropy(out.head, targets, form)
     if form == "blocks":
         raise ValueError(
-            "objective.logits = 'blocks': this model's logits are not those of a table; allowed: 'auto', 'whole'"
+            "objective.logits = 'blocks': the model does not compute its logits from a table of tokens; "
+            "allowed: 'auto', 'whole'"
         )
     return *cross_entropy(logits, targets), jnp.argmax(logits, axis=-1)

@@ -41,7 +41,8 @@ class Denoising(Objective):
     def validate(self, config: Any) -> None:
         if getattr(config.data, "normalise", "none") != "none":
             raise ValueError(
-                f"data.normalise = {config.data.normalise!r}: {type(self).__name__} moves images itself (objective.offset, "
+                f"data.normalise = {config.data.normalise!r}: {type(self).__name__} shifts and scales images itself "
+                "(objective.offset, "
                 "objective.scale) and generates images of 0 .. 1; allowed: 'none'"
             )
 

@@ -95,7 +95,7 @@ class Distillation(NextToken):
         sizes = [getattr(config, "vocab_size", None) for config in (model, teacher)]
         if None in sizes or sizes[0] != sizes[1]:
             raise ValueError(
-                f"objective.teacher = {self.teacher!r}: a teacher with another vocabulary, of {sizes[1]} tokens, and "
+                f"objective.teacher = {self.teacher!r}: the teacher has another vocabulary, of {sizes[1]} tokens, and "
                 f"model.vocab_size = {sizes[0]}"
             )
         if len(self.student_layers) != len(self.teacher_layers):
@@ -151,7 +151,7 @@ class Distillation(NextToken):
         for whose, head in (("model", out.head), ("teacher", theirs.head)):
             if head is None:
                 raise ValueError(
-                    f"objective: Distillation needs logits that are those of a table, and the {whose}'s are not"
+                    f"objective: Distillation needs models that compute logits from a table of tokens; the {whose} does not"
                 )
         how = {"beta": self.beta, "temperature": self.temperature, "top_k": self.top_k, "rest": self.rest}
         return head_losses.divergence(out.head, theirs.head, self.kind, form=self.logits, **how)

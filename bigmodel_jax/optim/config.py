@@ -141,6 +141,7 @@ class OptimConfig:
         ):
             if value:
                 raise ValueError(
-                    f"optim.{name} = {value!r} with a schedule-free optimizer, which keeps its own average"
+                    f"optim.{name} = {value!r} with a schedule-free optimizer; "
+                    "leave it out, as that optimizer keeps its own average"
                 )
         return schedule_free_average

@@ -89,7 +89,9 @@ def _compile(n: int, group: Group) -> re.Pattern:
     try:
         return re.compile(group.pattern)
     except re.error as error:
-        raise ValueError(f"optim.groups[{n}].pattern = {group.pattern!r} is no regular expression: {error}") from None
+        raise ValueError(
+            f"optim.groups[{n}].pattern = {group.pattern!r} is not a regular expression: {error}"
+        ) from None
 
 
 def _unmatched(n: int, group: Group, pattern: re.Pattern, paths: list[str]) -> str:

@@ -50,7 +50,7 @@ def targets(pattern: str, spec: Tree, option: str = "optim.prune.targets") -> di
     try:
         found = {path: p for path, p in flat.items() if re.fullmatch(pattern, path)}
     except re.error as error:
-        raise ValueError(f"{option} = {pattern!r} is no regular expression: {error}") from None
+        raise ValueError(f"{option} = {pattern!r} is not a regular expression: {error}") from None
     if not found:
         near = ", ".join(closest(pattern, list(flat), 3))
         raise ValueError(f"{option} = {pattern!r} matches no trained matrix's whole path; the nearest: {near}")

@@ -225,5 +225,5 @@ def read_prices(path: Path, topology: Topology) -> dict:
         return {"price": float(table["dollars_per_chip_hour"][topology.chip.name]), "date": str(table["date"])}
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"--prices {str(path)!r}: {error}; it holds date, and {topology.chip.name} under [dollars_per_chip_hour]"
+            f"--prices {str(path)!r}: {error}; it must hold date, and {topology.chip.name} under [dollars_per_chip_hour]"
         ) from error

@@ -100,7 +100,7 @@ def forecast(plan: dict, topology: Topology, given: Failures) -> dict:
     if share < LEAST:
         raise ValueError(
             f"--mtbf {given.mtbf:g}: a failure every {mtbf:.3g} s on {hosts:,} hosts, and {restart + write:.3g} s until "
-            "the run goes on: it would get nowhere; fewer hosts, a shorter --restart_minutes or a faster --storage"
+            "the run goes on, so it would make no progress; give fewer hosts, a shorter --restart_minutes or a faster --storage"
         )
     run = plan["run"]
     return {

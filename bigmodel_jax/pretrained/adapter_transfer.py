@@ -111,8 +111,8 @@ def _check_tied(folder: Path, config: Config, found: Adapters) -> None:
     tied = [path for path in {**found.matrices, **found.saved} if path == "embed/table"]
     if tied and getattr(config.model, "tied_embeddings", True):
         raise ValueError(
-            f"{folder}: the embedding has an adapter or weights of its own, and the base's head is the same table, which would "
-            "not; PEFT's merge_and_unload writes a model to import"
+            f"{folder}: the embedding has an adapter or weights of its own, and the base's head is the same table, "
+            "which PEFT leaves as it is; PEFT's merge_and_unload writes a model to import"
         )
 
 

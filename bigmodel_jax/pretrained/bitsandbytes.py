@@ -40,7 +40,7 @@ def check(kind: str, family: Family) -> None:
         raise ValueError(f"--kind = {kind!r}{nearest(kind, KINDS)}; of huggingface these are known: {', '.join(KINDS)}")
     if family.architecture not in FAMILIES:
         raise ValueError(
-            f"--kind = {kind!r}: {family.architecture} is not written in a form of bitsandbytes; written so are "
+            f"--kind = {kind!r}: {family.architecture} cannot be written in a form of bitsandbytes; allowed: "
             f"{', '.join(FAMILIES)}"
         )
 

@@ -145,7 +145,7 @@ def check_fields(config: ModelConfig) -> None:
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if type(value) not in kinds:
             raise ValueError(
-                f"config.json says {field.name} = {value!r} of a {type(config).__name__}, which is no {kinds[-1].__name__}"
+                f"config.json has {field.name} = {value!r}; in a {type(config).__name__} it must be a {kinds[-1].__name__}"
             )
 
 

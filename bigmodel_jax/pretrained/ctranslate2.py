@@ -70,7 +70,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
         )
     spec, _, num = reader.text(), reader.number("I"), reader.number("I")
     if spec != SPEC:
-        raise ValueError(f"{path}: a {spec[:60]}; {SPEC} alone is read of CTranslate2's models")
+        raise ValueError(f"{path}: it is a {spec[:60]}; of CTranslate2's models only {SPEC} is read")
     if num > MOST_TENSORS:
         raise ValueError(f"{path}: damaged: it says that it has {num} tensors")
     return dict(_tensor(reader) for _ in range(num))

@@ -59,7 +59,7 @@ def to_hf(head: str, cfg: DebertaConfig) -> dict:
     Raises ValueError where the config has another head.
     """
     if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
+        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
     return {
         "model_type": "deberta-v2",
         **sizes_to_hf(cfg),

@@ -86,7 +86,7 @@ def to_hf(head: str, cfg: DistilBertConfig) -> dict:
     norms.
     """
     if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
+        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
     if cfg.num_token_types or cfg.norm_eps != NORM_EPS:
         raise ValueError(
             f"model: a distilbert has num_token_types = 0 and norm_eps = {NORM_EPS}; "

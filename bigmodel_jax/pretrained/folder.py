@@ -152,7 +152,7 @@ def match_prefix(family: Family, source: Source) -> Source:
         twice = [name for name, count in collections.Counter(now.values()).items() if count > 1]
         if twice:
             raise ValueError(
-                f"weights: {', '.join(twice)} is there twice, under an older name as well; keep one of both"
+                f"weights: the files hold {', '.join(twice)} twice, once under an older name; keep one of both"
             )
         source = {now[name]: tensor for name, tensor in source.items()}
     # Some files leave the family's prefix out of every name.

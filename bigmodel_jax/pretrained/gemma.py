@@ -131,7 +131,7 @@ def to_hf(cfg: GemmaConfig, *, model_type: str) -> dict:
     if model_type == "gemma3_text" and cfg.attn_softcap:
         raise ValueError(f"model.attn_softcap = {cfg.attn_softcap}; a gemma3_text has none: 0")
     if model_type == "gemma" and (cfg.window or cfg.query_pre_attn_scalar or cfg.attn_softcap or cfg.final_softcap):
-        raise ValueError("model: window, query_pre_attn_scalar and soft caps are not in a gemma; use Gemma2Config")
+        raise ValueError("model: a gemma has no window, query_pre_attn_scalar or soft caps; use Gemma2Config")
     fixed = {"hidden_act": ACTIVATION, "hidden_activation": ACTIVATION, "attention_bias": False}
     hf = {"model_type": model_type, **llama.sizes_to_hf(cfg), **fixed}
     if model_type == "gemma":

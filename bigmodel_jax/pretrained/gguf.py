@@ -189,7 +189,7 @@ def written_as(family: Family, hf: dict[str, Any]) -> str:
     """
     if family.architecture not in WRITTEN:
         raise ValueError(
-            f"export: gguf: {family.architecture} is not written as GGUF; written are {', '.join(WRITTEN)}"
+            f"export: gguf: {family.architecture} cannot be written as GGUF; allowed: {', '.join(WRITTEN)}"
         )
     if family.architecture == "MistralForCausalLM" and hf.get("sliding_window"):
         raise ValueError(f"export: gguf: sliding_window = {hf['sliding_window']}: llama.cpp's llama has no window")

@@ -91,7 +91,7 @@ def check_plain(cfg: LlamaConfig, model_type: str, *allowed: str) -> None:
     """
     for name in {"window", "qkv_bias", "qk_norm"} - set(allowed):
         if value := getattr(cfg, name):
-            raise ValueError(f"model.{name} = {value!r} is not in a {model_type}; it must be {type(value)()!r}")
+            raise ValueError(f"model.{name} = {value!r}: a {model_type} has none; it must be {type(value)()!r}")
 
 
 def to_hf(cfg: LlamaConfig) -> dict:
@@ -100,7 +100,7 @@ def to_hf(cfg: LlamaConfig) -> dict:
     Raises ValueError for a window, biases, or norms of queries and keys.
     """
     if cfg.window or cfg.qkv_bias or cfg.qk_norm:
-        raise ValueError("model: window, qkv_bias and qk_norm are not in a Llama; use MistralConfig or a Qwen config")
+        raise ValueError("model: a Llama has no window, qkv_bias or qk_norm; use MistralConfig or a Qwen config")
     return {"model_type": "llama", **sizes_to_hf(cfg), "attention_bias": False, "mlp_bias": False}
 
 

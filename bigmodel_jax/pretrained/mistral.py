@@ -19,7 +19,7 @@ def to_hf(cfg: MistralConfig) -> dict:
     Raises ValueError for biases or norms of queries and keys.
     """
     if cfg.qkv_bias or cfg.qk_norm:
-        raise ValueError("model: qkv_bias and qk_norm are not in a Mistral; use Qwen2Config or Qwen3Config")
+        raise ValueError("model: a Mistral has no qkv_bias or qk_norm; use Qwen2Config or Qwen3Config")
     return {"model_type": "mistral", **sizes_to_hf(cfg), "sliding_window": cfg.window or None}
 
 

@@ -40,7 +40,7 @@ def _to_hf(cfg: Olmo2Config, model_type: str, *allowed: str) -> dict:
     """
     check_plain(cfg, model_type, *allowed)
     if not cfg.qk_norm:
-        raise ValueError("model.qk_norm = False; the files have the norms: True")
+        raise ValueError("model.qk_norm = False; it must be True, as the files hold the norms")
     return {**sizes_to_hf(cfg), "attention_bias": False}
 
 
@@ -104,7 +104,7 @@ def olmo3_to_hf(cfg: Olmo3Config) -> dict:
     hf = _to_hf(cfg, "olmo3", "qk_norm", "window")
     if cfg.global_every > (none := cfg.num_layers + 1):
         raise ValueError(
-            f"model.global_every = {cfg.global_every}; of {cfg.num_layers} layers none is global from {none} on"
+            f"model.global_every = {cfg.global_every}; it must be at most {none} with {cfg.num_layers} layers"
         )
     theta = {"rope_theta": cfg.rope_theta}
     far = {"rope_type": "default"} | theta | (hf["rope_scaling"] or {})

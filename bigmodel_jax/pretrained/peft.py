@@ -140,7 +140,7 @@ def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor]) -
             )
     if left:
         raise ValueError(
-            f"{folder / WEIGHTS}: {_few(left)} of another base, or of a module that {peft_config.FILE} leaves out"
+            f"{folder / WEIGHTS}: {_few(left)} of another base, or of a module that {peft_config.FILE} does not name"
         )
 
 

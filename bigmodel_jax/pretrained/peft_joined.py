@@ -61,7 +61,8 @@ def joined(paths: tuple[str, ...], parts: list[Matrix | None], widths: tuple[int
     if dora and len(there) < len(parts):
         lacks = paths[parts.index(None)]
         raise ValueError(
-            f"export: {lacks} has no adapter, and DoRA is of the whole tensor that holds it; without --peft the merged weights "
+            f"export: {lacks} has no adapter, and DoRA needs one for the whole tensor that holds it; "
+            "without --peft the merged weights "
             "are written"
         )
     magnitude = np.concatenate([part.magnitude for part in there], axis=-1) if dora else None

@@ -18,7 +18,9 @@ def with_head(family: Family) -> Family:
     Raises ValueError where transformers has no such class for the family.
     """
     if not family.architecture.endswith(CAUSAL):
-        raise ValueError(f"export: {family.architecture} has no class with one score; decoders called ...{CAUSAL} have")
+        raise ValueError(
+            f"export: {family.architecture} has no class with one score; decoders called ...{CAUSAL} have one"
+        )
     rows = (
         *(row for row in family.rows if row.paths != ("head/table",)),
         Row(f"{HEAD}/kernel", "score.weight", linear()),

@@ -60,7 +60,7 @@ def to_hf(head: str, cfg: RobertaConfig) -> dict:
     Raises ValueError where the config has another head.
     """
     if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not what this architecture has; it has {head!r}")
+        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
     return {
         "model_type": "roberta",
         **sizes_to_hf(cfg),

@@ -190,7 +190,7 @@ def family_of(config: ModelConfig) -> Family:
         raise ValueError(reasons[0])
     known = sorted({family.config.__name__ for family in FAMILIES.values()})
     raise ValueError(
-        f"model: {type(config).__name__} with these fields has no Hugging Face form; exported are: {', '.join(known)}"
+        f"model: {type(config).__name__} with these fields has no Hugging Face form; known: {', '.join(known)}"
     )
 
 

@@ -67,7 +67,7 @@ def _saves(a: Path, b: Path) -> str:
         except Damaged as error:
             return f"Saves: one of step {step:,} cannot be read: {error}."
         if said := _leaves(first, second):
-            return f"Saves: that of step {step:,} is the first that differs, {said}."
+            return f"Saves: the save of step {step:,} is the first that differs, {said}."
     return f"Saves: the same in every leaf, at step{'s' * (len(common) > 1)} {', '.join(f'{s:,}' for s in common)}."
 
 

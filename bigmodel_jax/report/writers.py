@@ -131,8 +131,8 @@ def _warn_of_changes(path: Path) -> None:
     written = sums.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     changed = [n for n, (line, there) in enumerate(zip(lines, written, strict=False), 1) if _sum(line) != there]
     if changed:
-        more = f", nor are {len(changed) - 1} lines below it" if len(changed) > 1 else ""
-        log.warning("%s:%d: not the record that the run wrote (%s)%s", path, changed[0], SUMS_FILE, more)
+        more = f"; so do {len(changed) - 1} lines below it" if len(changed) > 1 else ""
+        log.warning("%s:%d: the line differs from what the run wrote (%s)%s", path, changed[0], SUMS_FILE, more)
     elif len(written) > len(lines):
         log.warning("%s: the last records that the run wrote are missing: %d", path, len(written) - len(lines))
 

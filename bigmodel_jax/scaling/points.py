@@ -35,7 +35,7 @@ def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
         axis, _, number = (piece.strip() for piece in part.partition("="))
         if axis not in AXES:
             raise ValueError(
-                f"--layouts {text!r}: axis {axis!r} is unknown{nearest(axis, AXES)}; there is: {', '.join(AXES)}"
+                f"--layouts {text!r}: axis {axis!r} is unknown{nearest(axis, AXES)}; known: {', '.join(AXES)}"
             )
         if number and not (number.isdigit() and int(number)):
             raise ValueError(f"--layouts {text!r}: {axis} = {number!r}; it must be a whole number of 1 or more")

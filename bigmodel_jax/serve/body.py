@@ -55,7 +55,7 @@ def _too_large(most: int) -> Refused:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def check_tree(value: Any) -> None:

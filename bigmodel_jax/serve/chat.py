@@ -39,7 +39,7 @@ class Answers:
         most = asked.most or room
         if most > room:
             raise Refused(
-                f"max_completion_tokens = {most}: with the messages' {len(prompt)} tokens it is more than a slot's "
+                f"max_completion_tokens = {most}: with the messages' {len(prompt)} tokens it exceeds a slot's "
                 f"{served.length} (--length)",
                 "max_completion_tokens",
                 code="context_length_exceeded",

@@ -40,7 +40,7 @@ class Completions:
             room, most = self._served.room(prompt, "prompt"), self._asked.max_tokens
             if most > room:
                 raise Refused(
-                    f"max_tokens = {most}: with the prompt's {len(prompt)} tokens it is more than a slot's "
+                    f"max_tokens = {most}: with the prompt's {len(prompt)} tokens it exceeds a slot's "
                     f"{self._served.length} (--length)",
                     "max_tokens",
                     code="context_length_exceeded",

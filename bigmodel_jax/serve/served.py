@@ -74,7 +74,7 @@ class Served:
         """The name, if it is served. Raises Refused otherwise. A name is never opened as a path."""
         if name not in self.names:
             raise Refused(
-                f"model {name[:60]!r} is not served{nearest(name[:60], self.names)}; there is: {', '.join(self.names)}",
+                f"model {name[:60]!r} is not served{nearest(name[:60], self.names)}; known: {', '.join(self.names)}",
                 "model",
                 status=404,
                 code="model_not_found",

@@ -22,9 +22,7 @@ def judged_by(config: Config, name: str) -> tuple[str, Direction]:
         return key, "maximize" if config.checkpoint.best_mode == "max" else "minimize"
     key = key if key in known or key.startswith("eval/") else f"eval/{key}"
     if key not in known and not key.startswith("eval/loss/"):
-        raise ValueError(
-            f"--metric {name or key} is unknown{nearest(key, known)}; there is: {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"--metric {name or key} is unknown{nearest(key, known)}; known: {', '.join(sorted(known))}")
     better = declared.find(known, key).better
     if not better:
         usable = ", ".join(key for key, metric in known.items() if metric.better)

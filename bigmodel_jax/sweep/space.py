@@ -96,7 +96,7 @@ def choice(*values: Any) -> Choice:
     """One of the values."""
     # repr tells True from 1, and works for values that cannot be hashed.
     if len({repr(value) for value in values}) < max(len(values), 1):
-        raise ValueError(f"choice{values}: its values must be at least one, and differ")
+        raise ValueError(f"choice{values}: it must have at least one value, and none twice")
     return Choice(values)
 
 

@@ -95,7 +95,7 @@ def open_study(run_dir: Path, kind: str, search: Search, definition: dict[str, s
         storage = _storage(path, kind)
         names = [study.study_name for study in storage.get_all_studies()]
         if names not in ([], [NAME]):
-            raise ValueError(f"{path} holds the study {names[0]!r}, which is no sweep; give another --run_dir")
+            raise ValueError(f"{path} holds the study {names[0]!r}, which is not a sweep; give another --run_dir")
         study = optuna.create_study(
             study_name=NAME, storage=storage, load_if_exists=True, direction=search.direction, pruner=_pruner(search)
         )

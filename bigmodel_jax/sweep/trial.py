@@ -53,7 +53,7 @@ class _Judge:
         value = scalars.get(self._metric)
         if value is None:
             numbers = ", ".join(name for name, found in scalars.items() if isinstance(found, float))
-            raise ValueError(f"--metric {self._metric}: the evaluation has no such number; there is: {numbers}")
+            raise ValueError(f"--metric {self._metric}: the evaluation has no such number; it has: {numbers}")
         # A resumed run repeats the evaluations since its last checkpoint.
         if step > self._last_known:
             self._trial.report(float(value), step)

@@ -96,7 +96,7 @@ def check_tokenizers(config: Config) -> None:
             here, there = own.model.id_to_token(number), theirs.model.id_to_token(number)
             if here != there:
                 raise ValueError(
-                    f"objective.{branch} = {source!r}: a {branch} with another vocabulary: its token {number} is "
+                    f"objective.{branch} = {source!r}: the {branch} has another vocabulary: its token {number} is "
                     f"{there!r}, and the data's is {here!r}"
                 )
 

@@ -126,7 +126,7 @@ def endings_of(config: Config) -> list[Ending]:
     for one in found:
         if isinstance(one, str):
             known = ", ".join(ENDINGS)
-            raise ValueError(f"objective.endings: {one!r} is unknown{nearest(one, ENDINGS)}; there is: {known}")
+            raise ValueError(f"objective.endings: {one!r} is unknown{nearest(one, ENDINGS)}; known: {known}")
     return found
 
 

@@ -48,7 +48,7 @@ def quantize(args: Sequence[str]) -> None:
     given = configs.parse(Quantize(run_folder.load(target)), options, prog=f"launch.py quantize {target}")
     check_paths(given.config)
     if given.beside and not given.compare:
-        raise ValueError(f"--beside = {given.beside!r} adds rows to --compare True")
+        raise ValueError(f"--beside = {given.beside!r} needs --compare True, to whose table it adds rows")
     run_dir, name = run_dir_of(target), "kinds" if given.compare else given.kind
     folder = local("quantize", targets[1]) if len(targets) == 2 else run_dir.with_name(f"{run_dir.name}_{name}")
     runtime.keep_programs()

@@ -34,7 +34,7 @@ def submit(args: Sequence[str]) -> None:
     engine = parse_known(Submit(), args, prog="launch.py submit CONFIG")[0].engine
     if engine not in jobs.ENGINES:
         near = nearest(engine, jobs.ENGINES)
-        raise ValueError(f"submit: --engine {engine or 'is missing'}; there is: {', '.join(jobs.ENGINES)}{near}")
+        raise ValueError(f"submit: --engine {engine or 'is missing'}; known: {', '.join(jobs.ENGINES)}{near}")
     own, prog = Submit(options=jobs.ENGINES[engine]()), f"launch.py submit --engine {engine} CONFIG"
     if asks_for_help(args):
         parse(own, ["--help"], prog)
@@ -64,7 +64,9 @@ def _serve(args: Sequence[str]) -> None:
     prog = "launch.py submit RUN --engine kubernetes --serve"
     engine = parse_known(Serve(), args, prog)[0].engine
     if engine != "kubernetes":
-        raise ValueError(f"submit: --serve --engine {engine or 'is missing'}; servers are a Deployment of kubernetes")
+        raise ValueError(
+            f"submit: --serve --engine {engine or 'is missing'}; --serve needs --engine kubernetes, as servers are a Deployment"
+        )
     targets, options = split(args)
     given = parse(Serve(options=serving_job.Deployment()), options, prog)
     if len(targets) != 1:

@@ -83,9 +83,9 @@ def _serve(given: Plan, target: Path) -> None:
 
     of_training = ("topology", "slices", "tokens", "search", "compiles", "workers")
     if wrong := [name for name in of_training if getattr(given, name) != getattr(Plan(None), name)]:
-        raise ValueError(f"--{wrong[0]} is of a plan of training; it does not go with --serve {given.serve}")
+        raise ValueError(f"--{wrong[0]} belongs to a plan of training; leave it out with --serve {given.serve}")
     if given.failures != Failures():
-        raise ValueError(f"--mtbf is of a plan of training; it does not go with --serve {given.serve}")
+        raise ValueError(f"--mtbf belongs to a plan of training; leave it out with --serve {given.serve}")
     topology, name, console = topologies.parse(given.serve, option="--serve"), _name(target), Console()
     config = serving_compile.with_layout(given.config, topology)
     topologies.check_mesh(config.parallel, topology)

@@ -79,9 +79,9 @@ def _sparsities(given: Prune) -> tuple[float, ...]:
     """
     for name in ("pattern", "targets"):
         if (value := getattr(given, name)) and given.kind not in SPARSE:
-            raise ValueError(f"--{name} = {value!r} is of --kind magnitude and wanda, not of {given.kind}")
+            raise ValueError(f"--{name} = {value!r} goes with --kind magnitude and wanda, not with {given.kind}")
     if given.lr is not None and not given.heal:
-        raise ValueError(f"--lr {given.lr} is of the steps that --heal N asks for")
+        raise ValueError(f"--lr {given.lr} needs --heal N, the steps that it is for")
     if not given.pattern:
         kept = 0.5 if given.sparsity is None else given.sparsity
         return (*sorted(set(given.curve) - {kept}), kept)
@@ -90,7 +90,7 @@ def _sparsities(given: Prune) -> tuple[float, ...]:
     share = parse_pattern(given.pattern).sparsity
     if given.curve or given.sparsity not in (None, share):
         option = f"--curve {given.curve}" if given.curve else f"--sparsity {given.sparsity}"
-        raise ValueError(f"{option}: --pattern {given.pattern} alone says that {share:g} of the weights go")
+        raise ValueError(f"{option}: --pattern {given.pattern} already prunes {share:g} of the weights")
     return (share,)
 
 

@@ -104,8 +104,8 @@ def test_every_field_is_one_of_the_published_models(run_dir, capsys, options):
         ((*IMAGE, "--replicas", "0"), "replicas = 0; it must be 1 or more"),
         ((*IMAGE, "--slots", "0"), "slots = 0; it must be 1 or more"),
         ((*IMAGE, "--topology", "v5e:4x4"), "has 4 hosts; a server is one process"),
-        ((*IMAGE, "--topology", "v5e:1x1", "--gpus", "1"), "--gpus does not go with it"),
-        ((*IMAGE, "--memory", "lots"), "--memory 'lots' is no amount"),
+        ((*IMAGE, "--topology", "v5e:1x1", "--gpus", "1"), "names TPUs; leave --gpus out"),
+        ((*IMAGE, "--memory", "lots"), "--memory 'lots' is not an amount"),
         ((*IMAGE, "--replica", "2"), "perhaps you meant '--replicas'"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_mistake_is_one_line(run_dir, capsys, args, says):
 
 
 @pytest.mark.parametrize(
-    ("engine", "says"), [("slurm", "--engine slurm; servers are a Deployment"), ("", "is missing")]
+    ("engine", "says"), [("slurm", "--engine slurm; --serve needs --engine kubernetes"), ("", "is missing")]
 )
 def test_servers_are_of_kubernetes_alone(run_dir, capsys, engine, says):
     with pytest.raises(SystemExit):

@@ -205,7 +205,7 @@ def test_what_a_job_does_not_ask_for_is_said(path, tmp_path, capsys, engine, opt
 def test_a_limit_that_slurm_would_not_take_is_refused(path, tmp_path, capsys, time, fine):
     with contextlib.nullcontext() if fine else pytest.raises(SystemExit):
         cli.main(["submit", "--engine", "slurm", str(path), f"--time={time}", "--output", str(tmp_path / "job")])
-    assert ("is no limit of SLURM's" in capsys.readouterr().err) != fine
+    assert ("is not a time limit that SLURM accepts" in capsys.readouterr().err) != fine
 
 
 def test_what_a_resume_accepts_is_passed_on_and_checked_at_once(path, tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_a_pattern_is_read_or_refused_in_one_line():
     for text in ("4:2", "2:2", "0:4", "2/4", "two", "2:4:6"):
         with pytest.raises(ValueError, match="it must be N:M with 0 < N < M, such as 2:4"):
             prune_masks.parse_pattern(text)
-    with pytest.raises(ValueError, match="a matrix has 6 inputs, which is no multiple of 4"):
+    with pytest.raises(ValueError, match="a matrix has 6 inputs, which is not a multiple of 4"):
         prune_masks.n_of_m(jnp.ones((1, 6, 2)), NofM(2, 4))
 
 

@@ -114,10 +114,10 @@ def test_a_run_that_prunes_itself_resumes_bit_for_bit(folder, capsys):
         (["--pattern", "3:2"], "it must be N:M with 0 < N < M"),
         (
             ["--pattern", "2:4", "--sparsity", "0.7"],
-            "--sparsity 0.7: --pattern 2:4 alone says that 0.5 of the weights go",
+            "--sparsity 0.7: --pattern 2:4 already prunes 0.5 of the weights",
         ),
-        (["--kind", "mlp_channels", "--targets", "x"], "--targets = 'x' is of --kind magnitude and wanda"),
-        (["--lr", "0.1"], "--lr 0.1 is of the steps that --heal N asks for"),
+        (["--kind", "mlp_channels", "--targets", "x"], "--targets = 'x' goes with --kind magnitude and wanda"),
+        (["--lr", "0.1"], "--lr 0.1 needs --heal N, the steps that it is for"),
         (["--sparsity", "1.0"], "it must be above 0 and below 1"),
         (["--targets", "layers/mlp/upp"], "the nearest: layers/mlp/up"),
         (["--targets", "embed/table"], "--targets leaves it out"),

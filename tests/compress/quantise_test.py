@@ -153,7 +153,9 @@ def refused(capsys, *args: str) -> str:
 
 def test_what_cannot_be_quantised_is_one_line(run, tmp_path, capsys):
     with_gptq = ("--kind", "int8_dynamic", "--method", "gptq")
-    assert "--beside = 'x' adds rows to --compare True" in refused(capsys, "quantize", str(run), "--beside", "x")
+    assert "--beside = 'x' needs --compare True, to whose table it adds rows" in refused(
+        capsys, "quantize", str(run), "--beside", "x"
+    )
     assert "--method = 'gptq' with --kind = 'int8_dynamic'; it must be round" in refused(
         capsys, "quantize", str(run), *with_gptq
     )

@@ -34,8 +34,8 @@ def test_factor(parallel, devices, sizes):
     ("parallel", "devices", "message"),
     [
         (ParallelConfig(data=16), 8, "data=16 needs 16 devices, but only 8"),
-        (ParallelConfig(data=2), 8, "makes 2, which does not make up the 8 devices"),
-        (ParallelConfig(data=-1, tensor=3), 8, "tensor=3 makes 3, which does not make up the 8"),
+        (ParallelConfig(data=2), 8, "takes 2 of the devices, but it must fill all 8 devices"),
+        (ParallelConfig(data=-1, tensor=3), 8, "tensor=3 takes 3 of the devices, but it must fill all 8"),
         (ParallelConfig(data=-1, fsdp=-1), 8, "at most one may be -1"),
         (ParallelConfig(tensor=0), 8, "tensor=0: sizes are positive"),
         (ParallelConfig(tensor=-2), 8, "sizes are positive"),

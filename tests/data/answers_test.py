@@ -86,7 +86,7 @@ def test_squad_and_the_hubs_form_give_the_same_rows(make, tmp_path):
         (row("Paris", answers="Paris"), "field 'answers': not a list of"),
         (row("Paris", answers=[{"text": "Paris"}]), "field 'answers': not a list of"),
         ({"question": "x", "contxt": "y", "answers": []}, r"no field 'context' \(perhaps you meant 'contxt'\)"),
-        (row("Paris", question=" "), "field 'question': no text"),
+        (row("Paris", question=" "), "field 'question' is not a text, or empty"),
         (row("Paris", question="why " * 60), "tokens are left for a part of the text"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_shard_that_is_cut_short_or_damaged_is_one_line(tmp_path):
     content = whole.read_bytes()
     for wrong in (content[:-65536], content[: len(content) // 2], b"", b"abc" * 40_000):
         whole.write_bytes(wrong)
-        with pytest.raises(ValueError, match=r"^\S+a\.array_record is no whole ArrayRecord file: [^\n]+$"):
+        with pytest.raises(ValueError, match=r"^\S+a\.array_record is not a whole ArrayRecord file: [^\n]+$"):
             records(whole)
     whole.write_bytes(content[:5000] + bytes(50) + content[5050:])
     with pytest.raises(ValueError, match=r"^\S+a\.array_record is damaged at record \d+ or later: [^\n]+$"):

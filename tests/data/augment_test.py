@@ -167,7 +167,7 @@ def test_places_of_the_list_draw_apart():
         (lambda: RandomResizedCrop(area=(0.5, 0.1)), r"RandomResizedCrop\(area=\(0.5, 0.1\)\): the first"),
         (lambda: Erase(aspect=(3.0, 1.0)), r"Erase\(aspect=\(3, 1\)\): the first must not be above the second"),
         (lambda: Scale(2.0, 1.0), r"Scale\(least=2.0, most=1.0\): least must not be above most"),
-        (lambda: Colour(hue=0.7), r"Colour\(hue=0.7\): half the circle"),
+        (lambda: Colour(hue=0.7), r"Colour\(hue=0.7\): it must be at most 0.5, half the circle"),
         (lambda: ranges.check(Flip(share=1.5)), "share = 1.5; it must be 0 or more and at most 1"),
         (lambda: ranges.check(RandomResizedCrop(area=(0.0, 1.0))), "area = 0.0; it must be above 0"),
     ],

@@ -122,7 +122,7 @@ def test_a_file_as_coco_writes_it(tmp_path):
     ({"annotations": [{"id": 1, "image_id": 8, "category_id": 3, "bbox": [3, 2, 6, 10]}]},
      "annotation 0.*image_id = 8 is not among its images"),
     ({"images": [{"id": 7, "file_name": "a.png", "width": 31}]}, "image 7.*width = 31, but a.png has 30 x 20 pixels"),
-    ({"categories": 3}, "holds no list 'categories' of tables"),
+    ({"categories": 3}, "has no list 'categories' of JSON objects"),
 ])  # fmt: skip
 def test_a_mistake_in_such_a_file_is_named_with_its_place(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said) as error:

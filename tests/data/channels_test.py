@@ -99,8 +99,8 @@ def test_a_run_evaluates_with_the_numbers_it_was_trained_with(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"normalise": "given"}, r"data\.mean = \(\), data\.spread = \(\): a number each for every channel"),
-        ({"mean": (0.5,), "spread": (1.0,)}, "with data.normalise = 'given', which is 'none'"),
+        ({"normalise": "given"}, r"data\.mean = \(\), data\.spread = \(\); each must have a number for every channel"),
+        ({"mean": (0.5,), "spread": (1.0,)}, "with data.normalise = 'given', and none otherwise; it is 'none'"),
         ({"normalise": "given", "mean": (0.5,), "spread": ()}, r"data\.mean = \(0.5,\), data\.spread = \(\)"),
         ({"normalise": "given", "mean": (0.5,) * 2, "spread": (1.0,) * 2}, r"2 numbers.* images have 3 channels"),
     ],

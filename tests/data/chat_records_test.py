@@ -124,8 +124,8 @@ def test_a_record_of_another_form_is_a_bad_record_with_its_reason(folder, tmp_pa
     records = [{"messages": TALK}, {"conversations": SHARED}, {"prompt": "Hi", "completion": "Hello!"}, {"text": "a"}]
     rows = data_of(folder, tmp_path, records, max_bad_records=3).open("train")
     said = [reason for _, reason in rows.meta["bad_records"]]
-    assert said[0] == "a record of the form 'sharegpt' among records of the form 'messages' (data.form)"
-    assert "'prompt_completion' among" in said[1]
+    assert said[0] == "it has the form 'sharegpt', and the records before it have the form 'messages' (data.form)"
+    assert "the form 'prompt_completion', and the records before it" in said[1]
     assert said[2].startswith(
         "no field 'messages' or 'conversations', and not both 'prompt' and 'completion'; its fields:"
     )
@@ -138,12 +138,12 @@ def test_a_record_of_another_form_is_a_bad_record_with_its_reason(folder, tmp_pa
     [
         ({"messages": "Hi"}, "its 'messages' is no list of messages"),
         ({"messages": []}, "the assistant says nothing; its roles: none"),
-        ({"messages": [{"role": "user", "text": "Hi"}]}, "a message without role or content; its keys: role, text"),
+        ({"messages": [{"role": "user", "text": "Hi"}]}, "a message lacks its role or content; its keys: role, text"),
         ({"messages": [{"role": "bot", "content": "Hi"}]}, "the assistant says nothing; its roles: bot"),
-        ({"messages": [*TALK[:2], {"role": "assistant", "content": None}]}, "a message without role or content"),
-        ({"conversations": [{"from": "humam", "value": "Hi"}]}, "from 'humam' .*perhaps you meant 'human'.*there is:"),
-        ({"conversations": [*SHARED, TALK[0]]}, "a message without 'from' or 'value'; its keys: role, content"),
-        ({"conversations": [{"from": ["gpt"], "value": "Hi"}]}, "from .'gpt'.*there is: human"),
+        ({"messages": [*TALK[:2], {"role": "assistant", "content": None}]}, "a message lacks its role or content"),
+        ({"conversations": [{"from": "humam", "value": "Hi"}]}, "from 'humam' .*perhaps you meant 'human'.*known:"),
+        ({"conversations": [*SHARED, TALK[0]]}, "a message lacks 'from' or 'value'; its keys: role, content"),
+        ({"conversations": [{"from": ["gpt"], "value": "Hi"}]}, "from .'gpt'.*known: human"),
         ({"messages": [{"role": "assistant", "content": 5}]}, "a message whose content is no text but int"),
         ({"messages": [{"role": None, "content": "Hi"}]}, "a message whose role is no text but NoneType"),
         ({"prompt": "Hi", "completion": TALK[4:]}, "its 'prompt' is no list of messages"),

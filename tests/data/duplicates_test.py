@@ -69,6 +69,7 @@ def test_signatures_are_the_same_in_every_process_and_short_texts_are_compared_w
     with pytest.raises(ValueError, match=r"bands = 7; it must divide permutations = 128, or be 0"):
         NearDuplicates(bands=7)
     with pytest.raises(
-        ValueError, match=r"^ExactDuplicates compares records: it is a step of a source that is prepared$"
+        ValueError,
+        match=r"^ExactDuplicates compares records, so it must be a step of a Corpus, which `prepare` writes$",
     ):
         ExactDuplicates()({"text": "a"})

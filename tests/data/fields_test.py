@@ -160,5 +160,5 @@ def test_an_evaluation_fills_up_with_weight_0_and_says_where_there_is_none():
 
 
 def test_axes_name_each_dimension_or_none():
-    with pytest.raises(ValueError, match=r"Field\(shape=\(2, 8\), axes=\('seq',\)\): axes name each dimension"):
+    with pytest.raises(ValueError, match=r"Field\(shape=\(2, 8\), axes=\('seq',\)\): axes must name each dimension"):
         Field((2, 8), "int32", ("seq",))

@@ -100,15 +100,18 @@ def test_a_picture_on_white_is_whole():
         ({"image": 3, "answer": "a"}, "its picture is no text but int"),
         ({"image": "red.png", "answer": " "}, "its answer is empty"),
         ({"image": "cut.png", "answer": "a"}, "cut.png is not a readable picture"),
-        ({"image": "red.png", "answer": "a" * 99}, "tokens with its image; data.seq_len = 48 are the most"),
+        ({"image": "red.png", "answer": "a" * 99}, "tokens with its image; it must have at most data.seq_len = 48"),
         ([1], "a JSON object is needed, not list"),
         (message(TEXT), "its user's message has 0 images; it must have 1"),
         (message(PICTURE, PICTURE), "its user's message has 2 images; it must have 1"),
         (
             message({"type": "video", "video": "a.mp4"}),
-            "a part of type 'video'; allowed: image, text; videos are not read",
+            "it has a part of type 'video'; allowed: image, text; videos are not read",
         ),
-        ({"messages": [{"role": "user", "content": "hi"}]}, "its messages are of ['user']; one of a user and one"),
+        (
+            {"messages": [{"role": "user", "content": "hi"}]},
+            "its messages are of ['user']; it must have one of a user and one",
+        ),
         ({"messages": 7}, "its messages are of int"),
     ],
 )
@@ -131,7 +134,7 @@ def test_pixels_are_what_the_tower_was_trained_on(data):
 def test_options_that_cannot_be_are_one_line(data):
     for fields, said in (
         ({"tiles": 1}, "data.tiles = 1; it must be 0, or 2 or more: one tile is the whole picture"),
-        ({"mean": (0.5,)}, "data.mean = (0.5,) and data.spread = (); both have 3 numbers, or none"),
+        ({"mean": (0.5,)}, "data.mean = (0.5,) and data.spread = (); both must have 3 numbers, or none"),
         ({"tiles": 2, "max_shift": 1}, "data.max_shift = 1 with data.tiles = 2; one of them must be 0"),
     ):
         with pytest.raises(ValueError) as error:

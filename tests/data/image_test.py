@@ -71,8 +71,8 @@ def make_ragged():
     ("changes", "message"),
     [
         ({"num_classes": 3}, r"record 3: label 3 is not in 0 \.\. 2 \(data\.num_classes\)"),
-        ({"num_classes": 1}, r"data\.num_classes: 1; at least 2"),
-        ({"max_shift": -1}, r"data\.max_shift: -1"),
+        ({"num_classes": 1}, r"data\.num_classes = 1; it must be at least 2"),
+        ({"max_shift": -1}, r"data\.max_shift = -1"),
         ({"source": Arrays(f"{__name__}:make_ragged")}, r"record 1: shape \(3, 2, 1\), but the first .* \(2, 2, 1\)"),
     ],
 )

@@ -48,7 +48,7 @@ def changed(mask, value):
         ),
         ({"image": IMAGE, "mask": changed(MASK, -1)}, r"record 1: label -1 at row 2, column 5"),
         ({"image": IMAGE, "mask": MASK / 2}, r"record 1: no mask of whole numbers \(height, width\), but float64"),
-        ({"image": IMAGE / 255, "mask": MASK}, r"record 1: no picture of bytes in one or three channels, but float64"),
+        ({"image": IMAGE / 255, "mask": MASK}, r"record 1: its picture is float64"),
         ({"image": IMAGE[:4], "mask": MASK[:4]}, r"record 1: shape \(4, 8, 3\), but the first has \(6, 8, 3\)"),
     ],
 )

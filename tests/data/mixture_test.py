@@ -167,7 +167,9 @@ def test_parts_whose_rows_differ_are_refused_by_the_array(tmp_path):
     gone = ImageData(source=CsvFiles("gone.csv"))
     with pytest.raises(ValueError, match=r"data\.parts\.1: data\.source\.train: 'gone\.csv' matches no file"):
         dataclasses.replace(data, parts=(data.parts[0], gone)).open("train")
-    with pytest.raises(ValueError, match=r"data\.parts\.1 needs model\.image_shape = \(2,\), those before it \(1,\)"):
+    with pytest.raises(
+        ValueError, match=r"data\.parts\.1 needs model\.image_shape = \(2,\); the parts before it need \(1,\)"
+    ):
         other.requirements()
 
 

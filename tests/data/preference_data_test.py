@@ -182,7 +182,7 @@ def test_tools_and_reasoning_reach_the_template(tmp_path):
         ({"chosen": [USER], "rejected": [USER, SAID]}, "one answer begins with all of the other one"),
         (PAIR | {"chosen": []}, "the assistant says nothing; its roles: none"),
         (PAIR | {"chosen": [USER]}, "the assistant says nothing; its roles: user"),
-        (PAIR | {"chosen": [{"role": "assistant"}]}, "a message without role or content; its keys: role"),
+        (PAIR | {"chosen": [{"role": "assistant"}]}, "a message lacks its role or content; its keys: role"),
         (PAIR | {"chosen": "x<eos>y"}, "a control token of this tokenizer"),
         ({"chosen": "ab", "rejected": [said("b")]}, "one answer is a text and the other one is messages"),
     ],

@@ -104,11 +104,11 @@ def write_24_bits(path, x):
             said("hi", "cut.wav"),
             r"line 2: .*cut.wav: truncated: finished at 9000 bytes, expected 16044 bytes from header",
         ),
-        (said("hi", "head.wav"), r"line 2: .*head.wav: no WAV file that can be read: "),
-        (said("hi", "text.wav"), r"line 2: .*text.wav: no WAV file that can be read: "),
-        (said("hi", "a.mp3"), r"line 2: .*a.mp3: a .mp3 is no WAV; ffmpeg -i FILE FILE.wav makes one of it"),
+        (said("hi", "head.wav"), r"line 2: .*head.wav: it is not a WAV file that can be read: "),
+        (said("hi", "text.wav"), r"line 2: .*text.wav: it is not a WAV file that can be read: "),
+        (said("hi", "a.mp3"), r"line 2: .*a.mp3: a .mp3 is not a WAV file; ffmpeg -i FILE FILE.wav makes one"),
         (said("hi", "long.wav"), r"line 2: 1.5 s of audio; data.max_seconds = 1 allows no more"),
-        (said("hi", "nan.wav"), r"line 2: .*nan.wav: samples that are not finite"),
+        (said("hi", "nan.wav"), r"line 2: .*nan.wav: it has samples that are not finite"),
         (said("hi", "short.wav"), r"line 2: less than 10 ms of audio"),
         (said("naïve"), r"line 2: the transcript 'naïve' holds 'ï', which is not among data.characters"),
         (said("x" * 8), r"line 2: the transcript needs 15 frames, and 50 of 10 ms become 13 with data.subsampling = 4"),
@@ -166,7 +166,7 @@ def test_a_transcript_needs_the_frames_that_ctc_needs(recordings):
 
 @pytest.mark.parametrize("characters", ["", "aa", "a b"])
 def test_characters_that_cannot_be_are_one_line(characters):
-    with pytest.raises(ValueError, match=r"data.characters = .*; each character once, without the space"):
+    with pytest.raises(ValueError, match=r"data.characters = .*; it must hold each character once, and no space"):
         SpeechData(characters=characters)
 
 
@@ -222,7 +222,7 @@ def test_what_is_said_is_a_function_of_seed_split_and_number():
     ("fields", "message"),
     [
         ({"held_out_voices": ("f1",)}, "data.source.held_out_voices: 'f1' is among data.source.voices as well"),
-        ({"slowest": 300}, "data.source.slowest = 300; at most data.source.fastest = 230"),
+        ({"slowest": 300}, "data.source.slowest = 300; it must be at most data.source.fastest = 230"),
         ({"words": ()}, "data.source.words: empty; at least one is needed"),
     ],
 )

@@ -115,7 +115,7 @@ def test_bad_rows_are_counted_and_named(config, tmp_path, caplog):
         ({"features": ("z",)}, r"data\.features: .* has no column 'z'"),
         ({"target": ("x", "y", "size")}, r"has no other column to predict it from"),
         ({"target": ()}, r"data\.target = \(\): at least one is needed"),
-        ({"num_classes": 1}, r"data\.num_classes = 1; 0 for numbers, or at least 2"),
+        ({"num_classes": 1}, r"data\.num_classes = 1; it must be 0 for numbers, or at least 2"),
         ({"validation_fraction": 1.0}, r"data\.validation_fraction = 1\.0; it must be above 0 and below 1"),
     ],
 )

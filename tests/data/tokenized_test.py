@@ -168,7 +168,7 @@ DAMAGES = {
     "tokens gone": (lambda f: (f / TOKENS).unlink(), "tokens.array_record is missing"),
     "tokens cut": (lambda f: os.truncate(f / TOKENS, 100), r"tokens\.array_record has 100 bytes, not \d+"),
     "index gone": (lambda f: (f / INDEX).unlink(), ""),
-    "index cut": (lambda f: os.truncate(f / INDEX, 100), "is no whole ArrayRecord file"),
+    "index cut": (lambda f: os.truncate(f / INDEX, 100), "is not a whole ArrayRecord file"),
     "index of another": (
         lambda f: (f / INDEX).write_bytes((f / INDEX.replace("2", "3")).read_bytes()),
         "is the index of another shard",

@@ -40,7 +40,7 @@ def refused(capsys, *args) -> str:
         (["--format", "orbx"], "--format = 'orbx' (perhaps you meant 'orbax'); allowed: huggingface, peft, gguf"),
         (["--format", "orbax", "--kind", "nf4"], "--kind = 'nf4': --format orbax takes no such option; it belongs to hugging"),
         (["--length", "8"], "--length = 8: --format huggingface takes no such option; it belongs to stablehlo"),
-        (["--format", "gguf", "--peft"], "--peft: it is --format peft, beside which --format gguf is another one"),
+        (["--format", "gguf", "--peft"], "--peft means --format peft, and --format gguf is given as well"),
         (["--kind", "nf5"], "--kind = 'nf5' (perhaps you meant 'nf4'); of huggingface these are known: nf4, int8"),
         (["--format", "peft"], "--peft: "),
         (["--step", "7"], "--step 7: that step is not kept"),

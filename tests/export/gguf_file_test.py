@@ -126,7 +126,7 @@ def test_what_the_package_cannot_write_is_one_line(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_model_or_a_tokenizer_without_such_a_file_is_one_line(tmp_path, capsys):
     other = run_of("gpt2", tmp_path)
-    assert "GPT2LMHeadModel is not written as GGUF; written are LlamaForCausalLM" in refused(
+    assert "GPT2LMHeadModel cannot be written as GGUF; allowed: LlamaForCausalLM" in refused(
         capsys, other, tmp_path / "out"
     )
     saved_runs.save_run(config_file.load(run_of("llama", tmp_path / "b")).model, tmp_path / "bare")
@@ -142,4 +142,4 @@ def test_values_beyond_float16_are_refused_and_not_made_infinite(tmp_path, capsy
     config = config_file.load(run)
     saved_runs.save_run(config.model, tmp_path / "large", scale=1e6)
     shutil.copyfile(run / "tokenizer.json", tmp_path / "large" / "tokenizer.json")
-    assert "float16 does not reach; --kind BF16 or F32" in refused(capsys, tmp_path / "large", tmp_path / "out")
+    assert "beyond the range of float16; --kind BF16 or F32" in refused(capsys, tmp_path / "large", tmp_path / "out")

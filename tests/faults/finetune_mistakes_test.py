@@ -114,7 +114,7 @@ CASES = {
     "a group that the batch does not divide": Case(
         "train grpo.py --run_dir new --data.group 3", ("data.group = 3", "train.batch_size = 8")
     ),
-    "a teacher with another vocabulary": Case(
+    "the teacher has another vocabulary": Case(
         "train distill.py --run_dir new --model.vocab_size 300",
         ("objective.teacher = 'run'", "another vocabulary", "257", "model.vocab_size = 300"),
     ),

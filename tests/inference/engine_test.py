@@ -158,7 +158,7 @@ def test_an_engine_that_cannot_be_is_refused(llama):
     [
         (Request([], 1), "prompt = ''"),
         (Request([1], 0), "max_tokens = 0; it must be 1 or more"),
-        (Request([1] * 30, 3), "max_tokens = 3: with the prompt's 30 tokens it is more than a slot's 32"),
+        (Request([1] * 30, 3), "max_tokens = 3: with the prompt's 30 tokens it exceeds a slot's 32"),
     ],
     ids=str,
 )

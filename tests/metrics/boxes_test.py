@@ -38,7 +38,7 @@ def test_a_picture_without_boxes_is_no_error():
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ([], "boxes of 0 pictures, and true ones of 1"),
+        ([], "found boxes of 0 pictures and the true boxes of 1"),
         ([boxes([[0, 0, 1, 1]], [0])], "found boxes of picture 0: each needs a label and a score"),
         (
             [boxes([[3, 0, 1, 1]], [0], [0.5])],

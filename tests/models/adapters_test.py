@@ -297,7 +297,7 @@ def test_two_rates_are_a_group():
 
 REFUSED = {
     "pattern": ({"targets": "layer/.*"}, r"adapters.targets = 'layer/.\*' matches .* no matrix; the nearest: layers/"),
-    "no regex": ({"targets": "("}, r"adapters.targets = '\(' is no regular expression"),
+    "no regex": ({"targets": "("}, r"adapters.targets = '\(' is not a regular expression"),
     "vectors": ({"targets": ".*scale"}, r"adapters.targets = '.\*scale' matches only vectors"),
     "rank": (
         {"rank": 17},

@@ -136,10 +136,10 @@ def test_the_rotary_base_of_an_olmo3_is_that_of_the_layers_it_has(keys, depth, e
 
 
 FIELDS = [
-    (GRANITE, {"qkv_bias": True}, "model.qkv_bias = True is not in a granite; it must be False"),
-    (SMOLLM3, {"window": 3}, "model.window = 3 is not in a smollm3; it must be 0"),
-    (OLMO2, {"qk_norm": False}, "model.qk_norm = False; the files have the norms"),
-    (OLMO3, {"global_every": 9}, "model.global_every = 9; of 2 layers none is global from 3 on"),
+    (GRANITE, {"qkv_bias": True}, "model.qkv_bias = True: a granite has none; it must be False"),
+    (SMOLLM3, {"window": 3}, "model.window = 3: a smollm3 has none; it must be 0"),
+    (OLMO2, {"qk_norm": False}, "model.qk_norm = False; it must be True, as the files hold the norms"),
+    (OLMO3, {"global_every": 9}, "model.global_every = 9; it must be at most 3 with 2 layers"),
 ]
 
 

@@ -125,7 +125,7 @@ def test_a_rotary_base_of_null_is_the_default(keys):
 def test_what_a_generation_does_not_have_is_refused():
     with pytest.raises(ValueError, match=r"layer_types = .* is not supported; supported: every n-th full_attention"):
         GEMMA2.from_hf(GEMMA2.to_hf(Gemma2Config.tiny()) | {"layer_types": ["full_attention", "sliding_attention"]})
-    with pytest.raises(ValueError, match="window, query_pre_attn_scalar and soft caps are not in a gemma"):
+    with pytest.raises(ValueError, match="a gemma has no window, query_pre_attn_scalar or soft caps"):
         GEMMA.to_hf(dataclasses.replace(GemmaConfig.tiny(), final_softcap=30.0))
     with pytest.raises(ValueError, match=r"a gemma3_text has \(post_norms, qk_norm\) = \(True, True\)"):
         GEMMA3.to_hf(dataclasses.replace(Gemma3Config.tiny(), qk_norm=False))

@@ -142,5 +142,5 @@ def test_what_cannot_be_stored_is_one_line_that_says_the_way_out():
     with pytest.raises(ValueError, match=match):
         storages(QuantizeConfig("int4"), odd)
     assert storages(QuantizeConfig("int4", keep=".*/o|.*/down"), odd)["layers/attn/o"].storage == Dense()
-    with pytest.raises(ValueError, match=r"quantize.keep = '\(' is no regular expression"):
+    with pytest.raises(ValueError, match=r"quantize.keep = '\(' is not a regular expression"):
         storages(QuantizeConfig("int8", keep="("))

@@ -255,7 +255,7 @@ def test_dealing_sends_every_group_where_its_round_is(stages, rounds):
         (layout(2, 2, 0), "parallel.pipeline_rounds = 0; it must be 1 or more"),
         (layout(2, -2), "parallel.pipeline_microbatches = -2; it must be 0 or more"),
         (layout(1, 4), "need parallel.stage of 2 or more"),
-        (dataclasses.replace(layout(2), rules=Rules(batch=("data",))), "the batch lies on 'stage', too"),
+        (dataclasses.replace(layout(2), rules=Rules(batch=("data",))), "it must hold 'stage' where parallel.stage"),
     ],
 )
 def test_what_does_not_divide_is_one_line(parallel, message):

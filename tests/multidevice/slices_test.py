@@ -67,7 +67,7 @@ def test_the_split_mesh_is_the_same_devices_in_the_same_order():
     ("change", "message"),
     [
         ({"slices": 0}, "parallel.slices = 0; it must be 1 or more"),
-        ({"slices": 3}, "parallel.slices = 3 divides none of data=8 x stage=1 x fsdp=1"),
+        ({"slices": 3}, "parallel.slices = 3 must divide one of data=8 x stage=1 x fsdp=1"),
         ({"data": 1, "fsdp": 8, "slices": 2, "slice_gradients": "bfloat16"}, "needs parallel.data divisible"),
         ({"slices": 2, "strategy": "pmap"}, "slices need 'jit'"),
     ],

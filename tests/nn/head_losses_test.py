@@ -194,7 +194,7 @@ def test_unlikely_tokens_stay_finite(form):
 
 
 def test_a_teacher_with_another_vocabulary():
-    with pytest.raises(ValueError, match="a teacher with another vocabulary: 180 tokens, and the student has 200"):
+    with pytest.raises(ValueError, match="the teacher has another vocabulary, of 180 tokens; the student's has 200"):
         head_losses.divergence(Head(X, TABLE), Head(X_TEACHER, TABLE_TEACHER, vocab=180))
 
 

@@ -123,6 +123,6 @@ def test_evaluation_also_hides_what_the_model_is_told():
 def test_images_that_are_normalised_are_refused():
     config = Config(DiTConfig.tiny(), Diffusion(), ImageData(normalise="train"))
     with pytest.raises(
-        ValueError, match=r"data\.normalise = 'train': Diffusion moves images itself .* allowed: 'none'"
+        ValueError, match=r"data\.normalise = 'train': Diffusion shifts and scales images itself .* allowed: 'none'"
     ):
         config.objective.validate(config)

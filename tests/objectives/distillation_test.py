@@ -213,7 +213,7 @@ def test_what_is_refused_in_one_line(tmp_path):
     refused(Distillation(), "objective.teacher = '': give the folder")
     refused(Distillation(teacher="nowhere"), "objective.teacher = 'nowhere' is not a run's folder")
     other = folder_of(tmp_path, change(TEACHER, vocab_size=65))
-    refused(Distillation(teacher=other), "a teacher with another vocabulary, of 65 tokens, and model.vocab_size = 64")
+    refused(Distillation(teacher=other), "the teacher has another vocabulary, of 65 tokens, and model.vocab_size = 64")
     adapted = folder_of(tmp_path, adapters=Adapters())
     refused(Distillation(teacher=adapted), "has adapters; merge them")
     (tmp_path / "config.json").write_text(json.dumps({"model": {"type": "bigmodel_jax.models.llama:Nothing"}}))

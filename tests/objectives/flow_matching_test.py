@@ -86,5 +86,5 @@ def test_samplers_converge_to_the_exact_flow_by_their_order(sampler, order):
 
 def test_images_that_are_normalised_are_refused():
     config = Config(DiTConfig.tiny(), FlowMatching(), ImageData(normalise="train"))
-    with pytest.raises(ValueError, match=r"data\.normalise = 'train': FlowMatching moves images itself"):
+    with pytest.raises(ValueError, match=r"data\.normalise = 'train': FlowMatching shifts and scales images itself"):
         config.objective.validate(config)

@@ -65,7 +65,7 @@ BAD = {
     "misspelt": ((Group("layer/.*"),), r"'layer/\.\*' matches no trained parameter's whole path; the nearest: layers/"),
     "a part of a path": ((Group("layers"),), "matches no trained parameter's whole path"),
     "taken": ((Group("layers/.*"), Group("layers/attn/q")), r"groups\[1\].* only parameters that an earlier group has"),
-    "no pattern": ((Group("(x"),), r"groups\[0\]\.pattern = '\(x' is no regular expression: missing \)"),
+    "no pattern": ((Group("(x"),), r"groups\[0\]\.pattern = '\(x' is not a regular expression: missing \)"),
     "all": ((Group(".*", freeze=True),), "freezes every parameter"),
     "frozen at a rate": ((Group(".*", freeze=True, lr=1.0),), r"\('\.\*'\) has freeze = True and lr"),
     "range": ((Group(".*", lr=-1.0),), r"optim.groups.0.lr = -1.0; it must be 0 or more"),

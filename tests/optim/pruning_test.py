@@ -110,7 +110,7 @@ def test_targets_are_matrices_by_a_pattern_or_all_but_tables():
     assert list(targets("embed", SPEC)) == ["embed"]
     for pattern, says in (
         ("layer/w", "matches no trained matrix's whole path; the nearest: layers/w"),
-        ("(", "no regular"),
+        ("(", "not a regular"),
     ):
         with pytest.raises(ValueError, match=says):
             targets(pattern, SPEC)

@@ -116,9 +116,9 @@ def get_config():
         (("--serve", "v5e:2x2", "--slots", "3", "--parallel.data", "2"), "--slots 3 is not divisible by the 2 devices"),
         (("--serve", "v5e:2x2", "--parallel.data", "3"), "these fit: --parallel.data"),
         (("--serve", "v5e:2x2", "--parallel.stage", "2"), "parallel.stage = 2: texts are generated without a pipeline"),
-        (("--serve", "v5e:2x2", "--topology", "v5e:2x2"), "--topology is of a plan of training"),
-        (("--serve", "v5e:2x2", "--search"), "--search is of a plan of training"),
-        (("--serve", "v5e:2x2", "--mtbf", "5"), "--mtbf is of a plan of training"),
+        (("--serve", "v5e:2x2", "--topology", "v5e:2x2"), "--topology belongs to a plan of training"),
+        (("--serve", "v5e:2x2", "--search"), "--search belongs to a plan of training"),
+        (("--serve", "v5e:2x2", "--mtbf", "5"), "--mtbf belongs to a plan of training"),
         (("--topology", "v5e:16x16", "--slots", "8"), "need --serve NAME"),
     ],
 )

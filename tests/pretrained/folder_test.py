@@ -266,7 +266,7 @@ def test_a_tensor_under_two_names_is_refused(tmp_path):
     shutil.copytree(FIXTURES / "bert", tmp_path, dirs_exist_ok=True)
     name = "bert.embeddings.LayerNorm."
     change_weights(tmp_path, lambda t: t.update({f"{name}gamma": 2 * t[f"{name}weight"]}))
-    with pytest.raises(ValueError, match=r"bert.embeddings.LayerNorm.weight is there twice"):
+    with pytest.raises(ValueError, match=r"the files hold bert.embeddings.LayerNorm.weight twice"):
         placed(tmp_path)
 
 

@@ -113,7 +113,7 @@ def test_what_peft_has_no_form_for_is_one_line(base, tmp_path):
         dataclasses.replace(dora, matrices=some),
         base,
         tmp_path,
-        "layers/attn/k has no adapter, and DoRA is of the whole",
+        "layers/attn/k has no adapter, and DoRA needs one for the whole",
     )
     one = {QKV[1]: saved.saved[QKV[1]]}
     refused(

@@ -65,7 +65,7 @@ def test_a_gemma_of_global_layers_alone_is_exported(name, changes):
 
 def test_what_a_model_is_does_decide():
     config = folder.read_config(PARITY / "llama")[1]
-    with pytest.raises(ValueError, match="no Hugging Face form|are not in a Llama"):
+    with pytest.raises(ValueError, match="no Hugging Face form|a Llama has no window"):
         family_of(dataclasses.replace(config, qk_norm=True))
 
 

@@ -34,7 +34,9 @@ def test_the_first_step_the_first_batch_and_the_first_leaf(tmp_path):
     loss, batches, saves = first_differences(a, b)
     assert loss == "Loss: differs first at step 3: 2 and 2.5."
     assert batches == "Batches: the first that differs is that of step 3 (digests 00000003 and 00000009)."
-    assert saves == "Saves: that of step 3 is the first that differs, first in params/second (1 of 3 leaves differ)."
+    assert (
+        saves == "Saves: the save of step 3 is the first that differs, first in params/second (1 of 3 leaves differ)."
+    )
 
 
 def test_runs_that_are_the_same(tmp_path):
@@ -111,5 +113,5 @@ def test_report_of_two_runs_says_where_they_part(tmp_path, capsys):
     at = next(n for n, (x, y) in enumerate(zip(a, b, strict=True), 1) if x[:8] != y[:8])
     assert f"the first that differs is that of step {at} " in batches
     assert f"differs first at step {at}: " in loss
-    assert f"that of step {-(-at // 4) * 4} is the first that differs, first in params/" in saves
+    assert f"the save of step {-(-at // 4) * 4} is the first that differs, first in params/" in saves
     assert "First difference" in page.read_text()

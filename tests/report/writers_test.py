@@ -166,12 +166,12 @@ def flip_a_digit(lines):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (flip_a_digit, "metrics.jsonl:2: not the record that the run wrote (metrics.crc32)"),
+        (flip_a_digit, "metrics.jsonl:2: the line differs from what the run wrote (metrics.crc32)"),
         (
             lambda lines: lines[1:],
-            "metrics.jsonl:1: not the record that the run wrote (metrics.crc32), nor are 2 lines",
+            "metrics.jsonl:1: the line differs from what the run wrote (metrics.crc32); so do 2 lines",
         ),
-        (lambda lines: [*lines[:-1], lines[-1][:9]], "metrics.jsonl:4: not the record that the run wrote"),
+        (lambda lines: [*lines[:-1], lines[-1][:9]], "metrics.jsonl:4: the line differs from what the run wrote"),
         (lambda lines: lines[:-1], "metrics.jsonl: the last records that the run wrote are missing: 1"),
         (lambda lines: [*lines, lines[-1][:9]], ""),  # killed while it wrote
         (lambda lines: lines, ""),

@@ -56,7 +56,7 @@ def test_planned_points_are_machines_and_not_their_number_of_chips():
         ((2,), ("tensor=two",), 1, "tensor = 'two'; it must be a whole number"),
         ((0, 1), ("data",), 1, "--devices 0 1"),
         ((3,), ("data",), 2, "--processes 2 does not divide --devices 3"),
-        ((3,), ("tensor=2",), 1, "does not make up the 3 devices"),
+        ((3,), ("tensor=2",), 1, "must fill all 3 devices"),
     ],
 )
 def test_mistakes_are_named(devices, layouts, processes, says):

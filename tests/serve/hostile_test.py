@@ -67,7 +67,7 @@ def test_a_body_that_is_larger_than_allowed_is_named(server):
     [
         (b"[" * 30_000 + b"]" * 30_000, "is not JSON"),
         (b'{"prompt": ' + b"[" * 80 + b"]" * 80 + b"}", "nested deeper than 64 levels"),
-        (b'{"model": "tiny", "prompt": NaN}', "NaN is no number"),
+        (b'{"model": "tiny", "prompt": NaN}', "NaN is not a number"),
         (b'{"model": "tiny", "prompt": "\xff"}', "is not JSON"),
         (b'{"model": "tiny", "prompt": "\\ud800"}', "half of a surrogate pair"),
         (b'{"model": "tiny", "\\udfff": 1}', "half of a surrogate pair"),
@@ -92,7 +92,7 @@ def test_a_body_that_is_no_request(server, body, said):
         ("n", 17, "n = 17; it must be 1 or more and at most 16"),
         ("n", True, "n = True is of type bool; it must be int"),
         ("max_tokens", 0, "max_tokens = 0; it must be 1 or more"),
-        ("max_tokens", 10**9, "it is more than a slot's 128 (--length)"),
+        ("max_tokens", 10**9, "it exceeds a slot's 128 (--length)"),
         ("max_tokens", 1.5, "it must be int"),
         ("seed", 2**63, "it must be at least -2**63 and below 2**63"),
         ("logprobs", 6, "logprobs = 6; it must be 0 or more and at most 5"),
@@ -128,7 +128,7 @@ def test_fields_that_ask_for_nothing_change_nothing(server):
 def test_the_name_of_a_model_is_no_path(server, name):
     error = refused(server.post("/v1/completions", **ASKED | {"model": name}), 404)
     assert error["code"] == "model_not_found"
-    assert "there is: tiny" in error["message"]
+    assert "known: tiny" in error["message"]
 
 
 def test_special_tokens_in_prompts_and_messages_are_text(server):

@@ -107,7 +107,7 @@ def test_the_study_of_another_sweep_is_one_line(tmp_path):
 def test_a_study_that_no_sweep_has_made_is_one_line(tmp_path):
     storage = f"sqlite:///{tmp_path / studies.FILES['sqlite']}"
     optuna.create_study(study_name="mine", storage=storage)
-    with pytest.raises(ValueError, match="holds the study 'mine', which is no sweep"):
+    with pytest.raises(ValueError, match="holds the study 'mine', which is not a sweep"):
         open_(tmp_path, "sqlite")
 
 
@@ -115,6 +115,6 @@ def test_a_file_that_is_no_study_is_one_line(tmp_path):
     for kind in studies.FILES:
         (folder := tmp_path / kind).mkdir()
         (folder / studies.FILES[kind]).write_bytes(b"no study, not at all\n" * 9)
-        with pytest.raises(ValueError, match=r"study\.\w+ (is no journal|cannot be opened)") as caught:
+        with pytest.raises(ValueError, match=r"study\.\w+ (is not the journal|cannot be opened)") as caught:
             open_(folder, kind)
         assert "\n" not in str(caught.value)

@@ -129,7 +129,7 @@ def test_a_teacher_of_as_many_tokens_but_others_is_one_line(tmp_path):
     vocabulary[a], vocabulary[b] = 101, 100
     path.write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match="objective.teacher = .*: a teacher with another vocabulary: its token 100 is"
+        ValueError, match="objective.teacher = .*: the teacher has another vocabulary: its token 100 is"
     ) as error:
         check_tokenizers(config)
     assert "\n" not in str(error.value)

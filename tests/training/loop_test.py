@@ -156,7 +156,7 @@ def test_an_ending_that_there_is_not_is_refused(whole):
     class Odd(Classification):
         endings = ("texts",)
 
-    with pytest.raises(ValueError, match=r"'texts' is unknown \(perhaps you meant 'text'\); there is: text, images"):
+    with pytest.raises(ValueError, match=r"'texts' is unknown \(perhaps you meant 'text'\); known: text, images"):
         check_endings(dataclasses.replace(whole[0], objective=Odd()))
 
 

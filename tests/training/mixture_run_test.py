@@ -232,9 +232,9 @@ def get_config():
         (("--data.max_epochs", "-1", "1"), r"^data\.max_epochs = -1\.0; it must be 0 or more$"),
         (
             ("--data.names", "a", "a"),
-            r"^data\.names = \('a', 'a'\): 'a'; each must be another one, of up to 40 letters",
+            r"^data\.names = \('a', 'a'\): 'a'; each name must differ, and have up to 40 letters",
         ),
-        (("--data.names", "a/b", "c"), r"^data\.names = \('a/b', 'c'\): 'a/b'; each must be another one"),
+        (("--data.names", "a/b", "c"), r"^data\.names = \('a/b', 'c'\): 'a/b'; each name must differ"),
         (
             ("--data.stages.0.temperature", "2"),
             r"^data\.stages\.0\.temperature = 2: the weights are given; leave them out",

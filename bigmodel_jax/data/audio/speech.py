@@ -68,7 +68,7 @@ class SpeechData(DataConfig):
 
     def __post_init__(self):
         if not self.characters or len(set(self.characters)) != len(self.characters) or " " in self.characters:
-            raise ValueError(f"data.characters = {self.characters!r}; each character once, without the space")
+            raise ValueError(f"data.characters = {self.characters!r}; it must hold each character once, and no space")
 
     @property
     def max_frames(self) -> int:

@@ -127,7 +127,7 @@ class SpokenWords(Source):
         for low, high in (("slowest", "fastest"), ("least_snr", "most_snr")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(
-                    f"data.source.{low} = {getattr(self, low)}; at most data.source.{high} = {getattr(self, high)}"
+                    f"data.source.{low} = {getattr(self, low)}; it must be at most data.source.{high} = {getattr(self, high)}"
                 )
         for name in ("words", "voices", "held_out_voices", "accents"):
             if not getattr(self, name):

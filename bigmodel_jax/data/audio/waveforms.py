@@ -25,17 +25,17 @@ def read(path: Path, rate: int) -> tuple[np.ndarray, str]:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"a {path.suffix or 'file without an ending'} is no WAV; ffmpeg -i FILE FILE.wav makes one of it"
+            f"a {path.suffix or 'file without an ending'} is not a WAV file; ffmpeg -i FILE FILE.wav makes one"
         )
     own, samples = _decoded(path)
     if not LEAST_RATE <= own <= MOST_RATE:
-        raise ValueError(f"{own} samples a second; allowed: {LEAST_RATE} to {MOST_RATE}")
+        raise ValueError(f"it has {own} samples a second; allowed: {LEAST_RATE} to {MOST_RATE}")
     said = []
     if samples.ndim > 1:
         said.append(f"the mean of {samples.shape[1]} channels")
         samples = samples.mean(axis=1)
     if not np.isfinite(samples).all():
-        raise ValueError("samples that are not finite")
+        raise ValueError("it has samples that are not finite")
     if own != rate:
         said.append(f"{own} to {rate} Hz")
         samples = resampled(samples, own, rate)
@@ -49,7 +49,7 @@ def _decoded(path: Path) -> tuple[int, np.ndarray]:
         try:
             rate, samples = wavfile.read(path)
         except (ValueError, struct.error, EOFError, OSError) as error:
-            raise ValueError(f"no WAV file that can be read: {' '.join(str(error).split())}") from None
+            raise ValueError(f"it is not a WAV file that can be read: {' '.join(str(error).split())}") from None
     if cut := next((str(one.message) for one in said if "prematurely" in str(one.message)), ""):
         raise ValueError(f"truncated: {cut.partition('; ')[2].rstrip('.') or cut}")
     # 8-bit WAV samples are unsigned, with 128 as zero; wider ones are signed.

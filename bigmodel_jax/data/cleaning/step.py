@@ -99,7 +99,9 @@ class Shared(Step):
         raise NotImplementedError(f"{type(self).__name__} does not define index()")
 
     def clean(self, record):
-        raise ValueError(f"{type(self).__name__} compares records: it is a step of a source that is prepared")
+        raise ValueError(
+            f"{type(self).__name__} compares records, so it must be a step of a Corpus, which `prepare` writes"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

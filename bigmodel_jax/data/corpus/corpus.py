@@ -114,7 +114,8 @@ class Corpus(Source):
         inputs = self._inputs(root)
         if self.validation_share and "validation" in inputs:
             raise ValueError(
-                f"data.source.validation_share = {self.validation_share:g}: the source has a validation split of its own"
+                f"data.source.validation_share = {self.validation_share:g}; it must be 0, "
+                "as the source has a validation split of its own"
             )
         prints = {split: self.source.fingerprint(split, root) for split in inputs}
         steps = [_print(step) for step in self.steps]

@@ -172,7 +172,7 @@ class Colour(Augmentation):
 
     def __post_init__(self):
         if self.hue > 0.5:
-            raise ValueError(f"data.augment: Colour(hue={self.hue}): half the circle, 0.5, is the most")
+            raise ValueError(f"data.augment: Colour(hue={self.hue}): it must be at most 0.5, half the circle")
 
     def __call__(self, image, noise):
         draws, picture = Draws(noise), to_pillow(image)

@@ -184,7 +184,7 @@ def wrong(cfg: BoxData, record: dict[str, Any]) -> str:
         return missing
     image, (boxes, classes) = np.asarray(record["image"]), _arrays(record)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
-        return f"no picture of bytes in one or three channels, but {image.dtype} {image.shape}"
+        return f"its picture is {image.dtype} {image.shape}; it must be uint8, of one or three channels"
     if boxes.shape != (len(classes), 4) or classes.ndim != 1:
         return f"boxes must be (N, 4) and classes (N,), but they are {boxes.shape} and {classes.shape}"
     if len(boxes) > cfg.max_objects:

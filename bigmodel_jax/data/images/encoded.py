@@ -133,5 +133,5 @@ def _content(image: Any) -> bytes:
         return image.read_bytes()
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3) or not image.size:
-        raise ValueError(f"no picture of bytes in one or three channels, but {image.dtype} {image.shape}")
+        raise ValueError(f"its picture is {image.dtype} {image.shape}; it must be uint8, of one or three channels")
     return pictures.encode(image)

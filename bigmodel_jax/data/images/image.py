@@ -66,14 +66,14 @@ class ImageData(DataConfig):
 
     def __post_init__(self):
         if self.num_classes < 2:
-            raise ValueError(f"data.num_classes: {self.num_classes}; at least 2")
+            raise ValueError(f"data.num_classes = {self.num_classes}; it must be at least 2")
         if self.max_shift < 0:
-            raise ValueError(f"data.max_shift: {self.max_shift}; 0 or more pixels")
+            raise ValueError(f"data.max_shift = {self.max_shift}; it must be 0 or more")
         given = self.normalise == "given"
         if len(self.mean) != len(self.spread) or bool(self.mean) != given:
             raise ValueError(
-                f"data.mean = {self.mean!r}, data.spread = {self.spread!r}: a number each for every channel, with "
-                f"data.normalise = 'given', which is {self.normalise!r}"
+                f"data.mean = {self.mean!r}, data.spread = {self.spread!r}; each must have a number for every "
+                f"channel with data.normalise = 'given', and none otherwise; it is {self.normalise!r}"
             )
 
     def open(self, split: str) -> LabelledRows:

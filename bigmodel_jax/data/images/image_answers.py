@@ -88,7 +88,9 @@ class ImageAnswerData(DataConfig):
         if self.tiles == 1:
             raise ValueError("data.tiles = 1; it must be 0, or 2 or more: one tile is the whole picture")
         if (len(self.mean), len(self.spread)) not in ((0, 0), (3, 3)):
-            raise ValueError(f"data.mean = {self.mean} and data.spread = {self.spread}; both have 3 numbers, or none")
+            raise ValueError(
+                f"data.mean = {self.mean} and data.spread = {self.spread}; both must have 3 numbers, or none"
+            )
         if self.tiles and self.max_shift:
             raise ValueError(f"data.max_shift = {self.max_shift} with data.tiles = {self.tiles}; one of them must be 0")
 
@@ -106,7 +108,10 @@ class ImageAnswerData(DataConfig):
             before = self.before(tokenizer, template, record["prompt"], record["squares"])
             answer = [*tokenizer.encode(record["answer"]), tokenizer.stops[0]]
             if (length := len(before) + len(answer) - 1) > self.seq_len:
-                bad.skip(record["where"], f"{length} tokens with its image; data.seq_len = {self.seq_len} are the most")
+                bad.skip(
+                    record["where"],
+                    f"it has {length} tokens with its image; it must have at most data.seq_len = {self.seq_len}",
+                )
                 continue
             rows.append((before, answer))
             kept.append(n)
@@ -261,7 +266,7 @@ def picture(record: dict[str, Any]) -> np.ndarray:
         raise ValueError(missing)
     image = pictures.read(record["image"]) if isinstance(record["image"], Path) else np.asarray(record["image"])
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"no picture of bytes in three channels, but {image.dtype} {image.shape}")
+        raise ValueError(f"its picture is {image.dtype} {image.shape}; it must be uint8, of three channels")
     return image
 
 

@@ -280,5 +280,5 @@ def _picture(record: dict[str, Any]) -> tuple[np.ndarray, str]:
             return none, str(error)
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        return none, f"no picture of bytes in three channels, but {image.dtype} {image.shape}"
+        return none, f"its picture is {image.dtype} {image.shape}; it must be uint8, of three channels"
     return image, ""

@@ -198,7 +198,7 @@ def _pair(cfg: MaskData, record: dict[str, Any], first: tuple | None) -> tuple[n
 def _wrong(cfg: MaskData, image: np.ndarray, mask: np.ndarray) -> str:
     """Return what makes an image or its mask unusable; "" where nothing does."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
-        return f"no picture of bytes in one or three channels, but {image.dtype} {image.shape}"
+        return f"its picture is {image.dtype} {image.shape}; it must be uint8, of one or three channels"
     if mask.dtype.kind not in "biu" or mask.ndim != 2:
         return f"no mask of whole numbers (height, width), but {mask.dtype} {mask.shape}"
     if mask.shape != image.shape[:2]:

@@ -58,7 +58,7 @@ def _opened(path: Path, options: str, name: Path | None = None) -> array_record_
     """Open a reader; `name` is the file's name in messages, where `path` is a temporary copy."""
     reader = array_record_module.ArrayRecordReader(str(path), options)
     if not reader.ok():
-        raise ValueError(f"{name or path} is no whole ArrayRecord file: it was cut short, or is something else")
+        raise ValueError(f"{name or path} is not a whole ArrayRecord file: it was cut short, or has another form")
     return reader
 
 

@@ -98,7 +98,7 @@ def _table(file: Path) -> dict[str, list[dict]]:
     for name in LISTS:
         rows = table.get(name) if isinstance(table, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(f"{file} holds no list {name!r} of tables; COCO's files have {', '.join(LISTS)}")
+            raise ValueError(f"{file} has no list {name!r} of JSON objects; a COCO file has {', '.join(LISTS)}")
         for n, row in enumerate(rows if name != "annotations" else ()):
             if not isinstance(row.get("id"), int):
                 raise ValueError(f"{file}: entry {n} of {name!r} has no whole number 'id'")

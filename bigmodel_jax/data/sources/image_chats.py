@@ -82,7 +82,7 @@ class ImageChatFiles(Files):
         roles = [m.get("role") for m in messages] if listed else []
         if roles != ["user", "assistant"]:
             raise ValueError(
-                f"its messages are of {roles or type(messages).__name__}; one of a user and one of the assistant are read"
+                f"its messages are of {roles or type(messages).__name__}; it must have one of a user and one of the assistant"
             )
         parts = messages[0].get("content")
         if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
@@ -90,7 +90,7 @@ class ImageChatFiles(Files):
         kinds = [part.get("type") for part in parts]
         if wrong := [kind for kind in kinds if kind not in ("image", "text")]:
             hint = "; videos are not read" if wrong[0] in VIDEO else ""
-            raise ValueError(f"a part of type {wrong[0]!r}; allowed: image, text{hint}")
+            raise ValueError(f"it has a part of type {wrong[0]!r}; allowed: image, text{hint}")
         if kinds.count("image") != 1:
             raise ValueError(f"its user's message has {kinds.count('image')} images; it must have 1")
         prompt = "".join(text(part.get("text"), "a text part") for part in parts if part["type"] == "text")

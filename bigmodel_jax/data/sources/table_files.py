@@ -63,7 +63,9 @@ def read_json(path: Path) -> Rows:
     with opened(path) as file:
         text = file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
-        raise ValueError(f"{path}: one JSON array of more than {MOST_BYTES} bytes; write an object a line (.jsonl)")
+        raise ValueError(
+            f"{path}: it is one JSON array of more than {MOST_BYTES} bytes; write one object a line (.jsonl)"
+        )
     values, reason = parse_json(text.removeprefix(BOM))
     if reason:
         raise ValueError(f"{path}: {reason}")

@@ -71,7 +71,7 @@ def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
     if found is None:
         raise ValueError(_no_form(record, columns))
     if found != form:
-        raise ValueError(f"a record of the form {found!r} among records of the form {form!r} (data.form)")
+        raise ValueError(f"it has the form {found!r}, and the records before it have the form {form!r} (data.form)")
     messages, first = READERS[form](record, columns)
     reason = _wrong(messages, first)
     if reason:
@@ -99,7 +99,7 @@ def _sharegpt(record: dict, columns: Columns) -> tuple[list[Message], int]:
     out = []
     for turn in turns:
         if not {"from", "value"} <= turn.keys():
-            raise ValueError(f"a message without 'from' or 'value'; its keys: {', '.join(map(str, turn)) or 'none'}")
+            raise ValueError(f"a message lacks 'from' or 'value'; its keys: {', '.join(map(str, turn)) or 'none'}")
         if not isinstance(turn["from"], str) or turn["from"] not in ROLES:
             raise ValueError(f"a message is from {turn['from']!r}{nearest(str(turn['from']), ROLES)}; {_known()}")
         out.append({"role": ROLES[turn["from"]], "content": turn["value"]})
@@ -129,7 +129,7 @@ def _listed(value: Any, name: str) -> list[Message]:
 
 
 def _known() -> str:
-    return f"there is: {', '.join(ROLES)}"
+    return f"known: {', '.join(ROLES)}"
 
 
 def _no_form(record: dict, columns: Columns) -> str:
@@ -148,7 +148,7 @@ def _wrong(messages: list[Message], first: int) -> str:
     for m in messages:
         # A tool call may replace the content.
         if "role" not in m or (m.get("content") is None and not m.get("tool_calls")):
-            return f"a message without role or content; its keys: {', '.join(map(str, m)) or 'none'}"
+            return f"a message lacks its role or content; its keys: {', '.join(map(str, m)) or 'none'}"
         # Some templates read a list of parts as content.
         for name, allowed in (("role", str), ("content", str | list | None)):
             if not isinstance(m.get(name), allowed):

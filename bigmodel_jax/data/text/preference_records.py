@@ -101,13 +101,13 @@ def _side(value: Any, name: str) -> Side:
     value = [_of_sharegpt(m) if {"from", "value"} <= m.keys() else m for m in value]
     for message in value:
         if "role" not in message or (message.get("content") is None and not message.get("tool_calls")):
-            raise ValueError(f"a message without role or content; its keys: {', '.join(map(str, message)) or 'none'}")
+            raise ValueError(f"a message lacks its role or content; its keys: {', '.join(map(str, message)) or 'none'}")
     return value
 
 
 def _of_sharegpt(turn: dict) -> Message:
     if turn["from"] not in ROLES:
-        raise ValueError(f"a message is from {str(turn['from'])!r}; there is: {', '.join(ROLES)}")
+        raise ValueError(f"a message is from {str(turn['from'])!r}; known: {', '.join(ROLES)}")
     return {"role": ROLES[turn["from"]], "content": turn["value"]}
 
 
@@ -176,7 +176,7 @@ def _templated(
         answer = with_reasoning(_as_messages(side, "assistant"), reasoning, template)
         if not any(m["role"] == "assistant" for m in answer):
             roles = ", ".join(dict.fromkeys(str(m["role"]) for m in answer)) or "none"
-            raise ValueError(f"an answer in which the assistant says nothing; its roles: {roles}")
+            raise ValueError(f"in one answer the assistant says nothing; its roles: {roles}")
         ids = chat.encode(template, asked + answer, tokenizer, tools=found.tools, escape=escape).ids.tolist()
         if _common(prompt, ids) == len(ids) and any(m.get("content") for m in answer):
             raise ValueError("the template writes nothing of the assistant's answer, so nothing can be trained")

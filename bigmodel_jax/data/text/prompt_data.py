@@ -126,7 +126,7 @@ class PromptData(Templated, DataConfig):
         if template:
             messages = [{"role": "user", "content": prompt}] if text else prompt
             if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
-                raise ValueError("a message without role or content")
+                raise ValueError("a message lacks its role or content")
             return chat.prompt(template, messages, tokenizer)
         if not text:
             raise ValueError("its prompt is messages, which need data.template_path")

@@ -150,7 +150,7 @@ def example(record: dict[str, Any]) -> Example:
     question, context = record["question"], record["context"]
     for name, value in (("question", question), ("context", context)):
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"field {name!r}: no text")
+            raise ValueError(f"field {name!r} is not a text, or empty")
     answers = record["answers"]
     try:
         if isinstance(answers, dict):

@@ -45,7 +45,7 @@ class SentencePairData(MaskedTextData):
         super().__post_init__()
         if self.packing != "none":
             raise ValueError(
-                f"data.packing: {self.packing!r}; rows of sentence pairs are cut out of one document: 'none'"
+                f"data.packing = {self.packing!r}; it must be 'none', as each row holds one pair of sentences"
             )
         if self.seq_len < SPECIAL + 2:
             raise ValueError(f"data.seq_len: {self.seq_len}; a pair takes {SPECIAL + 2} tokens or more")

@@ -25,7 +25,9 @@ class SubwordClassificationData(TextClassificationData):
     def __post_init__(self):
         super().__post_init__()
         if self.max_chars:
-            raise ValueError(f"data.max_chars = {self.max_chars}; these tokens are pieces of words already: 0")
+            raise ValueError(
+                f"data.max_chars = {self.max_chars}; it must be 0, as these tokens are pieces of words already"
+            )
 
     def open(self, split: str) -> LabelledTexts:
         tokenizer, (_, labels) = self.open_tokenizer(), vocabulary(self)
