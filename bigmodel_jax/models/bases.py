@@ -61,5 +61,9 @@ class BaseConfig:
 
 
 def is_stack_matrix(path: str, p: Param) -> bool:
-    """Whether p is a matrix in a stack of layers that nn/linear.py `project` reads."""
-    return p.axes[0:1] == ("layers",) and len(p.shape) >= 3 and bool(p.decay) and not APART.search(path)
+    """Whether p is a matrix in a stack of layers that nn/linear.py `project` reads.
+
+    A kernel of a convolution is none: its first dimension, the place in the window, has no name.
+    """
+    is_stacked = p.axes[0:1] == ("layers",) and len(p.shape) >= 3
+    return is_stacked and p.axes[1] is not None and bool(p.decay) and not APART.search(path)

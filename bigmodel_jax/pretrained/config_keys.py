@@ -94,13 +94,12 @@ _KINDS: dict[Kind, str] = {
         layerscale_value""",
     POSITIVE_OR_NULL: """factor attention_factor beta_fast beta_slow partial_rotary_factor interpolation_scale
         attn_logit_softcapping final_logit_softcapping""",
-    NUMBER: """momentum classifier_dropout_prob
-        initializer_range hidden_dropout_prob dropout init_std router_aux_loss_coef aux_loss_alpha label_dropout
-        text_dropout""",
+    NUMBER: """momentum classifier_dropout_prob initializer_range hidden_dropout_prob dropout init_std
+        router_aux_loss_coef aux_loss_alpha label_dropout text_dropout""",
     NUMBER_OR_NULL: "mscale mscale_all_dim",
     SIGNED: "logit_scale_init_value",
-    FLAG: """use_swiglu_ffn use_quant_conv use_post_quant_conv mid_block_add_attention
-        tie_word_embeddings scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
+    FLAG: """use_swiglu_ffn tie_word_embeddings use_quant_conv use_post_quant_conv mid_block_add_attention
+        scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
     TEXT: "_class_name norm_type hidden_act activation activation_function feed_forward_proj layer_type rope_type type",
     TEXT_OR_NULL: "hidden_activation",

@@ -152,7 +152,7 @@ def test_orthogonal_by_the_axes(case):
 
 
 def test_a_vector_has_no_fans():
-    with pytest.raises(ValueError, match="is no matrix"):
+    with pytest.raises(ValueError, match="is not a matrix"):
         initial.initializer("he_normal", STD, ("embed",))
     spec = attention.spec(D, H, H, h, init=normal(1.0), out_init=normal(1.0), bias=True)
     assert initial.weights(spec, "he_normal", STD) == spec, "only kernels, and tables of heads"

@@ -174,7 +174,8 @@ def test_splits_by_a_group_leak_nothing(corpus, tmp_path):
     assert not set(found["train"]) & set(found["validation"])
     assert 0.1 < len(found["validation"]) / 1450 < 0.5
     with pytest.raises(
-        ValueError, match=r"^data\.source\.validation_share = 0\.3: the source has a validation split of"
+        ValueError,
+        match=r"^data\.source\.validation_share = 0\.3; it must be 0, as the source has a validation split of",
     ):
         dataclasses.replace(corpus, validation_share=0.3).job(tmp_path)
     missing = dataclasses.replace(split, split_by="author")

@@ -121,7 +121,7 @@ def test_what_it_needs_of_a_model(data):
 def test_errors(data):
     with pytest.raises(ValueError, match=r"data\.source: the train split has 1 documents"):
         data([text(0)]).open("train")
-    with pytest.raises(ValueError, match=r"data\.packing: 'concat'"):
+    with pytest.raises(ValueError, match=r"data\.packing = 'concat'"):
         data([text(0)], packing="concat")
     with pytest.raises(ValueError, match=r"data\.seq_len: 4"):
         data([text(0)], seq_len=4)

@@ -58,7 +58,7 @@ def refused(folder, *names, last=0, how="weights"):
         (("a", "empty"), {}, "is not a run's folder"),
         (("a", "b@3"), {}, "that step is not kept"),
         (("a",), {"last": 3}, "holds 1 saves (0); it must be 2 or more and at most as many"),
-        (("a", "b"), {"last": 2}, "--last 2 is of one run without a step"),
+        (("a", "b"), {"last": 2}, "--last 2 needs one run without a step"),
         (("a", "wider"), {}, "model.hidden_dims is (16, 16)"),
         (("a", "wider"), {"how": "soup"}, "model.hidden_dims is (16, 16)"),
         (("a", "shifted"), {"how": "soup"}, "data.max_shift is 0"),

@@ -294,4 +294,4 @@ def test_an_objective_whose_loss_is_not_its_score_is_one_line_and_trains_elsewhe
         dataclasses.replace(config, objective=DoubledScore()),
     ):
         validate(accepted, 2)
-    assert {name for name, cls in OBJECTIVES.items() if not cls().scores} == {"distillation", "kto"}
+    assert {name for name, cls in OBJECTIVES.items() if not cls().scores} == {"distillation", "kto", "latent_flow"}

@@ -185,5 +185,5 @@ def test_adapters_are_chosen_by_name():
     tree = {"w": 1, "adapters": {"one": 2, "two": 3}}
     assert lora.without_adapters(tree) == {"w": 1}
     assert lora.only(tree, "two") == {"w": 1, "adapters": {"two": 3}}
-    with pytest.raises(ValueError, match=r"no adapter 'tow'.*'two'"):
+    with pytest.raises(ValueError, match=r"adapter 'tow' is unknown.*'two'"):
         lora.only(tree, "tow")

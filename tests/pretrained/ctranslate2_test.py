@@ -86,5 +86,5 @@ def test_what_is_no_such_file_is_one_line(tmp_path):
             ctranslate2.open_whisper(folder)
         assert "\n" not in str(error.value)
     write(folder, {}, spec="TransformerSpec")
-    with pytest.raises(ValueError, match="a TransformerSpec; WhisperSpec alone is read"):
+    with pytest.raises(ValueError, match="it is a TransformerSpec; of CTranslate2's models only WhisperSpec is read"):
         ctranslate2.open_whisper(folder)

@@ -77,5 +77,5 @@ def test_a_run_draws_what_it_heard_and_a_resumed_one_masks_the_same(tmp_path):
 
 def test_data_that_cannot_write_labels_is_one_line(tmp_path):
     config = Config(ConformerConfig.tiny(), CTC(), ImageData())
-    with pytest.raises(ValueError, match=r"data: ImageData has no text\(labels\), .* SpeechData has it"):
+    with pytest.raises(ValueError, match=r"data: ImageData has no method text\(labels\), .* SpeechData has it"):
         Speech().check(config)
