@@ -66,6 +66,6 @@ def test_a_flow_among_latents_trains_draws_and_resumes(autoencoder, tmp_path):
     assert (whole / "samples" / "00000004.png").stat().st_size > 1000
     train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2)), parts)
     train(config, parts)
-    losses = [[r["train/loss"] for r in records(folder) if "train/loss" in r][-1] for folder in (whole, parts)]
+    losses = [[r["eval/loss"] for r in records(folder) if "eval/loss" in r][-1] for folder in (whole, parts)]
     assert np.isfinite(losses[0])
     assert losses[0] == losses[1]
