@@ -89,7 +89,7 @@ class LatentFlow(FlowMatching):
         """
         constants = jax.lax.stop_gradient(constants)
         dtype = jax.tree.leaves(constants)[0].dtype
-        image = ((image.astype(jnp.float32) - self.offset) * self.scale).astype(dtype)
+        image = super().moved(image).astype(dtype)
         mean, log_variance = (x.astype(jnp.float32) for x in self.autoencoder_config().encode(constants, image))
         return mean if rng is None else mean + jnp.exp(log_variance / 2) * jax.random.normal(rng, mean.shape)
 

@@ -9,6 +9,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.report.pair_grid import write_pairs
+from bigmodel_jax.training.saved import batch_to_show
 
 
 class Reconstructions:
@@ -27,9 +28,7 @@ class Reconstructions:
 
 def reconstructed(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.ndarray]:
     """(images, reconstructions) (N, H, W, C) float32 in 0 .. 1; a latent is the encoder's mean."""
-    rows, model, objective = config.data.open("validation"), config.make_model(), config.objective
-    num = min(objective.pictures, len(rows))
-    batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
+    model, objective, batch = config.make_model(), config.objective, batch_to_show(config)
 
     def reconstruct(weights, batch):
         batch, _ = objective.inputs(batch, None)

@@ -161,15 +161,20 @@ def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tupl
     return sample_images(config.make_model(), compute, config.objective, conditions, noise, config.eval.images), titles
 
 
+def batch_to_show(config: Config) -> dict[str, np.ndarray]:
+    """`objective.pictures` rows, evenly spaced over the validation split."""
+    rows = config.data.open("validation")
+    num = min(config.objective.pictures, len(rows))
+    return rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
+
+
 def predict_masks(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predicted masks for `objective.pictures` rows, evenly spaced over the validation split.
 
     Returns pictures (N, H, W, C) float32 in 0 .. 1, true masks (N, H, W) with -1 for unknown
     classes, and the likeliest class of each pixel (N, H, W).
     """
-    rows, model = config.data.open("validation"), config.make_model()
-    num = min(config.objective.pictures, len(rows))
-    batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
+    model, batch = config.make_model(), batch_to_show(config)
 
     def predict(weights, batch):
         out = model.apply(cast(weights, config.precision.compute), batch, rng=None, train=False)
@@ -187,9 +192,7 @@ def find_boxes(config: Config, weights: params.Tree) -> tuple[np.ndarray, list[B
     Returns pictures (N, H, W, C) float32 in 0 .. 1, true boxes, and found boxes with a probability
     of at least `SURE`; boxes are in pixels.
     """
-    rows, model = config.data.open("validation"), config.make_model()
-    num = min(config.objective.pictures, len(rows))
-    batch = rows.batch(np.linspace(0, len(rows) - 1, num).astype(int), None)
+    model, batch = config.make_model(), batch_to_show(config)
 
     def find(weights, batch):
         value = model.apply(cast(weights, config.precision.compute), batch, rng=None, train=False).value
@@ -198,8 +201,8 @@ def find_boxes(config: Config, weights: params.Tree) -> tuple[np.ndarray, list[B
     true, (found, labels, scores) = sharding.to_host(jax.jit(find)(weights, batch))
     sides = np.array(batch["image"].shape[2:0:-1] * 2)  # (width, height, width, height)
     kept, here = scores >= SURE, batch["classes"] >= 0
-    true = [Boxes(true[n][here[n]] * sides, batch["classes"][n][here[n]]) for n in range(num)]
-    found = [Boxes(found[n][kept[n]] * sides, labels[n][kept[n]], scores[n][kept[n]]) for n in range(num)]
+    true = [Boxes(true[n][here[n]] * sides, batch["classes"][n][here[n]]) for n in range(len(true))]
+    found = [Boxes(found[n][kept[n]] * sides, labels[n][kept[n]], scores[n][kept[n]]) for n in range(len(found))]
     return config.data.shown(batch["image"]), true, found
 
 
