@@ -101,8 +101,8 @@ CONFIGS = configs()
 PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJECTIVES if fits(cfg, objective)]
 # One decoder, and one classifier by hand and of Flax, in every run of the suite; the other families in the slow one.
 FAST = {"llama", "mlp", "cnn"}
-# Another model's code with other fields, or another head on it: such a one learns and is laid out on devices as itself, and
-# its other duties are exhaustive.
+# Another model's code with other fields, or another head on it. Its pairs are exhaustive: tests/parity compares its
+# outputs and gradients with its reference, and the model whose code it shares stands in the slow suite.
 KIN = {
     "mistral",
     "qwen2",
@@ -110,7 +110,9 @@ KIN = {
     "qwen3_moe",
     "smollm3",
     "olmo2",
+    "olmo3",
     "granite",
+    "glm4",
     "gemma",
     "gemma2",
     "roberta",
@@ -124,16 +126,20 @@ KIN |= {"dinov2", "vit-pixels"}
 UNREAD = ("last/text/attn/q",)
 KIN |= {"paligemma", "idefics3", "smolvlm"}
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
+# One model of each kind of layer computes in bfloat16 in the slow suite.
+IN_BFLOAT16 = {"bert", "clip", "conformer", "deepseek", "dit", "mixtral", "resnet", "rnn", "t5", "unet"}
 
 
-def pairs(of_kin: pytest.MarkDecorator) -> pytest.MarkDecorator:
+def pairs(slow: set[str]) -> pytest.MarkDecorator:
+    """Every pair: quick for the models of FAST, slow for those of `slow`, else exhaustive."""
+
     def marks(name: str) -> list:
-        return [] if name in FAST else [of_kin if name in KIN else pytest.mark.slow]
+        return [] if name in FAST else [pytest.mark.slow if name in slow else pytest.mark.exhaustive]
 
     return pytest.mark.parametrize("pair", [pytest.param(p, marks=marks(p[0]), id="-".join(p)) for p in PAIRS])
 
 
-every_pair, one_of_kin = pairs(pytest.mark.slow), pairs(pytest.mark.exhaustive)
+every_pair, in_bfloat16 = pairs(set(CONFIGS) - KIN), pairs(IN_BFLOAT16)
 
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
@@ -278,9 +284,24 @@ def case(pair: tuple[str, str]) -> Case:
 
 
 @functools.cache
-def one_device(pair):
+def descent(pair):
+    """What Case.step gives at each of eight steps down the gradient on one batch, in one compiled program."""
     c = case(pair)
-    return jax.tree.map(np.asarray, jax.jit(c.step)(c.params, c.batch))
+
+    def descend(tree, _):
+        step = (_, (_, updates)), grads = c.step(tree, c.batch)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+        trainable, frozen = params.partition(tree, c.model.spec)
+        trainable = jax.tree.map(lambda p, g: p - 0.1 * g / norm, trainable, grads)
+        return params.merge(trainable, moved(c.model, frozen, updates)), step
+
+    _, steps = jax.jit(lambda tree: jax.lax.scan(descend, tree, length=8))(c.params)
+    return jax.tree.map(np.asarray, steps)
+
+
+def one_device(pair):
+    """What Case.step gives at the first values of the parameters."""
+    return jax.tree.map(lambda x: x[0], descent(pair))
 
 
 def close(a, b, tolerance):
@@ -292,7 +313,7 @@ def test_every_model_and_every_objective_is_in_a_pair():
     assert {objective for _, objective in PAIRS} == set(OBJECTIVES) - AFTERWARDS
 
 
-@one_of_kin
+@every_pair
 def test_spec_is_the_shape_of_the_initial_values(pair):
     c = case(pair)
     shapes = jax.eval_shape(c.model.init or functools.partial(params.init, c.model.spec), jax.random.key(0))
@@ -310,7 +331,7 @@ def test_loss_and_gradients_are_finite_and_reach_every_parameter(pair):
     assert not [path for path in without if not path.startswith(UNREAD)], "parameters without a gradient"
 
 
-@one_of_kin
+@every_pair
 def test_fresh_loss_is_that_of_knowing_nothing(pair):
     c = case(pair)
     (loss, (metrics, _)), _ = one_device(pair)
@@ -342,27 +363,18 @@ def moved(model, frozen, updates):
 
 @every_pair
 def test_loss_falls_on_one_batch(pair):
-    c = case(pair)
-
-    def descend(tree, _):
-        (loss, (_, updates)), grads = c.step(tree, c.batch)
-        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
-        trainable, frozen = params.partition(tree, c.model.spec)
-        trainable = jax.tree.map(lambda p, g: p - 0.1 * g / norm, trainable, grads)
-        return params.merge(trainable, moved(c.model, frozen, updates)), loss
-
-    _, losses = jax.jit(lambda tree: jax.lax.scan(descend, tree, length=8))(c.params)
+    (losses, _), _ = descent(pair)
     assert losses[-1] < losses[0] - 0.05
 
 
-@one_of_kin
+@every_pair
 def test_jit_equals_eager(pair):
     c = case(pair)
     jitted = jax.jit(lambda tree: c.model.apply(tree, c.batch).value)(c.params)
     close(jitted, c.model.apply(c.params, c.batch).value, 1e-5)
 
 
-@one_of_kin
+@every_pair
 def test_apply_is_pure(pair):
     c = case(pair)
     before = jax.tree.map(np.array, (c.params, c.batch))
@@ -375,7 +387,7 @@ def test_apply_is_pure(pair):
     chex.assert_trees_all_equal((c.params, c.batch), before)
 
 
-@one_of_kin
+@every_pair
 def test_evaluation_needs_no_rng_and_reports_what_it_names(pair):
     c = case(pair)
     out = jax.jit(lambda tree: c.objective.loss(c.model, tree, c.batch, rng=None, train=False))(c.params)
@@ -389,7 +401,7 @@ def test_evaluation_needs_no_rng_and_reports_what_it_names(pair):
     assert out.updates == {}
 
 
-@one_of_kin
+@every_pair
 def test_rows_of_an_evaluation_do_not_see_each_other(pair):
     c = case(pair)
     apply = jax.jit(lambda batch: c.model.apply(c.params, batch).value)
@@ -399,7 +411,7 @@ def test_rows_of_an_evaluation_do_not_see_each_other(pair):
     close(*(jax.tree.map(lambda x: x[0], apply(batch)) for batch in (other, c.batch)), 1e-5)
 
 
-@one_of_kin
+@every_pair
 def test_updates_are_the_frozen_parameters(pair):
     c = case(pair)
     (_, (_, updates)), _ = one_device(pair)
@@ -411,7 +423,7 @@ def test_updates_are_the_frozen_parameters(pair):
     assert all((after[k] != params.paths(c.params)[k]).any() for k in frozen), "a statistic that never moves"
 
 
-@one_of_kin
+@in_bfloat16
 def test_bfloat16_is_finite_and_near(pair):
     c = case(pair)
     trainable, frozen = params.partition(c.params, c.model.spec)
@@ -421,7 +433,11 @@ def test_bfloat16_is_finite_and_near(pair):
     assert abs(loss - one_device(pair)[0][0]) < 0.05
 
 
-@pytest.mark.parametrize("layout", [{"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.exhaustive), {"data": 2, "fsdp": 2, "tensor": 2}],
+    ids=str,
+)
 @every_pair
 def test_eight_devices_equal_one(pair, layout):
     c, rules = case(pair), Rules()
