@@ -28,14 +28,16 @@ QUICK = {("llama", layout) for layout in ("dp", "fsdp_tp", "pmap")} | {("cnn_nnx
 CNN = ("dp", "fsdp", "tp", "fsdp_tp", "pmap")
 OTHERS = ("dp", "fsdp", "tp", "fsdp_tp", "hybrid", "tp_sequence")
 CASES = dict.fromkeys(layout_runs.CASES, OTHERS) | {"llama": LAYOUTS, "cnn_nnx": CNN, "cnn_linen": CNN}
-# Slow: what cuts every kind of model in the most ways; a part of it alone is exhaustive.
-SLOW = {"fsdp", "fsdp_tp", "tp_sequence", "pmap"}
+# Slow: the layout that cuts a kind of model in the most ways, and of the decoder each way of cutting once.
+SLOW = {"fsdp_tp", "pmap"}
+OF_LLAMA = {"fsdp", "tp", "hybrid", "tp_sequence", "fsdp_tp_slices"}
 
 
 def marks(case: str, layout: str) -> list:
     if (case, layout) in QUICK:
         return []
-    return [pytest.mark.slow if case == "llama" or layout in SLOW else pytest.mark.exhaustive]
+    slow = layout in SLOW or (case == "llama" and layout in OF_LLAMA)
+    return [pytest.mark.slow if slow else pytest.mark.exhaustive]
 
 
 PAIRS = [pytest.param(case, layout, marks=marks(case, layout)) for case, layouts in CASES.items() for layout in layouts]
