@@ -23,7 +23,20 @@ FORWARD = {
     "recurrent_test": "test_logits_of_packed_documents_with_padding",
     "speech_test": "test_logits_of_rows_with_padding",
 }
+# Families that are another's code with other fields. Their outputs, gradients and exports are compared in the slow suite;
+# their other comparisons are exhaustive.
+KIN = {
+    "llama31", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3", "granite", "glm4", "gemma", "gemma2",
+    "moonlight", "t5_v11", "distilbert", "roberta", "siglip", "dinov2", "smolvlm", "text_to_image",
+}  # fmt: skip
+OF_KIN = {
+    "test_logits",
+    "test_outputs",
+    "test_gradients_of_every_parameter",
+    "test_an_export_reloaded_computes_the_same",
+}
 TWICE = {"llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare"}
+EXHAUSTIVE = pytest.mark.exhaustive.mark
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.
@@ -73,6 +86,9 @@ def pytest_collection_modifyitems(items):
             params = item.callspec.params if hasattr(item, "callspec") else {}
             name = params.get("name", params.get("cell"))
             if FORWARD.get(item.path.stem) == item.originalname and name not in TWICE:
+                continue
+            if name in KIN and item.originalname not in OF_KIN:
+                item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"] + [EXHAUSTIVE]
                 continue
         if folder in ("models", "parity") and name and name.partition("-")[0] not in QUICK:
             item.add_marker(pytest.mark.slow)
