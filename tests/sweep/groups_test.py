@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
         (("0,1,2", "3,4"), "the groups have 2 and 3 devices; give all as many"),
         (("0,", "1"), "a device has no name; give groups such as 0,1 2,3"),
         (("0,1,2,3", "4,5,6,8"), "device 8 is not there; JAX_NUM_CPU_DEVICES = 8 makes the devices 0 to 7"),
-        (("0,1,2", "3,4,5"), "parallel.fsdp = 2.*3 devices"),
+        (("0,1,2", "3,4,5"), "--groups 0,1,2 3,4,5: each process has 3 devices; parallel: .*fsdp=2 .*3 devices"),
     ],
 )
 def test_groups_that_do_not_fit_are_one_line_before_anything_starts(given, text, tmp_path, monkeypatch):
