@@ -16,7 +16,8 @@ import jax
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
-from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.engine import Engine
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.models.llama import SMOLLM2_135M
 
 LENGTH, PROMPT, TOKENS = 256, 16, 64

@@ -21,7 +21,8 @@ import jax
 from bigmodel_jax import config_file
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import sharding
-from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.engine import Engine
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.training.saved import load_weights
 
 ROOT = Path(__file__).parents[1]

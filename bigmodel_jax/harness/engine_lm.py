@@ -22,8 +22,9 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.harness.scoring import Scorer
-from bigmodel_jax.inference.engine import Engine, Layout, Request
+from bigmodel_jax.inference.engine import Engine, Layout
 from bigmodel_jax.inference.prompts import bucket
+from bigmodel_jax.inference.request import Request
 
 TURNS = 16  # tokens generated between two searches for stop strings
 MAX_NEW = 256  # new tokens, if a task does not give a number

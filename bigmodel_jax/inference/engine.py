@@ -6,64 +6,22 @@ change it, except for rounding in products of other shapes.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.inference.compiled import Compiled, Layout, compiled, large_on_one_cpu, mesh_of, uncut
+from bigmodel_jax.inference.mixed import check_names, using
 from bigmodel_jax.inference.prompts import Prefixes, Read, Reading, left_pad
+from bigmodel_jax.inference.request import Constraint, Request, Token
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.inference.slots import Emitted, Programs, Slots, cache_dtype
 from bigmodel_jax.inference.widen import widened
 from bigmodel_jax.models import Model, decoder
 from bigmodel_jax.nn import stack
-
-
-class Constraint(Protocol):
-    """Restricts the tokens of one text, depending on the tokens before."""
-
-    def allowed(self) -> np.ndarray:
-        """(W,) uint32: bit n of word w tells whether token 32 w + n may be the next."""
-        ...
-
-    def take(self, token: int) -> None:
-        """Records that this token continues the text."""
-        ...
-
-
-class Request(NamedTuple):
-    """A prompt (token ids) to continue by up to `max_tokens`.
-
-    Its random draws depend only on `seed`, `nth` and the position. nth: numbers the texts drawn
-    with one seed. settings, constraint: for an engine without `sample`. inputs: arrays of one row
-    (1, ...) that the model reads beside tokens, such as an image that tokens stand for.
-    """
-
-    prompt: Sequence[int]
-    max_tokens: int
-    seed: int = 0
-    nth: int = 0
-    settings: Settings | None = None
-    constraint: Constraint | None = None
-    inputs: Mapping[str, np.ndarray] | None = None
-
-
-class Token(NamedTuple):
-    """One token of one text.
-
-    id: the request's number. log_prob: the model's at temperature 1; 0 unless the engine has
-    `log_probs`. finished: whether it is the text's last token; stop tokens are returned, too. tops:
-    (id, log probability) of the likeliest tokens, if the request asks for them.
-    """
-
-    id: int
-    token: int
-    log_prob: float
-    finished: bool
-    tops: tuple[tuple[int, float], ...] = ()
 
 
 class Engine:
@@ -77,6 +35,7 @@ class Engine:
     - piece: the most tokens of a prompt read between two steps; 0 = all
     - prefixes: number of earlier prompts whose cache is reused; like piece, only without a layout
     - cache: the dtype of keys and values; "" = as in `sample`
+    - adapters: names of adapters in the weights, of which each request uses its own
     """
 
     def __init__(
@@ -94,6 +53,7 @@ class Engine:
         piece: int = 0,
         prefixes: int = 0,
         cache: str = "",
+        adapters: Sequence[str] = (),
     ):
         if model.make_cache is None:
             raise ValueError("model: this model has no decode cache, so it cannot generate")
@@ -117,6 +77,8 @@ class Engine:
         self._reading: tuple[int, Request, Reading] | None = None  # a prompt that is being read in pieces
         self._ids: list[int | None] = [None] * slots  # the request in each slot
         self._constraints: list[Constraint | None] = [None] * slots
+        self._adapters: tuple[str, ...] = tuple(adapters)
+        self._using: list[tuple[str, ...] | None] = [()] * slots  # the adapters of the text in each slot
         self._left = np.zeros(slots, np.int64)  # the most tokens that may still come, without a fresh one
         self._fresh = False  # whether a slot has a token that no step has returned
         self._flying: collections.deque[tuple[list, int, Emitted]] = collections.deque()
@@ -158,6 +120,7 @@ class Engine:
             raise ValueError(
                 f"max_tokens = {request.max_tokens}: with the prompt's {num} tokens it exceeds a slot's {length}"
             )
+        check_names(self._adapters, request.adapters)
         number, self._num_submitted = self._num_submitted, self._num_submitted + 1
         self._waiting.append((number, request))
         return number
@@ -214,7 +177,8 @@ class Engine:
 
     def _open(self, request: Request) -> Reading:
         """Starts reading a prompt after the part that an earlier prompt shares with it."""
-        found, shared = self._prefixes.longest(request.prompt, self._programs.length - request.max_tokens)
+        room = self._programs.length - request.max_tokens
+        found, shared = self._prefixes.longest(request.prompt, room, request.adapters)
         row = self._compiled.trimmed(found.row, np.int32(shared)) if shared else self._compiled.row()
         self.num_shared += shared
         return Reading(request.prompt, row, found if shared else Read(), shared, self._piece)
@@ -225,11 +189,12 @@ class Engine:
         room = self._programs.length - (request.max_tokens if reading.shared else 0)
         first, tokens, segments = reading.next(room)
         if not reading.complete:
-            reading.row = self._compiled.piece(self._weights, reading.row, np.int32(first), tokens, segments)
+            weights = using(self._weights, self._adapters, [request.adapters])
+            reading.row = self._compiled.piece(weights, reading.row, np.int32(first), tokens, segments)
             return
         self._reading = None
         row = self._begin(slot, number, request, (reading.row, np.int32(first)), tokens, segments)
-        self._prefixes.keep(reading.read(row))
+        self._prefixes.keep(reading.read(row, request.adapters))
 
     def _begin(self, slot: int, number: int, request: Request, row: tuple = (), tokens=None, segments=None) -> Any:
         """Starts a text in a slot, and returns the cache row with its whole prompt.
@@ -245,15 +210,16 @@ class Engine:
             arguments.append(request.settings or Settings.of(SampleConfig()))
         if request.constraint:
             arguments.append(request.constraint.allowed()[None])
+        weights = using(self._weights, self._adapters, [request.adapters])
         if row:
-            self._slots, whole = self._compiled.begin(self._weights, self._slots, *row, *arguments)
+            self._slots, whole = self._compiled.begin(weights, self._slots, *row, *arguments)
         else:
             beside = request.inputs or {}
-            self._slots, whole = self._compiled.prefill(self._weights, self._slots, *arguments, **beside), None
+            self._slots, whole = self._compiled.prefill(weights, self._slots, *arguments, **beside), None
         if request.constraint:
             request.constraint.take(int(self._slots.token[slot]))
         self._ids[slot], self._left[slot], self._fresh = number, request.max_tokens - 1, True
-        self._constraints[slot] = request.constraint
+        self._constraints[slot], self._using[slot] = request.constraint, request.adapters
         return whole
 
     def _dispatch(self) -> None:
@@ -263,7 +229,8 @@ class Engine:
         if any(self._constraints):
             arguments.append(self._allowed())
             turns = 1
-        self._slots, emitted = self._compiled.decode(self._layered, self._slots, *arguments)
+        weights = using(self._layered, self._adapters, self._using)
+        self._slots, emitted = self._compiled.decode(weights, self._slots, *arguments)
         # A step may end early while requests wait, so the number of its tokens is not known yet.
         sure = 0 if waiting else turns
         self._flying.append((list(self._ids), sure, emitted))

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.engine import Engine
 from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.models import Model
 
 # The most texts generated at a time; further ones wait for a free slot.

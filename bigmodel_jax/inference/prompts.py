@@ -35,12 +35,14 @@ def bucket(length: int) -> int:
 class Read(NamedTuple):
     """A cache row and the prompt in it.
 
-    pads: (position, columns) of the padding that lies between pieces of the prompt.
+    pads: (position, columns) of the padding that lies between pieces of the prompt. adapters: those
+    that computed the row, as in `Request`.
     """
 
     tokens: tuple[int, ...] = ()
     row: Any = None
     pads: tuple[tuple[int, int], ...] = ()
+    adapters: tuple[str, ...] | None = None
 
     def columns(self, num: int) -> int:
         """The number of columns that the first `num` tokens take, with the padding between them."""
@@ -56,8 +58,8 @@ class Prefixes:
     def keep(self, read: Read) -> None:
         """Stores the row of a complete prompt, and drops the oldest if there are too many."""
         if self._most:
-            self._kept[read.tokens] = read
-            self._kept.move_to_end(read.tokens)
+            self._kept[read.tokens, read.adapters] = read
+            self._kept.move_to_end((read.tokens, read.adapters))
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
 
@@ -65,20 +67,21 @@ class Prefixes:
         """Drops all rows, because other weights compute other keys and values."""
         self._kept.clear()
 
-    def longest(self, prompt: Sequence[int], room: int) -> tuple[Read, int]:
+    def longest(self, prompt: Sequence[int], room: int, adapters: tuple[str, ...] | None = None) -> tuple[Read, int]:
         """(row, number of shared first tokens) of the kept prompt that shares most with this one.
 
-        room: the columns that prompt and answer may take.
+        room: the columns that prompt and answer may take. adapters: those that read the prompt;
+        others computed other keys and values.
         """
         found, num = Read(), 0
-        for read in self._kept.values():
+        for read in (read for read in self._kept.values() if read.adapters == adapters):
             # At least one token must be read, because its logits start the answer.
             shared = min(_shared(read.tokens, prompt), len(prompt) - 1)
             fits = read.columns(shared) + len(prompt) - shared <= room
             if shared > max(num, LEAST_SHARED - 1) and fits:
                 found, num = read, shared
         if num:
-            self._kept.move_to_end(found.tokens)
+            self._kept.move_to_end((found.tokens, found.adapters))
         return found, num
 
 
@@ -121,5 +124,5 @@ class Reading:
     def complete(self) -> bool:
         return self.at == len(self._prompt)
 
-    def read(self, row: Any) -> Read:
-        return Read(tuple(self._prompt), row, self._pads)
+    def read(self, row: Any, adapters: tuple[str, ...] | None = None) -> Read:
+        return Read(tuple(self._prompt), row, self._pads, adapters)

@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 
 from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import user_code
-from bigmodel_jax.inference.engine import Engine, Layout, Request
+from bigmodel_jax.inference.engine import Engine, Layout
 from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.models import Model
 
 OPTION = "data.rollouts"

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.params import Init, Param, Tree
 from bigmodel_jax.models.base import Model
-from bigmodel_jax.nn.lora import BRANCH, Adapted, Low
+from bigmodel_jax.nn.lora import BRANCH, ROWS, Adapted, Low, Unmixed
 
 STACKS = ("layers", "experts")  # axes that count separate weights, each with an adapter of its own
 
@@ -38,16 +39,19 @@ class Place:
     layers: int = 0
     start: int = 0
 
-    def low(self, path: str, parts: dict, rng: jax.Array | None) -> Low:
+    def low(self, path: str, parts: dict, rng: jax.Array | None, on: Any = None) -> Low:
         """The `Low` of this place.
 
-        parts: its arrays by name. rng: the call's key, None outside training.
+        parts: its arrays by name. rng: the call's key, None outside training. on: as in `Low`, for
+        each layer of the arrays. Raises Unmixed for weights trained in full, which rows share.
         """
+        if on is not None and "whole" in parts:
+            raise Unmixed(f"{path} is trained in full")
         key = None
         if self.rate and rng is not None:
             key = jax.random.fold_in(rng, zlib.crc32(path.encode()))
             key = jax.random.split(key, self.layers) if self.layers else key
-        return Low(**parts, key=key, scale=self.scale, rate=self.rate, start=self.start)
+        return Low(**parts, key=key, on=on, scale=self.scale, rate=self.rate, start=self.start)
 
 
 # ------------------------------------------------------------------------------------ which weights
@@ -152,9 +156,9 @@ def weave(places: dict[str, dict[str, Place]], tables: frozenset[str], tree: Tre
     on = tree.get(BRANCH)
     if on is None:
         return tree
-    flat = params.paths({name: part for name, part in tree.items() if name != BRANCH})
+    flat = params.paths({name: part for name, part in tree.items() if name not in (BRANCH, ROWS)})
     parts = {name: params.paths(part) for name, part in on.items()}
-    nodes = functools.partial(_nodes, places, tables, parts, rng)
+    nodes = functools.partial(_nodes, places, tables, parts, rng, tree.get(ROWS, {}))
     apart = {
         path: tuple(_of_layer(nodes, path, layer, i) for i, layer in enumerate(layers))
         for path, layers in flat.items()
@@ -170,10 +174,11 @@ def _of_layer(nodes: Callable, stack: str, layer: Tree, i: int) -> Tree:
     return params.from_paths({path.removeprefix(f"{stack}/"): x for path, x in made.items()})
 
 
-def _nodes(places, tables, parts, rng, flat: dict[str, Any], of: Callable = lambda x: x) -> dict[str, Adapted]:
+def _nodes(places, tables, parts, rng, rows, flat: dict[str, Any], of: Callable = lambda x: x) -> dict[str, Adapted]:
     """A node for each weight of `flat` that an adapter changes.
 
-    of: takes from an adapter's part the piece that belongs to `flat`, such as one layer.
+    rows: {adapter's name: its `Low.on`}. of: takes from an adapter's part the piece that belongs to
+    `flat`, such as one layer.
     """
     nodes = {path: Adapted(flat[path]) for path in tables if path in flat}
     for name, of_weights in places.items():
@@ -181,7 +186,10 @@ def _nodes(places, tables, parts, rng, flat: dict[str, Any], of: Callable = lamb
             if name not in parts or path not in flat:
                 continue
             mine = {part: of(parts[name][f"{path}/{part}"]) for part in place.spec}
-            low = place.low(f"{BRANCH}/{name}/{path}", mine, rng)
+            on = rows.get(name)
+            if on is not None and place.layers:  # a loop over layers takes one entry for each
+                on = of(jnp.broadcast_to(on, (place.layers, *on.shape)))
+            low = place.low(f"{BRANCH}/{name}/{path}", mine, rng, on)
             node = nodes.get(path, Adapted(flat[path]))
             turned = place.turned or node.turned
             nodes[path] = dataclasses.replace(node, low=(*node.low, low), num_in=place.num_in, turned=turned)

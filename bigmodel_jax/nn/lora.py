@@ -26,6 +26,11 @@ from bigmodel_jax.nn import cpu
 from bigmodel_jax.nn.dropout import dropout
 
 BRANCH = "adapters"  # the adapters' parameters are at adapters/<adapter's name>/<weight's path>/<part>
+ROWS = "adapter_rows"  # beside BRANCH: {adapter's name: (B,) bool, which rows of a batch use it}
+
+
+class Unmixed(ValueError):
+    """A weight is read in a way in which all rows of a batch must use the same adapters."""
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +41,7 @@ class Low:
     a: (*lead, *I, r), b: (*lead, r, *O). magnitude: (*lead, *O), a column's length minus the base's
     (DoRA). whole: (*lead, *I, *O), the difference from the base of a weight trained in full. rows:
     (n, D), the same for the rows from `start` on. key: the key of x's dropout, one per layer.
-    scale: s. rate: the dropout rate.
+    scale: s. rate: the dropout rate. on: (B,) bool, the rows of x that use the adapter; None: all.
     """
 
     a: Any = None
@@ -45,6 +50,7 @@ class Low:
     whole: Any = None
     rows: Any = None
     key: Any = None
+    on: Any = None
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
     rate: float = dataclasses.field(default=0.0, metadata={"static": True})
     start: int = dataclasses.field(default=0, metadata={"static": True})
@@ -78,7 +84,9 @@ class Adapted:
         return next((leaf.dtype for leaf in jax.tree.leaves(self.low) if _is_float(leaf)), jnp.dtype(jnp.float32))
 
     def dense(self, dtype: Any = None) -> jax.Array:
-        """The merged weight, (*lead, *I, *O)."""
+        """The merged weight, (*lead, *I, *O); raises Unmixed where it differs from row to row."""
+        if any(low.on is not None for low in self.low):
+            raise Unmixed(f"a weight {self.shape} is merged with its adapters before its product")
         base = storage.dense(self.w, dtype or self.dtype)
         w = self._base(base)
         for low in self.low:
@@ -105,9 +113,10 @@ class Adapted:
         for low in self.low:
             if low.a is None:
                 continue
-            y = y + _narrow(x if low.key is None else dropout(low.rate, x, low.key), low, num_dims).astype(y.dtype)
+            more = _narrow(x if low.key is None else dropout(low.rate, x, low.key), low, num_dims)
+            y = y + _in_rows(low, more).astype(y.dtype)
             lengths = self._lengths(low, self.w)
-            y = y if lengths is None else y * lengths.astype(y.dtype)
+            y = y if lengths is None else _in_rows(low, y * lengths.astype(y.dtype), y)
         # The barrier keeps y one array, so that later operations round as with the base's product.
         return jax.lax.optimization_barrier(y) if self.low else y
 
@@ -124,7 +133,9 @@ class Adapted:
         ):
             return False
         (low,) = self.low
-        plain = low.a is not None and all(part is None for part in (low.magnitude, low.whole, low.rows, low.key))
+        plain = low.a is not None and all(
+            part is None for part in (low.magnitude, low.whole, low.rows, low.key, low.on)
+        )
         inner = math.prod(x.shape[x.ndim - num_dims :])
         pays = cpu.merging_pays(x.size // inner, inner, self.w.size // inner)
         return plain and pays and x.dtype == self.w.dtype == jnp.float32
@@ -143,12 +154,12 @@ class Adapted:
                 at = ids - low.start
                 is_new = (at >= 0) & (at < low.rows.shape[0])
                 new = jnp.take(low.rows, jnp.where(is_new, at, 0), axis=0)
-                x = x + jnp.where(is_new[..., None], new, 0).astype(x.dtype)
+                x = x + _in_rows(low, jnp.where(is_new[..., None], new, 0)).astype(x.dtype)
         for low in self.low:
             if low.a is not None:
-                x = x + (low.scale * (look_up(low.a, ids) @ low.b)).astype(x.dtype)
+                x = x + _in_rows(low, low.scale * (look_up(low.a, ids) @ low.b)).astype(x.dtype)
                 lengths = self._lengths(low, self.w)
-                x = x if lengths is None else x * lengths.astype(x.dtype)
+                x = x if lengths is None else _in_rows(low, x * lengths.astype(x.dtype), x)
         return jax.lax.optimization_barrier(x) if self.low else x
 
     @property
@@ -166,12 +177,12 @@ class Adapted:
             if low.a is None:
                 continue
             if low.magnitude is not None:
-                x = x * self._lengths(low, self.w).astype(x.dtype)
-            z.append(low.scale * (x @ (low.a if self.turned else low.b.T)))
+                x = _in_rows(low, x * self._lengths(low, self.w).astype(x.dtype), x)
+            z.append(_in_rows(low, low.scale * (x @ (low.a if self.turned else low.b.T))))
             c.append(low.b.T if self.turned else low.a)
         for low in self.low:
             if low.rows is not None:
-                z.append(x @ low.rows.T)
+                z.append(_in_rows(low, x @ low.rows.T))
                 here = jnp.arange(self.shape[0])[:, None] == low.start + jnp.arange(low.rows.shape[0])
                 c.append(here.astype(x.dtype))
         w = storage.dense(self._base(self.w, rows=False), x.dtype)
@@ -249,6 +260,15 @@ for _name in (
     *(f"{r}{n}" for n in ("add", "sub", "mul", "truediv", "matmul") for r in ("", "r")),
 ):
     setattr(Adapted, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def _in_rows(low: Low, new: jax.Array, old: jax.Array | float = 0) -> jax.Array:
+    """`new` (B, ...) in the rows that use the adapter, `old` in the others."""
+    if low.on is None:
+        return new
+    if low.on.shape[0] not in (1, new.shape[0]):
+        raise Unmixed(f"a product has {new.shape[0]} rows in a batch of {low.on.shape[0]}")
+    return jnp.where(low.on.reshape(-1, *[1] * (new.ndim - 1)), new, jnp.asarray(old, new.dtype))
 
 
 def _is_float(leaf: Any) -> bool:

@@ -119,7 +119,7 @@ class Objective:
         """The decode cache's size (rows, columns) where a run samples from its own weights, else
         None.
         """
-        return None
+        return (min(data.slots, batch_size), data.seq_len) if data.prompts else None
 
     def computed(self) -> dict[str, Field]:
         """Arrays that a run computes for every row before its first step

@@ -151,9 +151,6 @@ class PolicyGradient(Objective):
             return lora.without_adapters(params)
         return params["reference"]
 
-    def rollout_cache(self, data, batch_size):
-        return min(data.slots, batch_size), data.seq_len
-
     # ---- before the step
 
     def total(self, rewards: np.ndarray) -> np.ndarray:

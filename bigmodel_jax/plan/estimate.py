@@ -11,11 +11,11 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params
-from bigmodel_jax.plan import changes
+from bigmodel_jax.plan import changes, sampling
 from bigmodel_jax.plan.chips import GIB
 from bigmodel_jax.plan.compile import Compiled, compile_step, used_bytes
 from bigmodel_jax.plan.failures import Failures, forecast
-from bigmodel_jax.plan.roofline import Roofline, roofline
+from bigmodel_jax.plan.roofline import Roofline, line_of
 from bigmodel_jax.plan.topology import Topology, check_installed, roomier
 from bigmodel_jax.training import epochs
 
@@ -51,6 +51,8 @@ def make_plan(
     if not compiled.memory:
         plan["memory"] |= refused_memory(config, topology, compiled, say)
     plan |= seen(config, topology, compiled, tokens, table) if compiled.memory else {}
+    if "run" in plan:
+        plan = sampling.with_sampling(plan, sampling.predict(config, topology, say))
     plan |= forecast(plan, topology, failures)
     if not plan["fits"]:
         plan["changes"] = changes.find(config, topology, say)
@@ -165,15 +167,6 @@ def seen(config: Config, topology: Topology, compiled: Compiled, tokens: float, 
         "tokens_per_second": compiled.tokens / line.step,
         "run": whole_run(config, topology, compiled, tokens, line, prices),
     }
-
-
-def line_of(compiled: Compiled, topology: Topology) -> Roofline:
-    """The roofline of a compiled program on this topology."""
-    chip, measured = topology.chip, compiled.program["cost"]
-    compute = sum(n / chip.peak(kind) for kind, n in measured["flops"].items())
-    waits = [(row["network"], row["asynchronous"], row["seconds"]) for row in compiled.program["collectives"]]
-    hbm = measured["bytes"] / (chip.hbm_bandwidth / chip.devices)
-    return roofline(compute, hbm, measured["busy"], measured["expected"], waits)
 
 
 def by_axes(rows: list[dict]) -> list[dict]:

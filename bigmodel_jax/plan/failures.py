@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 from bigmodel_jax.core.ranges import NonNegative, Positive
+from bigmodel_jax.plan.sampling import of_step
 from bigmodel_jax.plan.sums import HOST_LINK
 from bigmodel_jax.plan.topology import Topology
 
@@ -92,7 +93,7 @@ def forecast(plan: dict, topology: Topology, given: Failures) -> dict:
     # A host writes its share of the state once, but reads a copy for each of its devices.
     write, read = state_bytes / hosts / rate, resident * topology.devices / hosts / rate
     restart = 60 * given.restart_minutes + read
-    step = plan["step_seconds"]
+    step = plan["step_seconds"] + of_step(plan)
     # A save cannot start before the previous one is on disk.
     steps = max(1, round(daly(save, mtbf) / step), math.ceil((write - save) / step))
     # The steps computed while a save was written are lost too, so a restart costs them again.

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+from bigmodel_jax.plan.compile import Compiled
 from bigmodel_jax.plan.program.hlo import Collective
 from bigmodel_jax.plan.topology import Topology
 
@@ -121,3 +122,12 @@ def _gpu_seconds(one: Collective, members: Sequence[Sequence[int]], topology: To
     # Hosts form the ring here: each host sends (h - 1) / h of the buffer over the network.
     share = (hosts - 1) / hosts * len(members) / max(len(members) - 1, 1)
     return "dcn", max(one.sent * share / (per_host * chip.dcn), one.sent / chip.link)
+
+
+def line_of(compiled: Compiled, topology: Topology) -> Roofline:
+    """The roofline of a compiled program on this topology."""
+    chip, measured = topology.chip, compiled.program["cost"]
+    compute = sum(n / chip.peak(kind) for kind, n in measured["flops"].items())
+    waits = [(row["network"], row["asynchronous"], row["seconds"]) for row in compiled.program["collectives"]]
+    hbm = measured["bytes"] / (chip.hbm_bandwidth / chip.devices)
+    return roofline(compute, hbm, measured["busy"], measured["expected"], waits)

@@ -142,12 +142,29 @@ def run_table(plan: dict) -> Table:
     )
     table.add_row("FLOPs a step", f"{useful}; {counted:.3g} executed")
     table.add_row("HBM a step", f"{plan['hbm_bytes'] / 1e9:.1f} GB a device")
+    for name, text in sampling_rows(plan):
+        table.add_row(name, text)
     table.add_row("run", f"{number(run['tokens'])} tokens, {run['steps']:,.0f} steps: {duration(run['seconds'])}")
     price = f"{run['dollars']:,.0f} $ at {run['dollars_per_chip_hour']:.2f} a chip-hour ({run['prices_of']})"
     table.add_row("cost", f"{run['chip_hours']:,.0f} chip-hours, {price}")
     for name, text in failure_rows(plan):
         table.add_row(name, text)
     return table
+
+
+def sampling_rows(plan: dict) -> list[tuple[str, str]]:
+    """(name, text) rows on the time in which answers are sampled; empty without rollouts."""
+    if "sampling" not in plan:
+        return []
+    found = plan["sampling"]
+    if "refused" in found:
+        return [("sampling", f"DOES NOT FIT: {found['refused']}")]
+    answers = f"{found['answers']:,} answers of {found['answer']:,} tokens in {found['slots']:,} slots"
+    parts = f"prompts {duration(found['prompts_seconds'])}, tokens {duration(found['tokens_seconds'])}"
+    return [
+        ("sampling", f"{duration(found['step_seconds'])} a step beside its {duration(plan['step_seconds'])}"),
+        ("", f"a rollout of {answers} at most: {parts}"),
+    ]
 
 
 def failure_rows(plan: dict) -> list[tuple[str, str]]:

@@ -119,6 +119,7 @@ def compile_program(config: Config, topology: Topology, serving: Serving, progra
     request = {
         "config": config_file.to_json(config),
         "topology": topology.name,
+        "slices": topology.slices,
         "serving": dataclasses.asdict(serving),
         "program": program,
         "cache": str(root()),

@@ -9,6 +9,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.plan import estimate, serving_limits
 from bigmodel_jax.plan.compile import Compiled
+from bigmodel_jax.plan.roofline import line_of
 from bigmodel_jax.plan.serving import Serving
 from bigmodel_jax.plan.serving_compile import Say, Server, check, compile_server
 from bigmodel_jax.plan.topology import Topology, check_installed
@@ -122,7 +123,7 @@ def rates(server: Server, topology: Topology, price: dict) -> dict:
 
 def rate(one: Compiled, topology: Topology, price: dict) -> dict:
     """One program's roofline, tokens per second, and dollars per million tokens."""
-    measured, line = one.program["cost"], estimate.line_of(one, topology)
+    measured, line = one.program["cost"], line_of(one, topology)
     per_second = one.tokens / line.step
     return {
         "tokens": one.tokens,

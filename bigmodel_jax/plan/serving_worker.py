@@ -29,7 +29,7 @@ def run(request: dict) -> dict:
     Returns its key, the sizes of weights and cache, and what its text says.
     """
     config = config_file.from_json(request["config"])
-    topology = topologies.parse(request["topology"])
+    topology = topologies.parse(request["topology"], request["slices"])
     serving = Serving(**request["serving"])
     layout = layout_of(config, topologies.compile_devices(topology))
     begun = time.perf_counter()

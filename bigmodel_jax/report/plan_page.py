@@ -79,6 +79,7 @@ def _cards(plan: dict) -> list[str]:
             duration(line["step"]),
             f"{duration(line['hidden'])} to {duration(line['exposed'])}; {BOUNDS[line['bound']]} longest",
         ),
+        *_sampling_cards(plan),
         elements.card("MFU", f"{100 * plan['mfu']:.1f} %", f"{100 * plan['mfu_bound']:.1f} % at best"),
         elements.card(
             "Tokens/s", short(plan["tokens_per_second"]), f"{short(plan['tokens_per_second'] / plan['chips'])} a chip"
@@ -89,6 +90,14 @@ def _cards(plan: dict) -> list[str]:
             "Cost", _least(run["dollars"], "$"), f"{run['dollars_per_chip_hour']:.2f} $ a chip-hour, {run['prices_of']}"
         ),
     ]
+
+
+def _sampling_cards(plan: dict) -> list[str]:
+    found = plan.get("sampling", {})
+    if not found or "refused" in found:
+        return [elements.card("Sampling", "Does not fit", found["refused"])] if found else []
+    answers = f"{found['answers']:,} answers of {found['answer']:,} tokens in {found['slots']:,} slots"
+    return [elements.card("Sampling a step", duration(found["step_seconds"]), f"{answers} at most")]
 
 
 def _goodput_cards(plan: dict) -> list[str]:

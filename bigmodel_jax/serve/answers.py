@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
-from bigmodel_jax.inference.engine import Token
+from bigmodel_jax.inference.request import Token
 from bigmodel_jax.serve.metrics import Metrics
 from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.text import Pieces, Stops

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from bigmodel_jax.data.text import chat as chat_format
-from bigmodel_jax.inference.engine import Token
+from bigmodel_jax.inference.request import Token
 from bigmodel_jax.serve.answers import Answering, Piece
 from bigmodel_jax.serve.completions import usage
 from bigmodel_jax.serve.constrain import Masks

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from bigmodel_jax.inference.engine import Token
+from bigmodel_jax.inference.request import Token
 from bigmodel_jax.serve import passes
 from bigmodel_jax.serve.answers import Answering, Piece
 from bigmodel_jax.serve.constrain import Masks

@@ -16,8 +16,10 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
-from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.engine import Engine
+from bigmodel_jax.inference.mixed import why_apart
 from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Model
 from bigmodel_jax.nn import lora
@@ -114,6 +116,20 @@ class Served:
         """The compiler of constraints on answers, for this run's tokenizer."""
         return Grammars(self.tokenizer, self.config.model.vocab_size)
 
+    @functools.cached_property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters among which each slot chooses; () where each name has an engine of its own.
+
+        The model is traced once, which tells whether its products can tell rows apart.
+        """
+        of_run = tuple(self.config.adapters.named())
+        whole = self.weights[self.names[0]]
+        return () if not of_run or why_apart(self.model, whole, of_run) else of_run
+
+    def uses(self, name: str) -> tuple[str, ...]:
+        """The adapters that answer under a name."""
+        return tuple(self.weights[name].get(lora.BRANCH, {}))
+
     def held_to(self, asked: Sampled, grammar: str = "") -> Masks | None:
         """The constraint on the answers: `grammar` if given, else what the request asks for, else
         None.
@@ -135,7 +151,9 @@ class Served:
         sample = SampleConfig(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p)
         settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
         seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
-        return [Request(prompt, most, seed, nth, settings, masks and masks.copy()) for nth in range(asked.n)]
+        adapters = self.uses(asked.model) if self.adapters else None
+        one = Request(prompt, most, seed, settings=settings, adapters=adapters)
+        return [one._replace(nth=nth, constraint=masks and masks.copy()) for nth in range(asked.n)]
 
 
 def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str = "", name: str = "") -> Served:
@@ -186,10 +204,17 @@ def by_name(config: Config, weights: Any, name: str) -> dict[str, Any]:
 
 
 def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
-    """One engine for each name. Each engine has slots of its own; the base weights are shared."""
+    """The engine of each name.
+
+    Names whose adapters can share a batch have the same engine. Otherwise each name has an engine
+    with slots of its own, and they share the base's weights.
+    """
     if not served.writes:
         return {}
     length = served.length + -served.length % PROMPT_MULTIPLE
     make = functools.partial(Engine, served.model, None, slots=options.slots, length=length, tops=TOPS)
     make = functools.partial(make, piece=options.piece, prefixes=options.prefixes, cache=options.cache)
-    return {name: make(stop=served.tokenizer.stops) for name in served.names}
+    make = functools.partial(make, stop=served.tokenizer.stops)
+    if served.adapters:
+        return dict.fromkeys(served.names, make(adapters=served.adapters))
+    return {name: make() for name in served.names}

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import interrupts
-from bigmodel_jax.inference.engine import Request
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.serve.app import App, make_app
 from bigmodel_jax.serve.config import LOOPBACK, ServeConfig
 from bigmodel_jax.serve.served import Served, open_engines, open_served
@@ -93,7 +93,8 @@ def make_worker(served: Served, options: ServeConfig) -> Worker:
     engines = open_engines(served, options)
 
     def warm_up() -> None:
-        for name, engine in engines.items():
+        # The first name has all adapters, of which an engine of several names chooses.
+        for engine, name in {engine: name for name, engine in reversed(engines.items())}.items():
             engine.load(served.weights[name])
             engine.submit(Request([served.tokenizer.separator], 2))
             while engine.num_unfinished:

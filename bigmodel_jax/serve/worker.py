@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bigmodel_jax.inference.engine import Engine, Request, Token
+from bigmodel_jax.inference.engine import Engine
+from bigmodel_jax.inference.request import Request, Token
 from bigmodel_jax.serve.refused import Refused
 
 log = logging.getLogger("bigmodel_jax.serve")
@@ -37,13 +38,15 @@ class Reply:
 class Worker:
     """Runs the engines on a thread of its own.
 
-    engines: by the name of a model; most: how many texts may be generated or wait at the same time.
+    engines: by the name of a model, and several names may have the same; most: how many texts may
+    be generated or wait at the same time.
     """
 
     def __init__(self, engines: Mapping[str, Engine], *, most: int, warm_up: Callable[[], None] = lambda: None):
         self._engines, self._most, self._warm_up = engines, most, warm_up
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._texts: dict[tuple[str, int], tuple[Reply, int]] = {}
+        self._each = list(dict.fromkeys(engines.values()))
+        self._texts: dict[tuple[Engine, int], tuple[Reply, int]] = {}
         self._since: float | None = None  # when the step began that the devices have not finished
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self.open, self.warm, self.failed = 0, False, ""
@@ -119,7 +122,7 @@ class Worker:
                 if not self._take():
                     return
                 with self._working():
-                    tokens = [(name, token) for name, engine in self._engines.items() for token in self._step(engine)]
+                    tokens = [(engine, token) for engine in self._each for token in self._step(engine)]
                 self._give_out(tokens)
         # After a failed step the slots are in an unknown state, so nothing more is generated.
         except Exception as error:
@@ -143,7 +146,7 @@ class Worker:
 
         It waits for work if no text is being generated.
         """
-        idle = not any(engine.num_unfinished for engine in self._engines.values())
+        idle = not any(engine.num_unfinished for engine in self._each)
         while True:
             try:
                 work = self._inbox.get(block=idle)
@@ -166,26 +169,28 @@ class Worker:
         if self.failed:
             return self._tell([(reply, Refused(f"the device has failed: {self.failed}", status=503))])
         try:
+            engine = self._engines[reply.engine]
             for index, request in enumerate(reply.requests):
-                number = self._engines[reply.engine].submit(request)
+                number = engine.submit(request)
                 reply.numbers[index] = number
-                self._texts[reply.engine, number] = (reply, index)
+                self._texts[engine, number] = (reply, index)
         except ValueError as error:
             self._tell([(reply, Refused(str(error)))])
 
     def _give_up(self, reply: Reply, texts: set[int]) -> None:
+        engine = self._engines[reply.engine]
         for index in texts & reply.numbers.keys():
             number = reply.numbers[index]
-            if self._texts.pop((reply.engine, number), None):
-                self._engines[reply.engine].cancel(number)
+            if self._texts.pop((engine, number), None):
+                engine.cancel(number)
 
-    def _give_out(self, tokens: list[tuple[str, Token]]) -> None:
+    def _give_out(self, tokens: list[tuple[Engine, Token]]) -> None:
         out = []
-        for name, token in tokens:
-            reply, index = self._texts[name, token.id]
+        for engine, token in tokens:
+            reply, index = self._texts[engine, token.id]
             out.append((reply, (index, token)))
             if token.finished:
-                del self._texts[name, token.id]
+                del self._texts[engine, token.id]
         if out:
             self._tell(out)
 

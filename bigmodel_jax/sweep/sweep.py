@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.report.page import build_report
+from bigmodel_jax.sweep import groups as device_groups
 from bigmodel_jax.sweep import space as spaces
 from bigmodel_jax.sweep import study as studies
 from bigmodel_jax.sweep.definition import Sweep, to_job
@@ -21,8 +22,6 @@ from bigmodel_jax.sweep.record import REASON, write_record
 from bigmodel_jax.sweep.worker import work
 
 BEST = "best.json"  # the config of the best trial; `train` accepts it
-# Environment variables that select the devices which a process sees.
-VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
 
 
 def search(sweep: Sweep, processes: int, groups: Sequence[str], say: Callable[[str], None]) -> Config:
@@ -92,8 +91,8 @@ def _side_by_side(sweep: Sweep, groups: Sequence[str], say: Callable[[str], None
 
 
 def _start(folder: Path, number: int, group: str) -> subprocess.Popen:
-    environment = os.environ | (dict.fromkeys(VISIBLE, group) if group else {})
-    command = [sys.executable, "-m", "bigmodel_jax.sweep.worker", str(folder / "job.json")]
+    environment = os.environ | (device_groups.environment(group) if group else {})
+    command = [sys.executable, "-m", "bigmodel_jax.sweep.worker", str(folder / "job.json"), group]
     with (folder / f"{number}.err").open("w") as errors:
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
 

@@ -16,7 +16,7 @@ from bigmodel_jax import runtime
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import interrupts, sharding
-from bigmodel_jax.sweep import definition
+from bigmodel_jax.sweep import definition, groups
 from bigmodel_jax.sweep import space as spaces
 from bigmodel_jax.sweep import study as studies
 from bigmodel_jax.sweep.definition import Sweep
@@ -97,9 +97,14 @@ def _hold(sweep: Sweep, number: int) -> contextlib.ExitStack | None:
     return hold
 
 
-def main(job: Path) -> None:
-    """Run one process of a parallel sweep. job: the file written by `to_job`."""
+def main(job: Path, group: str) -> None:
+    """Run one process of a parallel sweep.
+
+    job: the file written by `to_job`. group: the devices that the process must see; "" = any.
+    """
     runtime.keep_programs()
+    if group:
+        groups.check_seen(group, jax.local_device_count())
     sweep = definition.of_job(json.loads(job.read_text()))
     work(sweep, lambda text: print(text, flush=True))
 
@@ -108,6 +113,6 @@ if __name__ == "__main__":
     interrupts.install()
     runtime.use_gpu_memory()
     try:
-        main(Path(sys.argv[1]))
+        main(Path(sys.argv[1]), sys.argv[2])
     except (ValueError, OSError, Interrupted) as error:
         sys.exit(" ".join(str(error).split()))

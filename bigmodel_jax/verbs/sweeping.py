@@ -81,8 +81,22 @@ def _check(given: Sweep, targets: list[Path]) -> None:
         raise ValueError(f"sweep: two configs, {targets[0]} and {targets[1]}, are compared over --seeds 2 or more")
     if given.groups and given.processes not in (1, len(given.groups)):
         raise ValueError(f"--processes {given.processes} with {len(given.groups)} --groups: each group has one process")
+    if given.groups:
+        _check_groups(given)
     if given.pruner != "none" and given.config.eval.every == 0:
         raise ValueError(f"--pruner {given.pruner} compares evaluations during the runs; eval.every = 0 makes none")
+
+
+def _check_groups(given: Sweep) -> None:
+    from bigmodel_jax.config_checks import validate
+    from bigmodel_jax.sweep import groups
+
+    groups.check(given.groups)
+    num = len(groups.names(given.groups[0]))
+    try:
+        validate(given.config, num)
+    except ValueError as error:
+        raise ValueError(f"--groups {' '.join(given.groups)}: each process has {num} devices; {error}") from None
 
 
 def _search(given: Sweep, target: Path, run_dir: Path, hold):

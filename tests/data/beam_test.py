@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,34 +41,81 @@ def get_config():
 """
 
 
+def options(name):
+    return ["--output", name, "--data.cache_dir", "cache", "--data.max_bad_records", "1000"]
+
+
 def prepared(folder, command, name):
     """{file: sha256} of what the command wrote."""
-    options = ["--output", name, "--data.cache_dir", "cache", "--data.max_bad_records", "1000"]
-    subprocess.run([*command, *options], cwd=folder, check=True, capture_output=True)
+    subprocess.run([*command, *options(name)], cwd=folder, check=True, capture_output=True)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / name).iterdir()}
 
 
-@pytest.mark.exhaustive
-def test_beam_gives_the_bytes_of_one_process_and_of_three(tmp_path, monkeypatch):
-    """It downloads 450 MB the first time. Twins lie within files, across files and across splits, under two labels."""
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """The folder of a corpus; Beam's environment is 450 MB, which the first start downloads.
+
+    Twins lie within files, across files and across splits, under two labels.
+    """
     pytest.importorskip("rensa")
     everything = R.sample(TEXTS[20:] + [t.replace(" word", " other", 1) for t in TEXTS[:1500]] + TEXTS[20:800], 5000)
     for name, texts in (("held", TEXTS[:40]), ("train-0", everything[:1500]), ("train-1", everything[1500:])):
         rows = [json.dumps({"text": text, "label": R.randrange(8) // 7}) for text in texts]
         (tmp_path / f"{name}.jsonl").write_text("\n".join([*rows, "{"]))
     (tmp_path / "own.py").write_text(CONFIG)
-    here = [sys.executable, LAUNCH, "prepare", "own.py"]
-    said = subprocess.run([*here, "--engine", "beam"], cwd=tmp_path, capture_output=True, text=True).stderr
-    there = shlex.split(re.search(r"uv run .*", " ".join(said.split()))[0])
-    assert there[-4:] == ["prepare", "own.py", "--engine", "beam"]
     monkeypatch.setenv("UV_COMPILE_BYTECODE", "0")
-    straight = prepared(tmp_path, here, "straight")
-    assert prepared(tmp_path, [*here, "--workers", "3"], "three") == straight
+    return tmp_path
+
+
+HERE = [sys.executable, LAUNCH, "prepare", "own.py"]
+
+
+def there(folder):
+    """The command that runs Beam, as the verb says it."""
+    said = subprocess.run([*HERE, "--engine", "beam"], cwd=folder, capture_output=True, text=True).stderr
+    return shlex.split(re.search(r"uv run .*", " ".join(said.split()))[0])
+
+
+@pytest.mark.exhaustive
+def test_beam_gives_the_bytes_of_one_process_and_of_three(corpus):
+    beam = there(corpus)
+    assert beam[-4:] == ["prepare", "own.py", "--engine", "beam"]
+    straight = prepared(corpus, HERE, "straight")
+    assert prepared(corpus, [*HERE, "--workers", "3"], "three") == straight
     for workers in ("1", "2"):
-        assert prepared(tmp_path, [*there, "--workers", workers], f"beam-{workers}") == straight
-    wrong = subprocess.run([*there, "--output", "none"], cwd=tmp_path, capture_output=True, text=True)
+        assert prepared(corpus, [*beam, "--workers", workers], f"beam-{workers}") == straight
+    wrong = subprocess.run([*beam, "--output", "none"], cwd=corpus, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "data.max_bad_records: 0 allows no more" in " ".join(wrong.stderr.split())
-    card = json.loads((tmp_path / "straight" / "data_card.json").read_text())
+    card = json.loads((corpus / "straight" / "data_card.json").read_text())
     assert all(any(step["dropped"].values()) for step in card["steps"]), "every step has dropped something"
     assert len(straight) > 4
+
+
+def killed(folder, command, name, piece, number):
+    """Kill the command as soon as so many files of a kind of piece are finished; {file: its inode}."""
+    finished, process = (
+        folder / f"{name}.partial" / "finished",
+        subprocess.Popen([*command, *options(name)], cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True),
+    )
+    while len(found := list(finished.glob(piece))) < number:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return {path: path.stat().st_ino for path in found if path.suffix == ""}
+
+
+@pytest.mark.exhaustive
+def test_a_killed_pipeline_goes_on_from_its_finished_chunks_verdicts_and_shards(corpus):
+    beam, straight = there(corpus), prepared(corpus, HERE, "straight")
+    kept = killed(corpus, beam, "out", "chunks/*/[0-9]", 3)
+    for piece, number in (("verdicts/*/*", 1), ("shards/*", 2)):
+        more = killed(corpus, beam, "out", piece, number)
+        assert {path: path.stat().st_ino for path in kept} == kept, "no piece is made again"
+        kept |= more
+    refused = subprocess.run([*HERE, *options("out")], cwd=corpus, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "was begun by --engine beam in chunks of 512 records" in " ".join(refused.stderr.split())
+    assert prepared(corpus, beam, "out") == straight
+    assert not list(corpus.glob("out.*"))

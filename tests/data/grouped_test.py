@@ -12,10 +12,10 @@ from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.cleaning.duplicates import ExactDuplicates, LabelAgreement, NearDuplicates
 from bigmodel_jax.data.cleaning.quality import GopherQuality
 from bigmodel_jax.data.cleaning.step import Function, Shared
+from bigmodel_jax.data.corpus import finished, grouped, prepare
 from bigmodel_jax.data.corpus import folder as folders
-from bigmodel_jax.data.corpus import grouped, prepare
 from bigmodel_jax.data.corpus.card import Tally
-from bigmodel_jax.data.corpus.outcome import outcomes
+from bigmodel_jax.data.corpus.outcome import Asked, Bad, Gave, Kept, outcomes
 from bigmodel_jax.data.corpus.parts import parts
 
 R = random.Random(0)
@@ -127,8 +127,8 @@ def test_too_many_bad_records_end_the_work_in_groups_as_in_one_process(corpus, t
         with pytest.raises(
             ValueError, match=r"^\S+train-1\.jsonl line 331: not JSON .*\(after 1 others, data\.max_bad_"
         ):
-            made(corpus, tmp_path, "out", engine=engine, max_bad_records=1)
-        assert not (tmp_path / "out").exists()
+            made(corpus, tmp_path, f"out-{engine is None}", engine=engine, max_bad_records=1)
+        assert not (tmp_path / f"out-{engine is None}").exists()
 
 
 def test_a_question_that_hangs_on_a_dropped_record_is_never_asked():
@@ -137,17 +137,45 @@ def test_a_question_that_hangs_on_a_dropped_record_is_never_asked():
     assert grouped.still_open(asked, set(), 2) == [(2, 1, 3, b"c")]
 
 
-def test_an_engine_and_this_process_go_on_where_the_other_was_cut_off(corpus, tmp_path):
+def test_neither_an_engine_nor_this_process_goes_on_from_work_of_the_other(corpus, tmp_path, monkeypatch):
     corpus = dataclasses.replace(corpus, steps=(ExactDuplicates(),))
     straight = made(corpus, tmp_path, "straight")
 
     def cut(job, folder, root, limit):
-        assert [path.name for path in folder.iterdir()] == [folders.MANIFEST], "an engine begins with an empty folder"
-        (folder / "train-00000.array_record").write_text("half")
+        finished.write(folder, "parts/0", {"chunks": 0, "bad": []})
         raise KeyboardInterrupt
 
-    for second in (None, in_groups):
-        with pytest.raises(KeyboardInterrupt):
-            made(corpus, tmp_path, "out", engine=cut)
-        assert made(corpus, tmp_path, "out", engine=second) == straight
-        (tmp_path / "out").rename(tmp_path / f"done-{second is None}")
+    with pytest.raises(KeyboardInterrupt):
+        made(corpus, tmp_path, "out", engine=cut)
+    with pytest.raises(ValueError, match="was begun by --engine beam in chunks of 512 .* processes cannot go on"):
+        made(corpus, tmp_path, "out")
+    monkeypatch.setattr(prepare, "CHUNK_RECORDS", 64)
+    with pytest.raises(ValueError, match="chunks of 512 .* chunks of 64 .* delete the folder to begin anew"):
+        made(corpus, tmp_path, "out", engine=in_groups)
+    monkeypatch.undo()
+    assert made(corpus, tmp_path, "out", engine=in_groups) == straight
+
+    with pytest.raises(ValueError, match="allows no more"):
+        made(corpus, tmp_path, "other", max_bad_records=1)
+    with pytest.raises(ValueError, match="other.partial' was begun by --engine processes"):
+        made(corpus, tmp_path, "other", engine=in_groups)
+
+
+def test_events_of_a_chunk_are_stored_whole_or_made_again(corpus, tmp_path):
+    job = corpus.job(tmp_path)
+    chunk = next(prepare.chunks(corpus.source.records("train", tmp_path, BadRecords(9))))
+    events = outcomes(job.steps, job.splits, ("train", chunk))
+    kept = Kept("ä\ud800 \U0001f600".encode("utf-8", "surrogatepass") + bytes(range(256)), "train", 3, "de", "\ud800")
+    events.append([Asked(1, bytes(range(256)), "\ud800", [kept])])
+    assert all(f"{kind.__name__}(" in str(events) for kind in (Asked, Bad, Gave, Kept))
+
+    def never():
+        raise AssertionError("it is stored")
+
+    assert finished.from_json(finished.once(tmp_path, "chunks/0/0", lambda: finished.to_json(events))) == events
+    assert finished.from_json(finished.once(tmp_path, "chunks/0/0", never)) == events
+    file = finished.path(tmp_path, "chunks/0/0")
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
+        file.write_bytes(damaged)
+        assert finished.once(tmp_path, "chunks/0/0", lambda: [1, (2, "again")]) == [1, [2, "again"]]

@@ -10,7 +10,8 @@ import pytest
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
-from bigmodel_jax.inference.engine import Engine, Layout, Request
+from bigmodel_jax.inference.engine import Engine, Layout
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Gemma3Config, LlamaConfig, MLPConfig, RNNConfig, T5Config
 

@@ -6,7 +6,8 @@ import pytest
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
-from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.engine import Engine
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.models import LlavaConfig
 
 CFG = LlavaConfig.tiny()

@@ -7,8 +7,9 @@ import openai
 import pytest
 
 from bigmodel_jax.config import SampleConfig
-from bigmodel_jax.inference.engine import Engine, Request
+from bigmodel_jax.inference.engine import Engine
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.request import Request
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.serve.served import Served, open_engines
 from servers import OPTIONS, tiny_served

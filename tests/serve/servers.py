@@ -15,10 +15,12 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import params
 from bigmodel_jax.data import TextData, TokenizerConfig
 from bigmodel_jax.models import LlamaConfig
+from bigmodel_jax.models.adapters import Several
+from bigmodel_jax.nn import lora
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.serve.app import App, make_app
 from bigmodel_jax.serve.config import ServeConfig
-from bigmodel_jax.serve.served import Served
+from bigmodel_jax.serve.served import Served, by_name
 from bigmodel_jax.serve.server import listen, make_worker, timed_protocol
 
 TEMPLATE = (
@@ -55,6 +57,16 @@ def tiny_served(names=("tiny",), template: str = TEMPLATE, length: int = 128) ->
     model = cfg.make()
     weights = params.init(model.spec, jax.random.key(0))
     return Served(config, Path(), model, dict.fromkeys(names, weights), data.open_tokenizer(), template, length, 0, 0)
+
+
+def adapted_served(adapters: Several) -> Served:
+    """A run with adapters whose values all count: tiny, base, and a name for each adapter."""
+    served = tiny_served()
+    config = dataclasses.replace(served.config, adapters=adapters)
+    model = config.make_model()
+    tree = jax.tree.map(lambda x: x + 0.3, params.init(model.spec, jax.random.key(0))[lora.BRANCH])
+    weights = by_name(config, served.weights["tiny"] | {lora.BRANCH: tree}, "tiny")
+    return dataclasses.replace(served, config=config, model=model, weights=weights)
 
 
 @contextlib.contextmanager

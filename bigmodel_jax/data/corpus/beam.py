@@ -5,13 +5,18 @@ environment of its own. The workers need the package, the source's files and the
 the same paths. A worker needs memory for one group at a time. The group of `NearDuplicates` holds
 all texts that reach the step (about 1 kB each). Any other group holds one shard (`shard_mb`) or the
 sizes of all lines.
+
+A pipeline that begins after an interruption is the whole graph again. Its workers take what is
+finished (finished.py) from the output folder: cleaned chunks, verdicts of large groups, shards.
 """
 
 import functools
+import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +27,8 @@ from apache_beam.pvalue import TaggedOutput
 from bigmodel_jax.core import files
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.cleaning.step import Shared
+from bigmodel_jax.data.corpus import finished, grouped
 from bigmodel_jax.data.corpus import folder as folders
-from bigmodel_jax.data.corpus import grouped
 from bigmodel_jax.data.corpus.card import Tally
 from bigmodel_jax.data.corpus.outcome import outcomes
 from bigmodel_jax.data.corpus.parts import parts
@@ -38,6 +43,7 @@ OfChunk, OfShard, OfAll = (
     tuple[str, Any],
 )
 RESULT = "result.json.open"  # the file in which the pipeline reports to the process that started it
+LARGE = 1000  # questions of a group whose verdicts are stored; smaller groups are judged faster than read
 
 
 class Work(NamedTuple):
@@ -58,6 +64,8 @@ def engine(options: Sequence[str]) -> Engine:
 def _run(options: tuple[str, ...], job: Job, folder: Path, root: Path, limit: int) -> None:
     found = [(split, part) for split in job.inputs for part in parts(job.source, split, root)]
     work = packed(Work(job, folder.absolute(), root.absolute(), limit, found))
+    for left in folder.glob("*.open"):  # by a killed pipeline
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
         with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
             _pipeline(pipeline, work, job, len(found))
@@ -118,22 +126,42 @@ def _work(work: Packed) -> Work:
 
 
 def _read(number: int, work: Packed) -> Iterator[OfChunk]:
-    """Yield the chunks of one part of the source, and the facts of the part."""
+    """Yield the chunks of one part of the source, and the facts of the part.
+
+    A chunk has no records where an earlier pipeline has cleaned the whole part.
+    """
     given = _work(work)
-    split, source = given.parts[number]
-    bad, wrong = BadRecords(given.limit), ""
-    try:
-        for i, chunk in enumerate(chunks(source.records(split, given.root, bad))):
-            yield (number, i), pickle.dumps((split, chunk))
-    except ValueError as error:  # a user's mistake ends the work; the plan reports it
-        wrong = str(error)
-    yield TaggedOutput("part", ("", pickle.dumps(grouped.Part(number, split, bad.skipped, wrong))))
+    (split, source), name, wrong = given.parts[number], f"parts/{number}", ""
+    done = finished.read(given.folder, name)
+    if done and all(finished.path(given.folder, f"chunks/{number}/{i}").exists() for i in range(done["chunks"])):
+        yield from (((number, i), pickle.dumps((split, None))) for i in range(done["chunks"]))
+    else:
+        bad, done = BadRecords(given.limit), {"chunks": 0}
+        try:
+            for i, chunk in enumerate(chunks(source.records(split, given.root, bad))):
+                done["chunks"] = i + 1
+                yield (number, i), pickle.dumps((split, chunk))
+        except ValueError as error:  # a user's mistake ends the work; the plan reports it
+            wrong = str(error)
+        done["bad"] = bad.skipped
+        if not wrong:
+            finished.write(given.folder, name, done)
+    bad = [tuple(entry) for entry in done["bad"]]
+    yield TaggedOutput("part", ("", pickle.dumps(grouped.Part(number, split, bad, wrong))))
 
 
 def _clean(item: OfChunk, work: Packed) -> OfChunk:
-    """Run the steps on a chunk."""
+    """Run the steps on a chunk, or take the events that an earlier pipeline stored."""
     given, position, (split, records) = _work(work), item[0], pickle.loads(item[1])
-    return position, pickle.dumps((split, outcomes(given.job.steps, given.job.splits, (split, records))))
+    name = "chunks/{}/{}".format(*position)
+
+    def run() -> list:
+        if records is None:
+            file = finished.path(given.folder, name)
+            raise ValueError(f"{file} is damaged; delete it, and the same command goes on")
+        return finished.to_json(outcomes(given.job.steps, given.job.splits, (split, records)))
+
+    return position, pickle.dumps((split, finished.from_json(finished.once(given.folder, name, run))))
 
 
 def _questions(item: OfChunk) -> OfChunk:
@@ -150,9 +178,17 @@ def _asked(item: OfChunk, step: int, work: Packed) -> Iterator[tuple[bytes, Any]
             yield shared.group(key), (position, number, key)
 
 
-def _judge(item: tuple[bytes, Any], step: int, work: Packed) -> Iterator[OfChunk]:
-    """Judge one group of keys."""
-    return grouped.judged(_work(work).job.steps[step], item[1])
+def _judge(item: tuple[bytes, Any], step: int, work: Packed) -> list[OfChunk]:
+    """Judge one group of keys; the verdicts of a large group are stored."""
+    given, (group, asked) = _work(work), (item[0], list(item[1]))
+
+    def judge() -> list[OfChunk]:
+        return list(grouped.judged(given.job.steps[step], asked))
+
+    if len(asked) < LARGE:
+        return judge()
+    name = f"verdicts/{step}/{hashlib.sha256(group).hexdigest()}"
+    return [(tuple(at), tuple(verdict)) for at, verdict in finished.once(given.folder, name, judge)]
 
 
 def _still_open(item: OfChunk, step: int) -> OfChunk:
@@ -192,12 +228,22 @@ def _by_shard(item: OfChunk, work: Packed) -> Iterator[OfShard]:
 
 
 def _write(item: OfShard, work: Packed) -> OfAll:
-    """Write one shard, which appears whole or not at all.
+    """Write one shard, which appears whole or not at all, unless an earlier pipeline wrote it.
 
     Several workers may write the same shard; all write the same bytes.
     """
-    (closed, split, number), chunks_of = item
-    folder = _work(work).folder
+    (closed, split, _), chunks_of = item
+    folder, name = _work(work).folder, f"shards/{closed}-{split}"
+    facts = finished.read(folder, name)
+    if not facts or not (folder / facts["name"]).exists():
+        facts = _written(folder, item[0], chunks_of)
+        finished.write(folder, name, facts)
+    return "", {"closed": closed, "shard": facts}
+
+
+def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> dict[str, Any]:
+    """Write the lines of one shard, and return its entry of the manifest."""
+    closed, split, number = shard
     apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"
     apart.mkdir()
     shards = folders.Shards(apart, {split: number})
@@ -207,7 +253,7 @@ def _write(item: OfShard, work: Packed) -> OfAll:
     (facts,) = shards.close()
     os.replace(apart / facts["name"], folder / facts["name"])
     apart.rmdir()
-    return "", {"closed": closed, "shard": facts}
+    return facts
 
 
 def _tell(item: OfAll, work: Packed) -> None:

@@ -20,6 +20,7 @@ from bigmodel_jax.core import files, paths
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.cleaning.step import Record, Shared, Step
+from bigmodel_jax.data.corpus import finished
 from bigmodel_jax.data.corpus import folder as folders
 from bigmodel_jax.data.corpus.card import Tally, card
 from bigmodel_jax.data.corpus.outcome import Asked, Bad, Gave, Kept, Splits, outcomes
@@ -28,6 +29,7 @@ from bigmodel_jax.data.sources import opened
 from bigmodel_jax.data.sources.source import Source
 
 CARD = "data_card.json"
+PROCESSES = "--engine processes"
 CHUNK_RECORDS, CHUNK_CHARACTERS = 512, 1 << 20  # the size of the chunks that worker processes receive
 
 
@@ -51,7 +53,10 @@ class Job:
 
 
 Engine = Callable[[Job, Path, Path, int], None]
-"(job, folder, root, max_bad_records): fills an empty folder with the shards, and calls `finish`"
+"""(job, folder, root, max_bad_records): fills the folder with the shards, and calls `finish`.
+
+The folder has a manifest, and what an interrupted call of the same job left.
+"""
 
 
 class Progress(NamedTuple):
@@ -83,8 +88,8 @@ def prepare(
 
     The folder appears whole. An interrupted or failed call leaves `folder`.partial, and the next
     call of the same job continues from there. An `engine` does the work instead of this process and
-    its `workers`, with the same bytes; it starts anew after an interruption. Raises ValueError for
-    bad input.
+    its `workers`, with the same bytes. Raises ValueError for bad input, and where `folder`.partial
+    has work of the other kind.
     """
     if _is_of(job, folder):
         return folder
@@ -94,12 +99,13 @@ def prepare(
         partial = folder.with_name(f"{folder.name}.partial")
         if not _is_finished(job, partial):
             if engine:
-                _begun(job, partial)
+                _continued(job, partial, _in_chunks())
                 engine(job, partial, root, max_bad_records)
             else:
                 _Run(job, partial, root, max_bad_records, say).all(workers)
         for keys in partial.glob("keys-*"):
             keys.unlink()
+        shutil.rmtree(partial / finished.FOLDER, ignore_errors=True)
         os.rename(partial, folder)
     return folder
 
@@ -128,12 +134,29 @@ def _delete(partial: Path, manifest: dict) -> None:
     shutil.rmtree(partial)
 
 
-def _begun(job: Job, folder: Path) -> dict:
-    """Return the manifest of a new empty folder; an unfinished preparation there is deleted."""
+def _in_chunks() -> str:
+    """Return the name of what an engine does; other chunks would not fit those it has finished."""
+    return f"--engine beam in chunks of {CHUNK_RECORDS} records and {CHUNK_CHARACTERS} characters"
+
+
+def _continued(job: Job, folder: Path, by: str) -> dict:
+    """Return the manifest of this job's unfinished preparation, or of a new empty folder.
+
+    `by` names what does the work. Raises ValueError where something else has done a part of it.
+    """
+    found = folders.read_manifest(folder) if folder.exists() else {}
+    if found.get("key") == job.key:
+        if (was := found.get("by", PROCESSES)) == by:
+            return found
+        if found["read"] or (folder / finished.FOLDER).exists():
+            raise ValueError(
+                f"{str(folder)!r} was begun by {was}, and {by} cannot go on from there; go on with the former, or "
+                "delete the folder to begin anew"
+            )
     if folder.exists():
-        _delete(folder, folders.read_manifest(folder))
+        _delete(folder, found)
     folder.mkdir(parents=True)
-    manifest = {"key": job.key, "shards": [], "done": []} | {
+    manifest = {"key": job.key, "by": by, "shards": [], "done": []} | {
         name: {} for name in ("read", "skipped", "next", "keys", "tally")
     }
     folders.write_manifest(folder, manifest)
@@ -160,9 +183,7 @@ class _Run:
 
     def _found(self) -> dict:
         """Return the manifest so far; files that a killed process left uncommitted are deleted."""
-        found = folders.read_manifest(self.folder) if self.folder.exists() else {}
-        if found.get("key") != self.job.key:
-            found = _begun(self.job, self.folder)
+        found = _continued(self.job, self.folder, PROCESSES)
         named = {shard["name"] for shard in found["shards"]}
         for path in self.folder.iterdir():
             if path.name not in named and path.name != folders.MANIFEST and not path.name.startswith("keys-"):
