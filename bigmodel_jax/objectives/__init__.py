@@ -7,6 +7,7 @@ from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.ctc import CTC
 from bigmodel_jax.objectives.detection import Detection
 from bigmodel_jax.objectives.diffusion import Diffusion
+from bigmodel_jax.objectives.discrete_autoencoding import DiscreteAutoencoding
 from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.kto import KTO
@@ -39,6 +40,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "flow_matching": FlowMatching,
     "latent_flow": LatentFlow,
     "autoencoding": Autoencoding,
+    "discrete_autoencoding": DiscreteAutoencoding,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -60,6 +62,7 @@ __all__ = [
     "Contrastive",
     "Detection",
     "Diffusion",
+    "DiscreteAutoencoding",
     "Distillation",
     "FlowMatching",
     "LatentFlow",
