@@ -23,6 +23,7 @@ from bigmodel_jax.objectives.reward import RewardModel
 from bigmodel_jax.objectives.segmentation import Segmentation
 from bigmodel_jax.objectives.self_play import SelfPlay
 from bigmodel_jax.objectives.simpo import SimPO
+from bigmodel_jax.objectives.text_then_image import TextThenImage
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
@@ -41,6 +42,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "latent_flow": LatentFlow,
     "autoencoding": Autoencoding,
     "discrete_autoencoding": DiscreteAutoencoding,
+    "text_then_image": TextThenImage,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -77,4 +79,5 @@ __all__ = [
     "Segmentation",
     "SelfPlay",
     "SimPO",
+    "TextThenImage",
 ]

@@ -25,6 +25,7 @@ class DiscreteAutoencoding(Reconstruction):
     metrics = (
         held_out_loss("error and distance per value"),
         PSNR,
+        Metric("error", "Error of the reconstruction", "less", "{:.4f}", "per value", beside="loss"),
         Metric("code_perplexity", "Perplexity of the codes", "more", "{:.0f}", "codes, if all were used alike"),
         Metric("codes_used", "Codes in use", "more", "{:.1%}", "of the codebook"),
         Metric("code_distance", "Squared distance of vectors to their codes", "less", "{:.3f}", "per value"),
@@ -52,7 +53,7 @@ class DiscreteAutoencoding(Reconstruction):
         found = {"loss": mean, "error": weighted(error, weights), "code_distance": weighted(distances[0], weights)}
         if not train:
             found["psnr"] = weighted(self.psnr(value.image, batch["image"]), weights)
-            found["uses"] = Mean(uses(value.ids, weights, len(params["codebook"]["table"])), jnp.sum(weights))
+            found["uses"] = Mean(uses(value.ids, weights, len(params["codebook"]["table"])), jnp.zeros(()))
         return Loss(mean, found, out.updates)
 
     def summarize(self, metrics: dict[str, Mean]) -> dict[str, float]:
