@@ -84,9 +84,18 @@ CONTINUOUS = dataclasses.replace(OBJECTIVE, autoencoder_model=AutoencoderConfig.
     ("changes", "message"),
     [
         ({"objective": TextThenImage()}, r"objective\.autoencoder = '': give the folder of a run"),
-        ({"objective": TextThenImage(autoencoder="nowhere")}, r"objective\.autoencoder = 'nowhere' is not a run's folder"),
-        ({"objective": CONTINUOUS}, r"objective\.autoencoder = 'run' is a run of AutoencoderConfig, which has no codes; "),
-        ({"data": ImageTextData(image_size=8)}, r"objective\.autoencoder = 'run' reads images of shape \(4, 4, 3\), and "),
+        (
+            {"objective": TextThenImage(autoencoder="nowhere")},
+            r"objective\.autoencoder = 'nowhere' is not a run's folder",
+        ),
+        (
+            {"objective": CONTINUOUS},
+            r"objective\.autoencoder = 'run' is a run of AutoencoderConfig, which has no codes; ",
+        ),
+        (
+            {"data": ImageTextData(image_size=8)},
+            r"objective\.autoencoder = 'run' reads images of shape \(4, 4, 3\), and ",
+        ),
         ({"data": dataclasses.replace(DATA, max_shift=2)}, r"data\.max_shift = 2: .* it must be 0"),
         ({"model": BertConfig.tiny()}, r"model: TextThenImage trains a decoder .*; BertConfig is none"),
         ({"objective": dataclasses.replace(OBJECTIVE, candidates=8)}, r"objective\.candidates = 8 with .*judge = '': "),
