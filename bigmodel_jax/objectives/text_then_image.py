@@ -116,7 +116,12 @@ class TextThenImage(Objective):
 
     def check_data(self, data: Any) -> None:
         """Raises ValueError, one line, for images that the autoencoder's codes cannot stand for."""
-        own, given = self.autoencoder_config(), data.row().get("image")
+        own, row = self.autoencoder_config(), data.row()
+        given = row.get("image")
+        if "weights" in row and row["weights"].shape:
+            raise ValueError(
+                f"data: {type(data).__name__} weights each token; TextThenImage needs one weight a row, as ImageTextData has"
+            )
         if given is not None and tuple(given.shape) != tuple(own.image_shape):
             raise ValueError(
                 f"objective.autoencoder = {self.autoencoder!r} reads images of shape {tuple(own.image_shape)}, and the "

@@ -160,7 +160,8 @@ class Source:
 
     def _of_branch(self) -> params.Tree:
         # A run that goes on has compared these constants with its record before (training/constants.py).
-        constants = fresh_state(dataclasses.replace(self.config, optim=Still()), self.mesh).constants
+        train = dataclasses.replace(self.config.train, init_from="", init_state="weights")
+        constants = fresh_state(dataclasses.replace(self.config, train=train, optim=Still()), self.mesh).constants
         return {self.name: constants[self.name]}
 
     def _of_model(self) -> params.Tree:

@@ -9,7 +9,7 @@ import pytest
 
 from bigmodel_jax.config import Config, EvalConfig, SampleConfig
 from bigmodel_jax.core import params
-from bigmodel_jax.data import ImageTextData
+from bigmodel_jax.data import ImageAnswerData, ImageTextData
 from bigmodel_jax.models import AutoencoderConfig, BertConfig, DiscreteAutoencoderConfig, GPT2Config
 from bigmodel_jax.objectives import LatentFlow, TextThenImage
 
@@ -97,6 +97,7 @@ CONTINUOUS = dataclasses.replace(OBJECTIVE, autoencoder_model=AutoencoderConfig.
             r"objective\.autoencoder = 'run' reads images of shape \(4, 4, 3\), and ",
         ),
         ({"data": dataclasses.replace(DATA, max_shift=2)}, r"data\.max_shift = 2: .* it must be 0"),
+        ({"data": ImageAnswerData()}, r"data: ImageAnswerData weights each token; "),
         ({"model": BertConfig.tiny()}, r"model: TextThenImage trains a decoder .*; BertConfig is none"),
         ({"objective": dataclasses.replace(OBJECTIVE, candidates=8)}, r"objective\.candidates = 8 with .*judge = '': "),
         ({"eval": EvalConfig(sample=SampleConfig(prompt="a"))}, r"eval\.sample\.prompt = 'a': .* it must be ''"),
