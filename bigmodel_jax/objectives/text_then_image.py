@@ -62,7 +62,7 @@ class TextThenImage(Objective):
     "share of the codes in the loss, 7/8 as in the paper; 1: the text is only read"
     pictures: CountOrZero = 10
     "names of the training split, and as many held-out ones, that the run draws at its end; 0: none"
-    candidates: Count = 8
+    candidates: Count = 1
     "images drawn for a name; the one that `judge` finds nearest to the name is shown"
     judge: str = ""
     "the folder of a run of CLIP that ranks the candidates; empty: one candidate is drawn and shown"

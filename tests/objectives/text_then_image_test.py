@@ -14,7 +14,7 @@ from bigmodel_jax.models import AutoencoderConfig, BertConfig, DiscreteAutoencod
 from bigmodel_jax.objectives import LatentFlow, TextThenImage
 
 DVAE = dataclasses.replace(DiscreteAutoencoderConfig.tiny(), image_shape=(4, 4, 3))  # 2 x 2 codes of 16
-OBJECTIVE = TextThenImage(autoencoder="run", autoencoder_model=DVAE, candidates=1)
+OBJECTIVE = TextThenImage(autoencoder="run", autoencoder_model=DVAE)
 MODEL = dataclasses.replace(GPT2Config.tiny(), vocab_size=16 + 10, max_seq_len=7)
 DATA = ImageTextData(image_size=4, seq_len=3)
 BATCH = {
