@@ -17,7 +17,7 @@ from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.serve.config import ServeConfig
 from bigmodel_jax.serve.served import open_served
 from bigmodel_jax.training import reference
-from bigmodel_jax.training.drawing_ending import best, check_judge, drawn, names_to_draw
+from bigmodel_jax.training.drawing_ending import best, check_judge, drawn, names_to_draw, open_judge
 from bigmodel_jax.training.run import train
 from bigmodel_jax.training.saved import generate_from_run, load_weights
 
@@ -31,7 +31,7 @@ CLIP = CLIPConfig(
     projection_dim=8,
     eos_token_id=3,
 )
-SHORT = {"data": DATA, "optim": OptimConfig(warmup_steps=1), "eval": EvalConfig(every=3)}
+SHORT = {"data": DATA, "optim": OptimConfig(schedule="constant", warmup_steps=0), "eval": EvalConfig(every=3)}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def records(folder) -> list[dict]:
 def test_the_pages_show_reconstructions_and_drawn_names(runs):
     for name, step, metric in (("dvae", 3, "Perplexity of the codes"), ("dalle", 4, "Loss of the codes")):
         assert (runs / name / "samples" / f"{step:08d}.png").stat().st_size > 1000
-        assert metric in (runs / name / "report.html").read_text()
+        assert metric.lower() in (runs / name / "report.html").read_text().lower()
     report = [r for r in records(runs / "dvae") if "eval/psnr" in r][-1]
     assert 1 < report["eval/code_perplexity"] <= 16
     assert 0 < report["eval/codes_used"] <= 1
@@ -91,10 +91,12 @@ def test_the_codes_are_those_of_the_images_and_are_made_once(runs, tmp_path, mon
     monkeypatch.setattr(reference, "_compute", lambda *_: pytest.fail("the codes are in the cache"))
     beside = reference.find(config, mesh, tmp_path, resumes=False).data
     batch = beside.open("validation").batch(np.arange(20), None)
-    np.testing.assert_array_equal(batch["codes"], config.objective.compute(None, weights, batch))
+    # Another program may round to another of two codes that are equally near.
+    assert np.mean(batch["codes"] == config.objective.compute(None, weights, batch)) > 0.99
+    assert len(np.unique(batch["codes"])) > 1
 
 
-def test_drawn_codes_are_chosen_by_the_judge_and_depend_on_the_seed_alone(runs):
+def test_drawn_images_depend_on_the_seed_and_are_scored_by_the_judge(runs):
     config = config_of(runs)
     weights, _ = opened(config, runs / "dalle")
     told, titles = names_to_draw(config)
@@ -107,8 +109,16 @@ def test_drawn_codes_are_chosen_by_the_judge_and_depend_on_the_seed_alone(runs):
     np.testing.assert_array_equal(scores, ranked)
     other, _ = drawn(config, weights, told, seed=2)
     assert np.any(images != other)
-    for one, candidates, of_judge in zip(best(images, scores), images, scores, strict=True):
-        np.testing.assert_array_equal(one, candidates[int(np.argmax(of_judge))])
+    judge, judges = open_judge(config.objective.judge)
+    batch = {"image": images[:, 1]} | told
+    of_image, of_text = np.asarray(judge.make_model().apply(judges, batch).value, np.float64).swapaxes(0, 1)
+    cosines = (of_image * of_text).sum(1) / np.linalg.norm(of_image, axis=1) / np.linalg.norm(of_text, axis=1)
+    np.testing.assert_allclose(scores[:, 1], cosines, atol=1e-5)
+
+
+def test_the_candidate_of_the_highest_score_is_shown():
+    images = np.arange(6.0).reshape(2, 3, 1, 1, 1)
+    assert best(images, np.array([[0.1, 0.9, 0.3], [-0.1, -0.9, -0.3]])).ravel().tolist() == [1.0, 3.0]
 
 
 @pytest.mark.parametrize(
