@@ -67,6 +67,7 @@ LAYERS = {
     "bigmodel_jax.training.set_evaluations": 7,
     "bigmodel_jax.training.speech_ending": 7,  # a model's hearing, drawn
     "bigmodel_jax.training.reconstruction_ending": 7,  # an autoencoder's images, drawn
+    "bigmodel_jax.training.drawing_ending": 7,  # a decoder's images, drawn and ranked by another run
     "bigmodel_jax.training.ending": 7,  # samples and the report together
     "bigmodel_jax.training.fresh": 7,  # a state from other runs
     "bigmodel_jax.training.evaluate_saved": 7,  # a checkpoint on the validation split

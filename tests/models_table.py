@@ -48,11 +48,22 @@ CONFIG_OF = {
     "linear": "linear_regression",
     "bag_of_embeddings": "text_classification",
     "autoencoder": "vae_emoji",
+    "discrete_autoencoder": "dvae_emoji",
     "conformer": "speech_words",
     "whisper": "whisper_tiny_en",
 }
 # Models of this project's own making: nobody published a reference.
-NO_REFERENCE = {"bag_of_embeddings", "cnn", "linear", "mlp", "mmdit_text", "rnn_classifier", "text_to_image", "unet"}
+NO_REFERENCE = {
+    "bag_of_embeddings",
+    "cnn",
+    "discrete_autoencoder",
+    "linear",
+    "mlp",
+    "mmdit_text",
+    "rnn_classifier",
+    "text_to_image",
+    "unet",
+}
 PUBLISHED = {family.config for family in FAMILIES.values()}
 HEAD = """# Models
 
@@ -80,7 +91,8 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
 - A word replaces a figure in these cases. *own*: no reference was published. Tests compare a
   linear model with its closed form (tests/models/linear_test.py), and the layers of the other
   models with Flax's (tests/parity/flax_layers_test.py). text_to_image and mmdit_text combine the
-  networks of pixart and mmdit with the text tower of clip; rnn_classifier uses the cells of rnn,
+  networks of pixart and mmdit with the text tower of clip; discrete_autoencoder has the networks
+  of autoencoder and a codebook (tests/nn/codebook_test.py); rnn_classifier uses the cells of rnn,
   lstm and gru. Each of these parts is compared in its own row. *one pass*: only one family of
   each kind trains for 20 steps; the row has the forward and backward figures. *no cache*: the
   model does not generate token by token. *left out*: decoding does not use these modules, in

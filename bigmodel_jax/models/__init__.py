@@ -15,6 +15,7 @@ from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.models.deepseek import DeepseekConfig
 from bigmodel_jax.models.detr import DetrConfig
+from bigmodel_jax.models.discrete_autoencoder import DiscreteAutoencoderConfig
 from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
@@ -95,6 +96,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "conformer": ConformerConfig,
     "whisper": WhisperConfig,
     "autoencoder": AutoencoderConfig,
+    "discrete_autoencoder": DiscreteAutoencoderConfig,
     "mmdit": MMDiTConfig,
     "mmdit_text": MMDiTTextConfig,
     "llava": LlavaConfig,
@@ -116,6 +118,7 @@ __all__ = [
     "DeepseekConfig",
     "DetrConfig",
     "DiTConfig",
+    "DiscreteAutoencoderConfig",
     "DistilBertConfig",
     "EfficientNetConfig",
     "Entry",

@@ -66,6 +66,11 @@ class AutoencoderConfig(ModelConfig):
         height, width, _ = self.image_shape
         return height // self.factor, width // self.factor, self.latent_channels
 
+    @property
+    def encoded_channels(self) -> int:
+        """The channels that the encoder gives: a mean and a log variance for each latent channel."""
+        return 2 * self.latent_channels
+
     def inputs(self):
         return {"image": self.image_shape}
 
@@ -145,7 +150,7 @@ def level_spec(in_dim: int, out_dim: int, blocks: int, resize: str = "") -> para
 
 
 def encoder_spec(cfg: AutoencoderConfig) -> params.Tree:
-    """From the image to the mean and log variance of its latent."""
+    """From the image to what its latent is made of, such as a mean and a log variance."""
     channels, last = cfg.channels, len(cfg.channels) - 1
     return {
         "enter": conv_spec(3, cfg.image_shape[2], channels[0], axes=(None, "mlp")),
@@ -155,7 +160,7 @@ def encoder_spec(cfg: AutoencoderConfig) -> params.Tree:
         },
         "middle": middle_spec(cfg),
         "norm": group_norm.spec(channels[-1]),
-        "leave": conv_spec(3, channels[-1], 2 * cfg.latent_channels, axes=("embed", None)),
+        "leave": conv_spec(3, channels[-1], cfg.encoded_channels, axes=("embed", None)),
     }
 
 
@@ -176,10 +181,10 @@ def decoder_spec(cfg: AutoencoderConfig) -> params.Tree:
 
 def spec(cfg: AutoencoderConfig) -> params.Tree:
     """All parameters of encoder and decoder."""
-    Z = cfg.latent_channels
+    Z, E = cfg.latent_channels, cfg.encoded_channels
     parts = {"encoder": encoder_spec(cfg), "decoder": decoder_spec(cfg)}
     if cfg.latent_convolutions:
-        parts["encoder"]["latent"] = conv_spec(1, 2 * Z, 2 * Z, axes=(None, None))
+        parts["encoder"]["latent"] = conv_spec(1, E, E, axes=(None, None))
         parts["decoder"]["latent"] = conv_spec(1, Z, Z, axes=(None, None))
     return parts
 
@@ -231,8 +236,8 @@ def leave(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Arra
     return conv(p["leave"], jax.nn.silu(group_norm.apply(p["norm"], x_BHWC, cfg.norm_groups)))
 
 
-def encode(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(mean, log variance) of the latent, (B, h, w, Z) each, of images of -1 .. 1; p: all
+def encoded(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> jax.Array:
+    """What the encoder gives for images of -1 .. 1, (B, h, w, encoded_channels); p: all
     parameters.
     """
     p = p["encoder"]
@@ -245,7 +250,12 @@ def encode(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> tup
             # Zeros stand at the right and below alone, as published.
             x = conv(level["narrow"], x, stride=2, padding=((0, 1), (0, 1)))
     x = leave(cfg, p, middle(cfg, p["middle"], x))
-    mean, log_variance = jnp.split(conv(p["latent"], x) if "latent" in p else x, 2, axis=-1)
+    return conv(p["latent"], x) if "latent" in p else x
+
+
+def encode(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean, log variance) of the latent, (B, h, w, Z) each; arguments as in `encoded`."""
+    mean, log_variance = jnp.split(encoded(cfg, p, image_BHWC), 2, axis=-1)
     return mean, jnp.clip(log_variance, *LOG_VARIANCES)
 
 

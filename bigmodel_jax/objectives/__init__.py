@@ -7,6 +7,7 @@ from bigmodel_jax.objectives.contrastive import Contrastive
 from bigmodel_jax.objectives.ctc import CTC
 from bigmodel_jax.objectives.detection import Detection
 from bigmodel_jax.objectives.diffusion import Diffusion
+from bigmodel_jax.objectives.discrete_autoencoding import DiscreteAutoencoding
 from bigmodel_jax.objectives.distillation import Distillation
 from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.kto import KTO
@@ -22,6 +23,7 @@ from bigmodel_jax.objectives.reward import RewardModel
 from bigmodel_jax.objectives.segmentation import Segmentation
 from bigmodel_jax.objectives.self_play import SelfPlay
 from bigmodel_jax.objectives.simpo import SimPO
+from bigmodel_jax.objectives.text_then_image import TextThenImage
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "next_token": NextToken,
@@ -39,6 +41,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "flow_matching": FlowMatching,
     "latent_flow": LatentFlow,
     "autoencoding": Autoencoding,
+    "discrete_autoencoding": DiscreteAutoencoding,
+    "text_then_image": TextThenImage,
     "dpo": DPO,
     "orpo": ORPO,
     "simpo": SimPO,
@@ -60,6 +64,7 @@ __all__ = [
     "Contrastive",
     "Detection",
     "Diffusion",
+    "DiscreteAutoencoding",
     "Distillation",
     "FlowMatching",
     "LatentFlow",
@@ -74,4 +79,5 @@ __all__ = [
     "Segmentation",
     "SelfPlay",
     "SimPO",
+    "TextThenImage",
 ]

@@ -87,6 +87,12 @@ class Objective:
     averages the outputs accordingly; "": not declared, so there is no ensemble"""
     whole_batch: ClassVar[bool] = False
     "whether an example's loss depends on its whole batch, so that a batch cannot be split"
+    computed_from: ClassVar[tuple[str, ...]] = ("tokens", "targets", "weights")
+    "arrays of a row on which the values of `computed` depend"
+    computed_with: ClassVar[str] = ""
+    "the branch of `parameters` that alone makes the values of `computed`; empty: the whole model makes them"
+    continues_texts: ClassVar[bool] = True
+    "whether the trained model continues a text that a user gives"
     endings: ClassVar[tuple[Any, ...]] = ("text",)
     "what a run produces at its end: names in ENDINGS of training/ending.py, or instances of `Ending`"
 
@@ -105,6 +111,12 @@ class Objective:
         Parameters that are not listed begin with initial values.
         """
         return {}
+
+    def vocabularies(self) -> dict[str, str]:
+        """As `sources`, of the runs that read the tokens of this run's data; fields are named by the
+        keys.
+        """
+        return self.sources()
 
     @property
     def compares_without_adapters(self) -> bool:
@@ -125,6 +137,20 @@ class Objective:
         """Arrays that a run computes for every row before its first step
         (training/reference.py).
         """
+        return {}
+
+    def computed_by(self, model: ModelConfig) -> Any:
+        """What, beside weights and rows, the values of `computed` depend on; it is known by its
+        repr.
+        """
+        return model
+
+    def compute(self, model: Model, params: Any, batch: dict) -> jax.Array:
+        """The values (B, ...) of the one array of `computed`."""
+        raise NotImplementedError(f"{type(self).__name__} defines computed() without compute()")
+
+    def requirements(self, data: Any) -> dict[str, int]:
+        """The least that a model's config must offer to learn this from `data`, by field name."""
         return {}
 
     def validate(self, config: Any) -> None:

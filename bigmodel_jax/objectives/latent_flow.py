@@ -55,10 +55,10 @@ class LatentFlow(FlowMatching):
         latents.
         """
         found = model_of(self.autoencoder, "objective.autoencoder", self.autoencoder_model)
-        if not hasattr(found, "latent_shape"):
+        if not hasattr(found, "latent_shape") or hasattr(found, "num_codes"):
             raise ValueError(
-                f"objective.autoencoder = {self.autoencoder!r} is a run of {type(found).__name__}, which has no latents; "
-                "give a run of configs/vae_emoji.py, or of another autoencoder"
+                f"objective.autoencoder = {self.autoencoder!r} is a run of {type(found).__name__}, which has no latents of "
+                "numbers; give a run of configs/vae_emoji.py, or of another autoencoder"
             )
         return found
 

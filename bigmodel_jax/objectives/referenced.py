@@ -54,6 +54,9 @@ class Referenced(Objective):
     def computed(self) -> dict[str, Field]:
         return {REFERENCE: Field((2,))} if self.reference == "cached" else {}
 
+    def compute(self, model: Model, params: Any, batch: dict) -> jax.Array:
+        return self.log_probs(model, params, batch)
+
     def parameters(self, model: ModelConfig) -> Tree:
         if self.reference != "constants":
             if self.reference_storage != BaseConfig():

@@ -27,7 +27,7 @@ from bigmodel_jax.serve.config import USUAL_LENGTH, ServeConfig
 from bigmodel_jax.serve.constrain import Grammars, Masks
 from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.requests import TOPS, Sampled
-from bigmodel_jax.training.checks import check_ids
+from bigmodel_jax.training.checks import check_continues, check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, open_tokenizer
 
 BASE = "base"  # the model name that clients use for the weights without adapters
@@ -162,6 +162,7 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     Raises a ValueError of one line for a run that cannot be served. which: the checkpoint; name:
     what clients call the run, else its folder's name.
     """
+    check_continues(config.objective, f"serve: {run_dir}")
     tokenizer, model = open_tokenizer(config, run_dir), config.make_model()
     if tokenizer is not None:
         check_ids(config.model, tokenizer.vocab_size, "serve: ")

@@ -87,7 +87,7 @@ def check_tokenizers(config: Config) -> None:
     """Raises ValueError where a run that the objective reads, such as a teacher, has
     other tokens.
     """
-    for branch, source in config.objective.sources().items():
+    for branch, source in config.objective.vocabularies().items():
         path, own = kept.split(source)[0] / "tokenizer.json", config.data.open_tokenizer()
         if own is None or not path.is_file():
             continue

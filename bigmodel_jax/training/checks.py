@@ -13,6 +13,7 @@ from bigmodel_jax.core import ranges
 from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.mixture_order import exhausted
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
+from bigmodel_jax.objectives import Objective
 
 
 def check_processes(config: Config) -> None:
@@ -67,7 +68,7 @@ def check_rows(config: Config, rows: Rows) -> None:
 
 def check_data(config: Config) -> None:
     """Raises ValueError where the model's sizes do not fit the data's."""
-    for name, needed in config.data.requirements().items():
+    for name, needed in (config.data.requirements() | config.objective.requirements(config.data)).items():
         if name.removesuffix("_shape") in config.objective.makes:
             continue  # the model reads what the objective makes of the data's array
         has = _field(config.model, name, needed)
@@ -115,6 +116,15 @@ def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") ->
         raise ValueError(f"{prefix}num = {sample.num}: images of shape {tuple(shape)} cannot be shown; give 0")
 
 
+def check_continues(objective: Objective, asked: str) -> None:
+    """Raises ValueError where a run of `objective` writes no texts; `asked` begins the message."""
+    if not objective.continues_texts:
+        raise ValueError(
+            f"{asked}: a run of {type(objective).__name__} continues no texts; `train` draws its images at the end "
+            "(objective.pictures)"
+        )
+
+
 def check_sample(
     config: Config,
     sample: SampleConfig,
@@ -135,6 +145,7 @@ def check_sample(
     if any("\ud800" <= character <= "\udfff" for character in sample.prompt):
         raise ValueError(f"{prefix}prompt = {sample.prompt[:40]!r} is not UTF-8 text")
     ranges.check(sample, prefix)
+    check_continues(config.objective, f"{prefix}prompt = {sample.prompt!r}")
     model = config.make_model()
     if tokenizer is None or model.make_cache is None:
         raise ValueError(

@@ -15,6 +15,7 @@ from bigmodel_jax.report.box_grid import write_boxes
 from bigmodel_jax.report.mask_grid import write_masks
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.training.checks import check_images, check_sample
+from bigmodel_jax.training.drawing_ending import Drawings
 from bigmodel_jax.training.reconstruction_ending import Reconstructions
 from bigmodel_jax.training.saved import find_boxes, generate_images, generate_text, predict_masks
 from bigmodel_jax.training.speech_ending import Speech
@@ -115,6 +116,7 @@ ENDINGS: dict[str, Ending] = {
     "masks": Pictures(predict_masks, write_masks),
     "speech": Speech(),
     "reconstructions": Reconstructions(),
+    "drawings": Drawings(),
     "boxes": Pictures(find_boxes, write_boxes),
     "games": Games(),
 }

@@ -1,5 +1,6 @@
-"""A reference model's log-probabilities for every row, computed once before a run's first step.
+"""What an objective computes for every row, once, before a run's first step.
 
+These are a reference model's log-probabilities, or the codes that an autoencoder makes of images.
 They are stored in the data's cache as one .npy per split. The key covers everything that they
 depend on: the rows' content, the weights, the model and the precision. A run stores the digest of
 the weights (`reference.json`), so it resumes with the same reference even if the run with the
@@ -109,8 +110,8 @@ def find(
     computed = config.objective.computed()
     if not computed:
         return Found(config.data, "")
-    source = Source(config, mesh, _kept(run_dir) if resumes else "")
-    values = {split: {REFERENCE: _of_split(config, mesh, split, source, console)} for split in splits}
+    source, (name,) = Source(config, mesh, _kept(run_dir) if resumes else ""), computed
+    values = {split: {name: _of_split(config, mesh, split, source, console)} for split in splits}
     return Found(Beside(config.data, computed, values), source.digest)
 
 
@@ -148,8 +149,22 @@ class Source:
     def digest(self) -> str:
         return self.known or _digest(self.weights)
 
+    @property
+    def name(self) -> str:
+        """The objective's field names its run by this."""
+        return self.config.objective.computed_with or REFERENCE
+
     @functools.cached_property
     def weights(self) -> params.Tree:
+        return self._of_branch() if self.config.objective.computed_with else self._of_model()
+
+    def _of_branch(self) -> params.Tree:
+        # A run that goes on has compared these constants with its record before (training/constants.py).
+        train = dataclasses.replace(self.config.train, init_from="", init_state="weights")
+        constants = fresh_state(dataclasses.replace(self.config, train=train, optim=Still()), self.mesh).constants
+        return {self.name: constants[self.name]}
+
+    def _of_model(self) -> params.Tree:
         train, run = self.config.train, self.config.objective.reference_run
         train = dataclasses.replace(train, init_from=run or train.init_from, init_state="weights")
         config = dataclasses.replace(self.config, train=train, optim=Still())
@@ -175,53 +190,54 @@ def _digest(weights: params.Tree) -> str:
 
 
 def _of_split(config: Config, mesh, split: str, source: Source, console: Console | None) -> np.ndarray:
-    """The values (N, 2) float32 of one split, from the cache or computed now."""
-    rows = config.data.open(split)
-    model = config.model
+    """The values (N, ...) of one split, from the cache or computed now."""
+    rows, objective, model = config.data.open(split), config.objective, config.model
     if isinstance(getattr(model, "compute", None), Compute):  # these settings change only rounding
         model = dataclasses.replace(model, compute=Compute())
     # The cache key: whatever changes the values must be in it.
-    facts = [_content(rows), source.digest, repr(model), repr(config.adapters), config.precision.compute]
+    content, by = _content(rows, objective.computed_from), objective.computed_by(model)
+    facts = [content, source.digest, repr(by), repr(config.adapters), config.precision.compute]
     folder = config.data.root() / f"reference-{FORMAT}" / cache.key(facts)
     # All processes compute together, so they do it before one of them locks the cache.
     if not processes.from_first(cache.is_whole(folder)):
         if console:
-            console.print(f"The reference reads {len(rows):,} rows of the {split} split, once.")
-        values = _compute(config, mesh, rows, source.weights, f"Reference, {split} split", console)
-        cache.build(folder, lambda out: np.save(out / f"{REFERENCE}.npy", values))
-    return np.load(folder / f"{REFERENCE}.npy", mmap_mode="r")
+            console.print(f"The {source.name} reads {len(rows):,} rows of the {split} split, once.")
+        values = _compute(config, mesh, rows, source.weights, f"{source.name.capitalize()}, {split} split", console)
+        cache.build(folder, lambda out: np.save(out / f"{source.name}.npy", values))
+    return np.load(folder / f"{source.name}.npy", mmap_mode="r")
 
 
-def _content(rows: Rows) -> str:
-    """A digest of the texts of all rows; equal texts share values, whatever file they come from."""
+def _content(rows: Rows, names: tuple[str, ...]) -> str:
+    """A digest of these arrays of all rows; equal rows share values, whatever file they come
+    from.
+    """
     found = hashlib.sha256()
     for first in range(0, len(rows), ROWS):
         batch = rows.batch(np.arange(first, min(first + ROWS, len(rows))), None)
-        for name in ("tokens", "targets", "weights"):
+        for name in names:
             found.update(np.ascontiguousarray(batch[name]).data)
     return found.hexdigest()
 
 
 def _compute(config: Config, mesh, rows: Rows, weights: params.Tree, title: str, console: Console | None) -> np.ndarray:
-    """(N, 2) float32 values of all rows in order, computed on the mesh."""
+    """The values (N, ...) of all rows in order, computed on the mesh."""
     size = config.eval.batch_size or config.train.batch_size
     batches = EvalBatches(rows, size, mesh, config.parallel.rules, config.data.row())
     step, found = _make_step(config, mesh), []
     shown = console is not None and console.is_terminal and processes.first()
     for batch in track(batches, title, console=console, transient=True, disable=not shown):
         found.append(sharding.to_host(step(weights, batch)))
-    return np.concatenate(found)[: len(rows)].astype(np.float32)
+    (field,) = config.objective.computed().values()
+    return np.concatenate(found)[: len(rows)].astype(field.dtype)
 
 
 def _make_step(config: Config, mesh):
-    """Compiles (weights, batch) -> (B, 2) log-probabilities, replicated, in the train step's
-    precision.
-    """
+    """Compiles (weights, batch) -> values (B, ...), replicated, in the train step's precision."""
     model = config.make_model()
 
     def step(weights, batch):
         with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):
             weights = computed(config, model.spec, weights)
-            return config.objective.log_probs(model, weights, batch)
+            return config.objective.compute(model, weights, batch)
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))

@@ -39,10 +39,11 @@ FITS = {
     "flow_matching": {"image_shape", "pooled_dim"},
     "self_play": {"board_shape"},
     "autoencoding": {"latent_channels"},
+    "discrete_autoencoding": {"num_codes"},
 }
 # Objectives that need a trained model beside their own or before it, and the one of a game's network, which is in
 # no table of families: tests/objectives/pairs_test.py, tests/data/games/self_play_test.py and others see them.
-AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation", "self_play", "latent_flow"}
+AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation", "self_play", "latent_flow", "text_then_image"}
 # Models of a class for each pixel, which have the fields of classifiers.
 OF_PIXELS = {"segformer", "unet"}
 # Objectives of any decoder, which are seen on the first alone.
@@ -87,7 +88,7 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
     if type(cfg) in {MODELS[name] for name in OF_PIXELS} or objective == "segmentation":
         return type(cfg) in {MODELS[name] for name in OF_PIXELS} and objective == "segmentation"
     if "latent_channels" in names:
-        return objective == "autoencoding"
+        return objective == ("discrete_autoencoding" if "num_codes" in names else "autoencoding")
     if "pooled_dim" in names:
         return objective == "flow_matching"
     if "learn_sigma" in names:  # has classes or texts, but to be told, not to find
@@ -167,7 +168,7 @@ def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
             "classes": classes,
             "weights": np.ones(ROWS, np.float32),
         }
-    if objective == "autoencoding":
+    if objective in ("autoencoding", "discrete_autoencoding"):
         return {"image": rng.random((ROWS, *cfg.image_shape), np.float32), "weights": np.ones(ROWS, np.float32)}
     if objective == "contrastive":
         image = rng.random((ROWS, *cfg.vision.image_shape), np.float32)
@@ -336,6 +337,7 @@ def test_fresh_loss_is_that_of_knowing_nothing(pair):
     c = case(pair)
     (loss, (metrics, _)), _ = one_device(pair)
     loss = metrics["class_loss"].compute() if "boxes" in c.batch else loss  # boxes begin anywhere
+    loss = metrics["error"].compute() if hasattr(c.cfg, "num_codes") else loss  # codes begin anywhere
     if "advantages" in c.batch:
         return  # an advantage is above or below a group's mean, whatever is known
     if "target" in c.batch:

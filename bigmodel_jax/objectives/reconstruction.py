@@ -1,0 +1,71 @@
+"""What all objectives of autoencoders share: the image as the model sees it, and the error of its
+reconstruction.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from bigmodel_jax.core.metrics import Metric
+from bigmodel_jax.core.ranges import CountOrZero, Positive
+from bigmodel_jax.objectives.base import Objective
+
+PSNR = Metric("psnr", "Peak signal-to-noise ratio", "more", "{:.1f}", "dB", headline=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction(Objective):
+    """Base class of objectives of a model whose value has the reconstruction as `image`.
+
+    Batch: image (B, H, W, C) in 0 .. 1, weights (B,).
+    """
+
+    reads = ("image", "weights")
+    row_metrics = (Metric("psnr", "Peak signal-to-noise ratio", "more", "{:.1f}", "dB"),)
+    endings = ("reconstructions",)
+
+    error: Literal["l1", "l2"] = "l1"
+    "l1: absolute error, as latent diffusion's autoencoders are trained with; l2: squared error"
+    offset: float = 0.5  # the model sees (image - offset) * scale: -1 .. 1 for images of 0 .. 1
+    scale: Positive = 2.0
+    pictures: CountOrZero = 8
+    "held-out images that the run's page shows beside their reconstructions; 0: none"
+
+    def validate(self, config: Any) -> None:
+        if getattr(config.data, "normalise", "none") != "none":
+            raise ValueError(
+                f"data.normalise = {config.data.normalise!r}: {type(self).__name__} shifts and scales images itself "
+                "(objective.offset, objective.scale); allowed: 'none'"
+            )
+
+    def checked(self, value: Any) -> Any:
+        """The model's value; ValueError, one line, for another kind of model."""
+        return value
+
+    def inputs(self, batch, rng):
+        return batch | {"image": self.moved(batch["image"])}, rng
+
+    def moved(self, image: jax.Array) -> jax.Array:
+        """Images of 0 .. 1 as the model sees them, float32."""
+        return (image.astype(jnp.float32) - self.offset) * self.scale
+
+    def shown(self, x: jax.Array) -> jax.Array:
+        """Images of 0 .. 1 of what the model gives, float32."""
+        return jnp.clip(x.astype(jnp.float32) / self.scale + self.offset, 0.0, 1.0)
+
+    def errors(self, reconstructed: jax.Array, image: jax.Array) -> jax.Array:
+        """(B,): the mean error of an image's values, as the model sees them."""
+        difference = reconstructed.astype(jnp.float32) - image
+        error = jnp.abs(difference) if self.error == "l1" else jnp.square(difference)
+        return jnp.mean(error, axis=(1, 2, 3))
+
+    def psnr(self, reconstructed: jax.Array, image: jax.Array) -> jax.Array:
+        """(B,) dB between images as the model sees them, once both are cut to 0 .. 1."""
+        squares = jnp.square(self.shown(reconstructed) - self.shown(image))
+        return -10 * jnp.log10(jnp.maximum(jnp.mean(squares, axis=(1, 2, 3)), 1e-10))
+
+    def of_rows(self, out, batch):
+        weights = batch["weights"].astype(jnp.float32)
+        return {"psnr": (self.psnr(self.checked(out.value).image, batch["image"]), weights)}

@@ -1,0 +1,81 @@
+"""DiscreteAutoencoding: its terms by hand, where each one's gradient goes, and the use of the codes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigmodel_jax.core import params
+from bigmodel_jax.models import DiscreteAutoencoderConfig
+from bigmodel_jax.models.base import Out
+from bigmodel_jax.models.discrete_autoencoder import Coded
+from bigmodel_jax.objectives import Autoencoding, DiscreteAutoencoding
+
+CFG = DiscreteAutoencoderConfig.tiny()
+MODEL = CFG.make()
+WEIGHTS = {"codebook": {"table": np.zeros((4, 1))}}
+ROWS = np.array([1, 1, 0], np.float32)  # the last row only fills the batch
+
+
+def coded(ids: list[list[int]], distance: float = 0.0) -> Out:
+    ids, image = np.array(ids, np.int32)[:, :, None], jnp.full((3, 2, 2, 1), 0.25)
+    codes = jnp.zeros((*ids.shape, 1))
+    return Out(Coded(image, codes + distance, codes, jnp.asarray(ids)))
+
+
+def score(objective: DiscreteAutoencoding, out: Out, train: bool = False):
+    batch = {"image": jnp.zeros((3, 2, 2, 1)), "weights": ROWS}
+    return objective.score(out, batch, params=WEIGHTS, train=train)
+
+
+def test_the_loss_is_the_error_and_the_weighted_distances():
+    objective = DiscreteAutoencoding(codebook_weight=0.5, commitment=0.2)
+    loss = score(objective, coded([[0, 1]] * 3, distance=3.0))
+    np.testing.assert_allclose(loss.mean.compute(), 0.25 + 0.5 * 9 * 1.2, rtol=1e-6)
+    np.testing.assert_allclose(loss.metrics["code_distance"].compute(), 9.0, rtol=1e-6)
+
+
+def test_an_evaluation_reports_how_many_codes_are_used_and_how_evenly():
+    """Of two batches with four counted places each: code 0 has five places, code 1 two, code 3 one, code 2 none."""
+    sums = None
+    for ids in ([[0, 0], [0, 1], [2, 2]], [[0, 0], [3, 1], [2, 2]]):
+        found = score(DiscreteAutoencoding(), coded(ids)).metrics
+        sums = found if sums is None else {name: sums[name] + m for name, m in found.items()}
+    report = DiscreteAutoencoding().summarize(sums)
+    shares = np.array([5, 2, 1]) / 8
+    assert abs(report["code_perplexity"] - np.exp(-np.sum(shares * np.log(shares)))) < 1e-4
+    assert report["codes_used"] == 0.75
+    assert {m.name for m in DiscreteAutoencoding.metrics} == set(report)
+
+
+@pytest.mark.parametrize(("codebook_weight", "commitment"), [(0.0, 0.0), (1.0, 0.0)])
+def test_codes_learn_from_their_distance_alone_and_the_encoder_from_the_image_too(codebook_weight, commitment):
+    objective = DiscreteAutoencoding(codebook_weight=codebook_weight, commitment=commitment)
+    image = np.random.default_rng(0).random((3, *CFG.image_shape), np.float32)
+
+    def loss(weights):
+        found = objective.loss(MODEL, weights, {"image": image, "weights": ROWS}, rng=None, train=True)
+        return found.mean.compute()
+
+    grads = jax.jit(jax.grad(loss))(params.init(MODEL.spec, jax.random.key(0)))
+    assert np.any(grads["codebook"]["table"]) == (codebook_weight > 0)
+    assert np.any(grads["encoder"]["enter"]["kernel"])
+
+
+def test_an_image_comes_back_from_its_codes():
+    """What `decode` makes of `encode`'s numbers is what training sees, except for the last bits."""
+    weights = params.init(MODEL.spec, jax.random.key(1))
+    image = np.random.default_rng(1).random((2, *CFG.image_shape), np.float32)
+    ids = CFG.encode(weights, image)
+    assert ids.shape == (2, *CFG.latent_shape[:2])
+    value = MODEL.apply(weights, {"image": image}).value
+    np.testing.assert_array_equal(ids, value.ids)
+    np.testing.assert_allclose(CFG.decode(weights, ids), value.image, atol=1e-5)
+
+
+def test_a_model_of_the_other_kind_is_refused_in_one_line():
+    batch = {"image": jnp.zeros((3, 2, 2, 1)), "weights": ROWS}
+    with pytest.raises(ValueError, match=r"^objective: DiscreteAutoencoding needs a model that gives codes[^\n]*$"):
+        DiscreteAutoencoding().score(Out(jnp.zeros((3, 10))), batch, params={}, train=False)
+    with pytest.raises(ValueError, match=r"^objective: Autoencoding needs a model that gives a latent's mean[^\n]*$"):
+        Autoencoding().score(coded([[0, 1]] * 3), batch, params={}, train=False)
