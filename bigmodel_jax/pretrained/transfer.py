@@ -280,7 +280,8 @@ def _write_special(run_dir: Path, target: Path) -> None:
         hf = {"bos_token_id": own.start, "eos_token_id": own.separator, **hf}
     path.write_text(json.dumps(hf, indent=2) + "\n")
     if special.generation:
-        (target / "generation_config.json").write_text(json.dumps(special.generation, indent=2) + "\n")
+        generation = special.generation | {name: hf[name] for name in config_json.GENERATION if name in hf}
+        (target / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
 def write_tokenizer(run_dir: Path, target: Path) -> None:
