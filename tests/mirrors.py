@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 FAMILIES = {
     "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm"),
     "encoders": ("roberta", "distilbert", "deberta"),
-    "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
+    "encoder_decoders": ("encoder_decoder", "t5", "transformer", "bart"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
     "denoisers": ("dit", "pixart", "mmdit"),
@@ -33,7 +33,7 @@ PUBLISHED = {
         "glm",
     ),
     "encoders": ("bert", "roberta", "distilbert", "deberta", "xlnet"),
-    "encoder_decoders": ("t5", "marian"),
+    "encoder_decoders": ("t5", "marian", "bart"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),
     "denoisers": ("dit", "pixart", "mmdit"),

@@ -51,6 +51,7 @@ CONFIG_OF = {
     "discrete_autoencoder": "dvae_emoji",
     "conformer": "speech_words",
     "whisper": "whisper_tiny_en",
+    "bart": "transformer_tiny",  # the same layers; its start tokens need data of pairs, which no small source has
 }
 # Models of this project's own making: nobody published a reference.
 NO_REFERENCE = {
@@ -116,7 +117,6 @@ the table.
 | Phi-3, Phi-4 | long rope: two sets of frequencies; the length of a text selects one, also during decoding |
 | ELECTRA | the generator, and the objective that detects replaced tokens |
 | ModernBERT | an encoder with alternating local and global attention, rotary positions and a gated MLP |
-| BART | learned positions and a norm of the embeddings in the encoder-decoder, and a bias of its logits |
 | AlexNet, VGG | the networks, and the adaptive pooling between their convolutions and their dense layers |
 | Qwen3-Next | Gated DeltaNet: a recurrent state in three of four layers, which must not pass between packed texts |
 | Mamba 2 | the state-space layer, and a decode cache of states instead of keys and values |

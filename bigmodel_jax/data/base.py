@@ -54,8 +54,8 @@ class DataConfig:
     "former name of a field -> present name; old config.json files still open, and old options are explained"
     required_by: ClassVar[dict[str, str]] = {}
     "name of a requirement -> the field of this config that causes it, for messages"
-    exact: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "decoder_start_token_id"})
-    "requirements that must be met exactly, because the number is the id of a token"
+    exact: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "decoder_start_token_id", "bos_token_id", "text_bos"})
+    "requirements that must be met exactly, because the number is the id of a token, or true or false"
     compared: ClassVar[dict[str, Compared]] = {"cache_dir": "place", "max_bad_records": "training"}
     "field -> its kind when two runs are compared; a field that is missing changes which rows are held out"
     cut: ClassVar[str] = ""

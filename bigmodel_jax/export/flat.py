@@ -100,6 +100,8 @@ def with_open_sizes(name: str, subject: Subject, given: tuple[int, int], config:
     used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}
     most = longest(subject.config)
     bounds = [f"{size} <= {most}" for size in ("t", "e") if most and size in used]
+    starts = len(subject.model.decoder_starts)
+    bounds += [f"s >= {starts}"] if starts > 1 and "s" in used else []
     bounds += ["t <= s"] if {"t", "s"} <= used else []
     return program(name, subject, _symbols(given, bounds), config)
 

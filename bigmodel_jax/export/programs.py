@@ -116,17 +116,18 @@ def prefill(subject: Subject, sizes: Sizes) -> Program:
     Prompts are padded on the left with segment 0. The prompts of an encoder-decoder go to its
     encoder.
     """
-    start = subject.model.decoder_start
-    names = ("tokens", "positions", "segment_ids") if start is None else ("encoder_tokens", "encoder_segment_ids")
-    length = sizes.length if start is None else sizes.source
+    starts = subject.model.decoder_starts
+    names = ("encoder_tokens", "encoder_segment_ids") if starts else ("tokens", "positions", "segment_ids")
+    length = sizes.source if starts else sizes.length
     batch = {name: jax.ShapeDtypeStruct((sizes.batch, length), jnp.int32) for name in names}
     declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
 
     def fn(weights: Table, batch: Table, cache: Table) -> Table:
-        # The text of an encoder-decoder begins with the decoder's start token, at position 0.
-        if start is not None:
-            one = jnp.ones((batch["encoder_tokens"].shape[0], 1), jnp.int32)
-            batch = batch | {"tokens": start * one, "positions": 0 * one, "segment_ids": one}
+        # The text of an encoder-decoder begins with the decoder's start tokens, from position 0.
+        if starts:
+            ones = jnp.ones((batch["encoder_tokens"].shape[0], len(starts)), jnp.int32)
+            tokens, positions = (ones * jnp.asarray(row, jnp.int32) for row in (starts, range(len(starts))))
+            batch = batch | {"tokens": tokens, "positions": positions, "segment_ids": ones}
         return _advance(subject, weights, batch, _unflattened(declared, cache))
 
     cache = {name: jax.ShapeDtypeStruct(p.shape, p.dtype) for name, p in _leaves(declared).items()}
@@ -134,11 +135,16 @@ def prefill(subject: Subject, sizes: Sizes) -> Program:
 
 
 def decode(subject: Subject, sizes: Sizes, cache: Mapping[str, Any]) -> Program:
-    """Like `prefill`, with one token per row (B, 1). cache: the arrays that `prefill` returns."""
+    """Like `prefill`, with one token per row (B, 1). cache: the arrays that `prefill` returns.
+
+    The positions of an encoder-decoder count from its last start token, which has position 0.
+    """
+    before = max(len(subject.model.decoder_starts) - 1, 0)
     batch = {name: jax.ShapeDtypeStruct((sizes.batch, 1), jnp.int32) for name in ("tokens", "positions", "segment_ids")}
     declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
 
     def fn(weights: Table, batch: Table, cache: Table) -> Table:
+        batch = batch | {"positions": batch["positions"] + before}
         return _advance(subject, weights, batch, _unflattened(declared, cache))
 
     cache = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in cache.items()}

@@ -102,10 +102,15 @@ def _sizes(given: tuple[int, int], name: str, bounds: list[str]) -> Sizes:
 
 
 def _bounds(subject: Subject) -> list[tuple[set[str], str]]:
-    """(symbols, the constraint on them) of a model. A model may have a largest length."""
+    """(symbols, the constraint on them) of a model. A model may have a largest length.
+
+    The cache has a column for each of the decoder's start tokens.
+    """
     most = longest(subject.config)
     ends = [({name}, f"{name} <= {most}") for name in ("t", "e")] if most else []
-    return [*ends, ({"t", "s"}, "t <= s")]
+    starts = len(subject.model.decoder_starts)
+    least = [({"s"}, f"s >= {starts}")] if starts > 1 else []
+    return [*ends, *least, ({"t", "s"}, "t <= s")]
 
 
 def longest(config: Any) -> int:

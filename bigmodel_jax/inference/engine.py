@@ -114,8 +114,8 @@ class Engine:
         if request.max_tokens < 1:
             raise ValueError(f"max_tokens = {request.max_tokens}; it must be 1 or more")
         needed = num + request.max_tokens
-        if self._programs.decoder_start is not None:
-            needed = max(num, 1 + request.max_tokens)
+        if starts := self._programs.decoder_starts:
+            needed = max(num, len(starts) + request.max_tokens)
         if needed > length:
             raise ValueError(
                 f"max_tokens = {request.max_tokens}: with the prompt's {num} tokens it exceeds a slot's {length}"

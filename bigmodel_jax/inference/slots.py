@@ -78,7 +78,7 @@ class Programs(NamedTuple):
 
     apply: Callable
     make_cache: Callable
-    decoder_start: int | None
+    decoder_starts: tuple[int, ...]
     sample: SampleConfig | None
     stop: tuple[int, ...]
     slots: int
@@ -91,7 +91,7 @@ class Programs(NamedTuple):
 
     @classmethod
     def of(cls, model: Model, *rest) -> "Programs":
-        return cls(model.apply, model.make_cache, model.decoder_start, *rest)
+        return cls(model.apply, model.make_cache, model.decoder_starts, *rest)
 
     # ---- the state
 
@@ -145,10 +145,10 @@ class Programs(NamedTuple):
         """
         key = jax.random.fold_in(jax.random.key(source[0]), source[1])
         encoder = {}
-        if self.decoder_start is not None:
+        if self.decoder_starts:
             encoder = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
-            segments = jnp.ones((1, 1), jnp.int32)
-            tokens = self.decoder_start * segments
+            tokens = jnp.asarray([self.decoder_starts], jnp.int32)
+            segments = jnp.ones_like(tokens)
         batch = placed(tokens, segments, first) | encoder | inputs
         out = self.apply(weights, batch, cache=row)
         position = batch["positions"][:, -1] + 1

@@ -6,6 +6,7 @@ A model of your own needs no entry in `MODELS`: a config file may define its `Mo
 
 from bigmodel_jax.models.autoencoder import AutoencoderConfig
 from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig
+from bigmodel_jax.models.bart import BartConfig
 from bigmodel_jax.models.base import Entry, Model, ModelConfig, Out, Parts
 from bigmodel_jax.models.bert import BertConfig
 from bigmodel_jax.models.clip import CLIPConfig
@@ -71,6 +72,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "deepseek": DeepseekConfig,
     "t5": T5Config,
     "transformer": TransformerConfig,
+    "bart": BartConfig,
     "bert": BertConfig,
     "roberta": RobertaConfig,
     "distilbert": DistilBertConfig,
@@ -109,6 +111,7 @@ __all__ = [
     "MODELS",
     "AutoencoderConfig",
     "BagOfEmbeddingsConfig",
+    "BartConfig",
     "BertConfig",
     "CLIPConfig",
     "CNNConfig",

@@ -5,7 +5,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -120,6 +120,8 @@ class Model(NamedTuple):
     generate. It is a tree of `Param` whose axes name the rows ("batch") and the columns of a ring
     ("seq", models/decoder.py).
     decoder_start: the first token of an encoder-decoder's decoder; prompts go to the encoder.
+    forced_start: the token behind it, which the decoder reads whatever the logits say; None: none.
+    encoder_start: the token that the encoder's texts begin with; None: none.
     advance(non-trainable parameters, sums by path) -> new values, called once a step: for a model
     whose `updates` are sums over the tokens of a call, which add up over the microbatches. Without
     `advance`, each microbatch's `updates` replace those before.
@@ -130,12 +132,23 @@ class Model(NamedTuple):
     init: Callable[[jax.Array], Any] | None = None
     make_cache: Callable[[int, int, Any], Any] | None = None
     decoder_start: int | None = None
+    forced_start: int | None = None
+    encoder_start: int | None = None
     advance: Callable[[Any, dict[str, jax.Array]], Any] | None = None
 
     @property
     def parts(self) -> Parts | None:
         """The `Parts` of a model that is given in parts; None for any other."""
         return self.apply if isinstance(self.apply, Parts) else None
+
+    @property
+    def decoder_starts(self) -> tuple[int, ...]:
+        """The tokens that an encoder-decoder's decoder reads before its first answer; else ()."""
+        return tuple(token for token in (self.decoder_start, self.forced_start) if token is not None)
+
+    def encoded(self, ids: Sequence[int], end: int) -> list[int]:
+        """The encoder's tokens for a text: its ids between the start token, if any, and `end`."""
+        return [*([] if self.encoder_start is None else [self.encoder_start]), *ids, end]
 
 
 NO_DEPTH_FORM = "for which there is no depth form: base and model must have the same depth"

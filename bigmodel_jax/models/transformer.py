@@ -4,7 +4,7 @@ Vaswani et al., arXiv:1706.03762. One table embeds the tokens of both sides, tim
 and is the head. The layout is that of Marian, whose published translation models (opus-mt) are this
 model with swish and a bias on the logits. Attention has biases. A position's vector has sines in
 its first half and cosines in its second; the paper interleaves them, which makes no difference to
-learned weights.
+learned weights. BART (bart.py) is this model with learned positions and normed embeddings.
 
 Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L
 layers.
@@ -62,6 +62,9 @@ class TransformerConfig(ModelConfig):
         Multiple("embed_dim", 2, "half of it are sines, half cosines"),
         *encoder_decoder.SIZES,
     )
+    LEARNED: ClassVar[bool] = False  # whether each side has a table of positions and a norm of its embeddings
+    FIRST_POSITION: ClassVar[int] = 0  # the row of that table that a text's first token reads
+    BIAS_KIND: ClassVar[params.Kind] = "trained"  # of the logits' bias
 
     @property
     def head_dim(self) -> int:
@@ -105,13 +108,21 @@ def block_spec(cfg: TransformerConfig, cross: bool) -> params.Tree:
 
 
 def spec(cfg: TransformerConfig) -> params.Tree:
-    """The table (V, D), both stacks of layers, and with logits_bias a bias (V,)."""
+    """The table (V, D), both stacks of layers, and with logits_bias a bias (V,).
+
+    With LEARNED each side also has positions (FIRST_POSITION + max_seq_len, D) and a norm.
+    """
+    init, D = normal(cfg.init_std), cfg.embed_dim
     tree = {
-        "embed": linear.embedding_spec(cfg.vocab_size, cfg.embed_dim, init=normal(cfg.init_std)),
+        "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
         "encoder": params.stack(block_spec(cfg, cross=False), cfg.num_layers),
         "decoder": params.stack(block_spec(cfg, cross=True), cfg.num_decoder_layers),
     }
-    return tree | {"logits_bias": Param((cfg.vocab_size,), ("vocab",), zeros())} if cfg.logits_bias else tree
+    for side in ("encoder", "decoder") if cfg.LEARNED else ():
+        tree[f"{side}_positions"] = Param((cfg.FIRST_POSITION + cfg.max_seq_len, D), (None, "embed"), init)
+        tree[f"{side}_embed_norm"] = norm.layer_spec(D)
+    bias = Param((cfg.vocab_size,), ("vocab",), zeros(), kind=cfg.BIAS_KIND)
+    return tree | {"logits_bias": bias} if cfg.logits_bias else tree
 
 
 def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index, causal, memory_BSD, memory_where):
@@ -138,14 +149,26 @@ def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index
     return add(x_BTD, h, p["mlp_norm"], rngs[2]), None if own is None else ({"k": k, "v": v}, kv)
 
 
-def run(cfg: TransformerConfig, table, layers, tokens, rng, caches, q_where, *where):
-    """One stack: tokens (B, T) -> (states (B, T, D), the layers' keys and values)."""
+def embed(cfg: TransformerConfig, p, side: str, tokens, positions):
+    """Tokens and positions (B, T) of one side -> (B, T, D)."""
+    x_BTD = linear.embed(p["embed"], tokens)
+    x_BTD = x_BTD * cfg.embed_dim**0.5 if cfg.scale_embedding else x_BTD
+    if cfg.LEARNED:
+        x_BTD = x_BTD + jnp.take(p[f"{side}_positions"], cfg.FIRST_POSITION + positions, axis=0)
+        return norm.layer(p[f"{side}_embed_norm"], x_BTD)
+    sinusoids = jnp.asarray(position.sinusoids(cfg.max_seq_len, cfg.embed_dim), x_BTD.dtype)
+    return x_BTD + jnp.take(sinusoids, positions, axis=0)
+
+
+def run(cfg: TransformerConfig, p, side: str, tokens, rng, caches, q_where, *where):
+    """One side's stack: tokens (B, T) -> (states (B, T, D), the layers' keys and values).
+
+    side: "encoder" or "decoder".
+    """
+    layers = p[side]
     num_layers = stack.num_layers(layers)
     rngs = None if rng is None else jax.random.split(rng, num_layers + 1)
-    x_BTD = linear.embed(table, tokens)
-    x_BTD = x_BTD * cfg.embed_dim**0.5 if cfg.scale_embedding else x_BTD
-    sinusoids = jnp.asarray(position.sinusoids(cfg.max_seq_len, cfg.embed_dim), x_BTD.dtype)
-    x_BTD = x_BTD + jnp.take(sinusoids, q_where.positions, axis=0)
+    x_BTD = embed(cfg, p, side, tokens, q_where.positions)
     x_BTD = constrain(dropout(cfg.dropout, x_BTD, None if rngs is None else rngs[0]), "batch", "seq", "embed")
 
     k_where, *fixed, memory_BSD, memory_where = where
@@ -170,11 +193,11 @@ def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None
         memory_where = cache.memory_where
     else:
         where = (memory_where, memory_where, 0, False, None, None)
-        memory, _ = run(cfg, p["embed"], p["encoder"], batch["encoder_tokens"], encoder_rng, (None, None), *where)
+        memory, _ = run(cfg, p, "encoder", batch["encoder_tokens"], encoder_rng, (None, None), *where)
     q_where, k_where, own = decoder.where(batch, cache and cache.own)
     caches = (own and own.layers, cache.memory if memory is None else None)
     where = (q_where, k_where, own and own.index, True, memory, memory_where)
-    x_BTD, kv = run(cfg, p["embed"], p["decoder"], batch["tokens"], decoder_rng, caches, *where)
+    x_BTD, kv = run(cfg, p, "decoder", batch["tokens"], decoder_rng, caches, *where)
     head = Head(x_BTD, p["embed"]["table"], p.get("logits_bias"))
     if cache is not None:
         cache = cache._replace(own=own.advance(kv[0], x_BTD.shape[1]), memory=kv[1], memory_where=memory_where)

@@ -6,6 +6,7 @@ config.json.
 """
 
 from bigmodel_jax.pretrained.autoencoder import AUTOENCODER
+from bigmodel_jax.pretrained.bart import BART
 from bigmodel_jax.pretrained.bert import BERT
 from bigmodel_jax.pretrained.class_defaults import with_defaults
 from bigmodel_jax.pretrained.clip import CLIP
@@ -75,6 +76,7 @@ FAMILIES: dict[str, Family] = {
         *DINOV2,
         T5,
         MARIAN,
+        *BART,
         RESNET,
         EFFICIENTNET,
         SEGFORMER,

@@ -146,6 +146,15 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "scale_embedding": False,
         "eos_token_id": 0,
     },
+    models.BartConfig: {
+        "activation_function": "gelu",
+        "decoder_attention_heads": 16,
+        "decoder_ffn_dim": 4096,
+        "decoder_start_token_id": 2,
+        "scale_embedding": False,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    },
 }
 
 DINOV2 = {

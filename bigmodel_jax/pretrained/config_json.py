@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 # The keys of these tables are checked one by one. Another table (id2label) is read as a whole or
 # not.
 ROTARY = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
+GENERATION = ("forced_bos_token_id",)
 NESTED = (
     *ROTARY,
     "quantization_config",
@@ -108,6 +109,18 @@ def read_table(path: Path) -> Keys:
     if not isinstance(table, dict):
         raise ValueError(f"{path}: a {type(table).__name__}; allowed: a table of keys, {{...}}")
     return Keys(table)
+
+
+def with_generation(hf: Keys, folder: Path) -> Keys:
+    """config.json with the keys of generation_config.json that a model's config holds.
+
+    transformers 5 writes them to that file alone, and where there is one, it reads them there.
+    """
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return hf
+    found = read_table(path)
+    return hf | {name: found.get(name) for name in GENERATION if name in hf or name in found}
 
 
 def check_unread(family: Family, hf: Keys) -> None:

@@ -87,7 +87,7 @@ _KINDS: dict[Kind, str] = {
     BLOCKS: "depths repeats",
     INDEX: "type_vocab_size image_token_id image_token_index",
     INDICES_OR_NULL: "eos_token_id",
-    INDEX_OR_NULL: "decoder_start_token_id",
+    INDEX_OR_NULL: "decoder_start_token_id bos_token_id forced_bos_token_id",
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
         routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor
         norm_eps initializer_factor embedding_multiplier attention_multiplier residual_multiplier logits_scaling
@@ -251,6 +251,7 @@ MODEL_TYPES = {
     "ViTConfig": ("vit", "dinov2", "dinov2_with_registers"),
     "T5Config": ("t5",),
     "TransformerConfig": ("marian",),
+    "BartConfig": ("bart",),
     "ResNetConfig": ("resnet",),
     "SegformerConfig": ("segformer",),
     "DetrConfig": ("detr",),
@@ -262,6 +263,11 @@ MODEL_TYPES = {
     "PaliGemmaConfig": ("paligemma",),
     "Idefics3Config": ("idefics3",),
     "SmolVLMConfig": ("smolvlm",),
+}
+ENCODER_LAYERS = {
+    "num_attention_heads": "encoder_attention_heads",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "encoder_layers",
 }
 # By config class: {a key's other name: the name that is read}, as transformers' attribute_map.
 ALIASES = {
@@ -288,16 +294,9 @@ ALIASES = {
         "num_hidden_layers": "num_layers",
         "head_dim": "d_kv",
     },
-    "TransformerConfig": {
-        "num_attention_heads": "encoder_attention_heads",
-        "hidden_size": "d_model",
-        "num_hidden_layers": "encoder_layers",
-    },
-    "WhisperConfig": {
-        "num_attention_heads": "encoder_attention_heads",
-        "hidden_size": "d_model",
-        "num_hidden_layers": "encoder_layers",
-    },
+    "TransformerConfig": ENCODER_LAYERS,
+    "BartConfig": ENCODER_LAYERS,
+    "WhisperConfig": ENCODER_LAYERS,
     "MixtralConfig": {"num_experts": "num_local_experts"},
     "GptOssConfig": {"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"},
     "Qwen3MoeConfig": {"num_local_experts": "num_experts"},

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     """The family and the model config of a folder; ValueError where either is not supported."""
-    hf = config_json.read_table(folder / "config.json")
+    hf = config_json.with_generation(config_json.read_table(folder / "config.json"), folder)
     architecture = _architecture(hf)
     family = FAMILIES.get(architecture)
     if family is None:

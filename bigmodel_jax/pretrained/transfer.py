@@ -38,6 +38,7 @@ from bigmodel_jax.pretrained.gguf import open_gguf
 from bigmodel_jax.pretrained.names import Source
 from bigmodel_jax.pretrained.packages import PACKAGES, check_readable, fetch, readable
 from bigmodel_jax.pretrained.whisper import WHISPER
+from bigmodel_jax.training import constants
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, merged
 
@@ -61,9 +62,7 @@ class Exported(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Published weights (`source`, unread), their config, and the tokenizer (or None) with its
-    parts.
-    """
+    """Published weights (`source`, unread), their config, and the tokenizer, if any."""
 
     family: Family
     config: ModelConfig
@@ -146,8 +145,9 @@ def import_weights(
         spec = found.config.make().spec
         placed = params.paths(sharding.shardings(spec, mesh, parallel.rules))
         tree = params.from_paths(folder.load_params(found.family, found.config, found.source, placed, dtype))
-        trainable, frozen = params.partition(tree, spec)
-        state = {"step": jnp.zeros((), jnp.int32), "params": trainable, "frozen": frozen}
+        trained, frozen, fixed = (params.of_kind(tree, spec, kind) for kind in ("trained", "statistic", "constant"))
+        constants.keep(partial, config, fixed, {})
+        state = {"step": jnp.zeros((), jnp.int32), "params": trained, "frozen": frozen}
         with store.open_store(partial / "checkpoints", CheckpointConfig(), copy_bytes=COPY_BYTES) as saves:
             store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))
         config_file.save(config, partial / "config.json")
@@ -162,8 +162,7 @@ def import_weights(
 
 def make_config(found: Opened, run_dir: Path) -> Config:
     """A config with which the imported model can be evaluated, generate and be fine-tuned."""
-    generates = found.config.make().make_cache is not None
-    if not generates or found.tokenizer is None:
+    if found.tokenizer is None or found.config.make().make_cache is None:
         return Config(model=found.config, objective=Objective(), data=DataConfig())
     tokenizer = TokenizerConfig(path=str(run_dir / "tokenizer.json"))
     if "log_mel" in found.config.inputs():
@@ -280,7 +279,8 @@ def _write_special(run_dir: Path, target: Path) -> None:
         hf = {"bos_token_id": own.start, "eos_token_id": own.separator, **hf}
     path.write_text(json.dumps(hf, indent=2) + "\n")
     if special.generation:
-        (target / "generation_config.json").write_text(json.dumps(special.generation, indent=2) + "\n")
+        generation = special.generation | {name: hf[name] for name in config_json.GENERATION if name in hf}
+        (target / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
 def write_tokenizer(run_dir: Path, target: Path) -> None:

@@ -89,9 +89,9 @@ class Served:
         Names of special tokens in the text stay plain text.
         """
         ids = self.tokenizer.encode(text)
-        return (
-            [*ids, self.tokenizer.separator] if self.model.decoder_start is not None else [self.tokenizer.start, *ids]
-        )
+        if self.model.decoder_starts:
+            return self.model.encoded(ids, self.tokenizer.separator)
+        return [self.tokenizer.start, *ids]
 
     def room(self, prompt: Sequence[int], param: str) -> int:
         """How many tokens can follow a prompt. Raises Refused where none can.
@@ -102,7 +102,7 @@ class Served:
         wrong = next((i for i in prompt if not 0 <= i < vocab), None)
         if wrong is not None:
             raise Refused(f"{param} holds the token {wrong}; the vocabulary has {vocab}", param)
-        used = 1 if self.model.decoder_start is not None else num
+        used = len(self.model.decoder_starts) or num
         if not num or num > self.length or used >= self.length:
             raise Refused(
                 f"{param} has {num} tokens; it must have 1 to {self.length - 1} (--length)",

@@ -159,7 +159,7 @@ def check_sample(
     check_ids(config.model, tokenizer.vocab_size, f"{prefix}prompt = {sample.prompt[:40]!r}: ")
     ids = tokenizer.encode(sample.prompt)
     # An encoder gets the text and an end token; a decoder gets a start token and the text.
-    whole = [*ids, tokenizer.separator] if model.decoder_start is not None else [tokenizer.start, *ids]
+    whole = model.encoded(ids, tokenizer.separator) if model.decoder_starts else [tokenizer.start, *ids]
     prompt = list(chat) if chat else whole
     limit = config.model.max_seq_len
     if len(prompt) + sample.max_tokens > limit:

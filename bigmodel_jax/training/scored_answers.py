@@ -27,7 +27,7 @@ class ScoredAnswers:
         self._config, self._set = config, config.eval.sets[0]
         self._rows = config.data.open("validation")
         self._tokenizer = config.data.open_tokenizer()
-        self._decoder = config.make_model().decoder_start
+        self._model = config.make_model()
         self._check_references()
         self._generator = open_generator(config, mesh, len(self._rows), greedy=True)
 
@@ -59,9 +59,10 @@ class ScoredAnswers:
 
     def _prompt(self, tokens: list[int]) -> list[int]:
         """An encoder gets the text and an end token; a decoder gets a start token and the text."""
-        if self._decoder is None:
+        if not self._model.decoder_starts:
             return tokens
-        return [*tokens[0 if self._config.data.template_path else 1 :], self._tokenizer.separator]
+        ids = tokens[0 if self._config.data.template_path else 1 :]
+        return self._model.encoded(ids, self._tokenizer.separator)
 
     # ---- references and scores
 

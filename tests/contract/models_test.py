@@ -121,6 +121,7 @@ KIN = {
     "siglip",
     "text_to_image",
     "mmdit_text",
+    "bart",
 }
 KIN |= {"dinov2", "vit-pixels"}
 # The last text stream gives keys and values alone; its files hold queries all the same.

@@ -1,5 +1,6 @@
 """Pairs of texts: what the encoder reads, what the decoder is fed and asked for, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -105,6 +106,28 @@ def test_files_that_are_no_table_are_one_line(tmp_path, name, content, says):
     )
     with pytest.raises(ValueError, match=says):
         cfg.open("train")
+
+
+def test_texts_begin_with_a_start_token_where_the_model_asks_for_it(tmp_path):
+    from bigmodel_jax.config import Config
+    from bigmodel_jax.models import BartConfig
+    from bigmodel_jax.objectives import NextToken
+    from bigmodel_jax.training.checks import check_data
+
+    cfg = data(tmp_path, text_bos=True, decoder_start=7, target_len=8, too_long="cut")
+    batch, start = cfg.open("validation").batch(np.arange(4), None), cfg.open_tokenizer().start
+    for row, (source, target) in enumerate(PAIRS):
+        source, target = [start, *ids(source), END], [start, *ids(target)[:6], END]
+        assert batch["encoder_tokens"][row].tolist() == source + [0] * (64 - len(source))
+        assert batch["targets"][row].tolist() == target + [0] * (8 - len(target))
+        assert batch["tokens"][row].tolist() == [7, *target[:-1]] + [0] * (8 - len(target))
+    assert len(data(tmp_path, text_bos=True, target_len=6).open("validation")) == 2  # four letters and both ends
+    with pytest.raises(ValueError, match="every pair"):
+        data(tmp_path, text_bos=True, target_len=5).open("validation")
+    model = dataclasses.replace(BartConfig.tiny(), vocab_size=264, max_seq_len=64, eos_token_id=END, bos_token_id=start)
+    check_data(Config(model=dataclasses.replace(model, decoder_start_token_id=7), objective=NextToken(), data=cfg))
+    with pytest.raises(ValueError, match=r"model.text_bos = True, but the data needs False \(data.text_bos\)"):
+        check_data(Config(model=model, objective=NextToken(), data=data(tmp_path, decoder_start=2)))
 
 
 def test_an_encoder_decoder_learns_pairs_and_a_model_with_another_start_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.data import DataConfig
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.objectives import Objective
+from bigmodel_jax.training import constants
 
 # What `pip install jax` installs.
 ONLY_JAX = ("jax", "jaxlib", "numpy", "numpy.libs", "scipy", "scipy.libs", "ml_dtypes", "opt_einsum")
@@ -41,7 +42,8 @@ def save_run(model: ModelConfig, run_dir: Path, *, scale: float = 1.0) -> Config
     config = Config(model=model, objective=Objective(), data=DataConfig())
     spec = config.make_model().spec
     tree = jax.tree.map(lambda x: x * scale, drawn(spec))
-    trained, frozen = params.partition(tree, spec)
+    trained, frozen, fixed = (params.of_kind(tree, spec, kind) for kind in ("trained", "statistic", "constant"))
+    constants.keep(run_dir, config, fixed, {})
     state = {"step": jnp.zeros((), jnp.int32), "params": trained, "frozen": frozen}
     with store.open_store(run_dir / "checkpoints", CheckpointConfig()) as saves:
         store.save(saves, 0, state, {"next_batch": 0}, config_file.to_json(config))

@@ -24,7 +24,7 @@ FIRST = ("mlp", "llama")
 CLOSED = {"xlnet": ["--batch", "3", "--length", "7"]}
 # Their text states have a width that the data alone knows.
 UNKNOWN = ("pixart", "mmdit")
-GENERATE = ("llama", "gemma2", "mixtral", "deepseek", "rnn", "t5", "transformer")
+GENERATE = ("llama", "gemma2", "mixtral", "deepseek", "rnn", "t5", "transformer", "bart")
 
 
 def model_of(name):

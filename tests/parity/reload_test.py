@@ -121,6 +121,7 @@ VARIANTS = {
         "gated": {"gated": True, "num_decoder_layers": 1, "norm_eps": 1e-3, "decoder_start_token_id": 7},
     },
     "transformer": {"other": {"activation": "gelu", "scale_embedding": False}, "silu": {"activation": "silu"}},
+    "bart": {"other": {"activation": "relu", "scale_embedding": True, "forced_bos": False, "num_layers": 1}},
     "vit": {"other": {"activation": "quick_gelu", "norm_eps": 1e-3, "image_shape": (12, 16, 3), "num_classes": 2}},
     "dinov2": {
         "gated": {"gated_mlp": True, "mlp_dim": 88, "norm_eps": 1e-3, "init_std": 0.1},

@@ -10,6 +10,7 @@ import pytest
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models import (
+    bart,
     bert,
     deberta,
     deepseek,
@@ -58,6 +59,7 @@ MODELS = (
     deepseek,
     gpt_oss,
     t5,
+    bart,
 )
 MODELS += (llava, paligemma, idefics3)
 # A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary settings of later files,
@@ -76,6 +78,7 @@ DEFAULTS = {
     "GptOssForCausalLM": ("gpt-oss-120b", ()),
     "DeepseekV3ForCausalLM": ("deepseek-v3", ("max_seq_len", "rope_scaling", "mscale_all_dim", "mscale")),
     "T5ForConditionalGeneration": ("t5-small", ()),
+    "BartForConditionalGeneration": ("bart-large", ("forced_bos",)),
 }
 
 

@@ -36,6 +36,7 @@ COPIES = [
     ("t5", "decoder.embed_tokens.weight", "shared.weight"),
     ("opus_mt", "lm_head.weight", SHARED),
     ("opus_mt", "model.decoder.embed_tokens.weight", SHARED),
+    ("bart", "model.encoder.embed_tokens.weight", SHARED),
 ]
 
 

@@ -235,7 +235,7 @@ def test_the_spec_of_a_family_is_covered_by_its_table():
     [
         ("Qwen2MoeForCausalLM", "nearest in kind: 'Qwen3MoeForCausalLM'"),
         ("ElectraForSequenceClassification", "nearest in kind: 'BertForSequenceClassification'"),
-        ("BartForConditionalGeneration", "nearest in kind: 'MarianMTModel'"),
+        ("PegasusForConditionalGeneration", "nearest in kind: 'MarianMTModel'"),
         ("LlamaForSequenceClassification", "nearest in kind: 'LlamaForCausalLM'"),
         ("LLamaForCausalLM", "perhaps you meant 'LlamaForCausalLM'"),
         ("Qwen9ForCausalLM", ""),

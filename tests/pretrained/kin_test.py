@@ -27,6 +27,7 @@ def test_no_model_is_kin_of_two_and_every_name_can_be_met():
     [
         ("WhisperForAudioClassification", "WhisperForConditionalGeneration"),
         ("Speech2TextForConditionalGeneration", "WhisperForConditionalGeneration"),
+        ("MBartForConditionalGeneration", "BartForConditionalGeneration"),
         ("RoFormerForMaskedLM", "BertForMaskedLM"),
         ("BioGptForCausalLM", "GPT2LMHeadModel"),
         ("CLIPVisionModelWithProjection", "CLIPModel"),

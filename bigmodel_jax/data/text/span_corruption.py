@@ -54,7 +54,7 @@ class SpanCorruptionData(TextData):
 
     def requirements(self) -> dict:
         _, num_spans = num_noise(self.seq_len, self.noise_density, self.mean_span)
-        return {"vocab_size": text.vocab_size(self) + num_spans, "max_seq_len": self.seq_len}
+        return {"vocab_size": text.vocab_size(self) + num_spans, "max_seq_len": self.seq_len, "text_bos": False}
 
     def baselines(self) -> dict[str, float]:
         return {}  # xz has no counterpart: it reads only what comes before

@@ -41,11 +41,13 @@ class TextPairData(DataConfig):
         "max_seq_len": "input_len, data.target_len",
         "decoder_start_token_id": "decoder_start",
         "eos_token_id": "tokenizer",
+        "bos_token_id": "tokenizer",
+        "text_bos": "text_bos",
     }
 
     compared: ClassVar = DataConfig.compared | {
         "tokenizer": "tokenizer",
-        **dict.fromkeys(("input_field", "target_field", "prefix", "decoder_start"), "prepares"),
+        **dict.fromkeys(("input_field", "target_field", "prefix", "decoder_start", "text_bos"), "prepares"),
         **dict.fromkeys(("input_len", "target_len", "too_long"), "prepares"),
     }
 
@@ -61,11 +63,13 @@ class TextPairData(DataConfig):
     "the tokenizer file, or the kind and size of one that is trained on the training texts"
     input_len: Count = 128
     target_len: Count = 128
-    "tokens of each side, the end token included"
+    "tokens of each side, the end token and the start token of text_bos included"
     too_long: Literal["drop", "cut"] = "drop"
     "a pair with a longer side: drop leaves it out; cut removes tokens from the side's end"
     decoder_start: CountOrZero = 0
     "the token with which the decoder begins; it must equal model.decoder_start_token_id"
+    text_bos: bool = False
+    "whether the texts of both sides begin with the tokenizer's start token, as BART's do"
 
     def open(self, split: str) -> "PairRows":
         texts = self._texts()
@@ -76,7 +80,7 @@ class TextPairData(DataConfig):
         begins = offsets + 1
         # The length of a text includes the separator behind it, which is its end token.
         lengths = np.diff(begins).reshape(-1, 2)
-        fits = (lengths <= (self.input_len, self.target_len)).all(axis=1)
+        fits = (lengths + self.text_bos <= (self.input_len, self.target_len)).all(axis=1)
         if not fits.all():
             log.warning("%s split: %d of %d pairs are longer than data.input_len = %d or data.target_len = %d: %s "
                         "(data.too_long)", split, (~fits).sum(), len(fits), self.input_len, self.target_len,
@@ -88,17 +92,21 @@ class TextPairData(DataConfig):
                 "split is longer; give more, or data.too_long = 'cut'"
             )
         token_bytes = np.load(text.tokenizer_folder(texts) / "token_bytes.npy")
-        return PairRows(tokens, begins[:-1].reshape(-1, 2)[kept], lengths[kept], token_bytes, meta, self)
+        first = (self.open_tokenizer().start,) if self.text_bos else ()
+        return PairRows(tokens, begins[:-1].reshape(-1, 2)[kept], lengths[kept], token_bytes, meta, self, first)
 
     def row(self) -> dict[str, Field]:
         return encoder_decoder_rows.row(self.input_len, self.target_len)
 
     def requirements(self) -> dict:
+        tokenizer = self.open_tokenizer()
         return {
             "vocab_size": text.vocab_size(self._texts()),
             "max_seq_len": max(self.input_len, self.target_len),
             "decoder_start_token_id": self.decoder_start,
-            "eos_token_id": self.open_tokenizer().separator,
+            "eos_token_id": tokenizer.separator,
+            "text_bos": self.text_bos,
+            **({"bos_token_id": tokenizer.start} if self.text_bos else {}),
         }
 
     def open_tokenizer(self) -> Tokenizer:
@@ -155,7 +163,10 @@ def _wrong(record: dict[str, Any], name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PairRows:
-    """One split; begins, lengths (N, 2): each pair's input and target, ends included."""
+    """One split; begins, lengths (N, 2): each pair's input and target, ends included.
+
+    first: the tokens that stand before each text.
+    """
 
     tokens: TokenStream
     begins: np.ndarray
@@ -163,6 +174,7 @@ class PairRows:
     token_bytes: np.ndarray
     meta: dict
     cfg: TextPairData
+    first: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -179,7 +191,8 @@ class PairRows:
         """Yield input and target of each pair; a side that is too long keeps its end token."""
         lengths = self.lengths[indices].ravel()
         ids = self.tokens[packing.ranges(self.begins[indices].ravel(), lengths)].astype(np.int32)
-        texts, rooms = np.split(ids, np.cumsum(lengths)[:-1]), (self.cfg.input_len, self.cfg.target_len)
+        texts = [np.append(self.first, side).astype(np.int32) for side in np.split(ids, np.cumsum(lengths)[:-1])]
+        rooms = (self.cfg.input_len, self.cfg.target_len)
         for pair in zip(texts[::2], texts[1::2], strict=True):
             yield tuple(
                 side if len(side) <= room else np.append(side[: room - 1], side[-1])

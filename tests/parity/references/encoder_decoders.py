@@ -1,11 +1,12 @@
 """Encoder-decoders of transformers: tiny, random, and everything that a parity test asks of them."""
 
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, MarianConfig, T5Config
+from transformers import AutoModelForSeq2SeqLM, BartConfig, MarianConfig, T5Config
 
 from references.decoders import STEPS, VOCAB, tokens
 from references.weights import randomize, save_gradients, save_weights
@@ -129,6 +130,36 @@ def write_marian(folder: Path, **fields) -> None:
     write(config, folder, prepare=open_logits_bias, scale=restore_positions)
 
 
+def write_bart(folder: Path) -> None:
+    config = BartConfig(
+        vocab_size=VOCAB,
+        d_model=32,
+        encoder_layers=3,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        dropout=0.0,
+        pad_token_id=0,
+        bos_token_id=3,
+        forced_bos_token_id=3,
+        eos_token_id=1,
+        decoder_start_token_id=2,
+    )
+    write(config, folder, training=True, prepare=fill_logits_bias)
+    # transformers 5 writes this key to generation_config.json alone; published files have it in config.json as well.
+    about = json.loads((folder / "config.json").read_text()) | {"forced_bos_token_id": config.bos_token_id}
+    (folder / "config.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+
+
+def fill_logits_bias(model) -> None:
+    """A buffer, which no step changes; published files hold zeros, which would hide where it is added."""
+    model.final_logits_bias.normal_(std=0.3, generator=torch.Generator().manual_seed(5))
+    model.generation_config.forced_bos_token_id = model.config.bos_token_id
+
+
 def open_logits_bias(model) -> None:
     """transformers holds it as a buffer; as a parameter it gets random values, and a gradient."""
     bias = model.final_logits_bias
@@ -147,5 +178,6 @@ ENCODER_DECODERS = {
     "t5": functools.partial(write, t5_config(), training=True, scale=wide_embedding),
     "t5_v11": write_t5_v11,
     "transformer": functools.partial(write_marian, activation_function="relu"),
+    "bart": write_bart,
     "opus_mt": functools.partial(write_marian, activation_function="swish"),
 }

@@ -25,6 +25,7 @@ DEFAULTS = (
     "GptOssForCausalLM",
     "DeepseekV3ForCausalLM",
     "T5ForConditionalGeneration",
+    "BartForConditionalGeneration",
 )
 
 
