@@ -36,7 +36,6 @@ OF_KIN = {
     "test_an_export_reloaded_computes_the_same",
 }
 TWICE = {"llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare"}
-EXHAUSTIVE = pytest.mark.exhaustive.mark
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.
@@ -65,6 +64,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if config.option.markexpr == "slow":  # a slow grid runs its representatives
+        config.option.markexpr = "slow and not exhaustive"
     if config.option.markexpr == "exhaustive" and not FLAGS_GIVEN:
         os.environ["XLA_FLAGS"] = XLA_FLAGS.format(1)  # whole grids and long runs compute more
     # Workers send their reports to the one process that writes.
@@ -76,11 +77,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Whatever tests one family alone is slow, but for the first ones; what is exhaustive is no part of the slow suite."""
+    """Whatever tests one family alone is slow, but for the first ones."""
     for item in items:
-        if item.get_closest_marker("exhaustive"):  # one case of a slow grid
-            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
-            continue
         folder, name = item.path.parent.name, item.path.stem.removesuffix("_test")
         if folder == "parity":
             params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -88,8 +86,7 @@ def pytest_collection_modifyitems(items):
             if FORWARD.get(item.path.stem) == item.originalname and name not in TWICE:
                 continue
             if name in KIN and item.originalname not in OF_KIN:
-                item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"] + [EXHAUSTIVE]
-                continue
+                item.add_marker(pytest.mark.exhaustive)
         if folder in ("models", "parity") and name and name.partition("-")[0] not in QUICK:
             item.add_marker(pytest.mark.slow)
 
@@ -112,7 +109,7 @@ def quick_pictures(request):
     from bigmodel_jax.report import plots, plots_together
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plots, plots_together) if request.config.option.markexpr != "slow" else ():
+        for module in (plots, plots_together) if "not slow" in request.config.option.markexpr else ():
             patch.setattr(
                 module, "render", lambda figures, subject, theme: dict.fromkeys(figures, theme.paper.encode())
             )

@@ -59,7 +59,12 @@ def evaluated(capsys, folder) -> float:
     return json.loads(said(capsys, "eval", str(folder), "--json").splitlines()[-1])["eval/bits_per_byte"]
 
 
-CASES = [("int8", "round", 0.01), ("int4", "gptq", 0.3), ("float8", "round", 0.1), ("int8_static", "round", 0.2)]
+CASES = [
+    ("int8", "round", 0.01),
+    ("int4", "gptq", 0.3),
+    pytest.param("float8", "round", 0.1, marks=pytest.mark.exhaustive),
+    ("int8_static", "round", 0.2),
+]
 
 
 @pytest.mark.parametrize(("kind", "method", "lost"), CASES)

@@ -28,7 +28,11 @@ def check(name, tmp_path, capsys):
     return signature, out
 
 
-@pytest.mark.parametrize("name", MODELS)
+# A layer of each of the exhaustive ones is in another one.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.exhaustive) if x in ("mlp", "cnn", "bert_classifier") else x for x in MODELS],
+)
 def test_use_py_gives_what_the_model_gives(name, tmp_path, capsys):
     signature, out = check(name, tmp_path, capsys)
     if name == "llama":  # the programs share their weights

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -67,11 +68,15 @@ def check(lora: str, parallel: ParallelConfig, num_devices: int = 8, microbatche
         np.testing.assert_allclose(got[path], x, atol=2e-5, err_msg=path)
 
 
-CASES = [
-    pytest.param(lora, layout, marks=[] if (lora, layout) in QUICK else pytest.mark.slow)
-    for lora in LORAS
-    for layout in LAYOUTS
-]
+# Slow: each kind of adapter in another way of cutting; the rest of the grid is exhaustive.
+SLOW = {("lora", "1f1b"), ("dora", "fsdp_tp"), ("dora", "pmap")}
+
+
+def marks(pair: tuple[str, str]) -> list:
+    return [] if pair in QUICK else [pytest.mark.slow if pair in SLOW else pytest.mark.exhaustive]
+
+
+CASES = [pytest.param(*pair, marks=marks(pair)) for pair in itertools.product(LORAS, LAYOUTS)]
 
 
 @pytest.mark.parametrize(("lora", "layout"), CASES)

@@ -141,7 +141,7 @@ def test_inside_accumulated_gradients():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
     parallel = layout(4, 8, rounds, fsdp=2)
     found = pipelines.program("llama", parallel)
@@ -177,7 +177,7 @@ def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("remat", "pipeline_remat"),
-    [("none", False), pytest.param("full", False, marks=pytest.mark.exhaustive), ("full", True)],
+    [*(pytest.param(remat, False, marks=pytest.mark.exhaustive) for remat in ("none", "full")), ("full", True)],
 )
 def test_memory_does_not_grow_with_the_number_of_microbatches(remat, pipeline_remat):
     options = {"remat": remat, "pipeline_remat": pipeline_remat}

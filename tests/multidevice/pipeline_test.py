@@ -156,7 +156,7 @@ def test_every_layout_equals_one_device(name, note):
     note("gpipe", "llama", LAYOUTS[name], *check("llama", LAYOUTS[name]))
 
 
-EXHAUSTIVE = ("llama_remat", "llama_unrolled", "deberta", "gemma3", "vit")
+EXHAUSTIVE = ("llama_remat", "llama_unrolled", "deberta", "gemma3", "vit", "bert", "dit", "deepseek")
 
 
 @pytest.mark.slow

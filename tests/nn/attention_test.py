@@ -13,8 +13,16 @@ from bigmodel_jax.nn.attention.attention import Where
 from bigmodel_jax.nn.attention.visibility import Rule
 
 # Encoder-decoders need pairs: tests/parity/encoder_decoders_test.py holds them, packed and decoded, to their references.
+# Slow: decoders with a kind of attention of their own. The others share one of these kinds, and are exhaustive.
+SLOW = {"gemma3", "deepseek", "gpt_oss", "llava", "olmo3", "rnn"}
+
+
+def marks(name: str) -> list:
+    return [] if name in ("llama", "gpt2") else [pytest.mark.slow if name in SLOW else pytest.mark.exhaustive]
+
+
 DECODERS = [
-    pytest.param(name, marks=[] if name in ("llama", "gpt2") else pytest.mark.slow)
+    pytest.param(name, marks=marks(name))
     for name, config in MODELS.items()
     if config.tiny().make().make_cache and not hasattr(config, "num_decoder_layers")
 ]
