@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core.metrics import Mean, Metric, weighted
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
-from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
+from bigmodel_jax.objectives.base import Loss, held_out_loss
+from bigmodel_jax.objectives.of_pictures import OfPictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoencoding(Objective):
+class Autoencoding(OfPictures):
     """The error of the reconstruction plus `kl_weight` times the latent's divergence from a
     standard normal distribution.
 
@@ -43,23 +44,8 @@ class Autoencoding(Objective):
     pictures: CountOrZero = 8
     "held-out images that the run's page shows beside their reconstructions; 0: none"
 
-    def validate(self, config: Any) -> None:
-        if getattr(config.data, "normalise", "none") != "none":
-            raise ValueError(
-                f"data.normalise = {config.data.normalise!r}: Autoencoding shifts and scales images itself (objective.offset, "
-                "objective.scale); allowed: 'none'"
-            )
-
     def inputs(self, batch, rng):
         return batch | {"image": self.moved(batch["image"])}, rng
-
-    def moved(self, image: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 as the model sees them, float32."""
-        return (image.astype(jnp.float32) - self.offset) * self.scale
-
-    def shown(self, x: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 of what the model gives, float32."""
-        return jnp.clip(x.astype(jnp.float32) / self.scale + self.offset, 0.0, 1.0)
 
     def score(self, out, batch, *, params, train) -> Loss:
         value, weights = checked(out.value), batch["weights"].astype(jnp.float32)
