@@ -8,6 +8,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 
+def part(flat: np.ndarray, ends: np.ndarray, index: int) -> np.ndarray:
+    """Return the part of one row in an array of all rows, one after another; ends (N,): where each
+    row ends.
+    """
+    return flat[ends[index - 1] if index else 0 : ends[index]]
+
+
 class Column:
     """A context manager that writes a .npy file (rows, ...), one or several rows at a time."""
 

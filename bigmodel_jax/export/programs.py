@@ -105,7 +105,8 @@ def _input(subject: Subject, name: str, shape: tuple | None, sizes: Sizes, row: 
         shape = row[name].shape if name in row else None
         if shape is None:
             raise ValueError(f"neither {subject.kind} nor the run's data says the shape of the input {name!r}")
-    dtype = "int32" if name in INTEGERS else "float32"
+    declared = row[name].dtype if name in row else "float32"
+    dtype = "int32" if name in INTEGERS else declared
     return jax.ShapeDtypeStruct((sizes.batch, *shape), dtype)
 
 

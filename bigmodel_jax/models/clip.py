@@ -118,12 +118,12 @@ def vision_spec(tower: VisionTower) -> params.Tree:
     }
 
 
-def text_spec(tower: TextTower, layers: params.Tree, init: Init) -> params.Tree:
-    """Table (V, D), positions (max_seq_len, D), the given layers, and the last norm."""
+def text_spec(tower: TextTower, layers: params.Tree | None = None, init: Init = normal(0.02)) -> params.Tree:
+    """Table (V, D), positions (max_seq_len, D), the layers (None = CLIP's), and the last norm."""
     return {
         "embed": linear.embedding_spec(tower.vocab_size, tower.embed_dim, init=init),
         "positions": Param((tower.max_seq_len, tower.embed_dim), (None, "embed"), init, decay=False),
-        "layers": layers,
+        "layers": layers or layers_spec(tower),
         "norm": norm.layer_spec(tower.embed_dim),
     }
 
@@ -136,7 +136,7 @@ def spec(cfg: CLIPConfig) -> params.Tree:
 
     return {
         "vision": vision_spec(cfg.vision) | {"head": projection(cfg.vision.embed_dim)},
-        "text": text_spec(cfg.text, layers_spec(cfg.text), normal(0.02)) | {"head": projection(cfg.text.embed_dim)},
+        "text": text_spec(cfg.text) | {"head": projection(cfg.text.embed_dim)},
         "logit_scale": Param((), (), constant(cfg.logit_scale_init)),
     }
 

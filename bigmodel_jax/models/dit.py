@@ -91,6 +91,20 @@ def modulation_spec(cfg: DiTConfig, num: int) -> params.Tree:
     }
 
 
+def two_maps_spec(num: int, dim: int, axis: str | None = "embed") -> params.Tree:
+    """up (num, D) and down (D, D) with biases. axis: the logical axis of `num`."""
+    return {
+        "up": linear.linear_spec(num, dim, axes=(axis, "mlp"), init=normal(0.02), bias=True),
+        "down": linear.linear_spec(dim, dim, axes=("mlp", "embed"), init=normal(0.02), bias=True),
+    }
+
+
+def head_spec(cfg) -> params.Tree:
+    """kernel (D, P P C_out) and bias: from a patch's state to its pixels."""
+    init, pixels = zeros() if cfg.zero_init else normal(0.02), cfg.patch_size**2 * cfg.out_channels
+    return linear.linear_spec(cfg.embed_dim, pixels, axes=("embed", None), init=init, bias=True)
+
+
 def block_spec(cfg: DiTConfig) -> params.Tree:
     """One layer: modulation by six vectors, attention (D, D), and an MLP (D, F) and back."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
@@ -105,18 +119,14 @@ def block_spec(cfg: DiTConfig) -> params.Tree:
 def spec(cfg: DiTConfig) -> params.Tree:
     """Patches, timestep MLP, labels (num_classes + 1, D), layers, and head (D, P P C_out)."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
-    out = zeros() if cfg.zero_init else normal(0.02)
     return {
         "patches": prenorm.patch_spec(P, C, D, init=xavier(P * P * C, D)),
-        "time": {
-            "up": linear.linear_spec(FREQUENCIES, D, axes=(None, "mlp"), init=normal(0.02), bias=True),
-            "down": linear.linear_spec(D, D, axes=("mlp", "embed"), init=normal(0.02), bias=True),
-        },
+        "time": two_maps_spec(FREQUENCIES, D, None),
         # The last row stands for a hidden label.
         "labels": linear.embedding_spec(cfg.num_classes + 1, D, init=normal(0.02), axis=None),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         "modulation": modulation_spec(cfg, 2),
-        "head": linear.linear_spec(D, P * P * cfg.out_channels, axes=("embed", None), init=out, bias=True),
+        "head": head_spec(cfg),
     }
 
 

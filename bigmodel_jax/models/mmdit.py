@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core import params
-from bigmodel_jax.core.params import normal, zeros
+from bigmodel_jax.core.params import normal
 from bigmodel_jax.core.ranges import Count, Depth, Share
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.models import clip, dit, prenorm
@@ -109,8 +109,7 @@ class MMDiTTextConfig(MMDiTConfig):
         return {"image": self.image_shape, "tokens": None, "timestep": ()}
 
     def make(self) -> Model:
-        tower = clip.text_spec(self.text, clip.layers_spec(self.text), normal(0.02))
-        return Model(spec(self) | {"text": tower}, parts_of(self, enter_tokens, block, leave))
+        return Model(spec(self) | {"text": clip.text_spec(self.text)}, parts_of(self, enter_tokens, block, leave))
 
     def validate(self, parallel) -> None:
         super().validate(parallel)
@@ -149,18 +148,15 @@ def spec(cfg: MMDiTConfig) -> params.Tree:
     """Patches, timestep and text MLPs, stacked layers, the last layer, and the head."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
 
-    def layer(num: int, dim: int, axes=("mlp", "embed"), init=normal(0.02)) -> dict:
-        return linear.linear_spec(num, dim, axes=axes, init=init, bias=True)
-
     return {
         "patches": prenorm.patch_spec(P, C, D, init=xavier(P * P * C, D)),
-        "time": {"up": layer(dit.FREQUENCIES, D, axes=(None, "mlp")), "down": layer(D, D)},
-        "pooled": {"up": layer(cfg.pooled_dim, D, axes=("embed", "mlp")), "down": layer(D, D)},
-        "text_projection": layer(cfg.text_dim, D, axes=(None, "embed")),
+        "time": dit.two_maps_spec(dit.FREQUENCIES, D, None),
+        "pooled": dit.two_maps_spec(cfg.pooled_dim, D),
+        "text_projection": linear.linear_spec(cfg.text_dim, D, axes=(None, "embed"), init=normal(0.02), bias=True),
         "layers": params.stack(block_spec(cfg), cfg.num_layers - 1),
         "last": params.stack(block_spec(cfg, last=True), 1, axis=None),
         "modulation": dit.modulation_spec(cfg, 2),
-        "head": layer(D, P * P * C, axes=("embed", None), init=zeros() if cfg.zero_init else normal(0.02)),
+        "head": dit.head_spec(cfg),
     }
 
 

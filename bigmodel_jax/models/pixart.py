@@ -89,7 +89,7 @@ class TextToImageConfig(PixArtConfig):
         return {"image": self.image_shape, "tokens": None, "timestep": ()}
 
     def make(self) -> Model:
-        return Model(spec(self) | {"text": text_spec(self.text)}, parts_of(self, enter_tokens, block, leave))
+        return Model(spec(self) | {"text": clip.text_spec(self.text)}, parts_of(self, enter_tokens, block, leave))
 
     def validate(self, parallel) -> None:
         super().validate(parallel)
@@ -121,28 +121,18 @@ def spec(cfg: PixArtConfig) -> params.Tree:
     """Patches, timestep MLP and projection, text projection, stacked layers, and the head."""
     D, P, C = cfg.embed_dim, cfg.patch_size, cfg.image_shape[2]
 
-    def layer(num: int, dim: int, axes=("mlp", "embed"), init=normal(0.02)) -> dict:
-        return linear.linear_spec(num, dim, axes=axes, init=init, bias=True)
-
     return {
         "patches": prenorm.patch_spec(P, C, D, init=xavier(P * P * C, D)),
-        "time": {"up": layer(dit.FREQUENCIES, D, axes=(None, "mlp")), "down": layer(D, D)},
+        "time": dit.two_maps_spec(dit.FREQUENCIES, D, None),
         "time_modulation": {
             "kernel": Param((D, 6, D), ("embed", None, "mlp"), normal(0.02)),
             "bias": Param((6, D), (None, "mlp"), zeros(), decay=False),
         },
-        "text_projection": {"up": layer(cfg.text_dim, D, axes=("embed", "mlp")), "down": layer(D, D)},
+        "text_projection": dit.two_maps_spec(cfg.text_dim, D),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         "modulation": Param((2, D), (None, "embed"), normal(D**-0.5), decay=False),
-        "head": layer(
-            D, P * P * cfg.out_channels, axes=("embed", None), init=zeros() if cfg.zero_init else normal(0.02)
-        ),
+        "head": dit.head_spec(cfg),
     }
-
-
-def text_spec(tower: TextTower) -> params.Tree:
-    """The text tower's parameters, as CLIP initialises them."""
-    return clip.text_spec(tower, clip.layers_spec(tower), normal(0.02))
 
 
 def project_text(p, states_BSE: jax.Array, hidden_B: jax.Array) -> jax.Array:

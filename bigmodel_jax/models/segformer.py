@@ -211,7 +211,7 @@ def block(cfg: SegformerConfig, p, x_BTD, sides, queries, reduced) -> jax.Array:
     h = norm.layer(p["attn_norm"], x_BTD, eps=EPS)
     source = h
     if "reduction" in p:
-        source = prenorm.embed_patches(p["reduction"]["conv"], h.reshape(len(h), *sides, -1))
+        source = prenorm.embed_patches(p["reduction"]["conv"], h.reshape(h.shape[0], *sides, -1))
         source = norm.layer(p["reduction"]["norm"], source, eps=EPS)
     h, _ = attend_memory(p["attn"], h, source, None, queries, reduced, implementation=cfg.compute.attention)
     x_BTD = constrain(x_BTD + h, "batch", "seq", "embed")
@@ -223,7 +223,7 @@ def mix_mlp(cfg: SegformerConfig, p, x_BTD, sides) -> jax.Array:
     h = linear.linear(p["mlp"]["up"], norm.layer(p["mlp_norm"], x_BTD, eps=EPS))
     kernel = array(p["mlp"]["conv"]["kernel"], h.dtype)
     options = {"dimension_numbers": LAYOUT, "feature_group_count": h.shape[-1]}
-    image = constrain(h, "batch", None, "mlp").reshape(len(h), *sides, -1)
+    image = constrain(h, "batch", None, "mlp").reshape(h.shape[0], *sides, -1)
     h = depthwise(image, kernel, (1, 1), "SAME", **options).reshape(h.shape) + p["mlp"]["conv"]["bias"]
     return linear.linear(p["mlp"]["down"], constrain(ACTIVATIONS[cfg.activation](h), "batch", "seq", "mlp"))
 

@@ -62,19 +62,26 @@ def embedding_spec(num: int, dim: int, *, init: Init, axis: str | None = "vocab"
 
 
 def embed(p: dict, ids: jax.Array) -> jax.Array:
-    """ids (...) int -> (..., dim)."""
+    """ids (B,), (B, T) or (B, T, ...) int -> (..., dim)."""
     if isinstance(p["table"], Adapted):
         return p["table"].embed(ids, lambda w, ids: embed({"table": w}, ids))
     if storage.stored(p["table"]):
         x = p["table"].rows(ids)
-        return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
+        return _found(x)
     if table.exchange_is_cheaper(p["table"], ids):
         return table.lookup(p["table"], ids)
     # The table's rows are gathered before the lookup: with rows sharded along dim, every activation
     # would have to be exchanged instead.
-    x = jnp.take(constrain(p["table"], "vocab", None), ids, axis=0)
-    # If a sequence is sharded over `tensor`, this shards the rows found and not the table.
-    return constrain(x, "batch", "seq", None) if ids.ndim == 2 else x
+    return _found(jnp.take(constrain(p["table"], "vocab", None), ids, axis=0))
+
+
+def _found(x: jax.Array) -> jax.Array:
+    """The rows found, sharded as their ids are.
+
+    If a sequence is sharded over `tensor`, this shards the rows found and not the table.
+    """
+    of_ids = ("batch", "seq")[: x.ndim - 1]
+    return constrain(x, *of_ids, *(None,) * (x.ndim - len(of_ids)))
 
 
 def unembed(p: dict, x: jax.Array) -> jax.Array:

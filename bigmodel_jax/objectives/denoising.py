@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,16 @@ from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.params import Tree
 from bigmodel_jax.models.base import ModelConfig
-from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
+from bigmodel_jax.objectives.base import Loss, held_out_loss
+from bigmodel_jax.objectives.of_pictures import OfPictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoising(Objective):
+class Denoising(OfPictures):
     """Mean squared error of the prediction, at a time drawn at random for each image.
 
-    A subclass has the fields num_steps (the largest timestep, and the most steps of a sampler),
-    offset and scale. Its `inputs` puts the noisy image, the timestep and the array `answer` into
+    A subclass has the field num_steps (the largest timestep, and the most steps of a sampler). Its
+    `inputs` puts the noisy image, the timestep and the array `answer` into
     the batch. The model's output (B, H, W, C or more) is compared in its first C channels.
 
     Evaluation draws the same times and noise for every batch. It also reports the unconditional
@@ -38,18 +39,6 @@ class Denoising(Objective):
     sampler: ClassVar[str] = "ddim"
     "the sampler, a name in SAMPLERS of inference/sample_images.py"
 
-    def validate(self, config: Any) -> None:
-        if getattr(config.data, "normalise", "none") != "none":
-            raise ValueError(
-                f"data.normalise = {config.data.normalise!r}: {type(self).__name__} shifts and scales images itself "
-                "(objective.offset, "
-                "objective.scale) and generates images of 0 .. 1; allowed: 'none'"
-            )
-
-    def moved(self, image: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 in the model's value range, float32."""
-        return (image.astype(jnp.float32) - self.offset) * self.scale
-
     def picture_shape(self, model: ModelConfig) -> tuple[int, ...]:
         """(H, W, C) of the images that `pictures` gives."""
         return tuple(getattr(model, "image_shape", ()))
@@ -59,7 +48,7 @@ class Denoising(Objective):
 
         `params` has the parameters of the model and of the objective.
         """
-        return jnp.clip(x / self.scale + self.offset, 0.0, 1.0)
+        return self.shown(x)
 
     def score(self, out, batch, *, params, train) -> Loss:
         mean = metrics.weighted(squared_error(out.value, batch[self.answer]), batch["weights"])

@@ -1,6 +1,4 @@
-"""What all objectives of autoencoders share: the image as the model sees it, and the error of its
-reconstruction.
-"""
+"""`Reconstruction`, the base class of autoencoders' objectives: the error of a reconstruction."""
 
 import dataclasses
 from typing import Any, Literal
@@ -10,13 +8,13 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import CountOrZero, Positive
-from bigmodel_jax.objectives.base import Objective
+from bigmodel_jax.objectives.of_pictures import OfPictures
 
 PSNR = Metric("psnr", "Peak signal-to-noise ratio", "more", "{:.1f}", "dB", headline=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction(Objective):
+class Reconstruction(OfPictures):
     """Base class of objectives of a model whose value has the reconstruction as `image`.
 
     Batch: image (B, H, W, C) in 0 .. 1, weights (B,).
@@ -33,27 +31,12 @@ class Reconstruction(Objective):
     pictures: CountOrZero = 8
     "held-out images that the run's page shows beside their reconstructions; 0: none"
 
-    def validate(self, config: Any) -> None:
-        if getattr(config.data, "normalise", "none") != "none":
-            raise ValueError(
-                f"data.normalise = {config.data.normalise!r}: {type(self).__name__} shifts and scales images itself "
-                "(objective.offset, objective.scale); allowed: 'none'"
-            )
-
     def checked(self, value: Any) -> Any:
         """The model's value; ValueError, one line, for another kind of model."""
         return value
 
     def inputs(self, batch, rng):
         return batch | {"image": self.moved(batch["image"])}, rng
-
-    def moved(self, image: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 as the model sees them, float32."""
-        return (image.astype(jnp.float32) - self.offset) * self.scale
-
-    def shown(self, x: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 of what the model gives, float32."""
-        return jnp.clip(x.astype(jnp.float32) / self.scale + self.offset, 0.0, 1.0)
 
     def errors(self, reconstructed: jax.Array, image: jax.Array) -> jax.Array:
         """(B,): the mean error of an image's values, as the model sees them."""

@@ -4,10 +4,10 @@ The backbone is a ResNet of transformers or of timm, whose names differ.
 """
 
 from bigmodel_jax.models.detr import DetrConfig
+from bigmodel_jax.pretrained import resnet
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row, linear
-from bigmodel_jax.pretrained.resnet import MAX_BLOCKS, MAX_STAGES, conv_norm
 from bigmodel_jax.pretrained.segformer import PLACE, norm, pair
 from bigmodel_jax.pretrained.vit import ACTIVATIONS as SMOOTH
 from bigmodel_jax.pretrained.vit import THEIR_ACTIVATIONS
@@ -46,16 +46,8 @@ def layers(name: str) -> tuple[Row, ...]:
     )
 
 
-def block(stage: int, number: int) -> tuple[Row, ...]:
-    """The name-table rows of one residual block of the backbone. number: its place in the stage."""
-    ours, theirs = f"backbone/stage{stage}/block{number}", f"{RESNET}encoder.stages.{stage}.layers.{number}"
-    convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
-    return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))
-
-
 ROWS = (
-    *conv_norm("backbone/stem/conv0", f"{RESNET}embedder.embedder"),
-    *(row for stage in range(MAX_STAGES) for number in range(MAX_BLOCKS) for row in block(stage, number)),
+    *resnet.trunk("backbone/", RESNET),
     *pair("project", "model.input_projection", PLACE),
     *layers("encoder"),
     *layers("decoder"),
@@ -146,27 +138,12 @@ def to_hf(cfg: DetrConfig) -> dict:
     """
     if cfg.queries != "learned":
         raise ValueError(f"model.queries = {cfg.queries!r}: the published architecture has queries = 'learned'")
-    if cfg.stem != "imagenet":
-        raise ValueError(f"model.stem = {cfg.stem!r}: the published architecture has the stem 'imagenet'")
     stages = [f"stage{n + 1}" for n in range(len(cfg.depths))]
-    backbone = {
-        "model_type": "resnet",
-        "num_channels": cfg.image_shape[2],
-        "embedding_size": cfg.stem_channels,
-        "hidden_sizes": list(cfg.channels),
-        "depths": list(cfg.depths),
-        "layer_type": cfg.block,
-        "hidden_act": "relu",
-        "downsample_in_first_stage": False,
-        "downsample_in_bottleneck": False,
-        "stage_names": ["stem", *stages],
-        "out_features": stages[-1:],
-        "out_indices": [len(stages)],
-    }
+    used = {"stage_names": ["stem", *stages], "out_features": stages[-1:], "out_indices": [len(stages)]}
     return {
         "model_type": "detr",
         "use_timm_backbone": False,
-        "backbone_config": backbone,
+        "backbone_config": resnet.trunk_to_hf(cfg.trunk()) | used,
         "num_channels": cfg.image_shape[2],
         "num_queries": cfg.num_queries,
         "d_model": cfg.embed_dim,

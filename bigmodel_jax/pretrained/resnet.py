@@ -20,16 +20,21 @@ def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
     )
 
 
-def block(stage: int, number: int) -> tuple[Row, ...]:
-    """The name-table rows of one residual block. number: its place in the stage."""
-    ours, theirs = f"stage{stage}/block{number}", f"resnet.encoder.stages.{stage}.layers.{number}"
+def block(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The name-table rows of one residual block. ours: its parameter path; theirs: its module name."""
     convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
     return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))
 
 
+def trunk(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The name-table rows of a network without its head; ours and theirs: what the names begin with."""
+    places = [(stage, number) for stage in range(MAX_STAGES) for number in range(MAX_BLOCKS)]
+    blocks = [block(f"{ours}stage{n}/block{m}", f"{theirs}encoder.stages.{n}.layers.{m}") for n, m in places]
+    return (*conv_norm(f"{ours}stem/conv0", f"{theirs}embedder.embedder"), *(row for rows in blocks for row in rows))
+
+
 ROWS = (
-    *conv_norm("stem/conv0", "resnet.embedder.embedder"),
-    *(row for stage in range(MAX_STAGES) for number in range(MAX_BLOCKS) for row in block(stage, number)),
+    *trunk("", "resnet."),
     Row("head/kernel", "classifier.1.weight", linear()),
     Row("head/bias", "classifier.1.bias"),
 )
@@ -54,8 +59,8 @@ def from_hf(hf: dict) -> ResNetConfig:
     )
 
 
-def to_hf(cfg: ResNetConfig) -> dict:
-    """The config.json of transformers' ResNetForImageClassification for this config.
+def trunk_to_hf(cfg: ResNetConfig) -> dict:
+    """The part of the config.json that describes the network without its head.
 
     Raises ValueError for a stem other than ImageNet's.
     """
@@ -71,8 +76,12 @@ def to_hf(cfg: ResNetConfig) -> dict:
         "hidden_act": "relu",
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": False,
-        **labels_to_hf(cfg.num_classes),
     }
+
+
+def to_hf(cfg: ResNetConfig) -> dict:
+    """The config.json of transformers' ResNetForImageClassification for this config."""
+    return trunk_to_hf(cfg) | labels_to_hf(cfg.num_classes)
 
 
 RESNET = Family("ResNetForImageClassification", ResNetConfig, from_hf, to_hf, ROWS, IGNORED)

@@ -37,9 +37,9 @@ for command in commands:
 """
 
 
-def save_run(model: ModelConfig, run_dir: Path, *, scale: float = 1.0) -> Config:
+def save_run(model: ModelConfig, run_dir: Path, *, scale: float = 1.0, data: DataConfig = DataConfig()) -> Config:
     """A run at step 0 whose every weight is drawn, so that none is 0 or 1 as it was initialised; scale: times so much."""
-    config = Config(model=model, objective=Objective(), data=DataConfig())
+    config = Config(model=model, objective=Objective(), data=data)
     spec = config.make_model().spec
     tree = jax.tree.map(lambda x: x * scale, drawn(spec))
     trained, frozen, fixed = (params.of_kind(tree, spec, kind) for kind in ("trained", "statistic", "constant"))

@@ -53,7 +53,24 @@ def batch_of(cfg) -> dict:
         batch["text_states"] = states.reshape(2, 12, cfg.text_dim)
     if hasattr(cfg, "text") and not hasattr(cfg, "vision"):
         batch |= {"text_tokens": TOKENS, "text_segment_ids": SEGMENTS}
-    return batch
+    if hasattr(cfg, "pooled_dim"):
+        batch["text_pooled"] = np.linspace(-1, 1, 2 * cfg.pooled_dim, dtype=np.float32).reshape(2, cfg.pooled_dim)
+    if hasattr(cfg, "connector"):
+        tokens, prefix = TOKENS.copy(), np.zeros_like(TOKENS)
+        tokens[:, 1 : 1 + cfg.image_tokens], prefix[:, :6] = cfg.image_token_id, 1
+        batch |= {"tokens": tokens, "prefix": prefix}
+    return batch | (sound_of(cfg) if hasattr(cfg, "num_mels") else {})
+
+
+def sound_of(cfg) -> dict:
+    """A spectrogram of each row, the second one shorter; a row of an encoder-decoder is one recording."""
+    frames = 2 * getattr(cfg, "max_audio_len", 20)
+    log_mel = np.sin(np.arange(2 * frames * cfg.num_mels, dtype=np.float32)).reshape(2, frames, cfg.num_mels)
+    return {
+        "log_mel": log_mel,
+        "num_frames": np.array([frames, frames - 6], np.int32),
+        "segment_ids": np.minimum(SEGMENTS, 1),
+    }
 
 
 def assert_near(got, want) -> None:

@@ -62,3 +62,14 @@ def test_the_program_exchanges_activations_and_never_holds_the_table(monkeypatch
     assert " all-to-all(" in text
     assert "all-reduce(" not in text
     assert not re.search(rf"f32\[{V},{D}\]", text)
+
+
+@pytest.mark.parametrize("shape", [(B,), (B, T), (B, T, 3)], ids=str)
+def test_rows_found_are_split_as_their_ids_are_whatever_the_rank(shape):
+    mesh = sharding.make_mesh(ParallelConfig(data=1, fsdp=2, seq=2, tensor=2))
+    place = NamedSharding(mesh, sharding.partition_spec(("vocab", "embed"), Rules()))
+    ids = jax.random.randint(jax.random.key(3), shape, 0, V)
+    with sharding.use(mesh, Rules()):
+        found = jax.jit(lambda t: linear.embed({"table": t}, ids))(jax.device_put(TABLE, place))
+    np.testing.assert_array_equal(found, TABLE[ids])
+    assert found.addressable_shards[0].data.shape[:2] == (B // 2, (*shape, 2 * D)[1] // 2)

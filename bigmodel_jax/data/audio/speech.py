@@ -16,7 +16,7 @@ from bigmodel_jax.data.audio import spectrogram
 from bigmodel_jax.data.audio.spec_augment import SpecAugment
 from bigmodel_jax.data.audio.spoken_words import SpokenWords
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
-from bigmodel_jax.data.columns import Column
+from bigmodel_jax.data.columns import Column, part
 from bigmodel_jax.data.fields import Field, per_row
 from bigmodel_jax.data.sources.source import Source
 
@@ -150,8 +150,7 @@ class SpeechRows:
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (frames (T, F), labels (U,)) of one recording."""
-        parts = ((self.log_mel, self.frame_ends), (self.labels, self.label_ends))
-        return tuple(x[ends[index - 1] if index else 0 : ends[index]] for x, ends in parts)
+        return part(self.log_mel, self.frame_ends, index), part(self.labels, self.label_ends, index)
 
     def counts(self) -> dict[str, Any]:
         frames, labels = (np.diff(ends, prepend=0) for ends in (self.frame_ends, self.label_ends))

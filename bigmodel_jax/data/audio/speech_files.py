@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.core import paths
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.data import cache
 from bigmodel_jax.data.audio import waveforms
 from bigmodel_jax.data.audio.spectrogram import RATE
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources.lines import opened_text, parse_json, read_lines
-from bigmodel_jax.data.sources.sources import Files
+from bigmodel_jax.data.sources.sources import Listings
 
 
 @dataclasses.dataclass(frozen=True)
-class SpeechFiles(Files):
+class SpeechFiles(Listings):
     """Manifests in JSON Lines (.jsonl), or in tables with a header (.csv, .tsv).
 
     Paths are relative to the manifest's folder. The records are {"audio" (n,) float32 at 16 kHz,
@@ -31,16 +29,8 @@ class SpeechFiles(Files):
     text_field: str = "text"
     "the manifest's field with the transcript"
 
-    def fingerprint(self, split, root):
-        """Hash the manifests, and each recording's size and modification time, not its content."""
-        stats = [(str(path), *paths.stat(path)) for path in self._recordings(split)]
-        return cache.key(super().fingerprint(split, root), stats)
-
-    def made_from(self, split, root):
-        return [*self.paths(split), *self._recordings(split)]
-
-    def _recordings(self, split: str) -> list[Path]:
-        """Return the paths of a split's usable recordings, without a limit of bad records."""
+    def listed(self, split, root):
+        # `records` would decode every recording.
         return [path for _, path, _ in self._named(split, BadRecords(1 << 62))]
 
     def _named(self, split: str, bad: BadRecords):

@@ -19,7 +19,7 @@ from bigmodel_jax.data.audio import transcript_start, windows
 from bigmodel_jax.data.audio.spectrogram import HOP, RATE
 from bigmodel_jax.data.audio.spoken_words import SpokenWords
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
-from bigmodel_jax.data.columns import Column
+from bigmodel_jax.data.columns import Column, part
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.text import packing
@@ -154,9 +154,8 @@ class TranscriptRows:
 
     def recording(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (samples (n,) float32, tokens (u,)) of one row."""
-        pairs = ((self.audio, self.audio_ends), (self.text, self.text_ends))
-        audio, text = (x[ends[index - 1] if index else 0 : ends[index]] for x, ends in pairs)
-        return audio.astype(np.float32) / LOUDEST, text
+        audio = part(self.audio, self.audio_ends, index)
+        return audio.astype(np.float32) / LOUDEST, part(self.text, self.text_ends, index)
 
     def counts(self) -> dict[str, Any]:
         seconds, tokens = np.diff(self.audio_ends, prepend=0) / RATE, np.diff(self.text_ends, prepend=0)

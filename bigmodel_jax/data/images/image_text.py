@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
@@ -20,7 +19,7 @@ from bigmodel_jax.data.images.image_rows import shift
 from bigmodel_jax.data.sources.lines import opened_text, parse_json
 from bigmodel_jax.data.sources.opened import opened
 from bigmodel_jax.data.sources.source import Source
-from bigmodel_jax.data.sources.sources import Files, Tfds
+from bigmodel_jax.data.sources.sources import Listings, Tfds
 from bigmodel_jax.data.text import text
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, TokenizerConfig
 
@@ -31,7 +30,7 @@ FORMAT = 1  # raise it when the cached files change
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionFiles(Files):
+class CaptionFiles(Listings):
     """Images listed in caption files: JSON Lines (.jsonl), or tables with a header (.csv, .tsv).
 
     Image paths are relative to the caption file's folder.
@@ -41,19 +40,6 @@ class CaptionFiles(Files):
     "the field with the image's path"
     text_field: str = "text"
     "the field with the text"
-
-    def fingerprint(self, split, root):
-        """Hash the caption files, and each image's size and modification time, not its content."""
-        stats = []
-        for picture in self._pictures(split, root):
-            stats.append((str(picture), *paths.stat(picture)))
-        return cache.key(super().fingerprint(split, root), stats)
-
-    def made_from(self, split, root):
-        return [*self.paths(split), *self._pictures(split, root)]
-
-    def _pictures(self, split: str, root: Path) -> list[Path]:
-        return [record["image"] for _, record in self.records(split, root, BadRecords(1 << 62))]
 
     def records(self, split, root, bad):
         for path in self.paths(split):

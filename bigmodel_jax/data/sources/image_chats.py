@@ -10,18 +10,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.core import paths
-from bigmodel_jax.data import cache
-from bigmodel_jax.data.base import BadRecords, lacks
+from bigmodel_jax.data.base import lacks
 from bigmodel_jax.data.sources.lines import parse_json
 from bigmodel_jax.data.sources.opened import opened
-from bigmodel_jax.data.sources.sources import Files
+from bigmodel_jax.data.sources.sources import Listings
 
 VIDEO = ("video", "video_url")
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageChatFiles(Files):
+class ImageChatFiles(Listings):
     """Images with questions and answers; image paths are relative to the file's folder.
 
     A record has image (a path), prompt ("" where the line has none) and text (the answer).
@@ -35,17 +33,6 @@ class ImageChatFiles(Files):
     "the field with the answer"
     messages_field: str = "messages"
     "the field with the messages; a line that has it is read in the second form"
-
-    def fingerprint(self, split, root):
-        """Hash the files, and size and modification time of each image instead of its content."""
-        stats = [(str(picture), *paths.stat(picture)) for picture in self._pictures(split, root)]
-        return cache.key(super().fingerprint(split, root), stats)
-
-    def made_from(self, split, root):
-        return [*self.paths(split), *self._pictures(split, root)]
-
-    def _pictures(self, split: str, root: Path) -> list[Path]:
-        return [record["image"] for _, record in self.records(split, root, BadRecords(1 << 62))]
 
     def records(self, split, root, bad):
         for path in self.paths(split):

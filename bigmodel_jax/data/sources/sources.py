@@ -12,6 +12,7 @@ from bigmodel_jax.core import paths, user_code
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.core.user_code import FunctionName
 from bigmodel_jax.data import cache
+from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources import packaged, remembered, tfds_names
 from bigmodel_jax.data.sources.lines import MOST_BYTES, opened_text, parse_json, read_lines, read_rows
 from bigmodel_jax.data.sources.opened import opened
@@ -124,6 +125,23 @@ class Files(Source):
     def fingerprint(self, split, root):
         facts = dataclasses.asdict(self) | {"train": "", "validation": ""}
         return cache.key(type(self).__name__, facts, _digests(f"data.source.{split}", self.paths(split), root))
+
+
+@dataclasses.dataclass(frozen=True)
+class Listings(Files):
+    """The base class of sources whose files name other files, such as pictures or recordings."""
+
+    def listed(self, split: str, root: Path) -> list[Path]:
+        """Return the paths that the split's usable records name, without a limit of bad records."""
+        return [record["image"] for _, record in self.records(split, root, BadRecords(1 << 62))]
+
+    def fingerprint(self, split, root):
+        """Hash the listings, and each named file's size and modification time, not its content."""
+        stats = [(str(path), *paths.stat(path)) for path in self.listed(split, root)]
+        return cache.key(super().fingerprint(split, root), stats)
+
+    def made_from(self, split, root):
+        return [*self.paths(split), *self.listed(split, root)]
 
 
 def _digests(option: str, found: list[Path], root: Path) -> list[str]:
