@@ -6,7 +6,7 @@ ROOT = Path(__file__).parents[1]
 
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
-    "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm"),
+    "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm", "phi3"),
     "encoders": ("roberta", "distilbert", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
     "vision": ("vit", "resnet", "efficientnet"),
@@ -31,6 +31,7 @@ PUBLISHED = {
         "olmo",
         "granite",
         "glm",
+        "phi3",
     ),
     "encoders": ("bert", "roberta", "distilbert", "deberta", "xlnet"),
     "encoder_decoders": ("t5", "marian"),

@@ -34,6 +34,7 @@ from bigmodel_jax.models.mlp import MLPConfig
 from bigmodel_jax.models.mmdit import MMDiTConfig, MMDiTTextConfig
 from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
 from bigmodel_jax.models.paligemma import PaliGemmaConfig
+from bigmodel_jax.models.phi3 import Phi3Config
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
@@ -61,6 +62,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "olmo3": Olmo3Config,
     "granite": GraniteConfig,
     "glm4": Glm4Config,
+    "phi3": Phi3Config,
     "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3": Gemma3Config,
@@ -142,6 +144,7 @@ __all__ = [
     "Out",
     "PaliGemmaConfig",
     "Parts",
+    "Phi3Config",
     "PixArtConfig",
     "Qwen2Config",
     "Qwen3Config",

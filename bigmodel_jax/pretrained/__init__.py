@@ -32,6 +32,7 @@ from bigmodel_jax.pretrained.mixtral import MIXTRAL
 from bigmodel_jax.pretrained.mmdit import MMDIT
 from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
 from bigmodel_jax.pretrained.paligemma import PALIGEMMA
+from bigmodel_jax.pretrained.phi3 import PHI3
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
@@ -63,6 +64,7 @@ FAMILIES: dict[str, Family] = {
         OLMO3,
         GRANITE,
         GLM4,
+        PHI3,
         GEMMA,
         GEMMA2,
         GEMMA3,

@@ -111,6 +111,7 @@ KIN = {
     "smollm3",
     "olmo2",
     "granite",
+    "phi3",
     "gemma",
     "gemma2",
     "roberta",

@@ -23,7 +23,7 @@ import pytest
 from bigmodel_jax import models
 from bigmodel_jax.core import params
 from bigmodel_jax.models.clip import VisionTower
-from bigmodel_jax.nn.position import RopeScaling
+from bigmodel_jax.nn.position import LongRope, RopeScaling
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import family_of
 from reference import HERE, load
@@ -38,6 +38,7 @@ LINEAR = RopeScaling("linear", 3.0, 64)
 LLAMA3 = RopeScaling("llama3", 5.3, 24, low_freq_factor=0.7, high_freq_factor=2.1)
 YARN = RopeScaling("yarn", 4.0, 16, beta_fast=3.0, beta_slow=0.5)
 YARN_FACTOR = RopeScaling("yarn", 4.0, 16, attention_factor=0.7, truncate=False)
+SHORT_ROPE = LongRope((1.3, 1.9), (2.0, 3.0), original_max_seq_len=32, attention_factor=0.7)
 BARE = {"rope_scaling": NONE, "rope_theta": 333.0, "norm_eps": 1e-3}
 TEXT = {
     "vocab_size": 96,
@@ -79,6 +80,10 @@ VARIANTS = {
     "glm4": {
         "bare": BARE | {"qkv_bias": False, "rotary_dim": 16},
         "other": {"tied_embeddings": True, "rotary_dim": 10, "rope_scaling": LINEAR},
+    },
+    "phi3": {
+        "bare": {"long_rope": LongRope(), "rope_theta": 333.0, "norm_eps": 1e-3, "window": 0, "num_kv_heads": 4},
+        "other": {"tied_embeddings": True, "window": 3, "rotary_dim": 4, "long_rope": SHORT_ROPE},
     },
     "gemma": {"bare": BARE | {"num_kv_heads": 1}, "scaled": {"rope_scaling": LINEAR, "head_dim": 12}},
     "gemma2": {

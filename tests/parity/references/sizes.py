@@ -19,6 +19,7 @@ DEFAULTS = (
     "DistilBertForMaskedLM",
     "XLNetLMHeadModel",
     "MistralForCausalLM",
+    "Phi3ForCausalLM",
     "GemmaForCausalLM",
     "Gemma2ForCausalLM",
     "MixtralForCausalLM",
