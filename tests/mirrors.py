@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
     "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm", "phi3"),
-    "encoders": ("roberta", "distilbert", "deberta"),
+    "encoders": ("roberta", "distilbert", "electra", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
@@ -33,7 +33,7 @@ PUBLISHED = {
         "glm",
         "phi3",
     ),
-    "encoders": ("bert", "roberta", "distilbert", "deberta", "xlnet"),
+    "encoders": ("bert", "roberta", "distilbert", "electra", "deberta", "xlnet"),
     "encoder_decoders": ("t5", "marian"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),

@@ -105,7 +105,6 @@ the table.
 
 | family | what our code lacks for it |
 | --- | --- |
-| ELECTRA | the generator, and the objective that detects replaced tokens |
 | ModernBERT | an encoder with alternating local and global attention, rotary positions and a gated MLP |
 | BART | learned positions and a norm of the embeddings in the encoder-decoder, and a bias of its logits |
 | AlexNet, VGG | the networks, and the adaptive pooling between their convolutions and their dense layers |

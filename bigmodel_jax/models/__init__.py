@@ -18,6 +18,7 @@ from bigmodel_jax.models.detr import DetrConfig
 from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
+from bigmodel_jax.models.electra import ElectraConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.models.glm import Glm4Config
@@ -75,6 +76,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "bert": BertConfig,
     "roberta": RobertaConfig,
     "distilbert": DistilBertConfig,
+    "electra": ElectraConfig,
     "deberta": DebertaConfig,
     "xlnet": XLNetConfig,
     "mlp": MLPConfig,
@@ -120,6 +122,7 @@ __all__ = [
     "DiTConfig",
     "DistilBertConfig",
     "EfficientNetConfig",
+    "ElectraConfig",
     "Entry",
     "GPT2Config",
     "Gemma2Config",

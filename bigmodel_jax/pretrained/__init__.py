@@ -17,6 +17,7 @@ from bigmodel_jax.pretrained.dinov2 import DINOV2
 from bigmodel_jax.pretrained.distilbert import DISTILBERT
 from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
+from bigmodel_jax.pretrained.electra import ELECTRA
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_IMAGE_TEXT
 from bigmodel_jax.pretrained.glm import GLM4
@@ -54,6 +55,7 @@ FAMILIES: dict[str, Family] = {
         *BERT,
         *ROBERTA,
         *DISTILBERT,
+        *ELECTRA,
         *DEBERTA,
         *XLNET,
         MISTRAL,

@@ -45,6 +45,7 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "norm_rel_ebd": "none",
     },
     models.DistilBertConfig: {"activation": "gelu", "dropout": 0.1},
+    models.ElectraConfig: BERT | {"embedding_size": 128},
     models.XLNetConfig: {"layer_norm_eps": 1e-12, "dropout": 0.1},
     models.LlamaConfig: LLAMA,
     models.MistralConfig: LLAMA | {"num_key_value_heads": 8, "sliding_window": 4096},

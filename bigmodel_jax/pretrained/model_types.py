@@ -7,6 +7,7 @@ MODEL_TYPES = {
     "BertConfig": ("bert",),
     "RobertaConfig": ("roberta",),
     "DistilBertConfig": ("distilbert",),
+    "ElectraConfig": ("electra",),
     "DebertaConfig": ("deberta-v2",),
     "XLNetConfig": ("xlnet",),
     "MistralConfig": ("mistral",),

@@ -119,6 +119,8 @@ VARIANTS = {
     "roberta": {"other": {"num_token_types": 3, "norm_eps": 1e-3}},
     "distilbert": {"other": {"dropout": 0.3, "max_seq_len": 30}},
     "distilbert-classification": {"regression": {"num_classes": 1}},
+    "electra": {"other": {"table_dim": 32, "num_token_types": 5, "norm_eps": 1e-3, "dropout": 0.3}},
+    "electra-classification": {"regression": {"num_classes": 1}},
     "deberta": {"other": {"num_buckets": 16, "norm_eps": 1e-3, "max_seq_len": 30}},
     "xlnet": {"other": {"norm_eps": 1e-3}},
     "t5": {
@@ -203,7 +205,7 @@ def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
         batch["tokens"] = batch["tokens"].copy()
         batch["tokens"][:, 0] = cfg.image_token_id
     if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(
-        ("bert", "roberta", "distilbert", "dinov2")
+        ("bert", "roberta", "distilbert", "electra", "dinov2")
     ):
         batch.pop("label", None)
     return batch
@@ -259,6 +261,8 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
     value = np.asarray(value)
     if getattr(cfg, "head", None) == "question_answering":
         return {"start_logits": value[..., 0], "end_logits": value[..., 1]}
+    if getattr(cfg, "head", None) == "replaced_token":
+        return {"logits": value[..., 1] - value[..., 0]}
     if isinstance(cfg, models.CLIPConfig | models.SiglipConfig):
         return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
     if name in ("dit", "pixart", "mmdit"):

@@ -17,6 +17,7 @@ DEFAULTS = (
     "BertForMaskedLM",
     "RobertaForMaskedLM",
     "DistilBertForMaskedLM",
+    "ElectraForMaskedLM",
     "XLNetLMHeadModel",
     "MistralForCausalLM",
     "Phi3ForCausalLM",
