@@ -6,8 +6,8 @@ ROOT = Path(__file__).parents[1]
 
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
-    "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm"),
-    "encoders": ("roberta", "distilbert", "deberta"),
+    "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm", "phi3"),
+    "encoders": ("roberta", "distilbert", "electra", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer", "bart"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
@@ -31,8 +31,9 @@ PUBLISHED = {
         "olmo",
         "granite",
         "glm",
+        "phi3",
     ),
-    "encoders": ("bert", "roberta", "distilbert", "deberta", "xlnet"),
+    "encoders": ("bert", "roberta", "distilbert", "electra", "deberta", "xlnet"),
     "encoder_decoders": ("t5", "marian", "bart"),
     "vision": ("vit", "resnet", "efficientnet"),
     "clip_siglip": ("clip", "siglip"),

@@ -14,6 +14,7 @@ COLUMNS = ("forward", "backward", "training", "decode", "import", "export", "rel
 # The reference's name -> the name in MODELS, where it is not the same; what follows a hyphen is a head.
 MODEL_OF = {
     "llama31": "llama",
+    "phi4_mini": "phi3",
     "moonlight": "deepseek",
     "opus_mt": "transformer",
     "t5_v11": "t5",
@@ -104,6 +105,9 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
   5.23, diffusers 0.42).
 - XLNet runs without memory of earlier segments (`mems`), as its published config.json specifies
   (`mem_len` null).
+- LongRoPE (phi3) has two sets of frequencies. transformers selects one by the longest text of a
+  batch, and computes a text again where its answer passes the length of pretraining. Here the
+  length of a row selects the set, and in decoding that of the cache: prompt and answer together.
 
 """
 TAIL = """
@@ -114,8 +118,6 @@ the table.
 
 | family | what our code lacks for it |
 | --- | --- |
-| Phi-3, Phi-4 | long rope: two sets of frequencies; the length of a text selects one, also during decoding |
-| ELECTRA | the generator, and the objective that detects replaced tokens |
 | ModernBERT | an encoder with alternating local and global attention, rotary positions and a gated MLP |
 | AlexNet, VGG | the networks, and the adaptive pooling between their convolutions and their dense layers |
 | Qwen3-Next | Gated DeltaNet: a recurrent state in three of four layers, which must not pass between packed texts |

@@ -20,6 +20,7 @@ from bigmodel_jax.models.discrete_autoencoder import DiscreteAutoencoderConfig
 from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.models.dit import DiTConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
+from bigmodel_jax.models.electra import ElectraConfig
 from bigmodel_jax.models.flax_module import from_linen, from_nnx
 from bigmodel_jax.models.gemma import Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.models.glm import Glm4Config
@@ -36,6 +37,7 @@ from bigmodel_jax.models.mlp import MLPConfig
 from bigmodel_jax.models.mmdit import MMDiTConfig, MMDiTTextConfig
 from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
 from bigmodel_jax.models.paligemma import PaliGemmaConfig
+from bigmodel_jax.models.phi3 import Phi3Config
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
@@ -63,6 +65,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "olmo3": Olmo3Config,
     "granite": GraniteConfig,
     "glm4": Glm4Config,
+    "phi3": Phi3Config,
     "gemma": GemmaConfig,
     "gemma2": Gemma2Config,
     "gemma3": Gemma3Config,
@@ -76,6 +79,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "bert": BertConfig,
     "roberta": RobertaConfig,
     "distilbert": DistilBertConfig,
+    "electra": ElectraConfig,
     "deberta": DebertaConfig,
     "xlnet": XLNetConfig,
     "mlp": MLPConfig,
@@ -124,6 +128,7 @@ __all__ = [
     "DiscreteAutoencoderConfig",
     "DistilBertConfig",
     "EfficientNetConfig",
+    "ElectraConfig",
     "Entry",
     "GPT2Config",
     "Gemma2Config",
@@ -148,6 +153,7 @@ __all__ = [
     "Out",
     "PaliGemmaConfig",
     "Parts",
+    "Phi3Config",
     "PixArtConfig",
     "Qwen2Config",
     "Qwen3Config",

@@ -1,7 +1,7 @@
 """BERT: a post-norm bidirectional encoder with learned positions and token types.
 
 Devlin et al., arXiv:1810.04805. `head` selects the output. RoBERTa (roberta.py), DistilBERT
-(distilbert.py) and DeBERTa (deberta.py) reuse parts of this file.
+(distilbert.py), ELECTRA (electra.py) and DeBERTa (deberta.py) reuse parts of this file.
 
 Shapes: B batch, T tokens, D embed, H heads, h head_dim, F mlp, V vocab, L layers, C classes.
 """
@@ -66,6 +66,11 @@ class BertConfig(ModelConfig):
         return self.embed_dim // self.num_heads
 
     @property
+    def table_dim(self) -> int:
+        """The width of the embedding tables."""
+        return self.embed_dim
+
+    @property
     def first_position(self) -> int:
         """The row of the position table that a document's first token reads."""
         return 0
@@ -110,7 +115,7 @@ def head_spec(cfg: BertConfig) -> params.Tree:
     if cfg.head in cfg.POOLED:
         tree["pooler"] = dense(cfg.embed_dim, bias=True)
     if cfg.head in ("masked_lm", "pretraining"):
-        tree["mlm"] = masked_lm_spec(cfg)
+        tree["mlm"] = masked_lm_spec(cfg, cfg.table_dim)
     if cfg.head == "pretraining":
         tree["next_sentence"] = dense(2, bias=True)
     if cfg.head in ("classification", "token_classification", "question_answering"):
@@ -118,28 +123,32 @@ def head_spec(cfg: BertConfig) -> params.Tree:
     return tree
 
 
-def masked_lm_spec(cfg) -> params.Tree:
-    """The masked LM head: a dense layer (D, D), a norm and the logits' bias (V,).
+def masked_lm_spec(cfg, width: int) -> params.Tree:
+    """The masked LM head: a dense layer (D, width), a norm and the logits' bias (V,).
 
-    Its output projection is the embedding table, transposed.
+    width: the embedding table's. The output projection is that table, transposed.
     """
-    D = cfg.embed_dim
     return {
-        "dense": linear.linear_spec(D, D, axes=("embed", None), init=normal(cfg.init_std), bias=True),
-        "norm": norm.layer_spec(D),
+        "dense": linear.linear_spec(cfg.embed_dim, width, axes=("embed", None), init=normal(cfg.init_std), bias=True),
+        "norm": norm.layer_spec(width),
         "bias": Param((cfg.vocab_size,), ("vocab",), zeros()),
     }
 
 
 def spec(cfg: BertConfig) -> params.Tree:
-    """The tables of tokens, positions and token types, the stacked layers, and the head."""
-    init, D = normal(cfg.init_std), cfg.embed_dim
-    types = {"token_types": linear.embedding_spec(cfg.num_token_types, D, init=init, axis=None)}
+    """The tables of tokens, positions and token types, the stacked layers, and the head.
+
+    Tables of another width than the layers' have a dense layer between them.
+    """
+    init, D, E = normal(cfg.init_std), cfg.embed_dim, cfg.table_dim
+    types = {"token_types": linear.embedding_spec(cfg.num_token_types, E, init=init, axis=None)}
+    project = {"embed_project": linear.linear_spec(E, D, axes=(None, "embed"), init=init, bias=True)}
     return {
-        "embed": linear.embedding_spec(cfg.vocab_size, D, init=init),
-        "positions": linear.embedding_spec(cfg.first_position + cfg.max_seq_len, D, init=init, axis=None),
+        "embed": linear.embedding_spec(cfg.vocab_size, E, init=init),
+        "positions": linear.embedding_spec(cfg.first_position + cfg.max_seq_len, E, init=init, axis=None),
         **(types if cfg.num_token_types else {}),
-        "embed_norm": norm.layer_spec(D),
+        "embed_norm": norm.layer_spec(E),
+        **(project if E != D else {}),
         "layers": params.stack(block_spec(cfg), cfg.num_layers),
         **head_spec(cfg),
     }
@@ -191,7 +200,9 @@ def enter(cfg: BertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
         x_BTD += linear.embed(p["token_types"], jnp.zeros_like(batch["tokens"]) if types is None else types)
     x_BTD += linear.embed(p["positions"], here.positions + cfg.first_position)
     x_BTD = norm.layer(p["embed_norm"], x_BTD, eps=cfg.norm_eps)
-    x_BTD = constrain(dropout(cfg.dropout, x_BTD, embed_rng), "batch", "seq", "embed")
+    x_BTD = dropout(cfg.dropout, x_BTD, embed_rng)
+    x_BTD = linear.linear(p["embed_project"], x_BTD) if "embed_project" in p else x_BTD
+    x_BTD = constrain(x_BTD, "batch", "seq", "embed")
     return Entry(x_BTD, layer_rngs, (here,), kept=head_rng)
 
 

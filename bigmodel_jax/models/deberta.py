@@ -89,7 +89,7 @@ def spec(cfg: DebertaConfig) -> params.Tree:
         "distance_norm": norm.layer_spec(D),
         "layers": params.stack(bert.block_spec(cfg), cfg.num_layers),
     }
-    return tree | ({"mlm": bert.masked_lm_spec(cfg)} if cfg.head == "masked_lm" else {})
+    return tree | ({"mlm": bert.masked_lm_spec(cfg, D)} if cfg.head == "masked_lm" else {})
 
 
 def buckets(num_buckets: int, max_seq_len: int) -> np.ndarray:

@@ -31,6 +31,41 @@ class RopeScaling:
     truncate: bool = True  # yarn: whether the ramp's ends are rounded to whole dimensions
 
 
+@dataclasses.dataclass(frozen=True)
+class LongRope:
+    """Two sets of divisors of the rotary frequencies, for short rows and long ones (LongRoPE).
+
+    Ding et al., arXiv:2402.13753.
+    short, long: one divisor for each rotated pair of dimensions. original_max_seq_len: the longest
+    row, in tokens, that uses `short`. attention_factor: factor of cos and sin at every length.
+    """
+
+    short: tuple[Positive, ...] = ()  # divisors for rows of up to original_max_seq_len tokens; () = no LongRoPE
+    long: tuple[Positive, ...] = ()  # divisors for longer rows
+    original_max_seq_len: Count = 4096  # context length of pretraining, in tokens
+    attention_factor: Positive = 1.0  # factor of cos and sin
+
+
+def long_rope_factor(max_seq_len: int, original: int) -> float:
+    """LongRoPE's factor of cos and sin for a context of `max_seq_len` tokens.
+
+    original: tokens of the context in pretraining. The form is that of transformers'
+    `_compute_longrope_parameters`.
+    """
+    stretch = max_seq_len / original
+    return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+
+
+def long_rope_angles(positions: jax.Array, dim: int, theta: float, long_rope: LongRope) -> tuple:
+    """Returns ((cos, sin) of short rows, (cos, sin) of long rows), each (B, T, 1, dim/2).
+
+    positions (B, T) int; dim: number of rotated dimensions of a head.
+    """
+    plain = frequencies(dim, theta)
+    sets = (plain / np.asarray(divisors, np.float32) for divisors in (long_rope.short, long_rope.long))
+    return tuple(_angles(positions, frequency, long_rope.attention_factor) for frequency in sets)
+
+
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling = RopeScaling()) -> np.ndarray:
     """Radians per position of each pair of dimensions, (head_dim/2,) float32."""
     frequency = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
@@ -89,8 +124,11 @@ def rope_angles(
 
     The angle is float32: at position 4096, bfloat16 would round it by up to 16 radians.
     """
-    angle = positions[..., None, None].astype(jnp.float32) * frequencies(head_dim, theta, scaling)
-    factor = attention_factor(scaling)
+    return _angles(positions, frequencies(head_dim, theta, scaling), attention_factor(scaling))
+
+
+def _angles(positions: jax.Array, frequency: np.ndarray, factor: float) -> tuple[jax.Array, jax.Array]:
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
     return jnp.cos(angle) * factor, jnp.sin(angle) * factor
 
 

@@ -18,6 +18,7 @@ from bigmodel_jax.pretrained.dinov2 import DINOV2
 from bigmodel_jax.pretrained.distilbert import DISTILBERT
 from bigmodel_jax.pretrained.dit import DIT
 from bigmodel_jax.pretrained.efficientnet import EFFICIENTNET
+from bigmodel_jax.pretrained.electra import ELECTRA
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_IMAGE_TEXT
 from bigmodel_jax.pretrained.glm import GLM4
@@ -33,6 +34,7 @@ from bigmodel_jax.pretrained.mixtral import MIXTRAL
 from bigmodel_jax.pretrained.mmdit import MMDIT
 from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
 from bigmodel_jax.pretrained.paligemma import PALIGEMMA
+from bigmodel_jax.pretrained.phi3 import PHI3
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
@@ -54,6 +56,7 @@ FAMILIES: dict[str, Family] = {
         *BERT,
         *ROBERTA,
         *DISTILBERT,
+        *ELECTRA,
         *DEBERTA,
         *XLNET,
         MISTRAL,
@@ -64,6 +67,7 @@ FAMILIES: dict[str, Family] = {
         OLMO3,
         GRANITE,
         GLM4,
+        PHI3,
         GEMMA,
         GEMMA2,
         GEMMA3,

@@ -45,6 +45,7 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "norm_rel_ebd": "none",
     },
     models.DistilBertConfig: {"activation": "gelu", "dropout": 0.1},
+    models.ElectraConfig: BERT | {"embedding_size": 128},
     models.XLNetConfig: {"layer_norm_eps": 1e-12, "dropout": 0.1},
     models.LlamaConfig: LLAMA,
     models.MistralConfig: LLAMA | {"num_key_value_heads": 8, "sliding_window": 4096},
@@ -63,6 +64,7 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
     | dict.fromkeys(("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"), 1.0),
     models.Glm4Config: LLAMA
     | {"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1.5625e-7, "attention_bias": True},
+    models.Phi3Config: LLAMA | {"rms_norm_eps": 1e-5, "sliding_window": None, "original_max_position_embeddings": 4096},
     models.GemmaConfig: GEMMA | {"hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 16},
     models.Gemma2Config: GEMMA2 | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     models.Gemma3Config: GEMMA3,

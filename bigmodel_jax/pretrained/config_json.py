@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.models import ModelConfig
-from bigmodel_jax.pretrained import config_keys
+from bigmodel_jax.pretrained import config_keys, model_types
 from bigmodel_jax.pretrained.family import Family
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def check_unread(family: Family, hf: Keys) -> None:
     """
     ours = family.config.__name__
     check_model_type(ours, hf)
-    aliases, unknown = config_keys.ALIASES.get(ours, {}), []
+    aliases, unknown = model_types.ALIASES.get(ours, {}), []
     for path, name, value in list(hf.unread()):
         above = path.removesuffix(name).rstrip(".")
         inside = above.rpartition(".")[2]
@@ -167,7 +167,7 @@ def check_model_type(ours: str, hf: dict) -> None:
 
     transformers chooses the model by `model_type` alone. ours: the name of our config class.
     """
-    given, known = hf.get("model_type"), config_keys.MODEL_TYPES
+    given, known = hf.get("model_type"), model_types.MODEL_TYPES
     allowed = known.get(ours, (given,))
     if any(given in types for types in known.values()) and given not in allowed:
         raise ValueError(

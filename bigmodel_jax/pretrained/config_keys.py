@@ -60,6 +60,7 @@ TABLE_OR_NULL = Kind("a table of keys, or null", lambda x: x is None or isinstan
 BITS_OR_NULL = Kind(
     "a list of 0 and 1, or null", lambda x: x is None or is_list_of(lambda y: is_whole(y) and y in (0, 1))(x)
 )
+DIVISORS = Kind("a list of numbers above 0", is_list_of(POSITIVE.holds))
 COUNTS = Kind("a list of whole numbers above 0", is_list_of(COUNT.holds))
 NAMES = Kind("a list of names", is_list_of(lambda x: isinstance(x, str)))
 NAMES_OR_NULL = Kind("a list of names, or null", lambda x: x is None or NAMES.holds(x))
@@ -107,6 +108,7 @@ _KINDS: dict[Kind, str] = {
     TABLE_OR_NULL: """backbone_config rope_parameters rope_scaling quantization_config id2label full_attention sliding_attention
         text_config_dict vision_config_dict""",
     BITS_OR_NULL: "no_rope_layers",
+    DIVISORS: "short_factor long_factor",
     COUNTS: "hidden_sizes widths strides expansions channels mlp_ratios sr_ratios patch_sizes block_out_channels",
     NAMES_OR_NULL: "architectures layer_types",
     SIZE: "image_size patch_size",
@@ -223,82 +225,3 @@ ROPE_KEYS = words(
     "factor original_max_position_embeddings low_freq_factor high_freq_factor beta_fast beta_slow mscale mscale_all_dim "
     "attention_factor truncate rope_theta type rope_type finetuned"
 )
-
-# The "model_type" values of transformers that each config class of ours accepts.
-MODEL_TYPES = {
-    "LlamaConfig": ("llama",),
-    "GPT2Config": ("gpt2",),
-    "BertConfig": ("bert",),
-    "RobertaConfig": ("roberta",),
-    "DistilBertConfig": ("distilbert",),
-    "DebertaConfig": ("deberta-v2",),
-    "XLNetConfig": ("xlnet",),
-    "MistralConfig": ("mistral",),
-    "Qwen2Config": ("qwen2",),
-    "Qwen3Config": ("qwen3",),
-    "SmolLM3Config": ("smollm3",),
-    "Olmo2Config": ("olmo2",),
-    "Olmo3Config": ("olmo3",),
-    "GraniteConfig": ("granite",),
-    "Glm4Config": ("glm4",),
-    "GemmaConfig": ("gemma",),
-    "Gemma2Config": ("gemma2",),
-    "Gemma3Config": ("gemma3_text", "gemma3"),
-    "MixtralConfig": ("mixtral",),
-    "Qwen3MoeConfig": ("qwen3_moe",),
-    "GptOssConfig": ("gpt_oss",),
-    "DeepseekConfig": ("deepseek_v3",),
-    "ViTConfig": ("vit", "dinov2", "dinov2_with_registers"),
-    "T5Config": ("t5",),
-    "TransformerConfig": ("marian",),
-    "BartConfig": ("bart",),
-    "ResNetConfig": ("resnet",),
-    "SegformerConfig": ("segformer",),
-    "DetrConfig": ("detr",),
-    "SiglipConfig": ("siglip",),
-    "CLIPConfig": ("clip",),
-    "ConformerConfig": ("parakeet_ctc",),
-    "WhisperConfig": ("whisper",),
-    "LlavaConfig": ("llava",),
-    "PaliGemmaConfig": ("paligemma",),
-    "Idefics3Config": ("idefics3",),
-    "SmolVLMConfig": ("smolvlm",),
-}
-ENCODER_LAYERS = {
-    "num_attention_heads": "encoder_attention_heads",
-    "hidden_size": "d_model",
-    "num_hidden_layers": "encoder_layers",
-}
-# By config class: {a key's other name: the name that is read}, as transformers' attribute_map.
-ALIASES = {
-    "GPT2Config": {
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
-    "XLNetConfig": {
-        "n_token": "vocab_size",
-        "hidden_size": "d_model",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
-    "DistilBertConfig": {
-        "hidden_size": "dim",
-        "num_attention_heads": "n_heads",
-        "num_hidden_layers": "n_layers",
-    },
-    "T5Config": {
-        "hidden_size": "d_model",
-        "num_attention_heads": "num_heads",
-        "num_hidden_layers": "num_layers",
-        "head_dim": "d_kv",
-    },
-    "TransformerConfig": ENCODER_LAYERS,
-    "BartConfig": ENCODER_LAYERS,
-    "WhisperConfig": ENCODER_LAYERS,
-    "MixtralConfig": {"num_experts": "num_local_experts"},
-    "GptOssConfig": {"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"},
-    "Qwen3MoeConfig": {"num_local_experts": "num_experts"},
-    "DeepseekConfig": {"num_local_experts": "n_routed_experts"},
-}

@@ -10,20 +10,21 @@ from bigmodel_jax.core.spelling import nearest
 # without their head ("ForCausalLM").
 KIN = {
     "Llama": """Apertus Arcee Baichuan BitNet Cohere Cohere2 Ernie4_5 Exaone Exaone4 Falcon Helium
-        HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Persimmon Phi Phi3
-        Phi4Multimodal SeedOss StableLm Starcoder2 VaultGemma Yi Zamba2""",
+        HunYuanDenseV1 InternLM InternLM2 InternLM3 MiniCPM Mllama Nemotron NemotronH Persimmon Phi
+        SeedOss StableLm Starcoder2 VaultGemma Yi Zamba2""",
     "GPT2": "BioGpt Bloom CodeGen CTRL GPTBigCode GPTJ GPTNeo GPTNeoX GPTNeoXJapanese Mpt OpenAIGPT OPT XGLM",
     "Mistral": "Ministral Ministral3 Mistral3 Pixtral Voxtral",
     "Qwen2": "Qwen2VL Qwen2_5_VL Qwen2Audio Qwen",
     "Qwen3": "Qwen3VL Qwen3_5",
     "Glm4": "Glm",
+    "Phi3": "Phi4Multimodal",
     "Olmo2": "Olmo",
     "Gemma2": "RecurrentGemma ShieldGemma2 T5Gemma",
     "Gemma3": "Gemma3n Gemma4",
     "Mixtral": "Dbrx GraniteMoe GraniteMoeShared Jamba JetMoe MiniMax Olmoe Phimoe",
     "Qwen3Moe": "Dots1 Ernie4_5_Moe Flex_Olmo FlexOlmo Glm4Moe HunYuanMoEV1 Llama4 Qwen2Moe Qwen3Next Qwen3VLMoe",
     "DeepseekV3": "Deepseek DeepseekV2 DeepseekV32 Glm4MoeLite KimiK2 LongcatFlash Youtu",
-    "Bert": """Albert BigBird ConvBert Electra Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
+    "Bert": """Albert BigBird ConvBert Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
         MegatronBert NomicBert RemBert RoCBert RoFormer Splinter SqueezeBert""",
     "Roberta": "Camembert IBert Longformer Luke RobertaPreLayerNorm XLM XLMRoberta XLMRobertaXL Xmod",
     "DebertaV2": "Deberta",

@@ -54,6 +54,7 @@ HEADS = {
     "pretraining": "bert_pretraining",
     "classification": "classification",
     "token_classification": "masked_language_model",
+    "replaced_token": "masked_language_model",
     "question_answering": "question_answering",
     "permuted_lm": "masked_language_model",
     "class": "classification",
@@ -114,10 +115,12 @@ KIN = {
     "olmo3",
     "granite",
     "glm4",
+    "phi3",
     "gemma",
     "gemma2",
     "roberta",
     "distilbert",
+    "electra",
     "siglip",
     "text_to_image",
     "mmdit_text",
@@ -253,6 +256,7 @@ def head_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarr
             "targets": draw(cfg.vocab_size, 4),
             "weights": np.ones((ROWS, 4), np.float32),
         },
+        "replaced_token": lambda: {"targets": draw(2, LENGTH)},
         "question_answering": lambda: rows | {"start": draw(LENGTH), "end": draw(LENGTH)},
     }[cfg.head]()
 

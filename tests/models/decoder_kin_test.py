@@ -1,6 +1,7 @@
-"""SmolLM3, OLMo, Granite and GLM-4: what each adds to Llama's block, seen by its effect, and what it refuses."""
+"""SmolLM3, OLMo, Granite, GLM-4 and Phi-3: what each adds to Llama's block, seen by its effect, and what it refuses."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +15,23 @@ from bigmodel_jax.models import (
     GraniteConfig,
     Olmo2Config,
     Olmo3Config,
+    Phi3Config,
     SmolLM3Config,
     glm,
     granite,
     olmo,
+    phi3,
     smollm3,
 )
+from bigmodel_jax.nn.position import RopeScaling
 from bigmodel_jax.pretrained.glm import GLM4
 from bigmodel_jax.pretrained.granite import GRANITE
 from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
+from bigmodel_jax.pretrained.phi3 import PHI3
 from bigmodel_jax.pretrained.smollm3 import SMOLLM3
 
-FAMILIES = (SMOLLM3, OLMO2, OLMO3, GRANITE, GLM4)
-PRESETS = smollm3.PRESETS | olmo.PRESETS | granite.PRESETS | glm.PRESETS
+FAMILIES = (SMOLLM3, OLMO2, OLMO3, GRANITE, GLM4, PHI3)
+PRESETS = smollm3.PRESETS | olmo.PRESETS | granite.PRESETS | glm.PRESETS | phi3.PRESETS
 TOKENS = jnp.arange(12)[None]
 
 
@@ -81,7 +86,33 @@ def test_the_logits_of_a_granite_are_divided():
     )
 
 
+def test_the_length_of_a_row_selects_the_divisors_of_a_phi3():
+    """A row of 12 tokens is long beside 11 and short beside 12; a set that is not selected has no effect."""
+    cfg = dataclasses.replace(Phi3Config.tiny(), init_std=0.3)
+    sets = {"short": cfg.long_rope, "long": dataclasses.replace(cfg.long_rope, short=(7.0, 7.0))}
+    for original in (11, 12):
+        one, other = (
+            logits(dataclasses.replace(cfg, long_rope=dataclasses.replace(rope, original_max_seq_len=original)))
+            for rope in sets.values()
+        )
+        assert (np.abs(one - other).max() > 1e-3) == (original == 12)
+
+
+def test_a_phi3_decodes_by_the_divisors_of_its_cache():
+    """The first tokens in a cache of 16 columns are rotated as those of a long row, not of a short one."""
+    long_rope = dataclasses.replace(Phi3Config.tiny().long_rope, original_max_seq_len=12)
+    cfg = dataclasses.replace(Phi3Config.tiny(), init_std=0.3, window=0, long_rope=long_rope)
+    model, tokens = cfg.make(), jnp.arange(16)[None]
+    p = params.init(model.spec, jax.random.key(0))
+    whole = model.apply(p, {"tokens": tokens}).value
+    cache = params.empty(model.make_cache(1, 16, jnp.float32))
+    np.testing.assert_allclose(model.apply(p, {"tokens": tokens[:, :8]}, cache=cache).value, whole[:, :8], atol=1e-4)
+    assert np.abs(model.apply(p, {"tokens": tokens[:, :8]}).value - whole[:, :8]).max() > 1e-2
+
+
 REFUSED = [
+    (Phi3Config, {"rotary_dim": 6}, r"model.long_rope.short has 2 values; it must have model.rotary_dim / 2 = 3"),
+    (Phi3Config, {"rope_scaling": RopeScaling("linear", 2.0)}, r"model.rope_scaling.kind = 'linear'; beside"),
     (Glm4Config, {"rotary_dim": 10}, r"model.rotary_dim = 10; it must be at most model.head_dim = 8"),
     (Glm4Config, {"rotary_dim": 3}, r"model.rotary_dim = 3; it must be a multiple of 2"),
     (SmolLM3Config, {"nope_every": 0}, r"model.nope_every = 0; it must be 1 or more"),
@@ -103,6 +134,9 @@ KEYS = [
     (OLMO3, {"rope_parameters": {"sliding_attention": {"rope_theta": 7.0}}}, "supported: one for both"),
     (OLMO3, {"rope_parameters": {"rope_type": "linear"}}, "rope_type = 'linear' is not supported"),
     (GRANITE, {"attention_bias": True}, "attention_bias = True is not supported"),
+    (PHI3, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type = 'linear' is not supported"),
+    (PHI3, {"original_max_position_embeddings": 1}, "beside longrope it must be 2 or more"),
+    (PHI3, {"head_dim": 16}, "head_dim = 16 is not supported; supported: 8, None"),
     (GLM4, {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
 ]
 
@@ -111,6 +145,23 @@ KEYS = [
 def test_files_of_other_mathematics_are_refused(family, keys, said):
     with pytest.raises(ValueError, match=said):
         family.from_hf(family.to_hf(family.config.tiny()) | keys)
+
+
+# What the same LongRoPE is called in files of different ages, and where its factor comes from.
+LONG_ROPES = [
+    ({"type": "su"}, 1.2),
+    ({"rope_type": "yarn", "attention_factor": None}, (1 + math.log(16) / math.log(2)) ** 0.5),
+    ({"type": "longrope", "attention_factor": None, "factor": 4.0}, 3**0.5),
+    ({"type": "longrope", "attention_factor": None, "factor": 0.5}, 1.0),
+]
+
+
+@pytest.mark.parametrize(("keys", "factor"), LONG_ROPES)
+def test_a_phi3_reads_every_form_of_long_rope(keys, factor):
+    hf = PHI3.to_hf(Phi3Config.tiny())
+    table = {name: value for name, value in hf["rope_scaling"].items() if name != "type"}
+    found = PHI3.from_hf(hf | {"rope_scaling": table | keys}).long_rope
+    assert found == dataclasses.replace(Phi3Config.tiny().long_rope, attention_factor=pytest.approx(factor, rel=1e-12))
 
 
 BASES = [
@@ -138,6 +189,8 @@ def test_the_rotary_base_of_an_olmo3_is_that_of_the_layers_it_has(keys, depth, e
 FIELDS = [
     (GRANITE, {"qkv_bias": True}, "model.qkv_bias = True: a granite has none; it must be False"),
     (SMOLLM3, {"window": 3}, "model.window = 3: a smollm3 has none; it must be 0"),
+    (PHI3, {"head_dim": 16}, "model.head_dim = 16: in a phi3 it is embed_dim / num_heads = 8"),
+    (PHI3, {"rope_scaling": RopeScaling("linear", 2.0)}, "model.rope_scaling.kind = 'linear': a phi3 has none"),
     (OLMO2, {"qk_norm": False}, "model.qk_norm = False; it must be True, as the files hold the norms"),
     (OLMO3, {"global_every": 9}, "model.global_every = 9; it must be at most 3 with 2 layers"),
 ]

@@ -29,6 +29,8 @@ FAMILIES = [
     "olmo3",
     "granite",
     "glm4",
+    "phi3",
+    "phi4_mini",
     "gemma",
     "gemma2",
     "gemma3",
@@ -38,7 +40,7 @@ FAMILIES = [
     "deepseek",
     "moonlight",
 ]
-TRAINED = ["gpt2", "llama", "mixtral", "qwen3_moe", "gpt_oss"]
+TRAINED = ["gpt2", "llama", "phi3", "mixtral", "qwen3_moe", "gpt_oss"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 

@@ -29,11 +29,16 @@ HEADS = {
     "distilbert-classification": "classification",
     "distilbert-token-classification": "token_classification",
     "distilbert-question-answering": "question_answering",
+    "electra-encoder": "none",
+    "electra-replaced-token": "replaced_token",
+    "electra-classification": "classification",
+    "electra-token-classification": "token_classification",
+    "electra-question-answering": "question_answering",
     "deberta-encoder": "none",
     "xlnet-encoder": "none",
 }
-ENCODERS = ["bert", "roberta", "distilbert", "deberta", "xlnet"]
-TRAINED = ["bert"]
+ENCODERS = ["bert", "roberta", "distilbert", "electra", "deberta", "xlnet"]
+TRAINED = ["bert", "electra"]
 
 every_family = pytest.mark.parametrize("name", [*ENCODERS, *HEADS])
 # A head adds nothing to these.
@@ -54,6 +59,8 @@ def outputs(ref, tokens, **batch) -> dict:
         return {names.get(k, "prediction_logits"): np.asarray(v) for k, v in value.items()}
     if ref.cfg.head == "question_answering":
         return {"start_logits": np.asarray(value[..., 0]), "end_logits": np.asarray(value[..., 1])}
+    if ref.cfg.head == "replaced_token":
+        return {"logits": np.asarray(value[..., 1] - value[..., 0])}
     return {"logits": np.asarray(value)}
 
 

@@ -23,7 +23,7 @@ import pytest
 from bigmodel_jax import models
 from bigmodel_jax.core import params
 from bigmodel_jax.models.clip import VisionTower
-from bigmodel_jax.nn.position import RopeScaling
+from bigmodel_jax.nn.position import LongRope, RopeScaling
 from bigmodel_jax.pretrained import folder
 from bigmodel_jax.pretrained.transfer import family_of
 from reference import HERE, load
@@ -38,6 +38,7 @@ LINEAR = RopeScaling("linear", 3.0, 64)
 LLAMA3 = RopeScaling("llama3", 5.3, 24, low_freq_factor=0.7, high_freq_factor=2.1)
 YARN = RopeScaling("yarn", 4.0, 16, beta_fast=3.0, beta_slow=0.5)
 YARN_FACTOR = RopeScaling("yarn", 4.0, 16, attention_factor=0.7, truncate=False)
+SHORT_ROPE = LongRope((1.3, 1.9), (2.0, 3.0), original_max_seq_len=32, attention_factor=0.7)
 BARE = {"rope_scaling": NONE, "rope_theta": 333.0, "norm_eps": 1e-3}
 TEXT = {
     "vocab_size": 96,
@@ -80,6 +81,10 @@ VARIANTS = {
         "bare": BARE | {"qkv_bias": False, "rotary_dim": 16},
         "other": {"tied_embeddings": True, "rotary_dim": 10, "rope_scaling": LINEAR},
     },
+    "phi3": {
+        "bare": {"long_rope": LongRope(), "rope_theta": 333.0, "norm_eps": 1e-3, "window": 0, "num_kv_heads": 4},
+        "other": {"tied_embeddings": True, "window": 3, "rotary_dim": 4, "long_rope": SHORT_ROPE},
+    },
     "gemma": {"bare": BARE | {"num_kv_heads": 1}, "scaled": {"rope_scaling": LINEAR, "head_dim": 12}},
     "gemma2": {
         "bare": BARE
@@ -114,6 +119,8 @@ VARIANTS = {
     "roberta": {"other": {"num_token_types": 3, "norm_eps": 1e-3}},
     "distilbert": {"other": {"dropout": 0.3, "max_seq_len": 30}},
     "distilbert-classification": {"regression": {"num_classes": 1}},
+    "electra": {"other": {"table_dim": 32, "num_token_types": 5, "norm_eps": 1e-3, "dropout": 0.3}},
+    "electra-classification": {"regression": {"num_classes": 1}},
     "deberta": {"other": {"num_buckets": 16, "norm_eps": 1e-3, "max_seq_len": 30}},
     "xlnet": {"other": {"norm_eps": 1e-3}},
     "t5": {
@@ -199,7 +206,7 @@ def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
         batch["tokens"] = batch["tokens"].copy()
         batch["tokens"][:, 0] = cfg.image_token_id
     if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(
-        ("bert", "roberta", "distilbert", "dinov2")
+        ("bert", "roberta", "distilbert", "electra", "dinov2")
     ):
         batch.pop("label", None)
     return batch
@@ -255,6 +262,8 @@ def outputs(name: str, cfg, flat: dict, batch: dict) -> dict[str, np.ndarray]:
     value = np.asarray(value)
     if getattr(cfg, "head", None) == "question_answering":
         return {"start_logits": value[..., 0], "end_logits": value[..., 1]}
+    if getattr(cfg, "head", None) == "replaced_token":
+        return {"logits": value[..., 1] - value[..., 0]}
     if isinstance(cfg, models.CLIPConfig | models.SiglipConfig):
         return {"image_embeds": value[:, 0], "text_embeds": value[:, 1]}
     if name in ("dit", "pixart", "mmdit"):

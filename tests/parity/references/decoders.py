@@ -14,6 +14,7 @@ from transformers import (
     MistralConfig,
     Olmo2Config,
     Olmo3Config,
+    Phi3Config,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
@@ -136,6 +137,13 @@ MULTIPLIERS = {
     "logits_scaling": 3.0,
 }
 GLM_ROPE = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.75}
+# Every row is longer than 4 tokens, so transformers takes the long divisors; of 64, the short ones.
+PHI3 = {"original_max_position_embeddings": 4, "sliding_window": 5}
+PHI3_ROPE = {"rope_type": "longrope", "rope_theta": 100.0}
+PHI3_ROPE |= {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 1.5, 2.5, 4.0]}
+PHI4_MINI = {"original_max_position_embeddings": 64, "max_position_embeddings": 256, "tie_word_embeddings": True}
+PHI4_MINI_ROPE = PHI3_ROPE | {"partial_rotary_factor": 0.75, "attention_factor": 1.3}
+PHI4_MINI_ROPE |= {"short_factor": [1.0, 1.3, 1.9], "long_factor": [1.0, 5.0, 7.0]}
 GPT2_SIZES = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -162,5 +170,7 @@ DECODERS = {
             attention_bias=True,
         ),
     ),
+    "phi3": functools.partial(write, Phi3Config(**SIZES | PHI3, rope_parameters=PHI3_ROPE), training=True),
+    "phi4_mini": functools.partial(write, Phi3Config(**SIZES | PHI4_MINI, rope_parameters=PHI4_MINI_ROPE)),
     "llama31": functools.partial(write, LlamaConfig(**SIZES, rope_parameters=LLAMA31, tie_word_embeddings=True)),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import BertConfig, DebertaV2Config, DistilBertConfig, RobertaConfig, XLNetConfig
+from transformers import BertConfig, DebertaV2Config, DistilBertConfig, ElectraConfig, RobertaConfig, XLNetConfig
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -50,6 +50,8 @@ DISTIL = {
     **dict.fromkeys(("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"), 0.0),
 }
 SMALL_DISTIL = DISTIL | {"dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2}
+ELECTRA = {"embedding_size": 24}
+SMALL_ELECTRA = SMALL | {"embedding_size": 12}
 VALUES = ("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits")
 
 
@@ -109,6 +111,12 @@ def permuted(model, inputs: dict, arrays: dict) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(result.logits.reshape(-1, VOCAB), targets.reshape(-1))
 
 
+def replaced(model, inputs: dict, arrays: dict, targets: torch.Tensor) -> torch.Tensor:
+    """Every token is original (0) or replaced (1)."""
+    arrays |= {"targets": targets.numpy(), "weights": np.ones(targets.shape, np.int64)}
+    return model(**inputs, labels=targets).loss
+
+
 def loss_of(model, arrays: dict) -> torch.Tensor:
     """The reference's own loss for its head; the encoder alone has none and gets one."""
     inputs = {"input_ids": torch.tensor(arrays["tokens"])}
@@ -117,6 +125,8 @@ def loss_of(model, arrays: dict) -> torch.Tensor:
     if type(model).__name__ == "XLNetLMHeadModel":
         return permuted(model, inputs, arrays)
     _, targets, weights = masked_batch(21, 2, 13)
+    if type(model).__name__ == "ElectraForPreTraining":
+        return replaced(model, inputs, arrays, targets % 2)
     classes = draw(24, 2, 13, low=0, high=CLASSES)
     marks = {
         "MaskedLM": {"targets": targets, "weights": weights},
@@ -204,6 +214,20 @@ ENCODERS = {
     ),
     "distilbert-question-answering": functools.partial(
         write, "DistilBertForQuestionAnswering", DistilBertConfig(**SMALL_DISTIL)
+    ),
+    "electra": functools.partial(write, "ElectraForMaskedLM", ElectraConfig(**SIZES | ELECTRA), training=True),
+    "electra-encoder": functools.partial(write, "ElectraModel", ElectraConfig(**SMALL_ELECTRA)),
+    "electra-replaced-token": functools.partial(write, "ElectraForPreTraining", ElectraConfig(**SMALL_ELECTRA)),
+    "electra-classification": functools.partial(
+        write,
+        "ElectraForSequenceClassification",
+        ElectraConfig(**SMALL_ELECTRA | {"hidden_size": 48}, num_labels=CLASSES),
+    ),
+    "electra-token-classification": functools.partial(
+        write, "ElectraForTokenClassification", ElectraConfig(**SMALL_ELECTRA, num_labels=CLASSES)
+    ),
+    "electra-question-answering": functools.partial(
+        write, "ElectraForQuestionAnswering", ElectraConfig(**SMALL | {"embedding_size": 16})
     ),
     "deberta": functools.partial(write, "DebertaV2ForMaskedLM", DebertaV2Config(**SIZES | DEBERTA)),
     "deberta-encoder": functools.partial(write, "DebertaV2Model", DebertaV2Config(**SMALL | DEBERTA)),
