@@ -117,7 +117,7 @@ def test_a_run_with_batch_norm_gets_the_statistics_of_its_training_batches(tmp_p
     assert evaluated(capsys, tmp_path / "mean")["eval/loss"] == pytest.approx(found["scalars"]["eval/loss"], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_decoders_mean_generates_in_a_process_of_its_own(tmp_path, capsys):
     config = runs.write(tmp_path)
     cli.main(["train", str(config), "--run_dir", str(tmp_path / "run")])

@@ -53,7 +53,7 @@ def wait_for_step(process, run_dir, step):
 
 
 @pytest.mark.parametrize(
-    "kill_after", [pytest.param(3, marks=pytest.mark.slow), 10]
+    "kill_after", [pytest.param(3, marks=pytest.mark.exhaustive), 10]
 )  # before the first save, after two
 def test_sigkill_between_two_saves(whole, tmp_path, kill_after):
     path, uninterrupted = whole

@@ -187,7 +187,7 @@ def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
     assert made._slots.cache.layers.layers[0].k.shape == (4, 2, LENGTH, 8)
 
 
-@pytest.mark.parametrize("cfg", [LlamaConfig, pytest.param(Gemma3Config, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cfg", [LlamaConfig, pytest.param(Gemma3Config, marks=pytest.mark.exhaustive)])
 def test_prompts_in_pieces_and_prompts_that_begin_alike_say_the_same(cfg):
     """With prompts that are longer than a piece, beside texts that go on; the second time they begin as the first did."""
     model, weights = fresh(cfg)

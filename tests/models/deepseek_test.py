@@ -227,15 +227,8 @@ def test_what_the_family_does_not_have_is_refused():
         DEEPSEEK_V3.from_hf(hf | {"quantization_config": {"quant_method": "gptq"}})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "layout",
-    [
-        pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.exhaustive),
-        {"fsdp": 2, "expert": 2, "seq": 2},
-    ],
-    ids=str,
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layout", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "expert": 2, "seq": 2}], ids=str)
 def test_training_with_modules_on_eight_devices_equals_one(layout):
     model, p = fresh(WITH_MODULES)
     tokens = jax.random.randint(jax.random.key(1), (8, 17), 0, 64)

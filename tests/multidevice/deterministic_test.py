@@ -45,11 +45,11 @@ def trained(case: str, mesh: str) -> tuple[str, str]:
     return digest(done.state.params), digest({"losses": done.losses, "norms": done.norms})
 
 
-OF_BERT = pytest.param("bert", FEW, marks=pytest.mark.exhaustive)
+OTHERS = [pytest.param(case, FEW, marks=pytest.mark.exhaustive) for case in ("vit", "bert")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "meshes"), [("llama", tuple(MESHES)), ("mixtral", FEW), ("vit", FEW), OF_BERT])
+@pytest.mark.parametrize(("case", "meshes"), [("llama", tuple(MESHES)), ("mixtral", FEW), *OTHERS])
 def test_parameters_are_bit_identical_on_any_number_of_devices(case, meshes, record_property):
     found = {mesh: trained(case, mesh) for mesh in meshes}
     record_property("digests", (case, found))

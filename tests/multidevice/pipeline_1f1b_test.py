@@ -57,7 +57,7 @@ def test_every_layout_equals_one_device(name, note):
 
 KEPT = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit", "deepseek")
 AGAIN = ("llama_remat", "gemma3", "deberta", "deepseek")
-SLOW = [("deepseek", True), ("vit", False)]
+SLOW = [("gemma3", True), ("vit", False)]
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def accumulated(case: str, stages: int, microbatches: int):
         del pipelines.CASES[name]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_dropout_is_the_same_where_layers_are_computed_again():
     model, *rest = pipelines.CASES["bert"]
     pipelines.CASES["dropout"] = (dataclasses.replace(model, dropout=0.2), *rest)

@@ -182,7 +182,9 @@ def test_what_is_frozen_is_a_constant_and_the_rest_trains():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [x if x in ("fsdp", "1f1b") else pytest.param(x, marks=pytest.mark.exhaustive) for x in LAYOUTS]
+)
 def test_what_is_beside_frozen_parameters_moves_alike_on_every_layout(layout):
     plain, alone, alone_scalars = on_one_device()
     before, after, scalars = run(with_groups(*FROZEN, **LAYOUTS[layout]))

@@ -141,7 +141,9 @@ def step_batches(arrays, rows=8):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [x if x in ("one", "fsdp_tensor") else pytest.param(x, marks=pytest.mark.exhaustive) for x in LAYOUTS]
+)
 def test_twenty_steps(layout, path, arrays, measured):
     """Our train step with the constants of TRL's AdamW, on its batches, on one device and on eight."""
     cfg, tree = weights(path)

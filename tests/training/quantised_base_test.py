@@ -71,7 +71,7 @@ def alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [pytest.param("fsdp", marks=pytest.mark.exhaustive), "fsdp and tensor"])
 def test_steps_on_a_mesh_are_those_of_one_device(alone, layout):
     parallel, devices = LAYOUTS[layout]
     losses, adapters = steps(config_of(parallel=parallel), devices)
