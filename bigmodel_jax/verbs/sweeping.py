@@ -95,7 +95,9 @@ def _check_unsearched(given: Sweep) -> None:
         value = getattr(given, name)
         if value != getattr(Sweep, name):
             shown = " ".join(value) if name == "groups" else value
-            raise ValueError(f"--{name} {shown}: two configs are compared without a search; leave it out, or name one config")
+            raise ValueError(
+                f"--{name} {shown}: two configs are compared without a search; leave it out, or name one config"
+            )
 
 
 def _check_groups(given: Sweep) -> None:
