@@ -79,12 +79,25 @@ def _check(given: Sweep, targets: list[Path]) -> None:
         raise ValueError("--seeds 1: a spread and a paired test take 2 seeds or more")
     if len(targets) == 2 and not given.seeds:
         raise ValueError(f"sweep: two configs, {targets[0]} and {targets[1]}, are compared over --seeds 2 or more")
+    if len(targets) == 2:
+        _check_unsearched(given)
     if given.groups and given.processes not in (1, len(given.groups)):
         raise ValueError(f"--processes {given.processes} with {len(given.groups)} --groups: each group has one process")
     if given.groups:
         _check_groups(given)
     if given.pruner != "none" and given.config.eval.every == 0:
         raise ValueError(f"--pruner {given.pruner} compares evaluations during the runs; eval.every = 0 makes none")
+
+
+def _check_unsearched(given: Sweep) -> None:
+    """Raises ValueError for an option of the search, since two configs are compared without one."""
+    for name in ("trials", "sampler", "pruner", "seed", "storage", "processes", "groups"):
+        value = getattr(given, name)
+        if value != getattr(Sweep, name):
+            shown = " ".join(value) if name == "groups" else value
+            raise ValueError(
+                f"--{name} {shown}: two configs are compared without a search; leave it out, or name one config"
+            )
 
 
 def _check_groups(given: Sweep) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import jax
+import numpy as np
 import openai
 import uvicorn
 
@@ -64,7 +65,8 @@ def adapted_served(adapters: Several) -> Served:
     served = tiny_served()
     config = dataclasses.replace(served.config, adapters=adapters)
     model = config.make_model()
-    tree = jax.tree.map(lambda x: x + 0.3, params.init(model.spec, jax.random.key(0))[lora.BRANCH])
+    flat, rng = params.paths(params.init(model.spec, jax.random.key(0))[lora.BRANCH]), np.random.default_rng(0)
+    tree = params.from_paths({path: x + 0.3 * rng.normal(size=x.shape).astype(x.dtype) for path, x in flat.items()})
     weights = by_name(config, served.weights["tiny"] | {lora.BRANCH: tree}, "tiny")
     return dataclasses.replace(served, config=config, model=model, weights=weights)
 

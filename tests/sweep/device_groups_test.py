@@ -33,6 +33,15 @@ def test_groups_that_do_not_fit_are_one_line_before_anything_starts(given, text,
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("given", [("--groups", "0,1", "2,3"), ("--pruner", "asha"), ("--trials", "4")])
+def test_a_comparison_of_two_configs_refuses_the_options_of_a_search(given, tmp_path):
+    folder = tmp_path / "s"
+    text = f"{' '.join(given)}: two configs are compared without a search; leave it out, or name one config"
+    with pytest.raises(ValueError, match=text):
+        sweep([str(FILE), str(FILE), "--seeds", "2", "--run_dir", str(folder), *given])
+    assert not folder.exists()
+
+
 def test_a_process_sees_the_devices_of_its_group(monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
     assert groups.environment("4,5") == dict.fromkeys(groups.VISIBLE, "4,5") | {"JAX_NUM_CPU_DEVICES": "2"}
