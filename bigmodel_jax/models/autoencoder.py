@@ -197,9 +197,10 @@ def conv(p: params.Tree, x_BHWC: jax.Array, stride: int = 1, padding="SAME") -> 
 
     Every device has all channels of what comes out. Without this constraint, XLA's partitioner made
     wrong gradients on the mesh data x fsdp x tensor (JAX 0.12, CPU; tests/contract/models_test.py
-    finds it). No other family here needs it: tests/contract/convolutions_test.py compares the
-    gradients of all of them, without constraints, on six meshes. This one alone has group norms
-    beside its convolutions; whether the partitioner fails at them is not known.
+    finds it). SegFormer and Whisper constrain activations too. U-Net, ResNet, EfficientNet and CNN
+    have no constraint; tests/contract/convolutions_test.py compares their gradients on six meshes.
+    Group norms beside convolutions are this family's alone; whether the partitioner fails at them
+    is not known.
     """
     layout = ("NHWC", "HWIO", "NHWC")
     y_BHWC = jax.lax.conv_general_dilated(x_BHWC, p["kernel"], (stride, stride), padding, dimension_numbers=layout)

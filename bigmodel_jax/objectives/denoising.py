@@ -20,8 +20,8 @@ class Denoising(OfPictures):
     """Mean squared error of the prediction, at a time drawn at random for each image.
 
     A subclass has the field num_steps (the largest timestep, and the most steps of a sampler). Its
-    `inputs` puts the noisy image, the timestep and the array `answer` into
-    the batch. The model's output (B, H, W, C or more) is compared in its first C channels.
+    `inputs` puts the noisy image, the timestep and the array `answer` into the batch. The model's
+    output (B, H, W, C or more) is compared in its first C channels.
 
     Evaluation draws the same times and noise for every batch. It also reports the unconditional
     loss, for which "hidden" (B,) bool in the batch tells the model to ignore label or text.
