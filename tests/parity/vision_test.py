@@ -19,9 +19,10 @@ from reference import distance, read, record_layers
 
 TOLERANCE = 1e-4
 DINOS = ["dinov2", "dinov2_registers"]
-FAMILIES = ["vit", *DINOS, "resnet", "resnet_basic", "efficientnet"]
+PLAIN = ["alexnet", "vgg", "vgg_bn"]
+FAMILIES = ["vit", *DINOS, "resnet", "resnet_basic", "efficientnet", *PLAIN]
 RESNETS = ["resnet", "resnet_basic"]
-TRAINED = ["vit", "dinov2"]
+TRAINED = ["vit", "dinov2", *PLAIN]
 STEPS = 20
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
