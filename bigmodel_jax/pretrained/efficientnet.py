@@ -61,11 +61,6 @@ def fields_to_hf(model_type: str, cfg: ModelConfig) -> dict:
     return {"model_type": model_type, **{n: list(x) if isinstance(x, tuple) else x for n, x in fields.items()}}
 
 
-EFFICIENTNET = Family(
-    "EfficientNetLite",
-    EfficientNetConfig,
-    functools.partial(fields_from_hf, EfficientNetConfig),
-    functools.partial(fields_to_hf, "efficientnet_lite"),
-    ROWS,
-    IGNORED,
-)
+from_hf = functools.partial(fields_from_hf, EfficientNetConfig)
+to_hf = functools.partial(fields_to_hf, "efficientnet_lite")
+EFFICIENTNET = Family("EfficientNetLite", EfficientNetConfig, from_hf, to_hf, ROWS, IGNORED)
