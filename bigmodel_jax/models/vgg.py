@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from bigmodel_jax.core.ranges import Blocks, Count, ShareBelowOne
 from bigmodel_jax.models.base import Model, ModelConfig
-from bigmodel_jax.models.cnn import conv_axes, max_pool
+from bigmodel_jax.models.cnn import conv_axes
 from bigmodel_jax.models.flax_module import from_linen
 from bigmodel_jax.models.resnet import EPS, KERNEL_INIT, MOMENTUM, ONES, ZEROS
 from bigmodel_jax.models.sizes import Cut, SameLength
@@ -140,8 +140,7 @@ class Network(nn.Module):
         if step.kind == "dropout":
             return nn.Dropout(self.cfg.dropout)(x, deterministic=not train)
         if step.kind == "pool":
-            size, strides = (step.width,) * 2, (step.stride,) * 2
-            return max_pool(x) if size == strides == (2, 2) else nn.max_pool(x, size, strides)
+            return nn.max_pool(x, (step.width,) * 2, (step.stride,) * 2)
         if step.kind == "norm":
             bias, scale = (nn.with_logical_partitioning(init, ("mlp",)) for init in (ZEROS, ONES))
             options = {"momentum": MOMENTUM, "epsilon": EPS, "bias_init": bias, "scale_init": scale}

@@ -16,7 +16,7 @@ from references.weights import randomize
 ALEXNET = {
     "architectures": ["AlexNet"],
     "model_type": "alexnet",
-    "image_shape": [95, 79, 3],  # 2 x 1 pixels are left, which the averaging spreads
+    "image_shape": [95, 63, 3],  # 2 x 1 pixels are left, which the averaging spreads
     "num_classes": CLASSES,
     "channels": [8, 12, 16, 12, 10],
     "pooled_side": 6,
@@ -137,8 +137,8 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     return model.state_dict() | {name: p.grad for name, p in model.named_parameters()}
 
 
-def write(config: dict, folder: Path, *, std: float = 0.15) -> None:
-    """Logits as in evaluation; loss and gradients as in training, and in evaluation as well; 20 steps."""
+def write(config: dict, folder: Path, *, std: float = 0.15, curve: bool = True) -> None:
+    """Logits as in evaluation; loss and gradients as in training, and with batch norm in evaluation; 20 steps."""
     model = NETWORKS[config["architectures"][0]](config).eval()
     randomize(model, std=std)
     statistics(model)
@@ -156,12 +156,13 @@ def write(config: dict, folder: Path, *, std: float = 0.15) -> None:
         if not suffix or config.get("batch_norm"):
             save(gradients(model), folder / f"gradients{suffix}.safetensors")
     arrays |= {f"running/{n}": b.numpy().copy() for n, b in model.named_buffers() if "running" in n}
-    arrays |= train_of(Answer(model), (channels, height, width))
+    arrays |= train_of(Answer(model), (channels, height, width)) if curve else {}
     np.savez_compressed(folder / "reference.npz", **arrays)
 
 
 TORCHVISION = {
-    "alexnet": functools.partial(write, ALEXNET),
+    # Five convolutions without a norm: rounding errors grow a thousandfold in 20 steps.
+    "alexnet": functools.partial(write, ALEXNET, std=0.125, curve=False),
     "vgg": functools.partial(write, VGG),
     "vgg_bn": functools.partial(write, VGG | {"batch_norm": True}),
 }
