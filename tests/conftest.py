@@ -36,7 +36,10 @@ OF_KIN = {
     "test_gradients_of_every_parameter",
     "test_an_export_reloaded_computes_the_same",
 }
-TWICE = {"llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare", "alexnet", "vgg", "vgg_bn"}
+TWICE = {
+    "llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare", "alexnet", "vgg",
+    "vgg_bn",
+}  # fmt: skip
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.

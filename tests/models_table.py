@@ -87,8 +87,8 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
   number of tensors whose bits change from the published format to ours and back. **reload**: the
   largest difference of logits between our model and the library that loads its export:
   transformers, or diffusers for pixart and mmdit. Neither library has dit, efficientnet, alexnet
-  and vgg, so their published architecture in torch loads the export. Each family is exported with the config
-  of the other columns, and with every choice of its config reversed
+  and vgg, so their published architecture in torch loads the export. Each family is exported with
+  the config of the other columns, and with every choice of its config reversed
   (tests/parity/reload_test.py). The bar is 1e-4. **8 devices**: loss and gradients under FSDP and
   under FSDP x TP equal those of one device.
 - A word replaces a figure in these cases. *own*: no reference was published. Tests compare a
