@@ -28,6 +28,7 @@ FORWARD = {
 KIN = {
     "llama31", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3", "granite", "glm4", "gemma", "gemma2",
     "moonlight", "t5_v11", "distilbert", "roberta", "siglip", "dinov2", "smolvlm", "text_to_image",
+    "alexnet", "vgg", "vgg_bn",
 }  # fmt: skip
 OF_KIN = {
     "test_logits",
@@ -35,7 +36,10 @@ OF_KIN = {
     "test_gradients_of_every_parameter",
     "test_an_export_reloaded_computes_the_same",
 }
-TWICE = {"llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare"}
+TWICE = {
+    "llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare", "alexnet", "vgg",
+    "vgg_bn",
+}  # fmt: skip
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # In the environment, so that the processes that tests start inherit it.

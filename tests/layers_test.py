@@ -116,6 +116,7 @@ ROOMS = {
         "models.flax_module",
         "models.cnn",
         "models.efficientnet",
+        "models.vgg",
         "models.resnet",
         "models.unet",
         "models.rnn",

@@ -21,6 +21,7 @@ MODEL_OF = {
     "lstm": "rnn",
     "gru": "rnn",
     "resnet_basic": "resnet",
+    "vgg_bn": "vgg",
     "autoencoder_plain": "autoencoder",
     "conformer_bare": "conformer",
     "dinov2": "vit",
@@ -85,9 +86,9 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
 - **import**: the weights came through the name table of `launch.py import`. **export**: the
   number of tensors whose bits change from the published format to ours and back. **reload**: the
   largest difference of logits between our model and the library that loads its export:
-  transformers, or diffusers for pixart and mmdit. Neither library has dit and efficientnet, so
-  their published architecture in torch loads the export. Each family is exported with the config
-  of the other columns, and with every choice of its config reversed
+  transformers, or diffusers for pixart and mmdit. Neither library has dit, efficientnet, alexnet
+  and vgg, so their published architecture in torch loads the export. Each family is exported with
+  the config of the other columns, and with every choice of its config reversed
   (tests/parity/reload_test.py). The bar is 1e-4. **8 devices**: loss and gradients under FSDP and
   under FSDP x TP equal those of one device.
 - A word replaces a figure in these cases. *own*: no reference was published. Tests compare a
@@ -119,7 +120,6 @@ the table.
 | family | what our code lacks for it |
 | --- | --- |
 | ModernBERT | an encoder with alternating local and global attention, rotary positions and a gated MLP |
-| AlexNet, VGG | the networks, and the adaptive pooling between their convolutions and their dense layers |
 | Qwen3-Next | Gated DeltaNet: a recurrent state in three of four layers, which must not pass between packed texts |
 | Mamba 2 | the state-space layer, and a decode cache of states instead of keys and values |
 | Llama 4 | attention in chunks, norms of queries and keys without scales, and a router that scales the inputs of its experts |

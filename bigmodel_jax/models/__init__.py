@@ -4,6 +4,7 @@ A model of your own needs no entry in `MODELS`: a config file may define its `Mo
 `get_config`.
 """
 
+from bigmodel_jax.models.alexnet import AlexNetConfig
 from bigmodel_jax.models.autoencoder import AutoencoderConfig
 from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig
 from bigmodel_jax.models.bart import BartConfig
@@ -50,6 +51,7 @@ from bigmodel_jax.models.smollm3 import SmolLM3Config
 from bigmodel_jax.models.t5 import T5Config
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.models.unet import UNetConfig
+from bigmodel_jax.models.vgg import VGGConfig
 from bigmodel_jax.models.vit import ViTConfig
 from bigmodel_jax.models.whisper import WhisperConfig
 from bigmodel_jax.models.xlnet import XLNetConfig
@@ -91,6 +93,8 @@ MODELS: dict[str, type[ModelConfig]] = {
     "vit": ViTConfig,
     "resnet": ResNetConfig,
     "efficientnet": EfficientNetConfig,
+    "alexnet": AlexNetConfig,
+    "vgg": VGGConfig,
     "segformer": SegformerConfig,
     "detr": DetrConfig,
     "unet": UNetConfig,
@@ -113,6 +117,7 @@ MODELS: dict[str, type[ModelConfig]] = {
 
 __all__ = [
     "MODELS",
+    "AlexNetConfig",
     "AutoencoderConfig",
     "BagOfEmbeddingsConfig",
     "BartConfig",
@@ -171,6 +176,7 @@ __all__ = [
     "TextToImageConfig",
     "TransformerConfig",
     "UNetConfig",
+    "VGGConfig",
     "ViTConfig",
     "WhisperConfig",
     "XLNetConfig",

@@ -44,6 +44,7 @@ from bigmodel_jax.pretrained.segformer import SEGFORMER
 from bigmodel_jax.pretrained.siglip import SIGLIP
 from bigmodel_jax.pretrained.smollm3 import SMOLLM3
 from bigmodel_jax.pretrained.t5 import T5
+from bigmodel_jax.pretrained.vgg import ALEXNET, VGG
 from bigmodel_jax.pretrained.vit import VIT
 from bigmodel_jax.pretrained.whisper import WHISPER
 from bigmodel_jax.pretrained.xlnet import XLNET
@@ -83,6 +84,8 @@ FAMILIES: dict[str, Family] = {
         *BART,
         RESNET,
         EFFICIENTNET,
+        ALEXNET,
+        VGG,
         SEGFORMER,
         DETR,
         SIGLIP,

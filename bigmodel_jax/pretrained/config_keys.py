@@ -78,7 +78,7 @@ _KINDS: dict[Kind, str] = {
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
         conv_kernel_size max_source_positions max_target_positions no_rope_layer_interval scale_factor
-        latent_channels norm_num_groups layers_per_block""",
+        latent_channels pooled_side norm_num_groups layers_per_block""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
@@ -100,7 +100,7 @@ _KINDS: dict[Kind, str] = {
     NUMBER_OR_NULL: "mscale mscale_all_dim",
     SIGNED: "logit_scale_init_value",
     FLAG: """use_swiglu_ffn tie_word_embeddings use_quant_conv use_post_quant_conv mid_block_add_attention
-        scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
+        batch_norm scale_embedding output_router_logits learn_sigma zero_init scale_decoder_outputs""",
     FLAG_OR_NULL: "norm_topk_prob truncate use_additional_conditions",
     TEXT: "_class_name norm_type hidden_act activation activation_function feed_forward_proj layer_type rope_type type",
     TEXT_OR_NULL: "hidden_activation",

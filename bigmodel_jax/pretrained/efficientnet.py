@@ -5,7 +5,9 @@ architecture name "EfficientNetLite".
 """
 
 import dataclasses
+import functools
 
+from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.names import CONV, Row, linear
@@ -47,16 +49,18 @@ ROWS = (
 IGNORED = (r".*\.num_batches_tracked",)
 
 
-def from_hf(hf: dict) -> EfficientNetConfig:
-    """The EfficientNetConfig whose fields a config.json holds. Missing fields keep our defaults."""
-    fields = {f.name: hf[f.name] for f in dataclasses.fields(EfficientNetConfig) if f.name in hf}
-    return EfficientNetConfig(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
+def fields_from_hf(config: type[ModelConfig], hf: dict) -> ModelConfig:
+    """The config whose fields a config.json holds. Missing fields keep our defaults."""
+    fields = {f.name: hf[f.name] for f in dataclasses.fields(config) if f.name in hf}
+    return config(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
 
 
-def to_hf(cfg: EfficientNetConfig) -> dict:
+def fields_to_hf(model_type: str, cfg: ModelConfig) -> dict:
     """The config.json: every field of the config by our names, with tuples as lists."""
     fields = dataclasses.asdict(cfg)
-    return {"model_type": "efficientnet_lite", **{n: list(x) if isinstance(x, tuple) else x for n, x in fields.items()}}
+    return {"model_type": model_type, **{n: list(x) if isinstance(x, tuple) else x for n, x in fields.items()}}
 
 
+from_hf = functools.partial(fields_from_hf, EfficientNetConfig)
+to_hf = functools.partial(fields_to_hf, "efficientnet_lite")
 EFFICIENTNET = Family("EfficientNetLite", EfficientNetConfig, from_hf, to_hf, ROWS, IGNORED)

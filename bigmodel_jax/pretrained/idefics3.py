@@ -36,6 +36,7 @@ def from_hf(config: type[Idefics3Config], model_type: str, hf: dict) -> Idefics3
     text, vision = hf["text_config"], hf["vision_config"]
     check_fixed(text, model_type="llama")
     check_fixed(vision, model_type=(f"{model_type}_vision", model_type))
+    text.get("tie_word_embeddings")  # its kind is checked; transformers ties by the flag beside the tables
     tied = hf.get("tie_word_embeddings", False)
     return config(
         vision=shared.vision_from_hf(hf, VISION),

@@ -33,6 +33,8 @@ IMAGES = {
     "resnet": ("resnet", "classification", {"depths": (1, 1), "channels": (32, 64)}, SMALL),
     "resnet-basic": ("resnet", "classification", {"depths": (1, 1)} | BASIC, SMALL),
     "efficientnet": ("efficientnet", "classification", {}, SMALL),
+    "vgg": ("vgg", "classification", {}, SMALL),
+    "alexnet": ("alexnet", "classification", {}, [(64, 64), (79, 63)]),
     "cnn": ("cnn", "classification", {}, SMALL),
     "cnn-linen": ("cnn", "classification", {"door": "linen"}, SMALL),
     "unet": ("unet", "segmentation", {}, SMALL),

@@ -126,7 +126,7 @@ KIN = {
     "mmdit_text",
     "bart",
 }
-KIN |= {"dinov2", "vit-pixels"}
+KIN |= {"dinov2", "vit-pixels", "alexnet"}
 # The last text stream gives keys and values alone; its files hold queries all the same.
 UNREAD = ("last/text/attn/q",)
 KIN |= {"paligemma", "idefics3", "smolvlm"}

@@ -9,7 +9,19 @@ from models_test import FAST, PAIRS, case
 
 # A trace of each; those without a stack of layers that taps see have norms alone.
 EACH = [pytest.param(p, marks=[] if p[0] in FAST else pytest.mark.exhaustive, id="-".join(p)) for p in PAIRS]
-WITHOUT = {"mlp", "cnn", "cnn-linen", "linear", "resnet", "efficientnet", "rnn", "rnn_classifier", "bag_of_embeddings"}
+WITHOUT = {
+    "mlp",
+    "cnn",
+    "cnn-linen",
+    "linear",
+    "resnet",
+    "efficientnet",
+    "alexnet",
+    "vgg",
+    "rnn",
+    "rnn_classifier",
+    "bag_of_embeddings",
+}
 
 
 @pytest.mark.parametrize("pair", EACH)

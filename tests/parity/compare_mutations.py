@@ -20,7 +20,7 @@ import numpy as np
 from mutations import mutate
 
 FIXTURES = Path(__file__).parent / "fixtures"
-ABSENT_IN_TRANSFORMERS = ("dit", "efficientnet", "pixart", "mmdit")
+ABSENT_IN_TRANSFORMERS = ("dit", "efficientnet", "alexnet", "vgg", "vgg_bn", "pixart", "mmdit")
 FOLDERS = sorted(p.parent.name for p in FIXTURES.glob("*/config.json") if any(p.parent.glob("*.safetensors")))
 TOLERANCE = 1e-3
 # Names of outputs: ours -> theirs.

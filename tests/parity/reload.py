@@ -17,7 +17,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from references import dit, efficientnet
+from references import dit, efficientnet, torchvision_classifiers
 
 VALUES = (
     *("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits"),
@@ -47,7 +47,7 @@ def load(folder: Path, config: dict):
 
 
 def outputs(folder: Path, config: dict, inputs: dict) -> dict:
-    """transformers and diffusers have no class for two families: there it is the public code's mathematics."""
+    """transformers and diffusers have no class for some families: there it is the public code's mathematics."""
     architecture = config.get("architectures", [""])[0]
     if architecture == "DiT":
         weights = load_file(folder / "model.safetensors") | {"pos_embed": dit.positions()[None]}
@@ -55,6 +55,8 @@ def outputs(folder: Path, config: dict, inputs: dict) -> dict:
     if architecture == "EfficientNetLite":
         weights = load_file(folder / "model.safetensors")
         return {"logits": efficientnet.forward(weights, inputs["image"], config=config)}
+    if architecture in torchvision_classifiers.NETWORKS:
+        return {"logits": torchvision_classifiers.load(folder, config)(inputs["image"])}
     result = load(folder, config)(**inputs)
     found = {name: getattr(result, name, None) for name in VALUES}
     return {name: x for name, x in found.items() if isinstance(x, torch.Tensor)}

@@ -135,6 +135,8 @@ VARIANTS = {
         "quick_gelu": {"activation": "quick_gelu", "layer_scale": 0.2, "num_classes": 2},
     },
     "dinov2_registers": {"mlp": {"gated_mlp": False, "mlp_dim": 96, "num_registers": 1}},
+    "alexnet": {"other": {"num_classes": 2, "pooled_side": 2, "hidden_dim": 16}},
+    "vgg": {"other": {"batch_norm": True, "depths": (2, 1), "pooled_side": 3, "num_classes": 2}},
     "resnet": {"other": {"num_classes": 2, "depths": (2, 1, 1)}},
     "segformer": {"other": {"activation": "gelu_tanh", "num_classes": 3, "reductions": (1, 2, 1), "depths": (2, 1, 1)}},
     "dit": {"other": {"zero_init": False}},
@@ -206,7 +208,7 @@ def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
         batch["tokens"] = batch["tokens"].copy()
         batch["tokens"][:, 0] = cfg.image_token_id
     if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(
-        ("bert", "roberta", "distilbert", "electra", "dinov2")
+        ("bert", "roberta", "distilbert", "electra", "dinov2", "alexnet", "vgg")
     ):
         batch.pop("label", None)
     return batch
@@ -217,7 +219,7 @@ def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
     out = {key: np.moveaxis(x, -1, -3) if key == "image" else x for key, x in batch.items()}
     if "prefix" in out:
         out["token_type_ids"] = 1 - out.pop("prefix").astype(np.int64)
-    if name in ("dit", "efficientnet"):
+    if name in ("dit", "efficientnet", "alexnet", "vgg", "vgg_bn"):
         return out
     names = {"tokens": "input_ids", "token_types": "token_type_ids", "segment_ids": "attention_mask"}
     names |= {"image": "pixel_values", "log_mel": "input_features"}

@@ -43,7 +43,7 @@ ABSENT = config_keys.words("""
     position_embedding_type multimodal_projector_bias projector_hidden_act vision_feature_select_strategy
     vision_feature_layer scale_embedding use_swiglu_ffn scale_factor act_fn latents_mean latents_std use_quant_conv
     scaling_factor shift_factor
-    use_post_quant_conv mid_block_add_attention
+    use_post_quant_conv mid_block_add_attention batch_norm pooled_side
 """)
 # Keys that are read and of which another value means the same.
 # Of a conformer, distances of any length are computed, and each query has keys of its own.

@@ -24,6 +24,7 @@ from references.rope import ROPE
 from references.segmentation import SEGMENTATION
 from references.sft import SFT
 from references.sizes import SIZES
+from references.torchvision_classifiers import TORCHVISION
 from references.vision import VISION
 from references.vision_language import VISION_LANGUAGE
 from references.whisper import WHISPERS
@@ -42,6 +43,7 @@ REFERENCES = {
     **IMAGE_TEXT,
     **VISION_LANGUAGE,
     **EFFICIENTNET,
+    **TORCHVISION,
     **DISTILLATION,
     **DIT,
     **PIXART,
