@@ -128,7 +128,7 @@ class Network(nn.Module):
         for n, step in enumerate(self.cfg.features()):
             x = self.run(n, step, x, train)
         x = average_to(x, self.cfg.pooled_side)
-        x = jnp.moveaxis(x, -1, 1).reshape(len(x), -1)  # torch flattens channels, rows, columns
+        x = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)  # torch flattens channels, rows, columns
         for n, step in enumerate(self.cfg.classifier()):
             x = self.run(n, step, x, train)
         return x
