@@ -113,8 +113,9 @@ class Objective:
         return {}
 
     def vocabularies(self) -> dict[str, str]:
-        """As `sources`, of the runs that read the tokens of this run's data; fields are named by the
-        keys.
+        """As `sources`, of the runs that read the tokens of this run's data.
+
+        The keys name the fields.
         """
         return self.sources()
 
