@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import time
 
 import pytest
 
@@ -32,9 +33,17 @@ def test_names_of_one_run_are_decoded_in_one_batch_and_answer_as_each_alone(monk
         zip(NAMES, (("one", "two"), (), ("one",), ("two",)), strict=True)
     )
     with running(served, PATIENT) as server:
-        (engine,), steps = set(server.app.worker._engines.values()), []
+        worker, steps = server.app.worker, []
+        (engine,) = set(worker._engines.values())
         step = engine.step
-        monkeypatch.setattr(engine, "step", lambda: steps.append(engine._ids.count(None)) or step())
+
+        def counted_step():
+            while not steps and worker.open < 4:  # the first step waits for all four requests
+                time.sleep(0.01)
+            steps.append(engine._ids.count(None))
+            return step()
+
+        monkeypatch.setattr(engine, "step", counted_step)
         together = answers(server, NAMES)
         assert 0 in steps, "no slot of the four was free"
     assert len(set(together.values())) == 4
