@@ -68,7 +68,7 @@ class AutoencoderConfig(ModelConfig):
 
     @property
     def encoded_channels(self) -> int:
-        """The channels that the encoder gives: a mean and a log variance for each latent channel."""
+        """The encoder's channels: a mean and a log variance for each latent channel."""
         return 2 * self.latent_channels
 
     def inputs(self):

@@ -1,4 +1,4 @@
-"""ELECTRA: a BERT with a narrower embedding table; one head tells replaced tokens from original ones.
+"""ELECTRA: a BERT with a narrower embedding table; one head tells replaced tokens from others.
 
 Clark et al., arXiv:2003.10555. The published discriminators have that head, and the generators have
 the head of a masked LM. Shapes as in bert.py; E: width of the tables.

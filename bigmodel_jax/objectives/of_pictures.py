@@ -1,4 +1,4 @@
-"""`OfPictures`, the base class of objectives whose model sees images in a value range of its own."""
+"""`OfPictures`, the base class of objectives whose model sees images in its own value range."""
 
 import dataclasses
 from typing import Any

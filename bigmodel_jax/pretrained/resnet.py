@@ -21,13 +21,13 @@ def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def block(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The name-table rows of one residual block. ours: its parameter path; theirs: its module name."""
+    """The rows of one residual block. ours: its parameter path; theirs: its module name."""
     convs = [row for n in range(3) for row in conv_norm(f"{ours}/conv{n}", f"{theirs}.layer.{n}")]
     return (*convs, *conv_norm(f"{ours}/shortcut", f"{theirs}.shortcut"))
 
 
 def trunk(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The name-table rows of a network without its head; ours and theirs: what the names begin with."""
+    """The rows of a network without its head; ours and theirs: what the names begin with."""
     places = [(stage, number) for stage in range(MAX_STAGES) for number in range(MAX_BLOCKS)]
     blocks = [block(f"{ours}stage{n}/block{m}", f"{theirs}encoder.stages.{n}.layers.{m}") for n, m in places]
     return (*conv_norm(f"{ours}stem/conv0", f"{theirs}embedder.embedder"), *(row for rows in blocks for row in rows))

@@ -159,7 +159,7 @@ class Source:
         return self._of_branch() if self.config.objective.computed_with else self._of_model()
 
     def _of_branch(self) -> params.Tree:
-        # A run that goes on has compared these constants with its record before (training/constants.py).
+        # A run that goes on has compared these constants with its record (training/constants.py).
         train = dataclasses.replace(self.config.train, init_from="", init_state="weights")
         constants = fresh_state(dataclasses.replace(self.config, train=train, optim=Still()), self.mesh).constants
         return {self.name: constants[self.name]}
