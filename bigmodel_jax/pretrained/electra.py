@@ -6,15 +6,10 @@ import functools
 from bigmodel_jax.models.electra import ElectraConfig
 from bigmodel_jax.pretrained.bert import ENCODER as BERT_ENCODER
 from bigmodel_jax.pretrained.bert import sizes_from_hf, sizes_to_hf, without_prefix
+from bigmodel_jax.pretrained.clip import dense
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
-from bigmodel_jax.pretrained.names import Row, layer_norm, linear
-
-
-def dense(ours: str, theirs: str) -> tuple[Row, Row]:
-    """The two rows of a dense layer with a bias."""
-    return Row(f"{ours}/kernel", f"{theirs}.weight", linear()), Row(f"{ours}/bias", f"{theirs}.bias")
-
+from bigmodel_jax.pretrained.names import Row, layer_norm
 
 ENCODER = (
     *(
