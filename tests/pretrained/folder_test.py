@@ -234,7 +234,7 @@ def test_the_spec_of_a_family_is_covered_by_its_table():
     ("architecture", "said"),
     [
         ("Qwen2MoeForCausalLM", "nearest in kind: 'Qwen3MoeForCausalLM'"),
-        ("ElectraForSequenceClassification", "nearest in kind: 'BertForSequenceClassification'"),
+        ("ErnieForSequenceClassification", "nearest in kind: 'BertForSequenceClassification'"),
         ("PegasusForConditionalGeneration", "nearest in kind: 'MarianMTModel'"),
         ("LlamaForSequenceClassification", "nearest in kind: 'LlamaForCausalLM'"),
         ("LLamaForCausalLM", "perhaps you meant 'LlamaForCausalLM'"),
