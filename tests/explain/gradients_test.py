@@ -90,7 +90,7 @@ def test_grad_cam_is_the_closed_form(inside):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("cnn", (2, 2)), pytest.param("resnet", (2, 2), marks=pytest.mark.slow), ("mlp", None)]
+    ("name", "shape"), [("cnn", (2, 2)), pytest.param("resnet", (2, 2), marks=pytest.mark.exhaustive), ("mlp", None)]
 )
 def test_the_last_maps_are_found_in_the_program(name, shape):
     cfg = MODELS[name].tiny()

@@ -32,8 +32,8 @@ from bigmodel_jax.training.state import weights
 from peft_test import BASE, FOLDERS, KINDS, TOKENS
 
 EXACT = [kind for kind in KINDS if kind not in ("dora", "embedding")]
-FEW = ("lora", "dora")  # in the quick suite
-kinds = pytest.mark.parametrize("kind", [k if k in FEW else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
+FEW = {"lora": [], "dora": [], "embedding": [pytest.mark.slow]}  # two in the quick suite, one in the slow one
+kinds = pytest.mark.parametrize("kind", [pytest.param(k, marks=FEW.get(k, pytest.mark.exhaustive)) for k in KINDS])
 
 
 @pytest.fixture(scope="module")
