@@ -57,7 +57,7 @@ def test_lengths_are_those_of_the_paper(data):
     batch = data.open("train").batch(np.arange(3), None)
     assert batch["encoder_tokens"].shape == (3, 40 - 6 + 2 + 1)
     assert batch["tokens"].shape == batch["targets"].shape == batch["positions"].shape == (3, 6 + 2 + 1)
-    assert data.requirements() == {"vocab_size": 257 + 2, "max_seq_len": 40}
+    assert data.requirements() == {"vocab_size": 257 + 2, "max_seq_len": 40, "text_bos": False}
     assert num_noise(512, 0.15, 3.0) == (77, 26)
 
 
