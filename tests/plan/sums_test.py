@@ -123,7 +123,7 @@ def test_sums_of_a_constant_base_need_less_memory_and_time():
 
 
 def test_rollouts_of_a_policy_have_as_many_rows_as_slots_that_a_batch_fills():
-    data = types.SimpleNamespace(slots=64, seq_len=384)
+    data = types.SimpleNamespace(slots=64, seq_len=384, prompts=True)
     assert PolicyGradient().rollout_cache(data, 16) == (16, 384)
     assert PolicyGradient().rollout_cache(data, 512) == (64, 384)
-    assert NextToken().rollout_cache(data, 512) is None
+    assert NextToken().rollout_cache(types.SimpleNamespace(prompts=False), 512) is None
