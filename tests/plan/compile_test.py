@@ -22,7 +22,7 @@ CONFIG = Config(
     train=TrainConfig(batch_size=2),
 )
 SERVING = {"slots": 2, "length": 32, "prompt": 8}
-REQUESTS = {worker: {"slices": 1}, serving_worker: {"program": "decode", "serving": SERVING}}
+REQUESTS = {worker: {"slices": 1}, serving_worker: {"slices": 1, "program": "decode", "serving": SERVING}}
 
 
 @pytest.mark.parametrize(
