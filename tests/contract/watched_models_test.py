@@ -18,6 +18,8 @@ WITHOUT = {
     "efficientnet",
     "alexnet",
     "vgg",
+    "autoencoder",
+    "discrete_autoencoder",
     "rnn",
     "rnn_classifier",
     "bag_of_embeddings",

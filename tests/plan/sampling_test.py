@@ -34,7 +34,7 @@ def right(prompt, response, record):
     return 1.0
 
 def get_config():
-    model = LlamaConfig(vocab_size=256, dim=128, layers=2, num_heads=1, num_kv_heads=1, head_dim=128, mlp_dim=256)
+    model = LlamaConfig(vocab_size=256, embed_dim=128, num_layers=2, num_heads=1, num_kv_heads=1, head_dim=128, mlp_dim=256)
     data = PromptData(max_prompt=40, max_tokens=24, group=4, slots=4, updates_per_rollout=2)
     return Config(model, PolicyGradient(reward=right), data, train=TrainConfig(steps=10, batch_size=8),
                   parallel=ParallelConfig(data=2))
