@@ -3,9 +3,8 @@ has rows of its own.
 """
 
 from bigmodel_jax.models.autoencoder import MOST_LEVELS, AutoencoderConfig
-from bigmodel_jax.pretrained.clip import dense
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.names import CONV, Row, layer_norm
+from bigmodel_jax.pretrained.names import CONV, Row, dense, layer_norm
 
 MOST_BLOCKS = 10  # residual blocks of a level; the published ones have 2 or 3
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"

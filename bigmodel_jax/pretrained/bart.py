@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_jax.models.bart import BartConfig
 from bigmodel_jax.pretrained.family import Family, OtherArchitecture, check_fixed
-from bigmodel_jax.pretrained.marian import ACTIVATIONS, ROW_VECTOR, block
+from bigmodel_jax.pretrained.marian import ACTIVATIONS, ROW_VECTOR, block, sides_from_hf, sides_to_hf
 from bigmodel_jax.pretrained.names import Row, Source, Tensor, layer_norm
 
 BIAS, TABLE = "final_logits_bias", "model.shared.weight"
@@ -49,8 +49,7 @@ def from_hf(hf: dict) -> BartConfig:
     Raises ValueError where encoder and decoder differ in width or heads, for norms before the
     sublayers, for a forced first token that is not bos_token_id, and where that id is missing.
     """
-    check_fixed(hf, is_encoder_decoder=True, tie_word_embeddings=True, activation_function=tuple(ACTIVATIONS))
-    check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
+    check_fixed(hf, activation_function=tuple(ACTIVATIONS))
     # Older files state keys that BART's code in transformers no longer reads.
     check_fixed(hf, normalize_before=False, normalize_embedding=True, add_final_layer_norm=False)
     check_fixed(hf, static_position_embeddings=False, add_bias_logits=False)
@@ -63,17 +62,10 @@ def from_hf(hf: dict) -> BartConfig:
             f"supported: null, or the bos_token_id {hf['bos_token_id']}"
         )
     return BartConfig(
-        vocab_size=hf["vocab_size"],
-        num_layers=hf["encoder_layers"],
-        num_decoder_layers=hf["decoder_layers"],
-        embed_dim=hf["d_model"],
-        num_heads=hf["encoder_attention_heads"],
-        mlp_dim=hf["encoder_ffn_dim"],
+        **sides_from_hf(hf),
         max_seq_len=hf["max_position_embeddings"],
         activation=ACTIVATIONS[hf["activation_function"]],
         scale_embedding=hf["scale_embedding"],
-        init_std=hf.get("init_std", 0.02),
-        decoder_start_token_id=hf["decoder_start_token_id"],
         eos_token_id=hf["eos_token_id"],
         bos_token_id=hf["bos_token_id"],
         forced_bos=forced is not None,
@@ -91,26 +83,13 @@ def to_hf(cfg: BartConfig) -> dict:
             raise ValueError(f"model.{name} = False: a published BART has it; set it to True")
     return {
         "model_type": "bart",
-        "is_encoder_decoder": True,
-        "vocab_size": cfg.vocab_size,
-        "encoder_layers": cfg.num_layers,
-        "decoder_layers": cfg.num_decoder_layers,
+        **sides_to_hf(cfg),
         "num_hidden_layers": cfg.num_layers,
-        "d_model": cfg.embed_dim,
-        "encoder_attention_heads": cfg.num_heads,
-        "decoder_attention_heads": cfg.num_heads,
-        "encoder_ffn_dim": cfg.mlp_dim,
-        "decoder_ffn_dim": cfg.mlp_dim,
         "max_position_embeddings": cfg.max_seq_len,
-        "activation_function": cfg.activation,
         "scale_embedding": cfg.scale_embedding,
-        "tie_word_embeddings": True,
         "dropout": cfg.dropout,
-        "init_std": cfg.init_std,
         "bos_token_id": cfg.bos_token_id,
-        "decoder_start_token_id": cfg.decoder_start_token_id,
         "pad_token_id": 1,
-        "eos_token_id": cfg.eos_token_id,
         "forced_bos_token_id": cfg.bos_token_id if cfg.forced_bos else None,
         "forced_eos_token_id": cfg.eos_token_id,
     }

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from bigmodel_jax.models.bert import BertConfig
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_head
 from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row, linear
 
@@ -124,8 +124,7 @@ def to_hf(head: str, cfg: BertConfig) -> dict:
 
     Raises ValueError where the config has another head.
     """
-    if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
+    check_head(cfg, head)
     return {
         "model_type": "bert",
         **sizes_to_hf(cfg),

@@ -5,7 +5,7 @@ SigLIP shares most of the names, because transformers copied them.
 
 from bigmodel_jax.models.clip import CLIPConfig, TextTower, VisionTower
 from bigmodel_jax.pretrained.family import Family
-from bigmodel_jax.pretrained.names import CONV, SAME, VECTOR, Row, layer_norm, linear
+from bigmodel_jax.pretrained.names import CONV, SAME, VECTOR, Row, dense, layer_norm, linear
 from bigmodel_jax.pretrained.vit import (
     encoder_from_hf,
     encoder_to_hf,
@@ -13,14 +13,6 @@ from bigmodel_jax.pretrained.vit import (
     image_shape_to_hf,
     patch_size_from_hf,
 )
-
-
-def dense(ours: str, theirs: str) -> tuple[Row, Row]:
-    """The two name-table rows of a linear layer with bias.
-
-    ours: its parameter path; theirs: its module name.
-    """
-    return Row(f"{ours}/kernel", f"{theirs}.weight", linear()), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def layers(ours: str, theirs: str) -> tuple[Row, ...]:

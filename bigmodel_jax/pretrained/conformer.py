@@ -5,7 +5,7 @@ The model is a conformer encoder whose head gives logits for CTC.
 
 from bigmodel_jax.models.conformer import ConformerConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, layer_norm, linear
+from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, batch_norm, dense, layer_norm, linear
 
 LAYER = "encoder.layers.{i}."
 # Theirs: Conv1d of width 1 (out, in, 1) and depthwise Conv1d (channels, 1, width). Then Conv2d
@@ -16,14 +16,6 @@ FIRST = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.tra
 BY_DEPTH = Layout(ours=lambda x, _: x[:, 0].transpose(1, 2, 0), theirs=lambda x: x.transpose(2, 0, 1)[:, None])
 POINTWISE_2D = Layout(ours=lambda x, _: x[..., 0, 0].T, theirs=lambda x: x.T[..., None, None])
 MOST_HALVINGS = 4
-
-
-def dense(ours: str, theirs: str, layout: Layout = linear()) -> tuple[Row, ...]:
-    """The two name-table rows of a layer with a kernel and a bias.
-
-    layout: how the kernel lies in their tensor.
-    """
-    return Row(f"{ours}/kernel", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def subsampling() -> tuple[Row, ...]:
@@ -59,9 +51,7 @@ ROWS = (
     Row(tuple(f"{path}/kernel" for path in VALUE_AND_GATE), CONV + "pointwise_conv1.weight", POINTWISE),
     Row(tuple(f"{path}/bias" for path in VALUE_AND_GATE), CONV + "pointwise_conv1.bias"),
     *dense("layers/conv/depthwise", CONV + "depthwise_conv", DEPTHWISE),
-    *layer_norm("layers/conv/norm", CONV + "norm"),
-    Row("layers/conv/norm/mean", CONV + "norm.running_mean"),
-    Row("layers/conv/norm/var", CONV + "norm.running_var"),
+    *batch_norm("layers/conv/norm", CONV + "norm"),
     *dense("layers/conv/out", CONV + "pointwise_conv2", POINTWISE),
     *layer_norm("layers/mlp2_norm", LAYER + "norm_feed_forward2"),
     *dense("layers/mlp2/up", LAYER + "feed_forward2.linear1"),

@@ -5,7 +5,7 @@ import functools
 from bigmodel_jax.models.deberta import DebertaConfig
 from bigmodel_jax.pretrained.bert import COPIES as BERT_COPIES
 from bigmodel_jax.pretrained.bert import PRETRAINING, sizes_from_hf, sizes_to_hf, without_prefix
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_head
 from bigmodel_jax.pretrained.names import Row
 
 PROJECTIONS = {".query.": ".query_proj.", ".key.": ".key_proj.", ".value.": ".value_proj."}
@@ -58,8 +58,7 @@ def to_hf(head: str, cfg: DebertaConfig) -> dict:
 
     Raises ValueError where the config has another head.
     """
-    if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
+    check_head(cfg, head)
     return {
         "model_type": "deberta-v2",
         **sizes_to_hf(cfg),

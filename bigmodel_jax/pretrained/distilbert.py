@@ -5,7 +5,7 @@ import functools
 
 from bigmodel_jax.models.distilbert import DistilBertConfig
 from bigmodel_jax.pretrained.bert import without_prefix
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_head
 from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import VECTOR, Row, linear
 
@@ -85,8 +85,7 @@ def to_hf(head: str, cfg: DistilBertConfig) -> dict:
     Raises ValueError where the config has another head, token types, or another epsilon in its
     norms.
     """
-    if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
+    check_head(cfg, head)
     if cfg.num_token_types or cfg.norm_eps != NORM_EPS:
         raise ValueError(
             f"model: a distilbert has num_token_types = 0 and norm_eps = {NORM_EPS}; "

@@ -7,9 +7,8 @@ architecture name "DiT".
 import dataclasses
 
 from bigmodel_jax.models.dit import DiTConfig, positions
-from bigmodel_jax.pretrained.clip import dense
 from bigmodel_jax.pretrained.family import Family
-from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
+from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, dense, linear
 
 LAYER, QKV = "blocks.{i}.", ("layers/attn/q", "layers/attn/k", "layers/attn/v")
 

@@ -10,7 +10,7 @@ import functools
 from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.pretrained.family import Family
-from bigmodel_jax.pretrained.names import CONV, Row, linear
+from bigmodel_jax.pretrained.names import CONV, Row, batch_norm, linear
 
 MAX_BLOCKS = 64
 
@@ -20,13 +20,7 @@ def conv_norm(ours: str, conv: str, norm: str) -> tuple[Row, ...]:
 
     conv, norm: their module names.
     """
-    return (
-        Row(f"{ours}/conv/kernel", f"{conv}.weight", CONV),
-        Row(f"{ours}/norm/scale", f"{norm}.weight"),
-        Row(f"{ours}/norm/bias", f"{norm}.bias"),
-        Row(f"{ours}/norm/mean", f"{norm}.running_mean"),
-        Row(f"{ours}/norm/var", f"{norm}.running_var"),
-    )
+    return Row(f"{ours}/conv/kernel", f"{conv}.weight", CONV), *batch_norm(f"{ours}/norm", norm)
 
 
 def block(number: int) -> tuple[Row, ...]:

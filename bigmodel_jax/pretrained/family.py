@@ -69,6 +69,14 @@ def check_fixed(hf: dict, **expected: Any) -> None:
             raise ValueError(f"config.json: {name} = {shown(hf[name])} is not supported; supported: {listed}")
 
 
+def check_head(cfg: ModelConfig, head: str) -> None:
+    """Raises ValueError where a config has another head than the architecture that is to be
+    written.
+    """
+    if cfg.head != head:
+        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
+
+
 def shown(value: Any, most: int = 200) -> str:
     """A value for a message, cut off after `most` characters, since a list may have one entry per
     layer.

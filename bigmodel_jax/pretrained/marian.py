@@ -2,6 +2,7 @@
 translation models.
 """
 
+from bigmodel_jax.models import ModelConfig
 from bigmodel_jax.models.transformer import TransformerConfig
 from bigmodel_jax.nn import position
 from bigmodel_jax.pretrained.family import Family, check_fixed
@@ -64,31 +65,61 @@ COPIES = (
 ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}
 
 
+def sides_from_hf(hf: dict) -> dict:
+    """The fields of our config for the sizes of encoder and decoder, and the start and end tokens.
+
+    Raises ValueError where encoder and decoder differ in width or heads.
+    """
+    check_fixed(hf, is_encoder_decoder=True, tie_word_embeddings=True)
+    check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
+    return {
+        "vocab_size": hf["vocab_size"],
+        "num_layers": hf["encoder_layers"],
+        "num_decoder_layers": hf["decoder_layers"],
+        "embed_dim": hf["d_model"],
+        "num_heads": hf["encoder_attention_heads"],
+        "mlp_dim": hf["encoder_ffn_dim"],
+        "init_std": hf.get("init_std", 0.02),
+        "decoder_start_token_id": hf["decoder_start_token_id"],
+    }
+
+
+def sides_to_hf(cfg: ModelConfig) -> dict:
+    """The keys of config.json for what `sides_from_hf` reads, and for the end token."""
+    return {
+        "is_encoder_decoder": True,
+        "vocab_size": cfg.vocab_size,
+        "encoder_layers": cfg.num_layers,
+        "decoder_layers": cfg.num_decoder_layers,
+        "d_model": cfg.embed_dim,
+        "encoder_attention_heads": cfg.num_heads,
+        "decoder_attention_heads": cfg.num_heads,
+        "encoder_ffn_dim": cfg.mlp_dim,
+        "decoder_ffn_dim": cfg.mlp_dim,
+        "activation_function": cfg.activation,
+        "tie_word_embeddings": True,
+        "init_std": cfg.init_std,
+        "decoder_start_token_id": cfg.decoder_start_token_id,
+        "eos_token_id": cfg.eos_token_id,
+    }
+
+
 def from_hf(hf: dict) -> TransformerConfig:
     """The TransformerConfig that a config.json of transformers' MarianMTModel describes.
 
     Raises ValueError where encoder and decoder differ in width or heads, and for norms before the
     sublayers.
     """
-    check_fixed(hf, share_encoder_decoder_embeddings=True, tie_word_embeddings=True, static_position_embeddings=True)
-    check_fixed(hf, is_encoder_decoder=True)
+    check_fixed(hf, share_encoder_decoder_embeddings=True, static_position_embeddings=True)
     # Older files state keys that Marian's code in transformers no longer reads.
     check_fixed(hf, normalize_before=False, normalize_embedding=False, add_final_layer_norm=False)
     check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_vocab_size=(hf["vocab_size"], None))
-    check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
     return TransformerConfig(
-        vocab_size=hf["vocab_size"],
-        num_layers=hf["encoder_layers"],
-        num_decoder_layers=hf["decoder_layers"],
-        embed_dim=hf["d_model"],
-        num_heads=hf["encoder_attention_heads"],
-        mlp_dim=hf["encoder_ffn_dim"],
+        **sides_from_hf(hf),
         max_seq_len=hf["max_position_embeddings"],
         activation=ACTIVATIONS[hf["activation_function"]],
         scale_embedding=hf.get("scale_embedding", False),
         logits_bias=True,
-        init_std=hf.get("init_std", 0.02),
-        decoder_start_token_id=hf["decoder_start_token_id"],
         eos_token_id=hf.get("eos_token_id", 0),
     )
 
@@ -102,27 +133,14 @@ def to_hf(cfg: TransformerConfig) -> dict:
         raise ValueError("model.logits_bias = False: a Marian model has that bias; set it to True")
     return {
         "model_type": "marian",
-        "is_encoder_decoder": True,
-        "vocab_size": cfg.vocab_size,
+        **sides_to_hf(cfg),
         "decoder_vocab_size": cfg.vocab_size,
-        "encoder_layers": cfg.num_layers,
-        "decoder_layers": cfg.num_decoder_layers,
-        "d_model": cfg.embed_dim,
-        "encoder_attention_heads": cfg.num_heads,
-        "decoder_attention_heads": cfg.num_heads,
-        "encoder_ffn_dim": cfg.mlp_dim,
-        "decoder_ffn_dim": cfg.mlp_dim,
         "max_position_embeddings": cfg.max_seq_len,
-        "activation_function": cfg.activation,
         "scale_embedding": cfg.scale_embedding,
         "share_encoder_decoder_embeddings": True,
-        "tie_word_embeddings": True,
         "static_position_embeddings": True,
         "dropout": cfg.dropout,
-        "init_std": cfg.init_std,
-        "decoder_start_token_id": cfg.decoder_start_token_id,
         "pad_token_id": cfg.decoder_start_token_id,
-        "eos_token_id": cfg.eos_token_id,
         "forced_eos_token_id": cfg.eos_token_id,
     }
 

@@ -1,10 +1,9 @@
 """MM-DiT's tensor names and config.json, as in diffusers' SD3Transformer2DModel."""
 
 from bigmodel_jax.models.mmdit import MMDiTConfig, positions
-from bigmodel_jax.pretrained.clip import dense
 from bigmodel_jax.pretrained.dit import modulation
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, linear
+from bigmodel_jax.pretrained.names import CONV, VECTOR, Row, dense, linear
 
 # Modules inside a layer's `attn`: queries, keys, values, output, norm of queries, norm of keys.
 IMAGE = ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k")

@@ -116,6 +116,17 @@ def layer_norm(ours: str, theirs: str) -> tuple[Row, Row]:
     return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
+def dense(ours: str, theirs: str, layout: Layout = linear()) -> tuple[Row, Row]:
+    """The two rows of a linear layer, or of a convolution, with a bias."""
+    return Row(f"{ours}/kernel", f"{theirs}.weight", layout), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def batch_norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """The four rows of a batch norm with running statistics."""
+    statistics = Row(f"{ours}/mean", f"{theirs}.running_mean"), Row(f"{ours}/var", f"{theirs}.running_var")
+    return *layer_norm(ours, theirs), *statistics
+
+
 def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterator[Piece]:
     """Yields every published tensor that holds parameters of `spec` (by path)."""
     for row in rows:

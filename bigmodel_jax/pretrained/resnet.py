@@ -3,20 +3,16 @@
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
-from bigmodel_jax.pretrained.names import CONV, Row, linear
+from bigmodel_jax.pretrained.names import CONV, Row, batch_norm, linear
 
 MAX_STAGES, MAX_BLOCKS = 8, 50  # the deepest published ResNet has 4 stages of at most 36 blocks
 
 
 def conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
     """The name-table rows of a convolution and its batch norm, with running statistics."""
-    norm = f"{theirs}.normalization."
     return (
         Row(f"{ours}/conv/kernel", f"{theirs}.convolution.weight", CONV),
-        Row(f"{ours}/norm/scale", norm + "weight"),
-        Row(f"{ours}/norm/bias", norm + "bias"),
-        Row(f"{ours}/norm/mean", norm + "running_mean"),
-        Row(f"{ours}/norm/var", norm + "running_var"),
+        *batch_norm(f"{ours}/norm", f"{theirs}.normalization"),
     )
 
 

@@ -6,7 +6,7 @@ import functools
 from bigmodel_jax.models.roberta import RobertaConfig
 from bigmodel_jax.pretrained.bert import ENCODER as BERT_ENCODER
 from bigmodel_jax.pretrained.bert import sizes_from_hf, sizes_to_hf, without_prefix
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_head
 from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import Row, linear
 
@@ -59,8 +59,7 @@ def to_hf(head: str, cfg: RobertaConfig) -> dict:
 
     Raises ValueError where the config has another head.
     """
-    if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
+    check_head(cfg, head)
     return {
         "model_type": "roberta",
         **sizes_to_hf(cfg),

@@ -11,32 +11,20 @@ from bigmodel_jax.models.alexnet import AlexNetConfig
 from bigmodel_jax.models.vgg import VGGConfig
 from bigmodel_jax.pretrained.efficientnet import fields_from_hf, fields_to_hf
 from bigmodel_jax.pretrained.family import Family
-from bigmodel_jax.pretrained.names import CONV, Row, layer_norm, linear
+from bigmodel_jax.pretrained.names import CONV, Row, batch_norm, dense
 
 MAX_FEATURES, MAX_CLASSIFIER = 1000, 7  # VGG-19 with batch norm has 53 and 7 steps
 
 
 def feature(n: int) -> tuple[Row, ...]:
     """The name-table rows of step `n` of the features: a convolution, or a batch norm."""
-    ours, theirs = f"norm{n}", f"features.{n}"
-    return (
-        Row(f"conv{n}/kernel", f"{theirs}.weight", CONV),
-        Row(f"conv{n}/bias", f"{theirs}.bias"),
-        *layer_norm(ours, theirs),
-        Row(f"{ours}/mean", f"{theirs}.running_mean"),
-        Row(f"{ours}/var", f"{theirs}.running_var"),
-    )
-
-
-def dense(n: int) -> tuple[Row, Row]:
-    """The name-table rows of step `n` of the classifier."""
-    theirs = f"classifier.{n}"
-    return Row(f"dense{n}/kernel", f"{theirs}.weight", linear()), Row(f"dense{n}/bias", f"{theirs}.bias")
+    theirs = f"features.{n}"
+    return *dense(f"conv{n}", theirs, CONV), *batch_norm(f"norm{n}", theirs)
 
 
 ROWS = (
     *(row for n in range(MAX_FEATURES) for row in feature(n)),
-    *(row for n in range(MAX_CLASSIFIER) for row in dense(n)),
+    *(row for n in range(MAX_CLASSIFIER) for row in dense(f"dense{n}", f"classifier.{n}")),
 )
 IGNORED = (r".*\.num_batches_tracked",)
 

@@ -2,7 +2,7 @@
 
 from bigmodel_jax.models.whisper import WhisperConfig, sinusoids
 from bigmodel_jax.pretrained.family import Family, check_fixed
-from bigmodel_jax.pretrained.marian import block
+from bigmodel_jax.pretrained.marian import block, sides_from_hf, sides_to_hf
 from bigmodel_jax.pretrained.names import Layout, Row, layer_norm
 
 # torch.nn.Conv1d: theirs (out, in, width), ours (width, in, out).
@@ -41,22 +41,13 @@ def from_hf(hf: dict) -> WhisperConfig:
     Raises ValueError where encoder and decoder differ in width or heads, which no published model
     does.
     """
-    check_fixed(hf, is_encoder_decoder=True, scale_embedding=False, tie_word_embeddings=True)
-    check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], decoder_attention_heads=hf["encoder_attention_heads"])
-    check_fixed(hf, activation_function=ACTIVATIONS)
+    check_fixed(hf, scale_embedding=False, activation_function=ACTIVATIONS)
     return WhisperConfig(
         num_mels=hf["num_mel_bins"],
-        vocab_size=hf["vocab_size"],
-        num_layers=hf["encoder_layers"],
-        num_decoder_layers=hf["decoder_layers"],
-        embed_dim=hf["d_model"],
-        num_heads=hf["encoder_attention_heads"],
-        mlp_dim=hf["encoder_ffn_dim"],
+        **sides_from_hf(hf),
         max_audio_len=hf["max_source_positions"],
         max_seq_len=hf["max_target_positions"],
         activation=hf["activation_function"],
-        init_std=hf.get("init_std", 0.02),
-        decoder_start_token_id=hf["decoder_start_token_id"],
         eos_token_id=hf["eos_token_id"],
     )
 
@@ -73,25 +64,12 @@ def to_hf(cfg: WhisperConfig) -> dict:
         raise ValueError(f"model.norm_eps = {cfg.norm_eps:g}: a published Whisper has 1e-05")
     return {
         "model_type": "whisper",
-        "is_encoder_decoder": True,
+        **sides_to_hf(cfg),
         "num_mel_bins": cfg.num_mels,
-        "vocab_size": cfg.vocab_size,
-        "encoder_layers": cfg.num_layers,
-        "decoder_layers": cfg.num_decoder_layers,
         "num_hidden_layers": cfg.num_layers,
-        "d_model": cfg.embed_dim,
-        "encoder_attention_heads": cfg.num_heads,
-        "decoder_attention_heads": cfg.num_heads,
-        "encoder_ffn_dim": cfg.mlp_dim,
-        "decoder_ffn_dim": cfg.mlp_dim,
         "max_source_positions": cfg.max_audio_len,
         "max_target_positions": cfg.max_seq_len,
-        "activation_function": cfg.activation,
         "scale_embedding": False,
-        "tie_word_embeddings": True,
-        "init_std": cfg.init_std,
-        "decoder_start_token_id": cfg.decoder_start_token_id,
-        "eos_token_id": cfg.eos_token_id,
         "bos_token_id": cfg.eos_token_id,
         "pad_token_id": cfg.eos_token_id,
     }

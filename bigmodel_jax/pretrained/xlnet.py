@@ -7,7 +7,7 @@ import functools
 
 from bigmodel_jax.models.xlnet import XLNetConfig
 from bigmodel_jax.pretrained.bert import without_prefix
-from bigmodel_jax.pretrained.family import Family, check_fixed
+from bigmodel_jax.pretrained.family import Family, check_fixed, check_head
 from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, linear
 
 ATTENTION = "transformer.layer.{i}.rel_attn."
@@ -67,8 +67,7 @@ def to_hf(head: str, cfg: XLNetConfig) -> dict:
 
     Raises ValueError where the config has another head.
     """
-    if cfg.head != head:
-        raise ValueError(f"model.head = {cfg.head!r} is not published for this architecture; it must be {head!r}")
+    check_head(cfg, head)
     return {
         "model_type": "xlnet",
         "vocab_size": cfg.vocab_size,
