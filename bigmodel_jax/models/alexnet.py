@@ -7,41 +7,26 @@ that runs the steps is that of vgg.py, with torchvision's numbers in the paramet
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-
-from bigmodel_jax.core.ranges import Count, ShareBelowOne
-from bigmodel_jax.models.base import Model, ModelConfig
-from bigmodel_jax.models.flax_module import from_linen
+from bigmodel_jax.core.ranges import Count
 from bigmodel_jax.models.resnet import torch_uniform
 from bigmodel_jax.models.sizes import Cut
-from bigmodel_jax.models.vgg import DROPOUT, RELU, Network, Step, side_after
+from bigmodel_jax.models.vgg import DROPOUT, RELU, Step, StepsConfig
 
 # Width, stride and padding of the convolutions, and whether pooling follows.
 CONVOLUTIONS = ((11, 4, 2, True), (5, 1, 2, True), (3, 1, 1, False), (3, 1, 1, False), (3, 1, 1, True))
 
 
 @dataclasses.dataclass(frozen=True)
-class AlexNetConfig(ModelConfig):
+class AlexNetConfig(StepsConfig):
     """Five convolutions and three dense layers (Krizhevsky, arXiv:1404.5997).
 
     The reference implementation is torchvision's `alexnet`.
     """
 
-    image_shape: tuple[Count, Count, Count] = (224, 224, 3)  # height, width and channels
-    num_classes: Count = 1000  # number of classes
     channels: tuple[Count, Count, Count, Count, Count] = (64, 192, 384, 256, 256)  # outputs of each convolution
     pooled_side: Count = 6  # height and width to which the last feature map is averaged
-    hidden_dim: Count = 4096  # width of the two hidden dense layers
-    dropout: ShareBelowOne = 0.5  # dropout rate before each hidden dense layer
 
     SIZES: ClassVar[tuple] = (Cut("channels", "mlp"), Cut("hidden_dim", "mlp"))
-
-    def inputs(self):
-        return {"image": self.image_shape}
-
-    def make(self) -> Model:
-        return from_linen(Network(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
 
     def features(self) -> list[Step]:
         """The steps before the averaging."""
@@ -59,12 +44,6 @@ class AlexNetConfig(ModelConfig):
     def initial(self, kind: str, fan_in: int) -> tuple[Any, Any]:
         """The initial distributions of kernel and bias: those of torch, for every kind of step."""
         return torch_uniform(fan_in), torch_uniform(fan_in)
-
-    def validate(self, parallel) -> None:
-        super().validate(parallel)
-        for side in self.image_shape[:2]:
-            if side_after(self.features(), side) < 1:
-                raise ValueError(f"model.image_shape = {self.image_shape}: the pooling leaves nothing of {side} pixels")
 
     @classmethod
     def tiny(cls) -> "AlexNetConfig":

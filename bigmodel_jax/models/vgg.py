@@ -37,28 +37,43 @@ RELU, DROPOUT, NORM = Step("relu"), Step("dropout"), Step("norm")
 
 
 @dataclasses.dataclass(frozen=True)
-class VGGConfig(ModelConfig):
-    """A network of 3x3 convolutions (Simonyan & Zisserman, arXiv:1409.1556); defaults: VGG-16.
+class StepsConfig(ModelConfig):
+    """Base class of networks that are a list of steps: convolutions, an averaging, dense layers.
 
-    The reference implementation is torchvision's `vgg16` and its siblings.
+    A subclass defines `features`, `classifier` and `initial`.
     """
 
     image_shape: tuple[Count, Count, Count] = (224, 224, 3)  # height, width and channels
     num_classes: Count = 1000  # number of classes
-    depths: tuple[Blocks, ...] = (2, 2, 3, 3, 3)  # convolutions of each stage; pooling follows every stage
-    channels: tuple[Count, ...] = (64, 128, 256, 512, 512)  # output channels of each stage
-    batch_norm: bool = False  # whether batch norm follows every convolution
     pooled_side: Count = 7  # height and width to which the last feature map is averaged
     hidden_dim: Count = 4096  # width of the two hidden dense layers
-    dropout: ShareBelowOne = 0.5  # dropout rate after each hidden dense layer
-
-    SIZES: ClassVar[tuple] = (SameLength("depths", "channels"), Cut("channels", "mlp"), Cut("hidden_dim", "mlp"))
+    dropout: ShareBelowOne = 0.5  # dropout rate at each hidden dense layer
 
     def inputs(self):
         return {"image": self.image_shape}
 
     def make(self) -> Model:
         return from_linen(Network(self), {"image": jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)})
+
+    def validate(self, parallel) -> None:
+        super().validate(parallel)
+        for side in self.image_shape[:2]:
+            if side_after(self.features(), side) < 1:
+                raise ValueError(f"model.image_shape = {self.image_shape}: the pooling leaves nothing of {side} pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class VGGConfig(StepsConfig):
+    """A network of 3x3 convolutions (Simonyan & Zisserman, arXiv:1409.1556); defaults: VGG-16.
+
+    The reference implementation is torchvision's `vgg16` and its siblings.
+    """
+
+    depths: tuple[Blocks, ...] = (2, 2, 3, 3, 3)  # convolutions of each stage; pooling follows every stage
+    channels: tuple[Count, ...] = (64, 128, 256, 512, 512)  # output channels of each stage
+    batch_norm: bool = False  # whether batch norm follows every convolution
+
+    SIZES: ClassVar[tuple] = (SameLength("depths", "channels"), Cut("channels", "mlp"), Cut("hidden_dim", "mlp"))
 
     def features(self) -> list[Step]:
         """The steps before the averaging."""
@@ -76,12 +91,6 @@ class VGGConfig(ModelConfig):
     def initial(self, kind: str, fan_in: int) -> tuple[Any, Any]:
         """The initial distributions of kernel and bias of a "conv" or a "dense" step."""
         return KERNEL_INIT if kind == "conv" else jax.nn.initializers.normal(0.01), ZEROS
-
-    def validate(self, parallel) -> None:
-        super().validate(parallel)
-        for side in self.image_shape[:2]:
-            if side_after(self.features(), side) < 1:
-                raise ValueError(f"model.image_shape = {self.image_shape}: the pooling leaves nothing of {side} pixels")
 
     @classmethod
     def tiny(cls) -> "VGGConfig":
