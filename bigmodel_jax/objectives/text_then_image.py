@@ -16,8 +16,9 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, Share
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.nn.head import Form
-from bigmodel_jax.objectives.base import Loss, Objective, held_out_loss
+from bigmodel_jax.objectives.base import Loss, held_out_loss
 from bigmodel_jax.objectives.cross_entropy import of_tokens
+from bigmodel_jax.objectives.of_pictures import OfPictures
 from bigmodel_jax.objectives.other_run import model_of
 
 AUTOENCODER = "autoencoder"  # the branch of the parameters
@@ -25,7 +26,7 @@ CODES = "codes"  # the batch's array
 
 
 @dataclasses.dataclass(frozen=True)
-class TextThenImage(Objective):
+class TextThenImage(OfPictures):
     """Cross-entropy in nats: `image_weight` times the mean over a row's codes, plus the rest of 1
     times the mean over its text tokens.
 
@@ -91,6 +92,7 @@ class TextThenImage(Objective):
         return found
 
     def validate(self, config: Any) -> None:
+        super().validate(config)
         self.check_model(config.model)
         self.check_data(config.data)
         sample = config.eval.sample
@@ -148,15 +150,14 @@ class TextThenImage(Objective):
 
     def compute(self, model, params, batch) -> jax.Array:
         constants = params[AUTOENCODER]
-        image = (batch["image"].astype(jnp.float32) - self.offset) * self.scale
-        ids = self.autoencoder_config().encode(constants, image.astype(jax.tree.leaves(constants)[0].dtype))
+        image = self.moved(batch["image"]).astype(jax.tree.leaves(constants)[0].dtype)
+        ids = self.autoencoder_config().encode(constants, image)
         return ids.reshape(len(ids), -1)
 
     def images(self, params: Tree, codes: jax.Array) -> jax.Array:
         """Images (B, H, W, C) float32 in 0 .. 1 of codes (B, N)."""
         own, constants = self.autoencoder_config(), params[AUTOENCODER]
-        x = own.decode(constants, codes.reshape(-1, *own.latent_shape[:2])).astype(jnp.float32)
-        return jnp.clip(x / self.scale + self.offset, 0.0, 1.0)
+        return self.shown(own.decode(constants, codes.reshape(-1, *own.latent_shape[:2])))
 
     # ---- the loss
 

@@ -17,7 +17,7 @@ from bigmodel_jax.plan.topology import Topology
 def serving_of(config: Config) -> Serving | None:
     """The slots in which a run samples its answers; None where the engine samples none for it."""
     size, data = config.objective.rollout_cache(config.data, config.train.batch_size), config.data
-    if size is None or not data.prompts or data.rollouts:
+    if size is None or data.rollouts:
         return None
     slots, length = size
     return Serving(slots=slots, length=length + -length % PROMPT_MULTIPLE, prompt=data.max_prompt)
