@@ -19,11 +19,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flow_emoji import opened, ranks
+from flow_emoji import TOLD, check_tokenizers, opened, say_ranks
 
 from bigmodel_jax.inference.draw_codes import images_of
 from bigmodel_jax.report.picture_grid import write_grid
-from bigmodel_jax.training.drawing_ending import TOLD, best, drawn, names_to_draw
+from bigmodel_jax.training.drawing_ending import best, drawn, names_to_draw
 
 
 def main() -> None:
@@ -38,9 +38,7 @@ def main() -> None:
         raise SystemExit(
             f"{args.judge}: this CLIP chooses the run's pictures; give another one, such as one of another seed"
         )
-    tokenizers = [one.data.open_tokenizer().encode_whole("red heart", 9) for one in (config, judge)]
-    if tokenizers[0] != tokenizers[1]:
-        raise SystemExit(f"{args.judge}: the judge has another tokenizer than {args.run}")
+    check_tokenizers(config, judge, args.judge)
     rows = config.data.open("validation")
     batch = rows.batch(np.arange(len(rows)), None)
     told = {name: batch[name] for name in TOLD}
@@ -52,9 +50,7 @@ def main() -> None:
     )
     shown = {"real": batch["image"], "given back": images_of(weights, config.objective, codes)}
     shown |= {"first drawn": images[:, 0], "chosen": best(images, scores)}
-    for whose, pictures in shown.items():
-        rank = ranks(judge, judges, pictures, told)
-        print(f"{whose} pictures: own name first {np.mean(rank < 1):.1%}, among five {np.mean(rank < 5):.1%}")
+    say_ranks(judge, judges, shown, told)
     print(
         f"chance: among five {5 / len(rows):.1%} of {len(rows)} names; {images.shape[1]} candidates a name, drawn in "
         f"{seconds:.0f} s ({config.eval.sample})"

@@ -56,6 +56,20 @@ def ranks(config, weights, images: np.ndarray, told: dict[str, np.ndarray]) -> n
     return ranks_of(pairs[:, 0], pairs[:, 1])
 
 
+def check_tokenizers(config, judge, path: Path) -> None:
+    """Ends the program where the judge at `path` reads texts by another tokenizer than the run."""
+    ids = [one.data.open_tokenizer().encode_whole("red heart", 9) for one in (config, judge)]
+    if ids[0] != ids[1]:
+        raise SystemExit(f"{path}: the judge has another tokenizer than the run")
+
+
+def say_ranks(judge, weights, shown: dict[str, np.ndarray], told: dict[str, np.ndarray]) -> None:
+    """Prints the shares of pictures whose own name is first or among five, by kind of picture."""
+    for whose, pictures in shown.items():
+        rank = ranks(judge, weights, pictures, told)
+        print(f"{whose} pictures: own name first {np.mean(rank < 1):.1%}, among five {np.mean(rank < 5):.1%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run of configs/flow_emoji.py")
@@ -65,19 +79,14 @@ def main() -> None:
     args = parser.parse_args()
     config, weights = opened(args.run)
     judge, judges = opened(args.judge)
-    if config.data.open_tokenizer().encode_whole("red heart", 9) != judge.data.open_tokenizer().encode_whole(
-        "red heart", 9
-    ):
-        raise SystemExit(f"{args.judge}: the judge has another tokenizer than {args.run}")
+    check_tokenizers(config, judge, args.judge)
     rows = config.data.open("validation")
     batch = rows.batch(np.arange(len(rows)), None)
     told = {name: batch[name] for name in TOLD}
     start = time.perf_counter()
     images = drawn(config, weights, told, args.seed)
     seconds = time.perf_counter() - start
-    found = {"real": ranks(judge, judges, batch["image"], told), "drawn": ranks(judge, judges, images, told)}
-    for whose, rank in found.items():
-        print(f"{whose} pictures: own name first {np.mean(rank < 1):.1%}, among five {np.mean(rank < 5):.1%}")
+    say_ranks(judge, judges, {"real": batch["image"], "drawn": images}, told)
     print(
         f"chance: among five {5 / len(rows):.1%} of {len(rows)} names; drawn in {seconds:.0f} s ({config.eval.images})"
     )

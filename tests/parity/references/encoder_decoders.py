@@ -109,17 +109,16 @@ def write_t5_v11(folder: Path) -> None:
     write(config, folder, training=True, prepare=lambda model: model.set_input_embeddings(model.shared))
 
 
+SIDES = {"vocab_size": VOCAB, "d_model": 32, "decoder_layers": 2, "max_position_embeddings": 64}
+SIDES |= {
+    f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("attention_heads", 4), ("ffn_dim", 48))
+}
+
+
 def write_marian(folder: Path, **fields) -> None:
     config = MarianConfig(
-        vocab_size=VOCAB,
-        d_model=32,
         encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        max_position_embeddings=64,
+        **SIDES,
         scale_embedding=True,
         dropout=0.0,
         pad_token_id=0,
@@ -132,15 +131,8 @@ def write_marian(folder: Path, **fields) -> None:
 
 def write_bart(folder: Path) -> None:
     config = BartConfig(
-        vocab_size=VOCAB,
-        d_model=32,
         encoder_layers=3,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        max_position_embeddings=64,
+        **SIDES,
         dropout=0.0,
         pad_token_id=0,
         bos_token_id=3,

@@ -133,7 +133,7 @@ def save(table: dict, path: Path) -> None:
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    """By the names of a state dict; what has no gradient keeps its own value."""
+    """Return the gradients by the names of the state dict; a tensor without a gradient stands as it is."""
     return model.state_dict() | {name: p.grad for name, p in model.named_parameters()}
 
 
