@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from grids import few
 
 import jobs
 import runs
@@ -54,9 +55,7 @@ FAILS = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(x, marks=pytest.mark.slow if x == "hangs" else pytest.mark.exhaustive) for x in FAILS]
-)
+@pytest.mark.parametrize("case", few(FAILS, "hangs", marks=pytest.mark.slow))
 def test_a_reward_that_fails_is_one_line_of_the_job_and_loses_nothing(case, tmp_path):
     fails, says = FAILS[case]
     path, run_dir = tmp_path / "policy.py", tmp_path / "run"

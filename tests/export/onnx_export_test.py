@@ -6,6 +6,7 @@ The converter's environment is made once in the cache, by uv and from the packag
 import re
 
 import pytest
+from grids import few
 
 import converted
 from bigmodel_jax.core import params
@@ -28,11 +29,8 @@ def check(name, tmp_path, capsys):
     return signature, out
 
 
-# A layer of each of the exhaustive ones is in another one.
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(x, marks=pytest.mark.exhaustive) if x in ("mlp", "cnn", "bert_classifier") else x for x in MODELS],
-)
+# The slow suite converts models whose layers include those of the exhaustive ones.
+@pytest.mark.parametrize("name", few(MODELS, "resnet", "vit", "rnn", "llama"))
 def test_use_py_gives_what_the_model_gives(name, tmp_path, capsys):
     signature, out = check(name, tmp_path, capsys)
     if name == "llama":  # the programs share their weights

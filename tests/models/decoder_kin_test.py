@@ -1,4 +1,4 @@
-"""SmolLM3, OLMo, Granite, GLM-4 and Phi-3: what each adds to Llama's block, seen by its effect, and what it refuses."""
+"""SmolLM3, OLMo, Granite, GLM-4 and Phi-3 each add something to Llama's block, which the outputs show, and refuse the rest."""
 
 import dataclasses
 import math

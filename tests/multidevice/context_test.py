@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -89,14 +90,9 @@ def test_attention_equals_one_device(case, layout, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case",
-    [
-        c if c in ("packed, grouped", "softcap and sinks") else pytest.param(c, marks=pytest.mark.exhaustive)
-        for c in CASES
-        if "window" not in CASES[c][0]
-    ],
+    "case", few([c for c in CASES if "window" not in CASES[c][0]], "packed, grouped", "softcap and sinks")
 )
-@pytest.mark.parametrize("seq", [pytest.param(2, marks=pytest.mark.exhaustive), 4])
+@pytest.mark.parametrize("seq", few((2, 4), 4))
 def test_a_ring_of_splash_kernels_equals_one_device(case, seq, monkeypatch):
     """In Pallas's interpreter: the turns' masks, their merging, and the gradients of the whole row's softmax."""
     monkeypatch.setattr(sys.modules[__name__], "T", 256 * seq)
@@ -229,9 +225,7 @@ def moved(program: str, kind: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "n", [4, pytest.param(8, marks=pytest.mark.exhaustive)]
-)  # of 2, the one move forward serves the backward pass, too
+@pytest.mark.parametrize("n", few((4, 8), 4))  # of 2, the one move forward serves the backward pass, too
 def test_a_ring_moves_what_it_owes(n, note):
     """t tokens a device, float32. Forward: n - 1 times keys, values and where they stand; before it the zig-zag order of
     queries, keys, values and both of their places, after it that of the outputs. Backward: the same ring, with the keys'

@@ -11,6 +11,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from grids import few
 
 import pipeline_test as pipelines
 from bigmodel_jax.config_checks import validate
@@ -44,13 +45,7 @@ LAYOUTS = {
 
 @pytest.mark.slow
 # Slow: rounds, the sequence's axis, and two axes beside the stages; what those hold together is exhaustive.
-@pytest.mark.parametrize(
-    "name",
-    [
-        n if n in ("interleaved", "seq", "fsdp_tensor") else pytest.param(n, marks=pytest.mark.exhaustive)
-        for n in LAYOUTS
-    ],
-)
+@pytest.mark.parametrize("name", few(LAYOUTS, "interleaved", "seq", "fsdp_tensor"))
 def test_every_layout_equals_one_device(name, note):
     note("1f1b", "llama", LAYOUTS[name], *pipelines.check("llama", LAYOUTS[name]))
 
@@ -141,7 +136,7 @@ def test_inside_accumulated_gradients():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rounds", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
+@pytest.mark.parametrize("rounds", few((1, 2), 2))
 def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
     parallel = layout(4, 8, rounds, fsdp=2)
     found = pipelines.program("llama", parallel)
@@ -177,7 +172,7 @@ def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("remat", "pipeline_remat"),
-    [*(pytest.param(remat, False, marks=pytest.mark.exhaustive) for remat in ("none", "full")), ("full", True)],
+    few([("none", False), ("full", False), ("full", True)], ("full", True)),
 )
 def test_memory_does_not_grow_with_the_number_of_microbatches(remat, pipeline_remat):
     options = {"remat": remat, "pipeline_remat": pipeline_remat}

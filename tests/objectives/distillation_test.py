@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, TrainConfig
@@ -146,9 +147,7 @@ def test_every_layout_equals_one_device(alone, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "layout", ["fsdp_tp", *(pytest.param(k, marks=pytest.mark.exhaustive) for k in ("data", "fsdp"))]
-)
+@pytest.mark.parametrize("layout", few(("fsdp_tp", "data", "fsdp"), "fsdp_tp"))
 @pytest.mark.parametrize("more", [{"top_k": 5}, {"top_k": 5, "rest": "renormalised", "kind": "reverse_kl"}])
 def test_top_k_on_every_layout_equals_one_device(layout, more):
     objective = dataclasses.replace(EVERYTHING, **more)

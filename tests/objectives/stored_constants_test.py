@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
@@ -139,7 +140,7 @@ def test_on_a_mesh_it_gives_what_one_device_gives(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["int8", *(pytest.param(s, marks=pytest.mark.exhaustive) for s in ("nf4", "int4"))])
+@pytest.mark.parametrize("storage", few(("int8", "nf4", "int4"), "int8"))
 def test_the_reference_of_a_policy_gradient_is_read_as_it_is_stored(storage):
     config, plain = (config_of(POLICY, s, "reference_storage", data=PromptData()) for s in (STORAGES[storage], PLAIN))
     kept, numbers = constants_of(config)

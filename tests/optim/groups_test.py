@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from grids import few
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, TrainConfig, override
@@ -182,9 +183,7 @@ def test_what_is_frozen_is_a_constant_and_the_rest_trains():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "layout", [x if x in ("fsdp", "1f1b") else pytest.param(x, marks=pytest.mark.exhaustive) for x in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp", "1f1b"))
 def test_what_is_beside_frozen_parameters_moves_alike_on_every_layout(layout):
     plain, alone, alone_scalars = on_one_device()
     before, after, scalars = run(with_groups(*FROZEN, **LAYOUTS[layout]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.optim.names import OPTIMIZERS
@@ -65,9 +66,7 @@ def test_the_page_has_every_optimizer_and_schedule_that_ships():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["adamw", *(pytest.param(x, marks=pytest.mark.exhaustive) for x in REPRESENTATIVES if x != "adamw")]
-)
+@pytest.mark.parametrize("name", few(REPRESENTATIVES, "adamw"))
 def test_the_page_says_what_an_optimizer_does(name, tmp_path):
     """The loss at the page's rate, which no rate beside it betters by much; and it shards and resumes."""
     cells = written()[name]

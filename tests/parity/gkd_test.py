@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 import reference
 from bigmodel_jax.config import Config, TrainConfig
@@ -96,9 +97,7 @@ def test_loss_and_gradients_of_a_student_are_those_of_trl(theirs, case, logits):
         assert reference.distance(gradient / mean.count, expected[path]) <= 1e-5, path
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow if c == "jsd" else pytest.mark.exhaustive) for c in TRAINER]
-)
+@pytest.mark.parametrize("case", few(TRAINER, "jsd", marks=pytest.mark.slow))
 def test_twenty_steps_are_those_of_trl(theirs, case):
     """AdamW on one batch, from the same weights."""
     _, (cfg, tree), (teacher, constants), arrays = theirs

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 import reference
 from bigmodel_jax.config import Config, TrainConfig
@@ -83,7 +84,7 @@ def test_loss_and_gradients_are_those_of_trl(theirs, case):
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(x, marks=pytest.mark.slow if x in ("grpo", "gspo") else pytest.mark.exhaustive) for x in CASES],
+    few(CASES, "grpo", "gspo", marks=pytest.mark.slow),
 )
 def test_twenty_steps_are_those_of_trl(theirs, case):
     """AdamW on the fixed rollouts, from the same weights; ratios leave the clip on the way."""

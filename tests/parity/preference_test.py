@@ -131,7 +131,7 @@ def test_loss_and_gradients(name, case):
     assert max(float(jnp.abs(got[path] - wanted[path]).max()) for path in wanted) <= 1e-4 * largest
 
 
-# One objective is quick, and two others are slow: one without a reference, one whose batch has a term of its own.
+# DPO is quick. Slow are SimPO, which has no reference, and KTO, whose loss has a term of the whole batch.
 IN_SUITES = {"dpo_sigmoid": [], **dict.fromkeys(("simpo", "kto"), pytest.mark.slow)}
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
@@ -141,9 +142,7 @@ def step_batches(arrays, rows=8):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "layout", [x if x in ("one", "fsdp_tensor") else pytest.param(x, marks=pytest.mark.exhaustive) for x in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", few(LAYOUTS, "one", "fsdp_tensor"))
 def test_twenty_steps(layout, path, arrays, measured):
     """Our train step with the constants of TRL's AdamW, on its batches, on one device and on eight."""
     cfg, tree = weights(path)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 from safetensors.numpy import load_file
 
 import peft_test
@@ -140,9 +141,7 @@ def of_run(run):
     return jax.jit(config.make_model().apply)(tree, {"tokens": jnp.asarray(TOKENS)}).value
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=pytest.mark.slow if k == "dora" else pytest.mark.exhaustive) for k in KINDS]
-)
+@pytest.mark.parametrize("kind", few(KINDS, "dora", marks=pytest.mark.slow))
 def test_a_run_of_the_folder_gives_pefts_logits_and_exports_the_folder_again(kind, source, tmp_path):
     config = import_adapters(FOLDERS / kind, tmp_path / "run", str(source))
     close(of_run(tmp_path / "run"), np.load(FOLDERS / kind / "logits.npy"))

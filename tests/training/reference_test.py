@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from grids import few
 from rich.console import Console
 
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
@@ -208,7 +209,7 @@ LAYOUTS = {
     "fsdp-tensor": ParallelConfig(data=1, fsdp=4, tensor=2),
 }
 each_layout = pytest.mark.parametrize(
-    "layout", [pytest.param(n, marks=pytest.mark.slow if "tensor" in n else pytest.mark.exhaustive) for n in LAYOUTS]
+    "layout", few(LAYOUTS, *(n for n in LAYOUTS if "tensor" in n), marks=pytest.mark.slow)
 )
 
 
