@@ -1,4 +1,6 @@
-"""The small BERT of bert_tiny as ELECTRA's generator: a narrower table, and a projection behind it.
+"""This config trains the small BERT of bert_tiny as ELECTRA's generator.
+
+Its embedding table is narrower than its layers, and a dense layer projects the embeddings.
 
 Cost: that of bert_tiny, about a minute of processor time. Its accuracy has not been measured.
 """

@@ -64,8 +64,9 @@ def images_of(params: Any, objective: TextThenImage, codes: np.ndarray) -> np.nd
 
 
 def nearness(clip: Model, params: Any, images: np.ndarray, told: dict[str, np.ndarray]) -> np.ndarray:
-    """(R,): the cosine that CLIP finds between each image and its text; told: the text's tokens and
-    segment_ids, (R, T) each.
+    """Return (R,) the cosine that CLIP computes between each image and its text.
+
+    told: the texts' tokens and segment_ids, (R, T) each.
     """
 
     def cosines(params, batch):

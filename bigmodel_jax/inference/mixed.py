@@ -30,7 +30,7 @@ def check_names(known: Sequence[str], names: Names) -> None:
 
 
 def using(weights: Any, adapters: Sequence[str], rows: Sequence[Names]) -> Any:
-    """The weights for a batch with one text a row; unchanged where there are no `adapters`."""
+    """Return the weights for a batch of one text a row; without `adapters` they are unchanged."""
     if not adapters:
         return weights
     on = {name: np.array([names is None or name in names for names in rows]) for name in adapters}
@@ -38,7 +38,7 @@ def using(weights: Any, adapters: Sequence[str], rows: Sequence[Names]) -> Any:
 
 
 def why_apart(model: Model, weights: Any, adapters: Sequence[str]) -> str:
-    """Why the texts of one batch must use the same adapters; "" where they need not.
+    """Return why the texts of one batch must use the same adapters; "" where they may differ.
 
     The programs are traced for two slots, and nothing is computed.
     """
