@@ -18,6 +18,7 @@ WITHOUT = {
     "efficientnet",
     "alexnet",
     "vgg",
+    "unet",
     "autoencoder",
     "discrete_autoencoder",
     "rnn",
