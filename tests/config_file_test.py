@@ -136,6 +136,7 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
     assert "eval/bits_per_byte" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp_path, capsys):
     """An optax transformation in one line, a schedule in another, groups; read back, with its own field as an option."""
     example = Path(__file__).parent / "examples" / "own_optimizer.py"
@@ -162,6 +163,7 @@ def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp
     assert [r["learning_rate/layers/attn"] for r in records] == pytest.approx([1e-3, 0.5e-3, 0.25e-3])
 
 
+@pytest.mark.slow
 def test_a_block_of_ones_own_trains_resumes_and_runs_in_a_pipeline_of_either_schedule(tmp_path):
     example = Path(__file__).parent / "examples" / "own_block.py"
     sizes = {"num_layers": 4, "embed_dim": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 16}

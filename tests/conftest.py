@@ -38,10 +38,12 @@ OF_KIN = {
 }
 TWICE = {
     "llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare", "alexnet", "vgg",
-    "vgg_bn",
+    "vgg_bn", "resnet", "resnet_basic", "efficientnet",
 }  # fmt: skip
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
+# Tracing makes many small objects that live on; Python would look through them for cycles every 700 allocations.
+gc.set_threshold(100_000, 20, 100)
 # In the environment, so that the processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")

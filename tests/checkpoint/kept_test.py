@@ -25,6 +25,7 @@ def written_at(run: Path, step: int) -> dict:
     return next(r for r in records if r["step"] == step and "eval/loss" in r)
 
 
+@pytest.mark.slow
 def test_every_verb_that_opens_a_run_takes_a_step(saved, tmp_path, capsys):
     for step in ("3", "6", "best"):
         cli.main(["eval", str(saved), "--step", step, "--json"])

@@ -60,7 +60,7 @@ def evaluated(capsys, folder) -> float:
 
 
 CASES = [
-    ("int8", "round", 0.01),
+    pytest.param("int8", "round", 0.01, marks=pytest.mark.exhaustive),
     ("int4", "gptq", 0.3),
     pytest.param("float8", "round", 0.1, marks=pytest.mark.exhaustive),
     ("int8_static", "round", 0.2),

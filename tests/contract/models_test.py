@@ -131,8 +131,8 @@ KIN |= {"dinov2", "vit-pixels", "alexnet"}
 UNREAD = ("last/text/attn/q",)
 KIN |= {"paligemma", "idefics3", "smolvlm"}
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
-# One model of each kind of layer computes in bfloat16 in the slow suite.
-IN_BFLOAT16 = {"bert", "clip", "conformer", "deepseek", "dit", "mixtral", "resnet", "rnn", "t5", "unet"}
+# One model of each kind of layer computes in bfloat16 and without jit in the slow suite.
+OF_EACH_KIND = {"bert", "clip", "conformer", "deepseek", "dit", "mixtral", "resnet", "rnn", "t5", "unet"}
 
 
 def pairs(slow: set[str]) -> pytest.MarkDecorator:
@@ -144,11 +144,9 @@ def pairs(slow: set[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("pair", [pytest.param(p, marks=marks(p[0]), id="-".join(p)) for p in PAIRS])
 
 
-every_pair, in_bfloat16 = pairs(set(CONFIGS) - KIN), pairs(IN_BFLOAT16)
+every_pair, of_each_kind = pairs(set(CONFIGS) - KIN), pairs(OF_EACH_KIND)
 # Others are laid out as one of these; tests/multidevice has layouts of bert, vit and the decoders.
-on_devices = pairs(
-    {"t5", "deepseek", "rnn", "resnet", "unet", "clip", "dit", "mmdit", "detr", "conformer", "whisper", "autoencoder"}
-)
+on_devices = pairs({"t5", "deepseek", "rnn", "resnet", "clip", "dit", "detr", "conformer", "whisper", "autoencoder"})
 
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
@@ -378,14 +376,14 @@ def test_loss_falls_on_one_batch(pair):
     assert losses[-1] < losses[0] - 0.05
 
 
-@every_pair
+@of_each_kind
 def test_jit_equals_eager(pair):
     c = case(pair)
     jitted = jax.jit(lambda tree: c.model.apply(tree, c.batch).value)(c.params)
     close(jitted, c.model.apply(c.params, c.batch).value, 1e-5)
 
 
-@every_pair
+@of_each_kind
 def test_apply_is_pure(pair):
     c = case(pair)
     before = jax.tree.map(np.array, (c.params, c.batch))
@@ -434,7 +432,7 @@ def test_updates_are_the_frozen_parameters(pair):
     assert all((after[k] != params.paths(c.params)[k]).any() for k in frozen), "a statistic that never moves"
 
 
-@in_bfloat16
+@of_each_kind
 def test_bfloat16_is_finite_and_near(pair):
     c = case(pair)
     trainable, frozen = params.partition(c.params, c.model.spec)

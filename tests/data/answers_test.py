@@ -108,6 +108,7 @@ def test_an_overlap_as_long_as_a_row_is_refused(make):
         make([row("Rex")], overlap=64).open("train")
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_it_and_one_with_another_head_is_refused(make, tmp_path):
     data = make([row("Paris")] * 8, seq_len=96)
     scalars = learns(data, QuestionAnswering(), "question_answering", tmp_path / "run", steps=40)

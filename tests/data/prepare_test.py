@@ -76,6 +76,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(preparing, "CHUNK_RECORDS", 64)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(corpus, tmp_path, small_chunks):
     _, one = made(corpus, tmp_path / "one")
     _, two = made(corpus, tmp_path / "two", workers=2)

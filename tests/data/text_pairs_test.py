@@ -130,6 +130,7 @@ def test_texts_begin_with_a_start_token_where_the_model_asks_for_it(tmp_path):
         check_data(Config(model=model, objective=NextToken(), data=data(tmp_path, decoder_start=2)))
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_learns_pairs_and_a_model_with_another_start_is_refused(tmp_path):
     from bigmodel_jax.config import Config, EvalConfig, TrainConfig
     from bigmodel_jax.models import T5Config

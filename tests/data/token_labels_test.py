@@ -82,6 +82,7 @@ def test_a_label_that_training_does_not_have_is_a_bad_record(make):
         make(validation=other).open("validation")
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_it_and_one_with_another_head_is_refused(make, tmp_path):
     scalars = learns(make(), MaskedLanguageModel(), "token_classification", tmp_path / "run", steps=30, num_classes=3)
     assert scalars["eval/accuracy"] > 0.9

@@ -102,7 +102,7 @@ def test_saves_of_one_run_averaged_are_a_run_from_which_another_starts(folder, c
     assert f"Starting from the weights of {run}" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_with_batch_norm_gets_the_statistics_of_its_training_batches(tmp_path, capsys):
     config = str(Path(CONFIG).with_name("resnet_mnist.py"))
     short = ("--train.steps", "6", "--optim.warmup_steps", "2", "--checkpoint.every", "3", "--eval.baselines", "False")

@@ -242,6 +242,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(name, template, capsys, mo
 SMALL_DISK = 96 << 10  # bytes: room for a run's metrics and config, not for a checkpoint's arrays
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_save_is_one_line_and_the_save_before_stays(template, tmp_path, capsys):
     """No file can grow beyond a limit: the write fails as on a full disk. The run and its first save stay usable."""
     run_dir = tmp_path / "run"

@@ -90,6 +90,7 @@ def check_wall_time(run_dir, printed):
     assert found.text() in (run_dir / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
     path, uninterrupted = whole
     run_dir = tmp_path / "run"
@@ -154,6 +155,7 @@ def test_config_json_alone_repeats_the_run(whole, tmp_path):
     assert runs.losses(again) == runs.losses(run_dir)
 
 
+@pytest.mark.slow
 def test_the_last_line_is_the_last_evaluation_where_json_is_asked_for(whole):
     path, run_dir = whole
     done = runs.launch("train", path, "--run_dir", run_dir, "--json")  # complete: it only says so
@@ -162,6 +164,7 @@ def test_the_last_line_is_the_last_evaluation_where_json_is_asked_for(whole):
     assert json.loads(last) == json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_eval_and_generate_read_the_run(whole, capsys):
     _, run_dir = whole
     record = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])

@@ -2,11 +2,14 @@
 
 import signal
 
+import pytest
+
 import runs
 from bigmodel_jax import cli
 from resume_test import wait_for_step
 
 
+@pytest.mark.slow
 def test_a_second_start_is_refused_and_the_first_one_loses_no_record(tmp_path):
     path, run_dir = runs.write(tmp_path), tmp_path / "run"
     first = runs.start("train", path, "--run_dir", run_dir, "--train.steps", "100000")

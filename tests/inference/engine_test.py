@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
@@ -54,7 +55,9 @@ def llama():
     return fresh(LlamaConfig)
 
 
-@pytest.mark.parametrize("cfg", [LlamaConfig, Gemma3Config, RNNConfig, pytest.param(T5Config, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "cfg", [LlamaConfig, Gemma3Config, RNNConfig, pytest.param(T5Config, marks=pytest.mark.exhaustive)]
+)
 def test_a_text_depends_neither_on_its_neighbours_nor_on_the_slots(cfg):
     model, weights = fresh(cfg)
     for sample, slots in ((GREEDY, (16,)), (SAMPLED, (4, 16))):
@@ -86,7 +89,7 @@ def test_log_probabilities_are_those_of_the_whole_text_and_a_stop_token_is_given
         np.testing.assert_allclose([token.log_prob for token in tokens], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("slots", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("slots", few((8, 1), 8))
 def test_the_mesh_changes_no_text(llama, slots):
     cfg = dataclasses.replace(LlamaConfig.tiny(), init_std=0.5, num_heads=8, head_dim=4)
     model = cfg.make()

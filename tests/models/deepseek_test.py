@@ -159,6 +159,7 @@ def test_only_targets_of_the_same_document_count():
     np.testing.assert_allclose(summed(packed), sum(alone), rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_training_with_modules_lowers_their_loss_and_every_parameter_learns():
     cfg = dataclasses.replace(WITH_MODULES, compute=Compute(remat="full"))
     model, p = fresh(cfg)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.precision import cast
@@ -71,7 +72,7 @@ def test_a_local_layer_sees_its_window_and_a_global_one_everything(global_every,
     assert (np.abs(jax.grad(last)(p["embed"]["table"])[:9]).sum(-1) > 0).tolist() == reached
 
 
-@pytest.mark.parametrize("config", [Gemma2Config, Gemma3Config])
+@pytest.mark.parametrize("config", few((Gemma2Config, Gemma3Config), Gemma3Config))
 def test_unrolled_and_recomputed_layers_give_the_same(config):
     cfg = config.tiny()
     p = params.init(cfg.make().spec, jax.random.key(0))

@@ -180,7 +180,7 @@ def test_other_rules_and_tied_heads_stay(name, lr, tied):
     assert all(power > 0.5 for power in grown.values()), grown
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_activations_stay_over_depths_in_the_depth_form():
     """Depths 2 and 16: without it, the residual grows with the layers that add to it."""
     flat, grown = growths({n: dataclasses.replace(TINY, num_layers=2 * n) for n in (1, 8)}, ("num_layers=2",))

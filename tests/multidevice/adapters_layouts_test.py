@@ -32,7 +32,6 @@ LORAS = {
     "lora": Lora(targets=".*", rank=4, alpha=8.0),
     "dora": Lora(targets="layers/.*", rank=4, alpha=8.0, dora=True, trained="norm/scale", new_tokens_from=60),
 }
-QUICK = {("lora", "fsdp_tp")}
 STEPS = 3
 
 
@@ -69,11 +68,11 @@ def check(lora: str, parallel: ParallelConfig, num_devices: int = 8, microbatche
 
 
 # Slow: each kind of adapter in another way of cutting; the rest of the grid is exhaustive.
-SLOW = {("lora", "1f1b"), ("dora", "fsdp_tp"), ("dora", "pmap")}
+SLOW = {("lora", "fsdp_tp"), ("lora", "1f1b"), ("dora", "pmap")}
 
 
 def marks(pair: tuple[str, str]) -> list:
-    return [] if pair in QUICK else [pytest.mark.slow if pair in SLOW else pytest.mark.exhaustive]
+    return [pytest.mark.slow if pair in SLOW else pytest.mark.exhaustive]
 
 
 CASES = [pytest.param(*pair, marks=marks(pair)) for pair in itertools.product(LORAS, LAYOUTS)]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 from jax.sharding import PartitionSpec as P
 
 import layout_runs
@@ -45,11 +46,14 @@ def trained(case: str, mesh: str) -> tuple[str, str]:
     return digest(done.state.params), digest({"losses": done.losses, "norms": done.norms})
 
 
-OTHERS = [pytest.param(case, FEW, marks=pytest.mark.exhaustive) for case in ("vit", "bert")]
+OTHERS = [
+    pytest.param(case, meshes, marks=pytest.mark.exhaustive)
+    for case, meshes in (("llama", tuple(MESHES)), ("vit", FEW), ("bert", FEW))
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "meshes"), [("llama", tuple(MESHES)), ("mixtral", FEW), *OTHERS])
+@pytest.mark.parametrize(("case", "meshes"), [("llama", ("one", "data 8", *FEW)), ("mixtral", FEW), *OTHERS])
 def test_parameters_are_bit_identical_on_any_number_of_devices(case, meshes, record_property):
     found = {mesh: trained(case, mesh) for mesh in meshes}
     record_property("digests", (case, found))
@@ -67,7 +71,7 @@ def test_without_it_they_are_not():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["llama", "vit"])
+@pytest.mark.parametrize("case", few(("llama", "vit"), "llama"))
 def test_it_trains_like_any_other_layout(case, prove):
     prove("deterministic", case, dataclasses.replace(FIXED, data=2, fsdp=4))
 

@@ -58,7 +58,7 @@ def test_experts_on_their_devices_equal_one_device(case, name, note):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["mixtral_experts", "mixtral_capacity"])
+@pytest.mark.parametrize("case", few(("mixtral_experts", "mixtral_capacity"), "mixtral_experts"))
 def test_experts_and_stages_equal_one_device(case, note):
     parallel = ParallelConfig(stage=2, data=1, expert=2, tensor=2, pipeline_microbatches=4)
     note("experts, gpipe", case, parallel, *check(case, parallel))
@@ -109,6 +109,7 @@ def test_tokens_stay_where_the_batch_is_not_cut_over_experts():
         assert expert_exchange.axes(4, 8) == ()
 
 
+@pytest.mark.slow
 # Without a bound, every other test of this file does it.
 @pytest.mark.parametrize("buffer", few((1.0, 0.0, 1.25), 1.0))
 def test_a_device_takes_the_first_rows_that_its_buffer_has_room_for(buffer):

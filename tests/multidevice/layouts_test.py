@@ -30,7 +30,7 @@ OTHERS = ("dp", "fsdp", "tp", "fsdp_tp", "hybrid", "tp_sequence")
 CASES = dict.fromkeys(layout_runs.CASES, OTHERS) | {"llama": LAYOUTS, "cnn_nnx": CNN, "cnn_linen": CNN}
 # Slow: the layout that cuts a kind of model in the most ways, and of the decoder each way of cutting once.
 SLOW = {"fsdp_tp", "pmap"}
-OF_LLAMA = {"fsdp", "tp", "hybrid", "tp_sequence", "fsdp_tp_slices"}
+OF_LLAMA = {"hybrid", "tp_sequence", "fsdp_tp_slices"}
 
 
 def marks(case: str, layout: str) -> list:

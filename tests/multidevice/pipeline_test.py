@@ -13,6 +13,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from grids import few
 from text_axes import axes
 
 import layout_runs
@@ -211,7 +212,7 @@ def formula(parallel: ParallelConfig) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", few((1, 2), 2))
 def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
     parallel = layout(4, 8, rounds, fsdp=2)
     found = program("llama", parallel)

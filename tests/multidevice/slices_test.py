@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from grids import few
 from jax.experimental import topologies
 
 import layout_runs
@@ -81,7 +82,7 @@ BF16 = ParallelConfig(data=4, fsdp=2, slices=2, slice_gradients="bfloat16")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["llama", "mixtral", "bert", "vit"])
+@pytest.mark.parametrize("case", few(("llama", "mixtral", "bert", "vit"), "mixtral"))
 def test_bfloat16_between_slices_follows_float32(case):
     """Each slice's gradient is rounded once to 8 bits: losses follow to what that is worth after a few Adam steps."""
     got = layout_runs.run(layout_runs.config_of(case, BF16), case, 8)

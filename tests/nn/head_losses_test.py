@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
@@ -76,9 +77,7 @@ def test_blocks_equal_the_logits_in_memory(case, columns):
     equal(evaluate(case, "blocks", columns), evaluate(case, "whole"))
 
 
-@pytest.mark.parametrize(
-    "layout", ["fsdp_tp", *(pytest.param(k, marks=pytest.mark.slow) for k in LAYOUTS if k != "fsdp_tp")]
-)
+@pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp_tp"))
 @pytest.mark.parametrize("form", ["blocks", pytest.param("whole", marks=pytest.mark.exhaustive)])
 def test_every_layout_equals_one_device(layout, form):
     want = evaluate("padded", "whole")
@@ -87,7 +86,7 @@ def test_every_layout_equals_one_device(layout, form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [V, V + 56])
+@pytest.mark.parametrize("rows", few((V, V + 56), V + 56))
 def test_a_table_with_adapters_is_that_of_the_merged_weight(rows):
     """rows: of the student's table; with more than the teacher's the others are no tokens."""
     w = jnp.pad(TABLE, ((0, rows - V), (0, 0)))

@@ -48,6 +48,7 @@ def test_an_evaluation_reports_how_many_codes_are_used_and_how_evenly():
     assert {m.name for m in DiscreteAutoencoding.metrics} == set(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codebook_weight", "commitment"), [(0.0, 0.0), (1.0, 0.0)])
 def test_codes_learn_from_their_distance_alone_and_the_encoder_from_the_image_too(codebook_weight, commitment):
     objective = DiscreteAutoencoding(codebook_weight=codebook_weight, commitment=commitment)

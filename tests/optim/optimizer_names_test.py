@@ -78,12 +78,7 @@ def learns_and_comes_back(config: Config, folder, data: dict) -> None:
 
 
 QUICK = {"muon", "noisy_sgd"}
-SLOW = {
-    "adafactor",
-    "lamb",
-    "prodigy",
-    "schedule_free_adamw",
-}  # a kind of state each: sums over rows, a ratio, a rate, an average
+SLOW = {"adafactor", "schedule_free_adamw"}  # a kind of state each: sums over rows, an average
 
 
 def marks(name: str) -> tuple:

@@ -131,8 +131,8 @@ def test_loss_and_gradients(name, case):
     assert max(float(jnp.abs(got[path] - wanted[path]).max()) for path in wanted) <= 1e-4 * largest
 
 
-# DPO is quick. Slow are SimPO, which has no reference, and KTO, whose loss has a term of the whole batch.
-IN_SUITES = {"dpo_sigmoid": [], **dict.fromkeys(("simpo", "kto"), pytest.mark.slow)}
+# DPO is quick. Slow is KTO, whose loss has a term of the whole batch.
+IN_SUITES = {"dpo_sigmoid": [], "kto": pytest.mark.slow}
 
 
 @pytest.mark.parametrize("name", [pytest.param(x, marks=IN_SUITES.get(x, pytest.mark.exhaustive)) for x in OBJECTIVES])

@@ -337,23 +337,36 @@ def keep(name: str, variant: str, about: dict, arrays: dict) -> None:
     np.savez_compressed(path / "exports.npz", **found | {f"{variant}/{key}": x for key, x in arrays.items()})
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """exported(name, variant) -> (config, weights, folder), exported once for both tests below."""
+
+    @functools.cache
+    def make(name: str, variant: str) -> tuple:
+        target = tmp_path_factory.mktemp("exported")
+        return *export(name, variant, target), target
+
+    return make
+
+
 @pytest.mark.parametrize(("name", "variant"), CASES)
-def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, tmp_path, measured):
-    cfg, flat = export(name, variant, tmp_path)
+def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, exported, measured):
+    cfg, flat, target = exported(name, variant)
     ours, expected = outputs(name, cfg, flat, batch_of(name, cfg)), theirs(name, variant)
     assert set(ours) <= set(expected)
     worst = max(float(np.abs(ours[key] - expected[key]).max()) for key in ours)
     assert all(0.02 < expected[key].std() < 30 for key in ours), "outputs of a scale at which 1e-4 says something"
     assert measured(name.partition("-")[0], "reload", worst) <= TOLERANCE
     if request.config.getoption("--reference-python") and request.config.getoption("--update-golden"):
-        keep(name, variant, written(tmp_path), {key: expected[key] for key in ours})
+        keep(name, variant, written(target), {key: expected[key] for key in ours})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source_name", "variant"), CASES)
-def test_an_export_is_the_approved_one(source_name, variant, tmp_path):
+def test_an_export_is_the_approved_one(source_name, variant, exported):
     """What transformers was shown, key by key and tensor by tensor; token ids, which change no logits, may be added."""
-    export(source_name, variant, tmp_path)
-    found, expected = written(tmp_path), approved(source_name)[variant]
+    *_, target = exported(source_name, variant)
+    found, expected = written(target), approved(source_name)[variant]
     found["config"] = {
         key: x for key, x in found["config"].items() if key in expected["config"] or not key.endswith("token_id")
     }

@@ -88,6 +88,7 @@ def test_running_statistics_after_a_training_step(reference, measured):
     assert measured(NAME, "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_training_curve(reference, measured):
     """20 steps of AdamW from the same weights on the same batches."""
     ref = reference(NAME)

@@ -142,7 +142,7 @@ def step_batches(arrays, rows=8):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", few(LAYOUTS, "one", "fsdp_tensor"))
+@pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp_tensor"))
 def test_twenty_steps(layout, path, arrays, measured):
     """Our train step with the constants of TRL's AdamW, on its batches, on one device and on eight."""
     cfg, tree = weights(path)

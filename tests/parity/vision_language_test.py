@@ -106,6 +106,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert not any(np.any(theirs[path]) for path in params.paths(frozen))
 
 
+@pytest.mark.slow
 def test_training_curve(reference, measured):
     """20 steps of AdamW from the same weights on the same batch."""
     ref = reference("llava")

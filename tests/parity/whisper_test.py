@@ -61,6 +61,7 @@ def test_gradients_of_every_parameter(ref, measured):
     assert measured("whisper", "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.slow
 def test_training_curve(ref, measured):
     """20 steps of AdamW from the same weights on the same batch."""
     # Theirs is a matrix to AdamW; a bias of heads is none.

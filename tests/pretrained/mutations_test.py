@@ -114,6 +114,7 @@ def changes_nothing(m: Mutation, config: dict, logged: list[str], aliases: dict[
     return value == same or value in allowed or name in SAME
 
 
+@pytest.mark.slow
 def test_a_thousand_mutations_of_config_json(tmp_path, caplog):
     seen = collections.Counter()
     for seed in range(1000):
@@ -205,6 +206,7 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+@pytest.mark.slow
 def test_three_hundred_mutations_of_a_gguf(tmp_path):
     path, handler, seen = tmp_path / "m.gguf", Lines(), collections.Counter()
     write(path)

@@ -47,6 +47,7 @@ def test_what_differs_names_a_series():
     assert [s.name for s in series_of(records)] == ["fsdp, measured", "fsdp, planned", "data, measured"]
 
 
+@pytest.mark.slow
 def test_pages_of_one_benchmark_and_of_two(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -146,6 +146,7 @@ def log_probs(served: Served, engine: Engine, request: Request) -> list[tuple[fl
     return found
 
 
+@pytest.mark.slow
 def test_a_cache_in_int8_is_the_one_that_generate_has():
     served, sample = tiny_served(), SampleConfig(temperature=0, cache="int8")
     prompt, settings = served.prompt("Hello"), Settings.of(sample, ends=False, tops=True)

@@ -66,6 +66,7 @@ def test_a_source_may_be_named_from_the_folder_that_one_works_in(second, monkeyp
     assert all(place.directory.is_absolute() for place in found.places.values())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reads_them_again_bit_for_bit(second, tmp_path):
     config, straight = second
     half = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import text_axes
+from grids import few
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, ReportConfig, SampleConfig, TrainConfig
@@ -108,9 +109,7 @@ def whole():
     return two_steps(config_of())
 
 
-@pytest.mark.parametrize(
-    "layout", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", few(LAYOUTS, *QUICK))
 def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, layout):
     trained, statistics, before, after, losses = two_steps(config_of(change=LAYOUTS[layout][0]), LAYOUTS[layout][1])
     assert set(after) == {p for p in params.paths(PACKED.make().spec) if re.fullmatch("layers/(attn|mlp)/.*", p)}
@@ -360,6 +359,7 @@ def test_a_parameter_that_a_users_model_freezes_trains_resumes_and_evaluates(tmp
     assert np.isfinite(evaluate_run(more, tmp_path / "run")[1]["eval/loss"])
 
 
+@pytest.mark.slow
 def test_blocks_are_generated_from_and_exported_as_arrays(tmp_path, monkeypatch):
     plain = LlamaConfig.tiny()
     make = LlamaConfig.make

@@ -107,6 +107,7 @@ def test_a_student_learns_from_its_own_answers(teacher, tmp_path):
     assert logged[4]["eval/divergence"] > 0
 
 
+@pytest.mark.exhaustive
 def test_a_teacher_in_four_bits_is_read_from_its_folder_packed_and_read_again(teacher, tmp_path):
     storage = BaseConfig("nf4", 16, double=True)
     run(student_of(teacher, 2, teacher_storage=storage), tmp_path / "student")

@@ -30,6 +30,7 @@ def fork(source, which: str, **train):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=f"{folder}{which}", **train))
 
 
+@pytest.mark.slow
 def test_a_fork_of_all_goes_on_bit_for_bit_as_its_source_did(source, tmp_path):
     said, numbers = run(fork(source, "@3", init_state="all"), tmp_path / "fork")
     assert f"Starting from the weights, optimizer and step (3) of {source[1]}@3." in said

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import TrainConfig
@@ -56,10 +57,10 @@ MESHES = {
     "microbatches": (ParallelConfig(data=1), 4, (16, 2, 16)),
     "all": (ParallelConfig(data=2, fsdp=2, seq=2), 2, (4, 2, 8)),
 }
-CASES = [pytest.param(case, marks=[] if case == "all" else pytest.mark.slow) for case in MESHES]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", few(MESHES, "all"))
 def test_pairs_train_alike_on_every_mesh_and_in_pieces(case):
     parallel, microbatches, shard = MESHES[case]
     losses, weights, shards = trained(parallel, microbatches)

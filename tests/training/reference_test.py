@@ -107,6 +107,7 @@ def test_a_run_begins_where_its_reference_stands_and_keeps_it(done):
     assert "The reference reads 11 rows of the train split, once." in QUIET.file.getvalue()
 
 
+@pytest.mark.slow
 def test_every_row_of_both_splits_has_a_value(begun):
     config, folder = begun
     values = find(config, folder).data.values
@@ -149,6 +150,7 @@ def test_a_reference_that_is_gone_is_computed_again_or_refused(begun, tmp_path):
         find(changed, folder / "run", resumes=True)
 
 
+@pytest.mark.slow
 def test_what_is_cut_short_leaves_nothing(begun, tmp_path, monkeypatch):
     config, _ = begun
     own = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_dir=str(tmp_path)))

@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return config_file.load(folder / "run"), folder / "run"
 
 
+@pytest.mark.slow
 def test_an_evaluation_afterwards_is_the_one_of_the_run(run):
     config, run_dir = run
     last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])

@@ -60,6 +60,7 @@ def figures(record, name):
     return {k.removeprefix(f"eval/{name}/"): v for k, v in record.items() if k.startswith(f"eval/{name}/")}
 
 
+@pytest.mark.slow
 def test_each_set_has_its_own_period_and_its_figures_stand_under_its_name(whole):
     _, folder = whole
     found = records(folder)

@@ -88,6 +88,7 @@ def test_fewer_in_a_row_do_not_end_it(diverging):
     assert [r["skipped_steps"] for r in read_metrics(run_dir) if "skipped_steps" in r] == [0] * 5 + [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_short_run_of_which_no_step_was_taken_has_diverged(diverging):
     path, run_dir = diverging
     for steps, code in (("5", None), ("8", 1)):

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from grids import few
 from text_axes import axes
 
 from bigmodel_jax.config import Config, TrainConfig
@@ -73,11 +74,11 @@ def mixtral():
 
 
 # Sums over pieces in time, over devices, and over stages; each of the others compiles for ten seconds.
-QUICK = ("microbatches", "data", "1f1b")
+QUICK = ("microbatches", "data")
 
 
 def cut(*names: str):
-    marked = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    marked = few(names, *QUICK)
     return pytest.mark.parametrize("pieces", marked)
 
 
@@ -104,9 +105,8 @@ def mixtral_step():
     return step(mixtral())
 
 
-@pytest.mark.parametrize(
-    "pieces", ["microbatches", *[pytest.param(n, marks=pytest.mark.slow) for n in ("pmap", "deterministic", "1f1b")]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", few(("microbatches", "pmap", "deterministic", "1f1b"), "microbatches"))
 def test_the_z_loss_has_the_gradient_of_the_whole_batch(mixtral_step, pieces):
     (one, _, metrics), (parts, _, metrics_of_parts) = mixtral_step, step(mixtral(), *PIECES[pieces])
     for path, x in one.items():

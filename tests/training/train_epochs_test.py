@@ -114,6 +114,7 @@ def test_a_number_of_epochs_that_is_none_is_refused(tmp_path, capsys, wrong):
     assert "\n" not in said
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_a_finished_run_as_if_it_had_had_them_from_the_start(tmp_path):
     config = config_of(tmp_path)  # 37 rows in batches of 8
 
