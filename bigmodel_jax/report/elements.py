@@ -9,6 +9,8 @@ from typing import Any
 
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 
+LONG = 12  # characters of a card's value that fit on one line at its large size
+
 
 def plain(value: Any) -> str:
     """A config value as text: strings without quotes, everything else as JSON."""
@@ -22,9 +24,10 @@ def breakable(name: str) -> str:
 
 def card(name: str, value: str, note: str) -> str:
     """A card with a name, a large value and a note."""
-    value = f'<div class="value">{escape(value)}</div>'
+    long = " long" if len(value) > LONG else ""
+    value = f'<div class="value{long}">{escape(value)}</div>'
     return (
-        f'<div class="card"><div class="name">{escape(name)}</div>{value}<div class="note">{escape(note)}</div></div>'
+        f'<div class="card"><div class="name">{breakable(name)}</div>{value}<div class="note">{escape(note)}</div></div>'
     )
 
 

@@ -1,6 +1,7 @@
 """Draw a sweep: values by trial, curves, parallel coordinates, importance; and values by seed."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -179,7 +180,8 @@ def _labels(axes, at: int, dimension: dict[str, Any], theme: Theme) -> None:
         return _ends(axes, at, [_short(end) for end in ends])
     box = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
     for place, label in enumerate(ends):
-        axes.text(at + 0.05, (place + 0.5) / len(ends), _short(label), fontsize=10.5, va="center", bbox=box, zorder=5)
+        text = "\n".join(map(_short, _parts(label)))
+        axes.text(at + 0.05, (place + 0.5) / len(ends), text, fontsize=10.5, va="center", bbox=box, zorder=5)
 
 
 def _ends(axes, at: int, texts: list[str]) -> None:
@@ -187,10 +189,16 @@ def _ends(axes, at: int, texts: list[str]) -> None:
         axes.text(at, height, text, fontsize=10.5, ha="center", va=side, clip_on=False)
 
 
+def _parts(label: Any) -> list[Any]:
+    """The fields of a part of a config, without its class; another label as it is."""
+    found = re.fullmatch(r"\w+\((\w+=.*)\)", label) if isinstance(label, str) else None
+    return found[1].split(", ") if found else [label]
+
+
 def _short(value: Any) -> str:
-    text = (
-        f"{value:.4g}" if isinstance(value, float) else short_tick(value, 0) if isinstance(value, int) else str(value)
-    )
+    if type(value) is int:  # and not a bool
+        return short_tick(value, 0)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 14 else f"{text[:13]}…"
 
 
@@ -202,4 +210,4 @@ def _broken(name: str) -> str:
 def label_of(trial: Trial, name: str) -> str:
     """A trial's value of a field as text."""
     value = trial.values.get(name, "–")
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else ", ".join(map(str, _parts(value)))

@@ -65,7 +65,17 @@ class Choice:
     def labels(self) -> tuple:
         """The form in which a study stores each value: a scalar as it is, else its text."""
         plain = (bool, int, float, str, type(None))
-        return tuple(value if isinstance(value, plain) else repr(value) for value in self.values)
+        return tuple(value if isinstance(value, plain) else _written(value) for value in self.values)
+
+
+def _written(value: Any) -> str:
+    """A value as one would write it: of a part of a config, only the fields that are not the
+    default."""
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+    inside = (f"{f.name}={_written(x)}" for f, x in fields if repr(x) != repr(f.default))
+    return f"{type(value).__name__}({', '.join(inside)})"
 
 
 Dimension = Floats | Integers | Choice
@@ -180,4 +190,4 @@ def text(dimension: Dimension) -> str:
         case Integers(low, high, step):
             return f"integers({low}, {high}{f', {step}' if step > 1 else ''})"
         case Choice(values):
-            return f"choice({', '.join(map(repr, values))})"
+            return f"choice({', '.join(map(_written, values))})"

@@ -73,7 +73,8 @@ def test_a_field_of_a_group_is_reached_by_its_number():
 def test_a_choice_may_be_of_tuples_and_parts():
     parts = choice(MLPConfig(hidden_dims=(8,)), MLPConfig(hidden_dims=(16, 16)))
     space.check(CONFIG, "model", parts)
-    assert parts.labels == tuple(map(repr, parts.values)), "a study keeps texts"
+    assert parts.labels == ("MLPConfig(hidden_dims=(8,))", "MLPConfig(hidden_dims=(16, 16))"), "a study keeps texts"
+    assert space.text(parts) == f"choice({', '.join(parts.labels)})"
     assert space.configured(CONFIG, {"model": parts.values[1]}).model.hidden_dims == (16, 16)
 
 
