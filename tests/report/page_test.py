@@ -102,7 +102,7 @@ def test_a_page_of_pairs_has_what_was_found_beside_chance(pages):
 
 
 def test_a_metric_that_is_not_known_is_on_the_page_and_in_the_comparison(pages, tmp_path):
-    assert '<div class="name">F/beta</div><div class="value">0.125</div>' in pages["own"]
+    assert '<div class="name">F/<wbr>beta</div><div class="value">0.125</div>' in pages["own"]
     assert "Plot: router entropy" in pages["own"]
     both = [folders.own_metrics_run(tmp_path / name) for name in "ab"]
     page = build_report(both, tmp_path / "r.html").read_text()
