@@ -69,6 +69,11 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_xdist_auto_num_workers():
+    """One worker more than cores: many tests wait for processes that they have started, or for a clock."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_configure(config):
     if config.option.markexpr == "slow":  # a slow grid runs its representatives
         config.option.markexpr = "slow and not exhaustive"
