@@ -26,9 +26,7 @@ def card(name: str, value: str, note: str) -> str:
     """A card with a name, a large value and a note."""
     long = " long" if len(value) > LONG else ""
     value = f'<div class="value{long}">{escape(value)}</div>'
-    return (
-        f'<div class="card"><div class="name">{breakable(name)}</div>{value}<div class="note">{escape(note)}</div></div>'
-    )
+    return f'<div class="card"><div class="name">{breakable(name)}</div>{value}<div class="note">{escape(note)}</div></div>'
 
 
 def hero(name: str, value: str, note: str, bars: list[tuple[str, float, str]]) -> str:

@@ -161,6 +161,7 @@ def test_neither_an_engine_nor_this_process_goes_on_from_work_of_the_other(corpu
         made(corpus, tmp_path, "other", engine=in_groups)
 
 
+@pytest.mark.slow
 def test_events_of_a_chunk_are_stored_whole_or_made_again(corpus, tmp_path):
     job = corpus.job(tmp_path)
     chunk = next(prepare.chunks(corpus.source.records("train", tmp_path, BadRecords(9))))

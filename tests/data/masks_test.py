@@ -168,6 +168,7 @@ def test_impossible_options_are_refused(options, message):
         MaskData(**options)
 
 
+@pytest.mark.slow
 def test_scenes_are_functions_of_the_seed(tmp_path):
     def scenes(**options):
         return MaskData(source=DigitScenes(train=12, validation=12, **options), cache_dir=str(tmp_path)).open("train")

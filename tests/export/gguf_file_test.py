@@ -69,6 +69,7 @@ def refused(capsys, run: Path, out: Path, *more: str) -> str:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixture", "architecture"),
     [("llama31", "llama"), *(pytest.param(n, n, marks=pytest.mark.slow) for n in ("llama", "qwen2", "qwen3"))],

@@ -72,6 +72,7 @@ def config_outcome(base: dict, folder, draw: random.Random) -> tuple[str, str, b
     return what, "changed", flat(config) != flat(same) or "remove" in what or config_file.to_json(config) == node
 
 
+@pytest.mark.slow
 def test_a_thousand_mutations_end_in_one_line_or_in_a_config_that_differs(base, tmp_path):
     draw, seen = random.Random(7), collections.Counter()
     for _ in range(1000):

@@ -41,6 +41,7 @@ def test_a_past_run_is_used_as_its_own_version_would(past, capsys):
     assert f"{recorded[-1]['eval/loss']:.3f}"[:4] in Path("run/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_past_run_is_resumed_with_the_losses_of_its_own_version(past, monkeypatch):
     # Neither a page nor a peak is made: seconds each, and none of them of the run's past.
     monkeypatch.setattr(page, "build_report", lambda folders, path: path.write_text("") and path)

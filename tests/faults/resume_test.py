@@ -52,6 +52,7 @@ def wait_for_step(process, run_dir, step):
     raise AssertionError(f"step {step} was not reached: {process.communicate()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kill_after", [pytest.param(3, marks=pytest.mark.exhaustive), 10]
 )  # before the first save, after two

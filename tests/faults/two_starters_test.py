@@ -27,6 +27,7 @@ def test_a_second_start_is_refused_and_the_first_one_loses_no_record(tmp_path):
     assert not (run_dir / "holder.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_config_file_was_cut_is_resumed(tmp_path, capsys):
     path, run_dir = runs.write(tmp_path), tmp_path / "run"
     cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "4"])

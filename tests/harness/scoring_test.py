@@ -51,6 +51,7 @@ def scorer(state, parallel=CONFIG.parallel):
     return Scorer(config, mesh, jax.device_put(state, sharding.placed(config.make_model().spec, mesh, parallel)))
 
 
+@pytest.mark.slow
 def test_each_continuation_is_scored_given_its_context_in_the_order_of_the_pairs(state):
     found = scorer(state)(PAIRS)
     model = CONFIG.make_model()

@@ -89,6 +89,7 @@ def test_log_probabilities_are_those_of_the_whole_text_and_a_stop_token_is_given
         np.testing.assert_allclose([token.log_prob for token in tokens], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", few((8, 1), 8))
 def test_the_mesh_changes_no_text(llama, slots):
     cfg = dataclasses.replace(LlamaConfig.tiny(), init_std=0.5, num_heads=8, head_dim=4)
@@ -221,6 +222,7 @@ def test_prompts_in_pieces_and_prompts_that_begin_alike_say_the_same(cfg):
     assert other.num_shared == before, "keys and values of other weights are forgotten"
 
 
+@pytest.mark.slow
 def test_settings_of_each_request_draw_as_an_engine_of_their_own(llama):
     model, weights = llama
     kinds = [GREEDY, SAMPLED, SampleConfig(temperature=0.7, top_k=3), SampleConfig(temperature=2.0), SAMPLED, GREEDY]

@@ -31,6 +31,7 @@ def texts(cfg, sample: SampleConfig) -> list[list[tuple[int, float]]]:
     return list(found.values())
 
 
+@pytest.mark.slow
 def test_texts_have_nearly_the_log_probabilities_of_a_whole_cache():
     for got, want in zip(texts(CFG, INT8), texts(CFG, WHOLE), strict=True):
         same = [token for token, _ in got] == [token for token, _ in want]
@@ -48,6 +49,7 @@ def test_other_decoders_have_it_without_a_line_of_their_own(name):
         assert abs(got[0][1] - want[0][1]) < 0.05
 
 
+@pytest.mark.slow
 def test_layers_that_lie_apart_keep_the_same_values():
     model = CFG.make()
     weights = params.init(model.spec, jax.random.key(0))

@@ -47,6 +47,7 @@ def said(model, weights, requests, **options):
     return [[t.token for t in text] for text in out.values()], [[t.log_prob for t in text] for text in out.values()]
 
 
+@pytest.mark.slow
 def test_a_row_of_a_batch_uses_its_adapters():
     model, weights = adapted(LlamaConfig.tiny(), ONE, TWO, THREE)
     rows, tokens = [("one",), ("two", "three"), ("one",)], np.arange(9, dtype=np.int32).reshape(3, 3) + 53

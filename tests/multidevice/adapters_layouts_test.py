@@ -128,6 +128,7 @@ def tokens(shape: list[str]) -> bool:
     return "256" in shape or shape[:2] == ["16", "16"]
 
 
+@pytest.mark.slow
 def test_a_step_computes_no_gradient_of_a_frozen_weight():
     """Its product would have the weight's shape; 256 tokens are no dimension of a weight here."""
     model = LlamaConfig(

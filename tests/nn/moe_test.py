@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.params import normal
@@ -93,7 +94,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("rules", [Rules(), Rules(batch=("data", "fsdp"))], ids=["", "batch_not_over_experts"])
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("layout", few(LAYOUTS, *LAYOUTS[:2]), ids=str)
 @pytest.mark.parametrize("form", ALL_FORMS)
 def test_eight_devices_equal_one(form, layout, rules):
     p = layer(bias=True)

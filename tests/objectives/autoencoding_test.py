@@ -88,6 +88,7 @@ def test_the_autoencoder_is_a_constant_and_its_latents_are_what_the_flow_sees():
     np.testing.assert_allclose(again, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drawn_latents_have_the_encoders_spread():
     weights = params.init(VAE.make().spec, jax.random.key(0))
     image = images(3)

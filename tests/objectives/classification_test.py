@@ -35,6 +35,7 @@ def test_scalars_are_sklearns():
     assert set(scalars) == {m.name for m in Classification().metrics} - {"top5"}
 
 
+@pytest.mark.slow
 def test_the_likeliest_five_of_many_classes_are_sklearns():
     logits = RNG.normal(size=(12, 9)).astype(np.float32)
     scalars = Classification().summarize(loss(jnp.asarray(logits)).metrics)

@@ -139,6 +139,7 @@ def test_hidden_states_are_those_behind_the_layers_named():
         np.testing.assert_allclose(loss.metrics["divergence"].compute(), 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["fsdp_tp", *(pytest.param(k, marks=pytest.mark.slow) for k in ("data", "fsdp"))])
 def test_every_layout_equals_one_device(alone, layout):
     """The logits in blocks there, and whole on one device."""
@@ -160,6 +161,7 @@ def test_microbatches_of_unequal_counts_equal_the_whole_batch(alone):
     equal(gradients(config_of(microbatches=4), batch_of()), alone)
 
 
+@pytest.mark.slow
 def test_a_step_trains_the_student_and_the_map_and_an_evaluation_reports_the_teacher():
     config = config_of()
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])

@@ -36,6 +36,7 @@ def test_logits_and_boxes(reference, measured):
     assert measured(NAME, "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_gradients_of_every_parameter(reference, measured):
     """Relative to the norm of the parameter's gradient, and to a thousandth of the largest norm: the first decoder layer's
     attention among queries that are all zero carries nothing, and a key's bias adds the same to all logits of a query."""

@@ -50,6 +50,7 @@ def test_logits_of_rows_with_padding(name, reference, measured):
     assert measured(name, "forward", max(distance(a[:n], b[:n]) for a, b, n in pairs)) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_hidden_states(reference, measured, monkeypatch):
     """What goes into every layer, and what leaves the last."""
     ref = reference("conformer")

@@ -82,6 +82,7 @@ def as_ours(arrays: dict, prefix: str, spec: dict) -> dict[str, np.ndarray]:
 QUICK = {"lora", "dora_tables"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_logits_and_gradients_are_pefts(case, reference):
     base, weights, arrays = reference

@@ -146,6 +146,7 @@ def test_dr_grpo_and_gspo_as_their_papers_write_them(theirs):
     assert loss == pytest.approx(-total / len(advantages), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_that_sampled_are_the_steps_own_without_old_log_probabilities(theirs):
     """Then every ratio is 1, the loss of a token is minus its advantage, and its gradient is the policy gradient."""
     _, cfg, tree, arrays = theirs

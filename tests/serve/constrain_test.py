@@ -46,6 +46,7 @@ def check(text: str) -> None:
     assert 3 <= found["num"] <= 11
 
 
+@pytest.mark.slow
 def test_a_schema_holds_chats_and_completions(with_tools):
     client = with_tools.client()
     messages = [{"role": "user", "content": "Answer."}]

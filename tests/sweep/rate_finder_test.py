@@ -34,6 +34,7 @@ def find(config, folder, span=SPAN):
     return rate_finder.find_rate(config, span, folder, Console(quiet=True), "a.py")
 
 
+@pytest.mark.slow
 def test_a_test_compiles_once_saves_nothing_and_says_its_rate(tmp_path, monkeypatch):
     compiled, compile_step = [], fits.compile_step
     monkeypatch.setattr(fits, "compile_step", lambda *args: compiled.append(1) or compile_step(*args))

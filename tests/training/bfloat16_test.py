@@ -82,6 +82,7 @@ def test_stochastic_rounding_keeps_what_bfloat16_holds():
     np.testing.assert_array_equal(round_stochastic(x, jax.random.key(1)).astype(jnp.float32), x)
 
 
+@pytest.mark.slow
 def test_rounding_by_chance_is_the_same_after_a_restart():
     config = dataclasses.replace(BFLOAT16, precision=Policy(param="bfloat16", rounding="stochastic"))
     whole, _ = run(config, 6)

@@ -44,6 +44,7 @@ def values(config, folder):
     return jax.device_get(load_weights(config, folder, mesh)[0])
 
 
+@pytest.mark.slow
 def test_a_run_keeps_where_they_lie_and_none_of_them(first, second):
     _, folder = second
     said = json.loads((folder / "constants.json").read_text())

@@ -101,6 +101,7 @@ def evaluations(monkeypatch):
     monkeypatch.setattr(loop.Run, "evaluate", given)
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_as_at_its_end_and_does_not_silently_train_on(tmp_path, evaluations):
     folder = tmp_path / "run"
     said, _ = run(stopping(tmp_path), folder)
@@ -126,6 +127,7 @@ def test_a_run_stops_early_as_at_its_end_and_does_not_silently_train_on(tmp_path
     assert "Stopped early" not in said
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_stops_where_it_would_have(tmp_path, evaluations):
     run(stopping(tmp_path, steps=8), tmp_path / "run")
     said, _ = run(stopping(tmp_path), tmp_path / "run")

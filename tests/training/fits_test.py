@@ -66,6 +66,7 @@ def test_a_state_that_does_not_fit_though_its_weights_do(trained, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_leaves_the_folder_to_another_config(trained, tmp_path, capsys, monkeypatch):
     options = ("--run_dir", tmp_path / "run", "--train.steps", 2, "--eval.baselines", "False")
     limit(monkeypatch, 3_450_000)  # the state has 3,406,944 bytes

@@ -50,6 +50,7 @@ def as_before(config, source, folder):
         store.save(saves, 2, found.state.replace(**more), found.data_state, found.config)
 
 
+@pytest.mark.slow
 def test_checkpoints_do_not_repeat_what_is_frozen_and_it_keeps_its_bits(frozen):
     config, folder = frozen
     assert not any("features" in leaf for leaf in leaves(folder, 4))

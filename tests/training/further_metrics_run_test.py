@@ -31,6 +31,7 @@ def people(tmp_path, monkeypatch):
 ARGS = ("--data.group_by", "town", "--eval.baselines", "False", "--report.tensorboard", "False")
 
 
+@pytest.mark.slow
 def test_ones_own_metric_and_groups_are_everywhere_without_another_line(people, capsys):
     cli.main(["train", str(EXAMPLE), "--run_dir", "run", *ARGS])
     shown = capsys.readouterr().out

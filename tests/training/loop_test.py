@@ -198,6 +198,7 @@ class ToldData(ImageData):
         return Told(make_iterator(self, batch_size=config.train.batch_size, seed=config.train.seed, mesh=mesh))
 
 
+@pytest.mark.slow
 def test_a_run_may_make_its_batches_from_its_state(whole, tmp_path):
     """What makes them goes on from where the checkpoint says it stood, bit for bit."""
     config, _, _, _ = whole

@@ -139,6 +139,7 @@ def test_a_resumed_run_computes_nothing_and_goes_on_as_if_it_had_not_stopped(don
     assert 0 <= scalars["eval/preference_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_a_reference_that_is_gone_is_computed_again_or_refused(begun, tmp_path):
     config, folder = begun
     own = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_dir=str(tmp_path / "other")))
@@ -166,6 +167,7 @@ def test_what_is_cut_short_leaves_nothing(begun, tmp_path, monkeypatch):
     assert find(own, tmp_path).data.values["train"]["reference"].shape == (11, 2)
 
 
+@pytest.mark.slow
 def test_other_rows_other_weights_and_another_precision_have_other_values(begun, tmp_path):
     config, folder = begun
     before = {path.parent.name for path in kept(folder)}

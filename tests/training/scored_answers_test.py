@@ -93,6 +93,7 @@ def evaluated(config, tmp_path):
     return one.evaluate(None, tree, tmp_path / "samples" / "00000002.qa.jsonl"), tree
 
 
+@pytest.mark.slow
 def test_the_engine_answers_each_prompt_and_functions_score_all_answers(config, tmp_path):
     found, tree = evaluated(with_functions(config, characters, agreement), tmp_path)
     tokenizer = config.data.open_tokenizer()

@@ -87,6 +87,7 @@ def test_a_run_without_the_sets_learns_and_measures_the_same(whole, tmp_path):
         }
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_figures(whole, tmp_path):
     config, folder = whole
     shutil.copytree(folder, tmp_path / "run")

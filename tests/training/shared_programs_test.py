@@ -42,6 +42,7 @@ def after(programs, config, steps=3):
     return jax.device_get((state.params, {name: mean.compute() for name, mean in sums.items()}))
 
 
+@pytest.mark.slow
 def test_one_step_serves_other_rates_decays_and_seeds_and_computes_what_their_own_would():
     shared = SharedPrograms(FIELDS)
     for changes in ({}, {"optim.lr": 3e-2, "optim.weight_decay": 0.0}, {"train.seed": 7, "optim.weight_decay": 0.5}):

@@ -205,6 +205,7 @@ def test_the_step_compiles_once():
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_the_step_without_a_compiler_is_the_step():
     """The Python of a step is its program: nothing in it depends on being traced."""
     batches = [text_batch()]
@@ -215,6 +216,7 @@ def test_the_step_without_a_compiler_is_the_step():
     chex.assert_trees_all_close(state.params, compiled_state.params, atol=1e-4)  # Adam turns rounding into steps
 
 
+@pytest.mark.slow
 def test_pmap_on_devices_that_are_not_there_is_the_step():
     """Four replicas as one program over a leading dimension: what is summed over the devices is what one device sums."""
     replicated = dataclasses.replace(CONFIG, parallel=ParallelConfig(strategy="pmap", data=4))

@@ -42,6 +42,7 @@ def gradients(batch: dict):
     return jax.tree.map(lambda g: np.asarray(g / mean.count), grads), float(mean.count)
 
 
+@pytest.mark.slow
 def test_who_does_not_watch_has_the_program_as_it_was():
     state = jax.eval_shape(lambda: init_state(CONFIG, one_device()))
     watching = dataclasses.replace(CONFIG, report=ReportConfig(watch=10))
