@@ -27,8 +27,7 @@ class Reconstructions:
 
 
 def reconstructed(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.ndarray]:
-    """(images, reconstructions) (N, H, W, C) float32 in 0 .. 1; a latent is the encoder's mean,
-    without noise."""
+    """(images, reconstructions) (N, H, W, C) float32 in 0 .. 1, from latents without noise."""
     model, objective, batch = config.make_model(), config.objective, batch_to_show(config)
 
     def reconstruct(weights, batch):
