@@ -140,7 +140,7 @@ def _columns(num_tokens: int, vocab: int) -> int:
 
 
 def is_large(head: Head, plan: Plan) -> bool:
-    """Whether a device's logits exceed two blocks, which then repay their third product."""
+    """Whether a device's logits exceed two blocks: less memory then repays a third product."""
     return 4 * math.prod(local_shape(head, plan.at)) > 2 * BLOCK_BYTES
 
 

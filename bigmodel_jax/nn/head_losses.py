@@ -1,7 +1,7 @@
 """Log-probabilities, entropy and divergences over a vocabulary, without the logits in memory.
 
 The logits are made in blocks of the vocabulary with head.py's blocks and collectives: neither the
-forward nor the backward pass holds an array of tokens x vocabulary. A divergence has gradients of
+forward nor the backward pass holds an array of tokens x vocabulary. A divergence has a gradient in
 the student alone.
 
 Shapes: N tokens and C columns of a block of logits; in a per-device region both are the device's
@@ -113,6 +113,7 @@ def _entropy_gradients(plan: Plan, x, table, bias, value, log_z, d_value):
 
     def slope(logits, columns, _):
         log_p = jnp.where(columns == NOWHERE, MASKED, logits - log_z)
+        # The derivative of the entropy by a logit is -p (log p + entropy).
         return -jnp.exp(log_p) * (log_p + value) * d_value
 
     return heads.gradients(plan, x, table, bias, slope)
@@ -271,6 +272,8 @@ def _divergence_gradients(beta, plan: Plan, of_teacher: Plan, student, teacher, 
     def slope(logits, columns, start):
         log_p = _log_p(logits, log_z, columns)
         own = _slopes(beta, log_p, _log_q(of_teacher, teacher, log_z_teacher, start))
+        # The chain rule through log p = logit - log Z; `slopes` is the sum of `own` over the
+        # vocabulary.
         return (own - jnp.exp(log_p) * slopes) * d_value
 
     return heads.gradients(plan, *student, slope)

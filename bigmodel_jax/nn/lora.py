@@ -40,7 +40,8 @@ class Low:
 
     a: (*lead, *I, r), b: (*lead, r, *O). magnitude: (*lead, *O), a column's length minus the base's
     (DoRA). whole: (*lead, *I, *O), the difference from the base of a weight trained in full. rows:
-    (n, D), the same for the rows from `start` on. key: the key of x's dropout, one per layer.
+    (n, D), such a difference for the n rows from `start` on. key: the key of x's dropout, one per
+    layer.
     scale: s. rate: the dropout rate. on: (B,) bool, the rows of x that use the adapter; None: all.
     """
 
@@ -94,8 +95,7 @@ class Adapted:
                 w = w + self._product(low).astype(w.dtype)
                 lengths = self._lengths(low, base)
                 w = w if lengths is None else w * jnp.expand_dims(lengths, self._inner(low)).astype(w.dtype)
-        # The barrier keeps the merged weight one array: all else in the program stays as the
-        # base's.
+        # The barrier keeps the merged weight one array, so that the rest compiles as for the base.
         return w if w is base else jax.lax.optimization_barrier(w)
 
     def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:

@@ -86,9 +86,9 @@ def exchange_is_cheaper(table: jax.Array, ids: jax.Array) -> bool:
 def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
     """Maps ids (B, T) -> (B, T, D) without gathering the table.
 
-    Each device reads its columns for its whole group, and the devices exchange them. The gradient
-    travels back the same way and is summed in float32, because a frequent token's gradient is a sum
-    of thousands.
+    Each device looks up its columns for the tokens of its whole group, and the devices exchange
+    them. The gradient travels back the same way and is summed in float32, because a frequent
+    token's gradient is a sum of thousands.
     """
     return _lookup(cut(ids.shape, table.shape), table, ids)
 

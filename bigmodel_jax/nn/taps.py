@@ -22,7 +22,8 @@ from bigmodel_jax.core.spelling import nearest
 class Harvest:
     """The state of one reading.
 
-    names: the taps that are asked for. read: what is kept of a tap's value. seen: the names of all
+    names: the taps that are asked for. read: maps a tap's name and value to what is kept. seen: the
+        names of all
     taps that ran. found: the values by name, (L, ...). layer: the values of the layer being traced.
     """
 

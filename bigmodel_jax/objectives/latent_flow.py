@@ -50,7 +50,9 @@ class LatentFlow(FlowMatching):
         return {AUTOENCODER: constant}
 
     def autoencoder_config(self) -> ModelConfig:
-        """The autoencoder's model. Raises a one-line ValueError if it is unknown or has no latents.
+        """The autoencoder's model config.
+
+        Raises a one-line ValueError if it is unknown or has no latents.
         """
         found = model_of(self.autoencoder, "objective.autoencoder", self.autoencoder_model)
         if not hasattr(found, "latent_shape") or hasattr(found, "num_codes"):

@@ -146,8 +146,7 @@ def nats_of(out: Out, batch: dict, form: Form) -> jax.Array:
 
 
 def with_losses(mean: Mean, sums: dict[str, Mean], out: Out) -> Loss:
-    """Adds the model's auxiliary losses, which are means, to the loss, each times the count.
-    """
+    """Adds the model's auxiliary losses, which are means, to the loss, each times the count."""
     objective = mean.total
     for name, value in out.losses.items():
         sums = sums | {name: Mean(value * mean.count, mean.count)}

@@ -80,7 +80,9 @@ class TextThenImage(OfPictures):
         return {AUTOENCODER: parameters_of.constants(self.autoencoder_config().make().spec)}
 
     def autoencoder_config(self) -> ModelConfig:
-        """The autoencoder's model. Raises a one-line ValueError if it is unknown or has no codes.
+        """The autoencoder's model config.
+
+        Raises a one-line ValueError if it is unknown or has no codes.
         """
         found = model_of(self.autoencoder, "objective.autoencoder", self.autoencoder_model)
         if not hasattr(found, "num_codes"):

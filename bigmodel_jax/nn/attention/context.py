@@ -1,4 +1,4 @@
-"""Attention to a sequence sharded over devices: where arrays lie, and how devices exchange.
+"""Attention to a sequence sharded over devices: the layout of the arrays, and the exchange.
 
 ring: every device keeps its queries, and the keys travel from device to device (Liu et al.,
 arXiv:2310.01889). ulysses: an all-to-all gives each device the whole sequence for a part of the
