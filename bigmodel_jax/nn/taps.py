@@ -23,8 +23,8 @@ class Harvest:
     """The state of one reading.
 
     names: the taps that are asked for. read: maps a tap's name and value to what is kept. seen: the
-        names of all
-    taps that ran. found: the values by name, (L, ...). layer: the values of the layer being traced.
+    names of all taps that ran. found: the values by name, (L, ...). layer: the values of the layer
+    being traced.
     """
 
     names: tuple[str, ...]

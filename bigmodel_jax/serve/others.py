@@ -109,7 +109,7 @@ def _encoded(row: np.ndarray, asked: Embedding) -> Any:
 def _listed(given: Any, param: str) -> list:
     """The inputs as a list, from one or several.
 
-    Raises Refused for too many, or for an empty one.
+    Raises Refused for too many inputs, or for an empty one.
     """
     one = isinstance(given, str) or bool(given and isinstance(given[0], int | float))
     found = [given] if one else list(given)

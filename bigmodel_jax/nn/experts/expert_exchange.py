@@ -62,10 +62,9 @@ def apply(
     It is called inside `shard_map`. E: the experts on each device. Rows are sorted by expert,
     travel, pass through `products(rows, expert of each, rows of each expert)`, and travel back.
     buffer: the rows that a device has room for, relative to an even share. Rows beyond that number,
-        which come from the last devices, do not travel, and their result is 0. With 0 no row is
-        dropped: a token's
-    choices are different experts, so a device gets at most min(k, E) rows per token of all devices,
-    and has room for all of them.
+    which come from the last devices, do not travel, and their result is 0. With 0 no row is
+    dropped: a token's choices are different experts, so a device gets at most min(k, E) rows per
+    token of all devices, and has room for all of them.
     """
     (B, T, D), k = x_BTD.shape, chosen.shape[-1]
     e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
