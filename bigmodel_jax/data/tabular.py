@@ -124,6 +124,7 @@ class TabularData(DataConfig):
         if self.num_classes:
             return {}
         train, validation = read_split(self, "train"), read_split(self, "validation")
+        # A column of ones is the intercept. In float32, nearly dependent columns would lose digits.
         columns = [np.c_[t.features.astype(np.float64), np.ones(len(t.features))] for t in (train, validation)]
         solution = np.linalg.lstsq(columns[0], train.targets, rcond=None)[0]
         return {"least_squares_rmse": float(np.sqrt(np.mean((columns[1] @ solution - validation.targets) ** 2)))}

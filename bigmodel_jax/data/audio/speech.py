@@ -98,7 +98,7 @@ class SpeechData(DataConfig):
         files.replace(folder / "vocabulary.json", text + "\n")
 
     def labels(self, text: str) -> tuple[str, list[int]]:
-        """Return ("", the labels of a transcript), or (what is wrong with it, [])."""
+        """Return ("", labels) of a transcript, or (what is wrong with it, [])."""
         plain = " ".join(PUNCTUATION.sub(" ", text.lower()).split())
         numbers = {" ": SPACE} | {c: n for n, c in enumerate(self.characters, 2)}
         unknown = next((c for c in plain if c not in numbers), None)

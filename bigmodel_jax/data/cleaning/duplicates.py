@@ -12,7 +12,7 @@ from bigmodel_jax.data.cleaning.step import Record, Shared, package, text_of
 
 DIGEST = 16  # bytes of a text's hash
 SHOWN = 100  # characters of a text that a data card may show for a near duplicate
-REMEMBERED = 10_000  # how many texts' beginnings are kept for that: about a megabyte
+REMEMBERED = 10_000  # the number of texts whose beginnings are kept for the card: about a megabyte
 
 
 def digest(text: str) -> bytes:

@@ -70,6 +70,7 @@ class MinHashIndex:
 
     def add(self, signature: np.ndarray, hashes: list[int], slots: list[int]) -> None:
         """Keep a signature; `slots` is the value that `find` has just returned for it."""
+        # Signatures are stored in blocks: growing one array would copy all of them.
         block, row = divmod(self.number, BLOCK)
         if block == len(self._blocks):
             self._blocks.append(np.empty((BLOCK, self._permutations), np.uint8))

@@ -25,7 +25,7 @@ LEFT_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class SpecialTokens:
-    """What a model's files say about its special tokens; each may be empty.
+    """The entries of a model's files about its special tokens; each may be empty.
 
     - names: tokenizer_config.json.
     - generation: generation_config.json.
