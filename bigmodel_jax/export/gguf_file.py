@@ -141,7 +141,7 @@ def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterat
 
 
 def _used(name: str, shape: tuple[int, ...], kind: str) -> str:
-    """The type in which a tensor is written, where matrices are written as `kind`."""
+    """The type in which one tensor is written. kind: the type that the user chose for matrices."""
     if len(shape) < 2:
         return "F32"
     if kind[0] == "Q" and kind != "Q8_0" and name.split(".")[0] in WIDE:

@@ -63,7 +63,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def render(figures: dict[str, Callable], subject: Any, theme: Theme) -> dict[str, bytes]:
     """Draw each of `figures` (functions of subject and theme) as PNG bytes.
 
-    Figures that return None are left out.
+    The result has no entry for figures that return None.
     """
     import matplotlib
 

@@ -54,7 +54,7 @@ class Writing:
 
 
 class Answering(NamedTuple):
-    """The parts that make answers: worker, tokenizer, an answer's time limit in seconds, metrics."""
+    """The parts that make answers. seconds: an answer's time limit."""
 
     worker: Worker
     tokenizer: Tokenizer

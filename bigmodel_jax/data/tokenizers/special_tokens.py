@@ -53,7 +53,8 @@ class SpecialTokens:
     def ids(self, name: str) -> list[int]:
         """Return the ids under a name ("eos_token_id").
 
-        generation_config.json is read first, and config.json where it has none.
+        They are those of generation_config.json. If that file has none under the name, they are
+        those of config.json.
         """
         value = self.generation.get(name)
         value = self.model.get(name) if value is None else value
