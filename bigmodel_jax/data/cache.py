@@ -111,7 +111,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
     all, also on file systems where locks do not reach other hosts. A damaged folder is logged and
     rebuilt.
     """
-    if is_whole(folder):  # reading needs no lock, and a read-only cache has none
+    if is_whole(folder):  # no lock here: a read-only cache cannot make the lock's file
         return folder
     with lock(folder):
         # Another process may have finished the folder while this one waited for the lock.

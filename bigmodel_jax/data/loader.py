@@ -133,7 +133,7 @@ class Placement:
         self.low, self.high = min(b[0] for b in bounds), max(b[1] for b in bounds)
 
     def __call__(self, local: dict[str, np.ndarray]) -> Batch:
-        """Return `local` on the mesh.
+        """Return the batch on the mesh. `local` holds the rows that this process supplies.
 
         The caller must not write to `local` afterwards: on CPU the device arrays may share its
         memory.

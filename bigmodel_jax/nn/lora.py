@@ -117,7 +117,8 @@ class Adapted:
             y = y + _in_rows(low, more).astype(y.dtype)
             lengths = self._lengths(low, self.w)
             y = y if lengths is None else _in_rows(low, y * lengths.astype(y.dtype), y)
-        # The barrier keeps y one array, so that later operations round as with the base's product.
+        # Without the barrier XLA could fuse the sum into later operations, which would then round
+        # in other places than after the base's product.
         return jax.lax.optimization_barrier(y) if self.low else y
 
     def _is_merged(self, x: jax.Array, num_dims: int) -> bool:

@@ -88,7 +88,9 @@ def sequential(
     remat: Remat = "none",
     unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """`run` without a pipeline, for layers that every stage holds, and for ys that are not sums."""
+    """Does what `run` does, but never as a pipeline. It serves layers that every stage holds, and
+    ys that are not sums.
+    """
     block, without_taps = taps.watch(block)
 
     def body(p, x, xs, *shared):

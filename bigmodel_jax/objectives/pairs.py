@@ -51,8 +51,8 @@ class Texts(NamedTuple):
 
     @property
     def means(self) -> jax.Array:
-        """(B, 2): log-probabilities per token. A row without an answer gets -1, where every loss is
-        finite.
+        """(B, 2): log-probabilities per token. A row without an answer gets -1, for which every
+        loss is finite.
         """
         return jnp.where(self.lengths > 0, self.log_probs / metrics.divisor(self.lengths), -1.0)
 

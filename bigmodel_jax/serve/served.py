@@ -65,7 +65,9 @@ class Served:
         return self.tokenizer is not None and self.model.make_cache is not None
 
     def known_writer(self, name: str) -> str:
-        """The name, if it is served and the model continues texts. Raises Refused otherwise."""
+        """Returns the name if it is served and the model continues texts. Raises Refused
+        otherwise.
+        """
         if not self.writes:
             raise Refused(
                 f"{self.known(name)} writes no text; /v1/embeddings, /classify or /images may suit it", "model"

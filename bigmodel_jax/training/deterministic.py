@@ -138,8 +138,8 @@ def all_reduce(x: jax.Array, axis: str, n: int) -> jax.Array:
 def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) -> jax.Array:
     """The global gradient norm, from sums that do not depend on how the gradients are sharded.
 
-    The squares are folded along all dimensions except the one that FSDP would shard. That one is
-    gathered, so that every device folds the same vector on every mesh.
+    The squares are folded along all dimensions except the one that FSDP would shard. The sums along
+    that dimension are gathered, so that every device folds the same vector on every mesh.
     """
     batch_axes = {"data", "fsdp"}  # the other axes have size 1, and the choice must be the same on every mesh
 

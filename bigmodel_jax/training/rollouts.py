@@ -67,7 +67,9 @@ class Rollouts:
         """Does nothing, because a rollout needs the weights."""
 
     def wait(self, seconds: float) -> bool:
-        """False if a rollout comes next, which needs the weights of the step before."""
+        """Returns False if the next step needs a new rollout. A rollout needs the weights after the
+        step before, so nothing can be prepared.
+        """
         if self._made is not None and self._made.number == self._number():
             return True
         time.sleep(seconds)

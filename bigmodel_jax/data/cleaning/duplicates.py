@@ -16,7 +16,9 @@ REMEMBERED = 10_000  # the number of texts whose beginnings are kept for the car
 
 
 def digest(text: str) -> bytes:
-    """Return a hash of a text; whitespace at its ends and the amount between words are ignored."""
+    """Return a hash of a text, which does not depend on the whitespace at its ends or on the amount
+    of whitespace between words.
+    """
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
 
 

@@ -52,8 +52,8 @@ class Found(NamedTuple):
 def search(network: Network, boards: Board, simulations: int, noise: jax.Array | None = None) -> Found:
     """Search G boards with so many simulations each.
 
-    `noise` (G, 7) holds probability distributions. A quarter of them is mixed into the roots'
-    priors, as in AlphaZero's self-play. None means no noise.
+    `noise` (G, 7) holds probability distributions over moves. The roots' priors become 3/4 of the
+    network's priors and 1/4 noise, as in AlphaZero's self-play. None means no noise.
     """
     priors, values = evaluated(network, boards)
     if noise is not None:

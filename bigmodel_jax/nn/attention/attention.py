@@ -211,7 +211,7 @@ LOCAL = {
 
 
 def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
-    """The definition: logits (B, K, G, T, S) in memory, softmax in float32, (B, T, H, w).
+    """Attention (B, T, H, w) by its definition, with all logits (B, K, G, T, S) in memory.
 
     q: already scaled. mask: (B, T, S) bool, True for visible keys.
     """

@@ -37,7 +37,7 @@ class PartedLoss:
         return self.parts.read(self.whole(compute), None)
 
     def enter(self, compute: Tree, rows: Any, rng: jax.Array) -> tuple[Tree, dict, Entry]:
-        """Parameters outside the stack, the model's inputs, and the input of the stack."""
+        """Returns (parameters outside the stack, the model's inputs, the input of the stack)."""
         rows, rng = self.objective.inputs(rows, rng)
         outside = self.parts.outside(self.read(compute))
         return outside, rows, self.parts.enter(outside, rows, rng=rng, train=True, cache=None)
