@@ -181,7 +181,9 @@ def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
 
 
 def _length(pattern: _Pattern, part: int, count: float) -> float:
-    """Return after how many examples of a leg this part has given `count`; or infinity."""
+    """Return after how many examples of a leg this part has given `count` of them; infinity if it
+    never does.
+    """
     turns = np.flatnonzero(pattern.part == part)
     if count == math.inf or not len(turns):
         return math.inf

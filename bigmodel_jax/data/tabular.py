@@ -91,6 +91,8 @@ class TabularData(DataConfig):
         table = read_split(self, split)
         log_skipped(split, table.skipped)
         train = table if split == "train" else read_split(self, "train")
+        # Every split is scaled as the training rows, since the validation rows must not influence
+        # the model.
         inputs, outputs = fit_scaling(train.features), fit_scaling(train.targets)
         rows = (inputs.standardise(table.features), table.targets, self.num_classes, outputs, table.skipped)
         names = {name: number for number, name in enumerate(self.groups() if split == "validation" else ())}

@@ -260,7 +260,8 @@ class Engine:
                 last = ended and bool(turn == turns[-1])
                 best = () if tops is None else _tops(tops.ids[turn, slot], tops.log_probs[turn, slot])
                 out.append(Token(number, int(tokens[turn, slot]), float(log_probs[turn, slot]), last, best))
-                if turn and self._constraints[slot]:  # the first token was recorded when it was drawn
+                # The constraint already has the first token: `_begin` has given it.
+                if turn and self._constraints[slot]:
                     self._constraints[slot].take(int(tokens[turn, slot]))
             self._left[slot] = max(left[slot] - sum(sure for _, sure, _ in self._flying), 0)
             if ended:

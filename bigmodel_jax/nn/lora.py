@@ -206,7 +206,7 @@ class Adapted:
         return w
 
     def _product(self, low: Low) -> jax.Array:
-        """s a b in the shape of w."""
+        """The product scale * a @ b, in the shape of w."""
         lead = low.a.shape[: low.a.ndim - self.num_in - 1]
         a = low.a.reshape(*lead, -1, low.a.shape[-1])
         b = low.b.reshape(*lead, low.b.shape[len(lead)], -1)

@@ -19,7 +19,7 @@ class DiscreteAutoencoding(Reconstruction):
 
     The distance moves codes to their vectors with the weight `codebook_weight`, and vectors to
     their codes with `commitment` times that. The model's value is `Coded` of
-    models/discrete_autoencoder.py. ValueError for another model.
+    models/discrete_autoencoder.py. Another model raises ValueError.
     """
 
     metrics = (

@@ -15,7 +15,7 @@ from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.other_run import model_of
 
-AUTOENCODER = "autoencoder"  # the branch of the parameters
+AUTOENCODER = "autoencoder"  # name of the branch with the autoencoder's parameters
 
 
 @dataclasses.dataclass(frozen=True)

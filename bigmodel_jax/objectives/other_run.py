@@ -19,7 +19,7 @@ def model_of(run: str, name: str, model: ModelConfig | None = None) -> ModelConf
     if model is not None:
         return model
     path = mirror.fetched(run) / "config.json"
-    if not path.parent.is_dir():  # a checkpoint is named behind the folder
+    if not path.parent.is_dir():  # `run` is FOLDER@STEP or FOLDER@best
         path = mirror.fetched(run.rpartition("@")[0]) / "config.json"
     no_run = f"{name} = {run!r} is not a run's folder; `import` makes one of published weights"
     try:

@@ -60,6 +60,8 @@ class Texts(NamedTuple):
 def flat(batch: dict) -> dict:
     """Reshapes the texts (B, 2, T) of a batch to rows (2B, T); the two of a pair are neighbours."""
     texts = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in TEXTS if name in batch}
+    # The reshape merges the sharded axis of rows with that of the two texts. The constraint says
+    # that the merged rows stay sharded.
     return batch | {name: constrain(x, "batch", "seq") for name, x in texts.items()}
 
 

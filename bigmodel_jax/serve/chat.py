@@ -60,6 +60,7 @@ class Answers:
             message = self._messages[piece.index]
             delta = message.add(piece.text, last=piece.finish is not None)
             finish = message.finish(piece.finish)
+            # Log-probabilities of a token must be sent even where its text is held back.
             if delta or finish or self._asked.tops is not None:
                 yield self._chunk([_delta(piece.index, delta, finish, self._log_probs(piece.tokens))])
         if self._asked.include_usage:

@@ -102,6 +102,7 @@ def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
 
 def _encoded(row: np.ndarray, asked: Embedding) -> Any:
     if asked.encoding_format == "base64":
+        # "<f4" fixes the byte order, whatever machine serves.
         return base64.b64encode(row.astype("<f4").tobytes()).decode()
     return row.tolist()
 

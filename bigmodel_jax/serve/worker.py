@@ -48,7 +48,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._each = list(dict.fromkeys(engines.values()))
         self._texts: dict[tuple[Engine, int], tuple[Reply, int]] = {}
-        self._since: float | None = None  # when the step began that the devices have not finished
+        self._since: float | None = None  # when the running step began; None while the devices are idle
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self.open, self.warm, self.failed = 0, False, ""
 

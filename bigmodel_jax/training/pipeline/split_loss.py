@@ -106,6 +106,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     still = _without_gradient(of_layers, compute)
 
     def weights(compute):
+        # Floats without a gradient go as integers (`_without_gradient`), and `run` turns them back.
         kinds = iter(still)
         bits = jax.tree.map(lambda a: _bits(a) if next(kinds) else a, of_layers(compute))
         return tuple(map(jax.tree.leaves, bits))
