@@ -27,6 +27,7 @@ class Below:
     """Allows the tokens 0 .. num - 1 at each place of a text, and no others."""
 
     def __init__(self, num: int):
+        # Bit n % 32 of word n // 32 allows token n.
         bits = np.arange(-(-num // 32) * 32, dtype=np.uint32).reshape(-1, 32)
         self._words = np.sum((bits < num) * (np.uint32(1) << bits % 32), axis=1, dtype=np.uint32)
 

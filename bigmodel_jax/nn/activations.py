@@ -23,9 +23,7 @@ Activation = Literal[
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x): the approximation of GELU
-    (arXiv:1606.08415) that CLIP was trained with.
-    """
+    """x sigmoid(1.702 x): the approximation of GELU (arXiv:1606.08415) that CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 

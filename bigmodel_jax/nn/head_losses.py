@@ -97,6 +97,7 @@ def _entropy_by_device(plan: Plan, x, table, bias):
         total, weighted = moved(total, weighted, top - new_top)
         below = logits - new_top[:, None]
         e = jnp.exp(below)
+        # Where e is 0, below may be -inf, and their product would be NaN.
         return (new_top, total + e.sum(-1), weighted + jnp.where(e > 0, e * below, 0.0).sum(-1)), None
 
     zeros = jnp.zeros(len(x), jnp.float32)
@@ -104,6 +105,7 @@ def _entropy_by_device(plan: Plan, x, table, bias):
     if plan.at.vocab:
         own, top = top, jax.lax.pmax(top, plan.at.vocab)
         total, weighted = jax.lax.psum(jnp.stack(moved(total, weighted, own - top)), plan.at.vocab)
+    # -sum p log p = log Z - sum p logit. The top drops out of the difference.
     value = jnp.log(total) - weighted / total
     return value.reshape(shape), (jnp.log(total) + top).reshape(shape)
 
@@ -197,6 +199,7 @@ def _slopes(beta: float, log_p, log_q):
 
 
 def _mixture(beta: float, log_p, log_q):
+    # log((1 - beta) p + beta q), without leaving log space, where small p would underflow.
     return jnp.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
 
 
