@@ -29,9 +29,9 @@ FOLLOWS, RANDOM = 0, 1  # the labels of next_sentence, as in BERT
 class SentencePairData(MaskedTextData):
     """Rows of two spans with masked tokens, for `BertPretraining`.
 
-    The tokenizer's own [CLS], [SEP] and mask tokens are used. In a tokenizer that
-    lacks them, its separator is [SEP], and the mask token and [CLS] get the ids after its last
-    token. The model's vocabulary is larger by these ids.
+    The tokenizer's own [CLS], [SEP] and mask tokens are used. If it lacks them, its separator is
+    [SEP], and the mask token and [CLS] get the ids after its last token. The model's vocabulary is
+    larger by these ids.
     """
 
     tokenizer: TokenizerConfig = TokenizerConfig(kind="wordpiece")
