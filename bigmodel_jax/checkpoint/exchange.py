@@ -3,8 +3,9 @@ connection.
 
 Collectives would not work: pieces travel while the next steps run, and collectives of two threads
 could be matched with each other's. A request is a line with the job's token, a line of JSON, and as
-many bytes as the JSON says. The answer is a line of JSON and bytes. Process 0 makes the token, and
-the coordination service spreads it; a request without it gets no answer.
+many bytes as the JSON says. The answer is a line of JSON, and then as many bytes as that JSON says.
+Process 0 makes the token, and the coordination service spreads it; a request without it gets no
+answer.
 """
 
 import hmac

@@ -33,7 +33,8 @@ def newest(directory: Path) -> int:
 
 
 def describe(directory: Path, step: int) -> dict[str, Leaf]:
-    """{path: description} of every leaf of a save, e.g. "params/layers/attn/q"; no array is read.
+    """{path: description} of every leaf of a save, without reading any array. A path is, for
+    example, "params/layers/attn/q".
 
     Raises FileNotFoundError if there is no such save, and ValueError, one line, if it is damaged.
     """

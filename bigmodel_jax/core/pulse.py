@@ -25,8 +25,8 @@ TIMES = 10  # the default limit is this many times the median of recent steps
 FIRST_STEPS, FIRST_SECONDS = 2, 1800.0  # the first steps may compile, tune kernels and connect to every other host
 GAP_SECONDS = 5.0  # a watching thread that did not run for so long was itself suspended, so no step is blamed
 
-# The phases of a step, in the words of messages. Other phases (compiling, evaluating, saving) have
-# no time limit.
+# The phases of a step, worded as messages name them. Other phases (compiling, evaluating, saving)
+# have no time limit.
 DATA, DEVICES, RECORD = "reading the data", "waiting for the devices", "writing the metrics"
 STEP = (DATA, DEVICES, RECORD)
 

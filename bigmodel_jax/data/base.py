@@ -105,7 +105,7 @@ class DataConfig:
     def requirements(self) -> dict:
         """Return what a model's config must offer to take this data, by field name.
 
-        A whole number is a lower bound. Any other value must be equal.
+        A whole number is the least value of its field. Any other value must equal the field's.
         """
         return {}
 

@@ -111,7 +111,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
     all, also on file systems where locks do not reach other hosts. A damaged folder is logged and
     rebuilt.
     """
-    if is_whole(folder):  # this needs no lock, which a read-only cache could not give
+    if is_whole(folder):  # no lock here: a read-only cache cannot make the lock's file
         return folder
     with lock(folder):
         # Another process may have finished the folder while this one waited for the lock.
@@ -125,6 +125,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
         try:
             write(partial)
             (partial / SEAL).write_text(json.dumps(_state(partial), indent=1) + "\n")
+            # The seal is inside before the rename, so every folder that is visible is complete.
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -9,8 +9,8 @@ from numpy.lib import format as npy
 
 
 def part(flat: np.ndarray, ends: np.ndarray, index: int) -> np.ndarray:
-    """Return the part of one row in an array of all rows, one after another; ends (N,): where each
-    row ends.
+    """Return row `index` of a flat array in which the rows stand one after another. ends (N,): the
+    end of each row.
     """
     return flat[ends[index - 1] if index else 0 : ends[index]]
 

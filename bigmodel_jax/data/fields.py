@@ -16,8 +16,7 @@ class Field:
     - shape: None where only the data tells it.
     - dtype: the name of its type.
     - axes: a logical axis name for each dimension, which `parallel.rules` maps to mesh axes; ():
-      the
-      array is split along the batch alone.
+      the array is split along the batch alone.
     - evaluation: only evaluation batches may hold the array, and not all of them need it.
     - training: only training batches hold the array, and only an objective that reads it can train.
     """

@@ -10,9 +10,9 @@ def held_out(contents: Sequence[bytes], fraction: float, seed: int = 0) -> list[
     """Tell for each record whether it belongs to the validation split.
 
     The split takes the records with the smallest hashes, `fraction` of all. So the order of the
-    records does not matter, equal records always lie on the same side, and adding or removing a
-    record moves only the few others at the border. At least one record is held out, and at least
-    one is kept.
+    records does not matter, and equal records lie on the same side. Adding or removing a record
+    moves only the few records at the border. At least one record is held out, and at least one is
+    kept.
     """
     digests = [hashlib.sha256(f"{seed} ".encode() + content).digest() for content in contents]
     distinct = sorted(set(digests))

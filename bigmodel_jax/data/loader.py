@@ -71,6 +71,7 @@ class BatchIterator:
         check_room(sampler.rows, place, "train.batch_size")
         self._make = lambda number: place(sampler.local(number, place.low, place.high))
         self._next = 0
+        # One thread makes batches one after another, so rows need not be thread-safe.
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._ahead: concurrent.futures.Future | None = None
 
@@ -78,7 +79,7 @@ class BatchIterator:
         """Do nothing, because rows depend on neither argument."""
 
     def measured(self) -> dict[str, Mean]:
-        """Return what each part of a mixture has given before the next batch."""
+        """Return the counts of examples that each part of a mixture gave before the next batch."""
         if not hasattr(self.rows, "given"):
             return {}
         given = self.rows.given(self._next, self._batch_size)
@@ -132,13 +133,14 @@ class Placement:
         self.low, self.high = min(b[0] for b in bounds), max(b[1] for b in bounds)
 
     def __call__(self, local: dict[str, np.ndarray]) -> Batch:
-        """Return `local` on the mesh.
+        """Return the batch on the mesh. `local` holds the rows that this process supplies.
 
         The caller must not write to `local` afterwards: on CPU the device arrays may share its
         memory.
         """
         fields.check(self.row, local)
         where = {k: self._sharding(k) for k in local}
+        # One transfer for all arrays; it returns before the copy has ended.
         if jax.process_count() == 1:
             return jax.device_put(local, where)
         return {k: self._assemble(v, where[k]) for k, v in local.items()}

@@ -48,7 +48,7 @@ class MixedRows:
         return self.mixture(batch_size).end
 
     def given(self, batches: int, batch_size: int) -> dict[str, float]:
-        """Return what each part gave before batch `batches`: examples, tokens and epochs."""
+        """Return the examples, tokens and epochs of each part before batch number `batches`."""
         found = {}
         counts = self.mixture(batch_size).given(batches * batch_size).tolist()
         for name, size, count in zip(self.names, self.sizes, counts, strict=True):

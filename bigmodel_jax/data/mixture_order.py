@@ -1,7 +1,7 @@
 """The part of a mixture that each training example comes from, as a pure function of its number.
 
-The order is a list of legs; within a leg the weights are constant. A leg begins with a stage of the
-config, or where a part has given all the examples that its cap allows.
+The order is a list of legs, ranges of examples with constant weights. A leg begins with a stage of
+the config, or when a part has given all the examples that its cap allows.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 
 SLOTS = 1 << 16  # the pattern of parts repeats after so many examples, which limits the resolution of weights
 # Weights computed from sizes are rounded to so many digits, because the last bits of a power differ
-# between machines, and the order must not.
+# between machines, and the order must not differ.
 DIGITS = 9
 
 
@@ -181,7 +181,9 @@ def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
 
 
 def _length(pattern: _Pattern, part: int, count: float) -> float:
-    """Return after how many examples of a leg this part has given `count`; or infinity."""
+    """Return after how many examples of a leg this part has given `count` of them; infinity if it
+    never does.
+    """
     turns = np.flatnonzero(pattern.part == part)
     if count == math.inf or not len(turns):
         return math.inf

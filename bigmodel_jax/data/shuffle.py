@@ -31,6 +31,7 @@ def order(start: np.ndarray, examples: np.ndarray, size: int) -> np.ndarray:
     walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). So any entry is
     computed without the others.
     """
+    # ~start: the permutations must not share random bits with the rows' noise.
     key = noise(~start, examples // size)
     # Both halves of the Feistel network have `half` bits.
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))

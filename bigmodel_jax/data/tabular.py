@@ -91,6 +91,8 @@ class TabularData(DataConfig):
         table = read_split(self, split)
         log_skipped(split, table.skipped)
         train = table if split == "train" else read_split(self, "train")
+        # Every split is scaled as the training rows, since the validation rows must not influence
+        # the model.
         inputs, outputs = fit_scaling(train.features), fit_scaling(train.targets)
         rows = (inputs.standardise(table.features), table.targets, self.num_classes, outputs, table.skipped)
         names = {name: number for number, name in enumerate(self.groups() if split == "validation" else ())}
@@ -124,6 +126,7 @@ class TabularData(DataConfig):
         if self.num_classes:
             return {}
         train, validation = read_split(self, "train"), read_split(self, "validation")
+        # A column of ones is the intercept. In float32, nearly dependent columns would lose digits.
         columns = [np.c_[t.features.astype(np.float64), np.ones(len(t.features))] for t in (train, validation)]
         solution = np.linalg.lstsq(columns[0], train.targets, rcond=None)[0]
         return {"least_squares_rmse": float(np.sqrt(np.mean((columns[1] @ solution - validation.targets) ** 2)))}

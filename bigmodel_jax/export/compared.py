@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # the largest allowed `difference`: other runtimes add float32 numbers in another order
 Table = dict[str, np.ndarray]
 
 
@@ -88,12 +88,12 @@ def place(error: BaseException) -> str:
 
 
 def check(option: str, converter: str, name: str, kind: str, made: dict) -> None:
-    """Raises a ValueError of one line where a converter failed, or where what it made gives other
+    """Raises a ValueError of one line where a converter failed, or where its program gives other
     numbers.
 
-    option, converter, name, kind: for the message: the option, the converter, the program and the
-    model. made: the worker's answer, {"error": {"operation", "where", "said"}} or {"difference":
-    ...}.
+    option, converter, name, kind: the option, the converter, the program and the model, as the
+    message names them. made: the worker's answer, {"error": {"operation", "where", "said"}} or
+    {"difference": ...}.
     """
     if wrong := made.get("error"):
         operation, where = wrong["operation"], wrong["where"]

@@ -39,9 +39,8 @@ def folder(name: str) -> Path:
 
 
 def ensure(name: str) -> Path:
-    """The environment's folder.
-
-    uv makes it if it does not exist. Raises a ValueError of one line where uv cannot.
+    """Returns the environment's folder, which uv makes if it does not exist. Raises a ValueError of
+    one line where uv fails.
     """
     made = folder(name)
     if made.is_dir():

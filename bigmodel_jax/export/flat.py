@@ -39,7 +39,7 @@ class Flat(NamedTuple):
 
 
 def plain(config: Config, subject: Subject) -> Config:
-    """A config from which another process can make the subject's model again, without adapters."""
+    """A config without adapters, from which another process can make the subject's model again."""
     return dataclasses.replace(config, model=subject.config, adapters=AdapterConfig())
 
 
@@ -117,13 +117,14 @@ def cases(subject: Subject, config: Config, given: tuple[int, int]) -> Iterator[
 
     `decode` continues from the cache that `prefill` returned.
     """
-    rng, batch, length = np.random.default_rng(0), *given  # given: fixed sizes, 0 where there is none
+    # The seed is fixed, so that a failed comparison can be repeated.
+    rng, batch, length = np.random.default_rng(0), *given  # 0 in `given` means that the size is open
     most = longest(subject.config) or max(CASES[-1])
     for case in CASES:
         tokens, source = length or min(case.length, most), length or min(case.source, most)
         sizes = Sizes(batch or case.batch, tokens, source, length or case.columns)
         cache: Table = {}
-        # In the order of `names`: decode takes the cache that prefill returned.
+        # The order matters: decode takes the cache that prefill returned.
         for name in names(subject):
             made = program(name, subject, sizes, config)
             given_batch = _inputs(made.arguments["batch"], subject, name, tokens, rng)

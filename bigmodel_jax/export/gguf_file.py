@@ -31,9 +31,9 @@ HALF_LARGEST = 65504.0  # the largest finite float16
 def write(config: Config, run_dir: Path, folder: Path, which: str, *, kind: str = "F16", adapter: str = "") -> Written:
     """Writes `folder`/model.gguf.
 
-    kind: the type of matrices, as the gguf package names it. Raises a ValueError of one line for a
-    kind that the package cannot write, and for a model or tokenizer that no supported GGUF
-    architecture can hold.
+    kind: the type in which matrices are written, as the gguf package names it. Raises a ValueError
+    of one line for a kind that the package cannot write, and for a model or tokenizer that no
+    supported GGUF architecture can hold.
     """
     check_kind(kind)
     found = published_weights(config, run_dir, which=which, adapter=adapter)
@@ -104,6 +104,8 @@ def _write(path: Path, architecture: str, keys: dict[str, Any], found: Published
     for name, shape, used, _ in _tensors(found, hf, architecture, kind):
         data = _quantized(name, np.zeros((1, shape[-1]), np.float32), used)
         rows = int(np.prod(shape[:-1], dtype=np.int64))
+        # Quantised data is bytes. The writer takes its last size in bytes and derives the number of
+        # values.
         sizes = (*shape[:-1], data.shape[-1]) if data.dtype == np.uint8 else shape
         writer.add_tensor_info(name, sizes, data.dtype, data.nbytes * rows, raw_dtype=used)
     writer.write_header_to_file()
@@ -121,6 +123,7 @@ def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterat
     if scaling.kind == "llama3":
         # llama.cpp reads Llama 3's scaling as one factor for each rotary frequency.
         head_dim, theta = found.config.head_dim, found.config.rope_theta
+        # The bound at 1 removes rounding errors: a factor only ever lowers a frequency.
         factors = np.maximum(frequencies(head_dim, theta) / frequencies(head_dim, theta, scaling), 1.0)
         yield gguf.ROPE_FACTORS, factors.shape, kinds.F32, lambda: factors
     heads = {"attn_q": hf["num_attention_heads"], "attn_k": hf["num_key_value_heads"]}
@@ -138,7 +141,7 @@ def _tensors(found: Published, hf: dict, architecture: str, kind: str) -> Iterat
 
 
 def _used(name: str, shape: tuple[int, ...], kind: str) -> str:
-    """The type in which a tensor is written, where matrices are written as `kind`."""
+    """The type in which one tensor is written. kind: the type that the user chose for matrices."""
     if len(shape) < 2:
         return "F32"
     if kind[0] == "Q" and kind != "Q8_0" and name.split(".")[0] in WIDE:

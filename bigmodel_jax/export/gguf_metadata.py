@@ -95,7 +95,7 @@ def _added(tokenizer: Tokenizer) -> dict[int, Any]:
 
 
 def _special(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The ids of the special tokens, and whether the first of them begins every text."""
+    """The ids of the special tokens, and whether the start token begins every text."""
     special, model = tokenizer.special, tokenizer.model
     if not special:  # the tokenizer was trained here, where every text begins with its start token
         return {"bos_token_id": tokenizer.start, "eos_token_id": tokenizer.separator, "add_bos_token": True}
@@ -116,7 +116,7 @@ def _special(tokenizer: Tokenizer) -> dict[str, Any]:
 def _of_bpe(said: dict[str, Any], path: Path) -> dict[str, Any]:
     """The keys of a tokenizer.json with a BPE model.
 
-    types: the types of tokens that are not added tokens.
+    The key "types" holds the types of all tokens but added ones.
     """
     model = said["model"]
     if model.get("type") != "BPE":
@@ -131,6 +131,7 @@ def _of_bpe(said: dict[str, Any], path: Path) -> dict[str, Any]:
         ranks.setdefault(merge.replace(" ", ""), -float(rank))
     lowest = -float(len(merges))
     scores = {token: ranks.get(token, lowest) for token in model["vocab"]}
+    # llama.cpp's token types: 6 marks a single byte, and 2 marks the unknown token.
     types = {token: 6 for token in model["vocab"] if token.startswith("<0x") and model.get("byte_fallback")}
     types[model["unk_token"] or "<unk>"] = 2
     prefix = "Prepend" in json.dumps(said["normalizer"])

@@ -86,7 +86,7 @@ def check_size(subject: Subject) -> None:
 
 
 def unrolled(subject: Subject, config: Config) -> Subject:
-    """The same model with its stacks of layers unrolled."""
+    """The subject with the stacks of layers of its model unrolled."""
     model = unrolled_config(subject.config)
     plain = flat.plain(config, subject._replace(config=model))
     return subject._replace(config=model, model=plain.make_model())

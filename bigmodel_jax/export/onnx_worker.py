@@ -40,9 +40,8 @@ DATA = "weights.data"
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Converts and checks all programs; returns {program: what was made of it}.
-
-    After a conversion that failed, the programs after it are not tried.
+    """Converts and checks all programs; returns {program: its entry in signature.json, or its
+    error}. The first conversion that fails ends the work.
     """
     config = dataclass_json.from_json(job["config"])
     weights = {name: jnp.asarray(x) for name, x in _weights(Path(job["weights"]))}
@@ -54,6 +53,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
                 made[name] = _convert(name, subject, config, job, stored)
             except Exception as error:  # the converter raises various errors for unknown operations
                 return made | {name: {"error": described(error)}}
+    # Checks follow after `stored` is closed, since ONNX Runtime reads the constants from its file.
     for name, about in made.items():
         try:
             call = _caller(Path(job["folder"]) / about["file"])

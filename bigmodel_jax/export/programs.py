@@ -21,8 +21,8 @@ from bigmodel_jax.inference.slots import cache_dtype, last_logits
 from bigmodel_jax.models.base import Out
 
 Table = dict[str, Any]
-# Optional input of a model -> the required input that has the same shape. Positions are not listed:
-# the program computes those of whole texts.
+# Optional input of a model -> the required input that has the same shape. Positions are not listed,
+# because the program computes them for whole texts.
 BESIDE = {"segment_ids": "tokens", "token_types": "tokens", "encoder_segment_ids": "encoder_tokens"}
 INTEGERS = {"tokens", "encoder_tokens", "label"}
 
@@ -74,11 +74,12 @@ def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field], beside: Ma
         more["hidden"] = jax.ShapeDtypeStruct((sizes.batch,), jnp.bool_)
     if "ngrams" in found.names and "ngrams" in row:
         more["ngrams"] = jax.ShapeDtypeStruct((sizes.batch, *row["ngrams"].shape), jnp.int32)
+    # Weights are an argument, not constants, so one file of weights serves all programs.
     return Program(fn, {"weights": abstract(subject.weights), "batch": batch | more})
 
 
 class _Reads(dict):
-    """A batch that records the names it was asked for. Its open sizes are 2."""
+    """A batch that records which names the model asks for. Symbolic sizes become 2 in it."""
 
     def __init__(self, batch: Mapping[str, Any]):
         shapes = {name: [n if isinstance(n, int) else 2 for n in x.shape] for name, x in batch.items()}
@@ -126,6 +127,7 @@ def prefill(subject: Subject, sizes: Sizes) -> Program:
     def fn(weights: Table, batch: Table, cache: Table) -> Table:
         # The text of an encoder-decoder begins with the decoder's start tokens, from position 0.
         if starts:
+            # All three have the shape (B, number of start tokens).
             ones = jnp.ones((batch["encoder_tokens"].shape[0], len(starts)), jnp.int32)
             tokens, positions = (ones * jnp.asarray(row, jnp.int32) for row in (starts, range(len(starts))))
             batch = batch | {"tokens": tokens, "positions": positions, "segment_ids": ones}

@@ -67,7 +67,8 @@ def _save(
     subject: Subject, given: tuple[int, int], folder: Path, name: str, make: Callable[[Sizes], Program]
 ) -> dict[str, Any]:
     """Writes one program and returns its entry in signature.json."""
-    # Made twice: the first time shows which symbols the program uses, and so which bounds apply.
+    # The program is made twice. The first one shows which symbols it uses, and so which bounds
+    # apply.
     open_ = make(_sizes(given, name, []))
     used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}
     bounds = [text for names, text in _bounds(subject) if names <= used]
@@ -102,9 +103,8 @@ def _sizes(given: tuple[int, int], name: str, bounds: list[str]) -> Sizes:
 
 
 def _bounds(subject: Subject) -> list[tuple[set[str], str]]:
-    """(symbols, the constraint on them) of a model. A model may have a largest length.
-
-    The cache has a column for each of the decoder's start tokens.
+    """(symbols, the constraint on them) for a model. Texts may have a largest length, and the cache
+    must have a column for each of the decoder's start tokens.
     """
     most = longest(subject.config)
     ends = [({name}, f"{name} <= {most}") for name in ("t", "e")] if most else []
@@ -116,8 +116,8 @@ def _bounds(subject: Subject) -> list[tuple[set[str], str]]:
 def longest(config: Any) -> int:
     """The largest number of tokens that the model and all its towers can read; 0 means no limit.
 
-    Attention that chooses its own form changes it at `CHUNKED_FROM` keys. A program holds one form,
-    so the limit then lies below that.
+    Attention that chooses its own form takes another one from `CHUNKED_FROM` keys on. A program
+    holds one form, so its limit then lies below that number.
     """
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     inside = [longest(value) for value in fields.values() if dataclasses.is_dataclass(value)]
@@ -142,8 +142,8 @@ def array_text(x: Any) -> str:
 
 
 def _refused(subject: Subject, name: str, error: Exception) -> str:
-    """The error's one line: the program, the model, the operation's place, and which options may
-    help.
+    """The message in one line. It names the program, the model, the operation's place and the
+    options that may help.
     """
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/bigmodel_jax/" in frame.filename]
     where = [frame for frame in ours if "/export/" not in frame.filename][-1:]

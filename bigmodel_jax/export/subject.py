@@ -1,4 +1,4 @@
-"""The subject of an export: a run's model and its weights as dense arrays."""
+"""Opens the subject of an export: a run's model and its weights as dense arrays."""
 
 import dataclasses
 from pathlib import Path
@@ -51,6 +51,7 @@ def open_subject(
     weights = {}
     for path, p in params.paths(model.spec).items():
         array = dense(flat[path], dtype)[tuple(map(slice, p.shape))]
+        # Arrays of integers keep their type.
         weights[path] = array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.inexact) else array
     return Subject(plain.model, model, weights, step)
 

@@ -22,5 +22,6 @@ def save_weights(weights: Mapping[str, Any], folder: Path) -> None:
         size += x.nbytes
     for n, names in enumerate(shards):
         number = "" if len(shards) == 1 else f"-{n + 1:05}-of-{len(shards):05}"
+        # `np.asarray` copies the arrays of this file from the devices and waits for them.
         tensors = {name: np.asarray(weights[name], order="C") for name in names}
         save_file(tensors, folder / f"weights{number}.safetensors")

@@ -39,21 +39,23 @@ class Compiled(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def compiled(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Compiled:
-    """The programs; in a job no process runs `prefill` or `decode` before all have compiled it."""
+    """The programs. In a job, no process runs `prefill` or `decode` before all have compiled
+    them.
+    """
     made = jitted(programs, layout, mesh, dtype)
     together = processes.compiled_together if layout else lambda program: program
     return made._replace(prefill=together(made.prefill), decode=together(made.decode))
 
 
 def uncut(layout: Layout) -> Layout:
-    """The layout with an unsharded sequence: a single token has none, so `seq` devices all do the
-    same."""
+    """The layout without a sharded sequence: one token cannot be cut, so the devices of `seq`
+    repeat each other's work.
+    """
     return layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
 
 
 def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Compiled:
-    """The jitted programs, all with the same shardings of the slots, so that none is compiled
-    twice.
+    """The jitted programs. All have the same shardings of the slots, so that none compiles twice.
 
     mesh: the mesh of the weights, used without a layout. dtype: that of the cache.
     """
@@ -78,6 +80,7 @@ def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: 
         kept = kept._replace(cache=_cache_shardings(programs.kept(dtype), layout))
     return Compiled(
         jax.jit(traced(functools.partial(programs.empty, dtype)), out_shardings=kept),
+        # The slots are donated, so that their cache is written in place and not copied.
         jax.jit(traced(programs.prefill), out_shardings=kept, donate_argnums=1),
         jax.jit(traced(programs.decode), out_shardings=kept and (kept, whole), donate_argnums=1),
         jax.jit(lambda: params.empty(programs.declared(1, dtype))),

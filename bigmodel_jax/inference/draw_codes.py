@@ -1,4 +1,4 @@
-"""Images drawn code after code by the engine, after a text, and how near a CLIP finds them to it
+"""Draws images for texts: the engine draws code after code, and a CLIP compares image and text
 (Ramesh et al., arXiv:2102.12092, section 2.6).
 
 Shapes: R images, T text tokens, N codes of an image.
@@ -27,6 +27,7 @@ class Below:
     """Allows the tokens 0 .. num - 1 at each place of a text, and no others."""
 
     def __init__(self, num: int):
+        # Bit n % 32 of word n // 32 allows token n.
         bits = np.arange(-(-num // 32) * 32, dtype=np.uint32).reshape(-1, 32)
         self._words = np.sum((bits < num) * (np.uint32(1) << bits % 32), axis=1, dtype=np.uint32)
 
@@ -40,7 +41,7 @@ class Below:
 def draw_codes(
     model: Model, params: Any, objective: TextThenImage, texts: np.ndarray, cfg: SampleConfig, seed: int = 0
 ) -> np.ndarray:
-    """Codes (R, N) int32 of an image for the tokens of each text (R, T).
+    """Draws codes (R, N) int32 of one image for the tokens of each text (R, T).
 
     Image n depends only on the weights, its text, `seed` and n.
     """
@@ -59,7 +60,7 @@ def draw_codes(
 
 
 def images_of(params: Any, objective: TextThenImage, codes: np.ndarray) -> np.ndarray:
-    """Images (R, H, W, C) float32 in 0 .. 1 of codes (R, N)."""
+    """Decodes codes (R, N) to images (R, H, W, C) float32 in 0 .. 1."""
     return _in_parts(jax.jit(objective.images), params, codes)
 
 

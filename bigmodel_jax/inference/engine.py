@@ -1,4 +1,4 @@
-"""Generates texts by continuous batching: a fixed number of slots, each with a text at its own
+"""Generates texts by continuous batching. Each of a fixed number of slots holds a text at its own
 position.
 
 A text depends only on the weights and its request. Other texts and the number of slots do not
@@ -35,7 +35,7 @@ class Engine:
     - piece: the most tokens of a prompt read between two steps; 0 = all
     - prefixes: number of earlier prompts whose cache is reused; like piece, only without a layout
     - cache: the dtype of keys and values; "" = as in `sample`
-    - adapters: names of adapters in the weights, of which each request uses its own
+    - adapters: names of adapters in the weights; each request chooses among them
     """
 
     def __init__(
@@ -79,8 +79,10 @@ class Engine:
         self._constraints: list[Constraint | None] = [None] * slots
         self._adapters: tuple[str, ...] = tuple(adapters)
         self._using: list[tuple[str, ...] | None] = [()] * slots  # the adapters of the text in each slot
-        self._left = np.zeros(slots, np.int64)  # the most tokens that may still come, without a fresh one
+        self._left = np.zeros(slots, np.int64)  # the most tokens that may still come, a fresh one not counted
         self._fresh = False  # whether a slot has a token that no step has returned
+        # Steps that are dispatched and not yet read: (the request in each slot, tokens that are
+        # sure, result).
         self._flying: collections.deque[tuple[list, int, Emitted]] = collections.deque()
         self._compiled: Compiled | None = None
         self._slots: Slots | None = None
@@ -106,8 +108,9 @@ class Engine:
             self._flying.clear()
 
     def submit(self, request: Request) -> int:
-        """The request's number, as `step` returns it; raises ValueError for a request that fits no
-        slot."""
+        """Queues a request and returns its number, which `step` gives with its tokens. Raises
+        ValueError for a request that fits no slot.
+        """
         num, length = len(request.prompt), self._programs.length
         if not num:
             raise ValueError("prompt = '': it is empty; give at least one character to continue from")
@@ -145,8 +148,8 @@ class Engine:
     def step(self) -> list[Token]:
         """The tokens of one step, in order for each text.
 
-        The next step is dispatched before the host reads the last one. So a step may return
-        nothing; the first one does if more are to come.
+        The next step is dispatched before the host reads the last one. So the first step of several
+        returns nothing.
         """
         self._admit()
         out = []
@@ -248,6 +251,7 @@ class Engine:
         tokens, log_probs, valid, left, tops = sharding.to_host(emitted)
         out = []
         for slot, number in enumerate(ids):
+            # Another text may have taken the slot since this step was dispatched.
             if number is None or number != self._ids[slot]:
                 continue
             turns = np.flatnonzero(valid[:, slot])
@@ -256,7 +260,8 @@ class Engine:
                 last = ended and bool(turn == turns[-1])
                 best = () if tops is None else _tops(tops.ids[turn, slot], tops.log_probs[turn, slot])
                 out.append(Token(number, int(tokens[turn, slot]), float(log_probs[turn, slot]), last, best))
-                if turn and self._constraints[slot]:  # the first token was recorded when it was drawn
+                # The constraint already has the first token: `_begin` has given it.
+                if turn and self._constraints[slot]:
                     self._constraints[slot].take(int(tokens[turn, slot]))
             self._left[slot] = max(left[slot] - sum(sure for _, sure, _ in self._flying), 0)
             if ended:

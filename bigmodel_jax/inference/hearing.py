@@ -42,6 +42,7 @@ def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int =
         cast(weights, config.precision.compute), {"log_mel": padded, "num_frames": np.array([len(frames)], np.int32)}
     )
     logits, num = out["logits"], int(out["num_frames"][0])
+    # The beam search runs on the host, so the log-probabilities are copied there.
     log_probs = np.asarray(jax.nn.log_softmax(logits[0, :num].astype("float32")))
     labels, _ = ctc_paths.best_prefix(log_probs, blank, beams)
     if not labels:

@@ -13,7 +13,7 @@ import numpy as np
 
 # Prompts are padded at least to a multiple of this.
 PROMPT_MULTIPLE = 16
-# A shorter common prefix is read again, because handling a row of its own costs more.
+# A shorter common prefix is read again, because copying its cache row costs more.
 LEAST_SHARED = 32
 
 
@@ -68,7 +68,8 @@ class Prefixes:
         self._kept.clear()
 
     def longest(self, prompt: Sequence[int], room: int, adapters: tuple[str, ...] | None = None) -> tuple[Read, int]:
-        """(row, number of shared first tokens) of the kept prompt that shares most with this one.
+        """(cache row, length of the shared prefix) of the kept prompt that shares most with this
+        one.
 
         room: the columns that prompt and answer may take. adapters: those that read the prompt;
         others computed other keys and values.
@@ -86,7 +87,7 @@ class Prefixes:
 
 
 def _shared(a: Iterable[int], b: Iterable[int]) -> int:
-    """The number of equal first tokens."""
+    """The number of first tokens that are equal."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

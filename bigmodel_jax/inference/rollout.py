@@ -82,8 +82,9 @@ class EngineRollouts:
 
 
 def open_generator(config: Config, mesh: Mesh, num: int, *, greedy: bool = False) -> Generator:
-    """The generator for up to `num` prompts at a time; greedy: at the evaluation's temperature, one
-    turn."""
+    """The generator for up to `num` prompts at a time. greedy: it answers once, at the temperature
+    of evaluations.
+    """
     data = config.data
     if data.rollouts and not greedy:
         return user_code.call(OPTION, data.rollouts, config, mesh)

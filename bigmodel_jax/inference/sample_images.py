@@ -44,6 +44,7 @@ def schedule(objective: Diffusion, steps: int) -> tuple[np.ndarray, np.ndarray, 
 
     The first step starts at the last trained timestep ("trailing", arXiv:2305.08891, table 2).
     """
+    # Equal gaps, downwards from the last trained timestep.
     timesteps = np.round(np.arange(objective.num_steps, 0, -objective.num_steps / steps)[:steps]).astype(np.int32) - 1
     left = kept(objective)[timesteps]
     return timesteps, left.astype(np.float32), np.append(left[1:], 1.0).astype(np.float32)

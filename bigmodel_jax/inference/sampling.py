@@ -49,7 +49,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, sample: SampleConfig, *, ends: bool = True, tops: bool = False) -> "Settings":
-        """The settings of one row, as scalars."""
+        """Converts a config's sampling settings to those of one row, as scalars."""
         numbers = (np.float32(sample.temperature), np.int32(sample.top_k), np.float32(sample.top_p))
         return cls(*numbers, np.bool_(ends), np.bool_(tops))
 
@@ -73,6 +73,7 @@ def _narrowed(logits: jax.Array, settings: Settings) -> jax.Array:
     """The logits (B, V) with -inf outside the top k and the nucleus."""
     most = logits.shape[-1]
     ordered = jnp.sort(logits, axis=-1, descending=True)
+    # The rank of the last token that stays; top_k = 0 keeps all.
     last = jnp.where(settings.top_k > 0, jnp.minimum(settings.top_k, most), most) - 1
     least = jnp.take_along_axis(ordered, last[:, None], axis=-1)
     logits, ordered = (jnp.where(x < least, -jnp.inf, x) for x in (logits, ordered))

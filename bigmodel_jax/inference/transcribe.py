@@ -121,7 +121,7 @@ def window_program(model: Any, rules: Rules, start: list[int], most: int, silent
 
         def write(state):
             n, tokens, logits, cache, latest, total = state
-            # For n < 2 these are arbitrary tokens; `allowed` ignores them then.
+            # For n < 2 these two are not yet written, and `allowed` ignores them.
             last, before = tokens[n - 1], tokens[n - 2]
             logits = allowed(rules, logits, n, last, before, latest)
             token = jnp.argmax(logits).astype(jnp.int32)

@@ -47,9 +47,9 @@ Listen = Callable[[np.ndarray], Iterator[tuple[float, list[Segment]]]]
 
 
 def recordings(paths: Sequence[Path]) -> list[Recording]:
-    """The recordings of files and of manifests' lines.
+    """Reads recordings from audio files and from the lines of manifests.
 
-    Raises ValueError, one line, for an unreadable one.
+    Raises a one-line ValueError for a recording that cannot be read.
     """
     found = []
     for path in paths:
@@ -90,7 +90,9 @@ def check_metric(found: Sequence[Recording]) -> None:
 
 
 def listener(config: Config, weights: params.Tree, tokenizer: Tokenizer | None, asked: Asked) -> Listen:
-    """The run's transcribing function; raises ValueError if its model does not read recordings."""
+    """The function that transcribes with the run. Raises ValueError if its model reads no
+    recordings.
+    """
     # A Whisper-like model reads a spectrogram and text tokens.
     if set(config.model.inputs()) == {"log_mel", "tokens"} and tokenizer is not None:
         how = asked._asdict()

@@ -14,8 +14,9 @@ SHARE = 0.5  # the most host memory that dense weights may take, as a share
 
 
 def widened(weights: Any) -> Any:
-    """The weights with quantized ones made dense, if they are on one CPU with enough memory; else
-    unchanged."""
+    """Makes quantized weights dense if they are on one CPU with enough memory; else returns them
+    unchanged.
+    """
     nodes = [x for x in jax.tree.leaves(weights, is_leaf=stored) if _is_widened(x)]
     if not nodes or not _on_one_cpu(nodes):
         return weights
@@ -28,7 +29,9 @@ def widened(weights: Any) -> Any:
 
 
 def _is_widened(x: Any) -> bool:
-    """Whether a weight may be made dense: not if its products also round their inputs."""
+    """Whether a weight may be made dense. An int8 weight by columns may not: its products round
+    inputs, too.
+    """
     return stored(x) and not isinstance(x, Channeled)
 
 

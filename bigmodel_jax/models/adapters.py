@@ -27,7 +27,7 @@ NAME = re.compile(r"\w[\w.-]*")
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-    """No adapters; the base class of the config of every kind of adapter."""
+    """The config of a run without adapters. It is the base class of all other adapter configs."""
 
     def validate(self, config: ModelConfig, model: Model, parallel: ParallelConfig) -> None:
         """Raises ValueError if `model`, made by `config`, cannot have these adapters."""

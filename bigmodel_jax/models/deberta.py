@@ -44,7 +44,7 @@ class DebertaConfig(ModelConfig):
     num_heads: Count = 12  # attention heads of a layer
     mlp_dim: Count = 3072  # hidden width of the feed-forward layer
     max_seq_len: Count = 512  # longest sequence, in tokens
-    num_buckets: Count = 256  # buckets of distances in each direction
+    num_buckets: Count = 256  # how many groups of distances share one embedding, in each direction
     head: Literal["none", "masked_lm"] = "masked_lm"  # none: the model returns the hidden states
     norm_eps: NonNegative = 1e-7  # added to the variance in every norm
     init_std: NonNegative = 0.02  # standard deviation of the initial weights

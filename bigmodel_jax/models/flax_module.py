@@ -160,7 +160,8 @@ def batch_norm(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Flax's batch norm over all dimensions but the last, for a model without Flax modules.
 
-    Returns (y, new statistics "mean" and "var", in training alone). p: scale, bias, mean, var (C,).
+    Returns (y, statistics). In training `statistics` holds the new "mean" and "var"; otherwise it
+    is empty. p: the arrays scale, bias, mean and var, each of shape (C,).
     """
     axis = BATCH_AXIS if inside_batch_axis() else None
     norm = nn.BatchNorm(not train, momentum=momentum, epsilon=eps, axis_name=axis, dtype=x.dtype)

@@ -169,10 +169,10 @@ def bucket_of_distance(num_buckets: int, max_distance: int) -> np.ndarray:
 def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool) -> jax.Array:
     """The bias that every layer adds to its logits, (1 or B, H, T, S).
 
-    table: (buckets, H). q_slots, k_slots: ([B,] T) and ([B,] S) int. Slots are the places in a row:
-    within a segment their differences equal those of positions, so that one bias serves all rows.
-    The columns of a decode cache, a ring, are in no order, so each row's positions serve as slots
-    there.
+    table: (buckets, H). q_slots, k_slots: ([B,] T) and ([B,] S) int. A slot is a token's place in
+        its row. Two slots of one segment differ by as much as their positions do, so one bias
+        serves all rows. A decode cache is a ring, whose columns are in no order. There each row's
+        positions serve as slots.
     """
     distance = k_slots[..., None, :] - q_slots[..., :, None]
     if bidirectional:  # half of the buckets are for keys before the query, half for keys after it

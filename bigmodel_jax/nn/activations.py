@@ -23,9 +23,7 @@ Activation = Literal[
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x): the approximation of GELU
-    (arXiv:1606.08415) that CLIP was trained with.
-    """
+    """x sigmoid(1.702 x): an approximation of GELU (arXiv:1606.08415), which CLIP uses."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 

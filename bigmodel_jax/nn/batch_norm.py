@@ -48,6 +48,7 @@ def moments(found: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """
     count = jnp.maximum(found["count"], 1)[..., None]
     mean = found["total"] / count
+    # Rounding can make E[x^2] - E[x]^2 slightly negative.
     return mean, jnp.maximum(found["squares"] / count - jnp.square(mean), 0)
 
 

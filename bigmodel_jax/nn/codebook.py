@@ -18,7 +18,7 @@ from bigmodel_jax.core.params import Param, normal
 
 class Quantised(NamedTuple):
     """vectors (..., Z): the given vectors, at the length of a code; codes (..., Z): their nearest
-    codes; ids (...) int32: which ones these are.
+    codes; ids (...) int32: the numbers of these codes.
     """
 
     vectors: jax.Array
@@ -36,17 +36,19 @@ def scaled(x: jax.Array) -> jax.Array:
     of 1.
     """
     x = x.astype(jnp.float32)
+    # 1e-12 keeps a vector of zeros finite.
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
 def codes_of(p: params.Tree, ids: jax.Array) -> jax.Array:
-    """The codes (..., Z) float32 of their numbers."""
+    """Looks up codes (..., Z) float32 by their numbers."""
     return scaled(p["table"])[ids]
 
 
 def quantise(p: params.Tree, x: jax.Array) -> Quantised:
     """The nearest code of each vector (..., Z)."""
     vectors, table = scaled(x), scaled(p["table"])
+    # At equal lengths, the nearest code has the largest dot product.
     ids = jnp.argmax(vectors @ table.T, axis=-1).astype(jnp.int32)
     return Quantised(vectors, table[ids], ids)
 

@@ -1,12 +1,13 @@
 """Forms of the same mathematics that XLA's CPU backend runs fast, for a mesh of one CPU device.
 
-Prototypes run on CPUs, where the form that automatic differentiation writes costs a third of a
-step: - `dense`: the weight gradient is x^T dy. For autodiff's (dy^T x)^T, XLA copies a transposed
-operand and takes a slow path. - `adapted`: a weight and its low-rank adapter are one matrix, which
-is made again in the backward pass. Computed separately, the narrow products and the sums of outputs
-hinder the wide products. - `attend`: exp(scores) is kept once, unnormalised; the gradient needs no
-reduction over (T, S). - `softmax_cross_entropy`: exp(logits) is kept; forward and backward take one
-pass each. On TPU and GPU the compiler fuses the plain definitions better, so they are used there.
+Prototypes run on CPUs. There the forms that autodiff writes cost a third of a step.
+- `dense` computes the weight gradient as x^T dy. For autodiff's (dy^T x)^T, XLA copies a transposed
+  operand and takes a slow path.
+- `adapted` adds a low-rank adapter to its weight before the product, and again in the backward
+  pass. Separate narrow products and sums of outputs would hinder the wide products.
+- `attend` keeps exp(scores) once, unnormalised. Its gradient needs no reduction over (T, S).
+- `softmax_cross_entropy` keeps exp(logits). Forward and backward take one pass each.
+On TPU and GPU the compiler fuses the plain definitions better, so they are used there.
 """
 
 import functools
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 
-WIDE = 2048  # number of a weight's columns from which on x^T dy is faster with x^T materialised
+WIDE = 2048  # from this many columns of a weight on, x^T dy is faster with x^T materialised
 
 
 def active() -> bool:
@@ -129,7 +130,7 @@ def _attend_backward(saved, d_out):
     q, k, v, e, total, out = saved
     # The outputs alone give the sum over keys of p dp (Dao, arXiv:2307.08691, section 3.1).
     delta = (d_out * out).sum(-1, keepdims=True)
-    # d_scores = p (dp - delta) with p = e / total; dividing d_out spares making p.
+    # d_scores = p (dp - delta) with p = e / total; dividing d_out instead avoids an array for p.
     d_out = d_out / total
     d_scores = e * (_product(d_out, v, 3, 3, (0, 1)) - delta / total)
     dq = _product(d_scores, k, 3, 2, (0, 1))
@@ -163,6 +164,7 @@ def _cross_entropy_backward(saved, gradients):
     e, total, targets = saved
     d_nats, d_log_z = gradients
     hit = jnp.arange(e.shape[-1]) == targets[..., None]
+    # d_logits = p (d_nats + d_log_z) - one_hot(target) d_nats, with p = e / total.
     return e * ((d_nats + d_log_z) / total)[..., None] - jnp.where(hit, d_nats[..., None], 0.0), None
 
 

@@ -52,7 +52,7 @@ def _biased(p: dict, name: str, x: jax.Array) -> jax.Array:
 
 
 def _named(hidden: jax.Array) -> jax.Array:
-    """The hidden units, sharded, and with the name by which rematerialization may keep them."""
+    """Shards the hidden units, and gives them the name by which rematerialization keeps them."""
     return checkpoint_name(constrain(hidden, "batch", "seq", "mlp"), kept.MLP)
 
 

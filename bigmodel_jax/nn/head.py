@@ -121,7 +121,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(head: Head, columns: int = 0) -> Plan:
-    """The plan of a head; columns: of a block on a device, 0 = as many as fit in BLOCK_BYTES."""
+    """The plan of a head. columns: those of a device's block; 0 = as many as fit in BLOCK_BYTES."""
     at = cut(head.x.shape[:-1], head.table.shape)
     columns = columns or _columns(*local_shape(head, at))
     vocab = head.vocab if head.padded else 0
@@ -140,7 +140,7 @@ def _columns(num_tokens: int, vocab: int) -> int:
 
 
 def is_large(head: Head, plan: Plan) -> bool:
-    """Whether a device's logits exceed two blocks, which then repay their third product."""
+    """Whether a device's logits exceed two blocks: less memory then repays a third product."""
     return 4 * math.prod(local_shape(head, plan.at)) > 2 * BLOCK_BYTES
 
 
@@ -271,6 +271,7 @@ def gradients(plan: Plan, x, table, bias, slope: Callable):
         rows, logits, columns, first = block(plan, x, table, bias, start, size)
         d = slope(logits, columns, start)
         d = d if plan.temperature == 1.0 else d / plan.temperature
+        # d tanh(u) / du = 1 - tanh(u)^2, where tanh(u) = capped logit / softcap.
         d = d * (1.0 - jnp.square(logits / (plan.softcap / plan.temperature))) if plan.softcap else d
         d = jnp.where(columns == NOWHERE, 0.0, d)
         d_bias = None if bias is None else _add(d_bias, jax.lax.psum(d.sum(0), plan.at.tokens), first)

@@ -39,6 +39,7 @@ def _top(plan: Plan, num: int, x, table, bias):
     def step(carry, start):
         _, logits, columns, _ = heads.block(plan, x, table, bias, start, size)
         new, at = jax.lax.top_k(jnp.where(columns == NOWHERE, -jnp.inf, logits), min(num, size))
+        # The carry stands first, since top_k prefers the earlier of two equal logits.
         return best(*(jnp.concatenate(pair, axis=1) for pair in zip(carry, (new, columns[at]), strict=True))), None
 
     none = jnp.full((len(x), num), -jnp.inf), jnp.full((len(x), num), NOWHERE)
@@ -103,6 +104,8 @@ def _picked_by_device(plan: Plan, x, table, bias, ids):
     starts, size = heads.starts(plan, table)
 
     def step(carry, start):
+        # total is the sum of exp(logit - top) so far. It is rescaled where a block has a higher
+        # top.
         top, total, found = carry
         _, logits, columns, _ = heads.block(plan, x, table, bias, start, size)
         places = _places(ids, columns)
@@ -124,6 +127,8 @@ def _picked_gradients(plan: Plan, x, table, bias, ids, log_rest, d_found, d_rest
     log_rest, d_rest = log_rest.reshape(-1, 1), d_rest.reshape(-1, 1)
 
     def slope(logits, columns, _):
+        # The slope of logsumexp is the softmax of the other columns. Only the exponentials of
+        # picked columns could overflow without the bound, and `_put` replaces these.
         others = jnp.exp(jnp.minimum(logits - log_rest, 0.0)) * d_rest
         return _put(others, _places(ids, columns), d_found)
 

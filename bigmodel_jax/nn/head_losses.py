@@ -1,7 +1,7 @@
 """Log-probabilities, entropy and divergences over a vocabulary, without the logits in memory.
 
 The logits are made in blocks of the vocabulary with head.py's blocks and collectives: neither the
-forward nor the backward pass holds an array of tokens x vocabulary. A divergence has gradients of
+forward nor the backward pass holds an array of tokens x vocabulary. A divergence has a gradient in
 the student alone.
 
 Shapes: N tokens and C columns of a block of logits; in a per-device region both are the device's
@@ -97,6 +97,7 @@ def _entropy_by_device(plan: Plan, x, table, bias):
         total, weighted = moved(total, weighted, top - new_top)
         below = logits - new_top[:, None]
         e = jnp.exp(below)
+        # Where e is 0, below may be -inf, and their product would be NaN.
         return (new_top, total + e.sum(-1), weighted + jnp.where(e > 0, e * below, 0.0).sum(-1)), None
 
     zeros = jnp.zeros(len(x), jnp.float32)
@@ -104,6 +105,7 @@ def _entropy_by_device(plan: Plan, x, table, bias):
     if plan.at.vocab:
         own, top = top, jax.lax.pmax(top, plan.at.vocab)
         total, weighted = jax.lax.psum(jnp.stack(moved(total, weighted, own - top)), plan.at.vocab)
+    # -sum p log p = log Z - sum p logit. The top drops out of the difference.
     value = jnp.log(total) - weighted / total
     return value.reshape(shape), (jnp.log(total) + top).reshape(shape)
 
@@ -113,6 +115,7 @@ def _entropy_gradients(plan: Plan, x, table, bias, value, log_z, d_value):
 
     def slope(logits, columns, _):
         log_p = jnp.where(columns == NOWHERE, MASKED, logits - log_z)
+        # The derivative of the entropy by a logit is -p (log p + entropy).
         return -jnp.exp(log_p) * (log_p + value) * d_value
 
     return heads.gradients(plan, x, table, bias, slope)
@@ -196,6 +199,7 @@ def _slopes(beta: float, log_p, log_q):
 
 
 def _mixture(beta: float, log_p, log_q):
+    # log((1 - beta) p + beta q), without leaving log space, where small p would underflow.
     return jnp.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
 
 
@@ -271,6 +275,8 @@ def _divergence_gradients(beta, plan: Plan, of_teacher: Plan, student, teacher, 
     def slope(logits, columns, start):
         log_p = _log_p(logits, log_z, columns)
         own = _slopes(beta, log_p, _log_q(of_teacher, teacher, log_z_teacher, start))
+        # The chain rule through log p = logit - log Z; `slopes` is the sum of `own` over the
+        # vocabulary.
         return (own - jnp.exp(log_p) * slopes) * d_value
 
     return heads.gradients(plan, *student, slope)

@@ -40,7 +40,8 @@ class Low:
 
     a: (*lead, *I, r), b: (*lead, r, *O). magnitude: (*lead, *O), a column's length minus the base's
     (DoRA). whole: (*lead, *I, *O), the difference from the base of a weight trained in full. rows:
-    (n, D), the same for the rows from `start` on. key: the key of x's dropout, one per layer.
+    (n, D), such a difference for the n rows from `start` on. key: the key of x's dropout, one per
+    layer.
     scale: s. rate: the dropout rate. on: (B,) bool, the rows of x that use the adapter; None: all.
     """
 
@@ -94,8 +95,7 @@ class Adapted:
                 w = w + self._product(low).astype(w.dtype)
                 lengths = self._lengths(low, base)
                 w = w if lengths is None else w * jnp.expand_dims(lengths, self._inner(low)).astype(w.dtype)
-        # The barrier keeps the merged weight one array: all else in the program stays as the
-        # base's.
+        # The barrier keeps the merged weight one array, so that the rest compiles as for the base.
         return w if w is base else jax.lax.optimization_barrier(w)
 
     def project(self, x: jax.Array, num_dims: int, product: Callable) -> jax.Array:
@@ -117,7 +117,8 @@ class Adapted:
             y = y + _in_rows(low, more).astype(y.dtype)
             lengths = self._lengths(low, self.w)
             y = y if lengths is None else _in_rows(low, y * lengths.astype(y.dtype), y)
-        # The barrier keeps y one array, so that later operations round as with the base's product.
+        # Without the barrier XLA could fuse the sum into later operations, which would then round
+        # in other places than after the base's product.
         return jax.lax.optimization_barrier(y) if self.low else y
 
     def _is_merged(self, x: jax.Array, num_dims: int) -> bool:
@@ -205,7 +206,7 @@ class Adapted:
         return w
 
     def _product(self, low: Low) -> jax.Array:
-        """s a b in the shape of w."""
+        """The product scale * a @ b, in the shape of w."""
         lead = low.a.shape[: low.a.ndim - self.num_in - 1]
         a = low.a.reshape(*lead, -1, low.a.shape[-1])
         b = low.b.reshape(*lead, low.b.shape[len(lead)], -1)

@@ -74,6 +74,7 @@ def loss(head: Head, targets_BT: jax.Array, weights_BT: jax.Array, segments_BT: 
     """
     ahead = range(1, len(head.x) + 1)
     targets = jnp.stack([shift(targets_BT, k) for k in ahead])
+    # A target beyond the end of its document has weight 0.
     weights = jnp.stack([shift(weights_BT, k) * (segments_ahead(segments_BT, k) > 0) for k in ahead])
     nats, _, _ = cross_entropy(head, targets)
     return jnp.sum(nats * weights) / len(ahead) / divisor(weights_BT.sum())

@@ -186,7 +186,9 @@ def inside():
 
 
 def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
-    """Shards dimension `dim` over the stages, those after it as `more` says, others freely."""
+    """Shards dimension `dim` over the stages, and the next ones as `more` says; the others are
+    free.
+    """
     free = P.UNCONSTRAINED
     return sharding.pin(a, P(*[free] * dim, "stage", *more, *[free] * (a.ndim - dim - 1 - len(more))))
 
@@ -228,7 +230,7 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
 def moves(n: int, r: int) -> list[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
     """The exchanges that `deal` needs: (from, to) pairs, and each stage's slots sent and filled.
 
-    A filled slot of r means none.
+    A filled slot of r means that the stage receives nothing.
     """
     out = []
     for distance in range(n):

@@ -26,7 +26,7 @@ class RopeScaling:
     low_freq_factor: Positive = 1.0  # llama3: wavelengths above original_max_seq_len / this are divided by factor
     high_freq_factor: Positive = 4.0  # llama3: wavelengths below original_max_seq_len / this are kept
     beta_fast: Positive = 32.0  # yarn: frequencies of more turns over the original context than this are kept
-    beta_slow: Positive = 1.0  # yarn: frequencies of fewer turns than this are divided by factor
+    beta_slow: Positive = 1.0  # yarn: frequencies of fewer turns over it than this are divided by factor
     attention_factor: NonNegative = 0.0  # yarn: factor of cos and sin; 0 = 0.1 ln(factor) + 1
     truncate: bool = True  # yarn: whether the ramp's ends are rounded to whole dimensions
 

@@ -54,6 +54,7 @@ def _backward(kind, num_dims, saved, dy):
     outer_dy, outer_w = tuple(range(x.ndim - num_dims, dy.ndim)), tuple(range(num_dims, w.ndim))
     dx = _scaled(quantize(dy, outer_dy, GRADIENTS[kind]), quantize(w, outer_w, VALUES[kind]), outer_dy, outer_w)
     rows = tuple(range(x.ndim - num_dims))
+    # This product stays in the operands' dtype and sums in float32 (see the module's text).
     dw = jax.lax.dot_general(x, dy, ((rows, rows), ((), ())), preferred_element_type=jnp.float32)
     return dx.astype(x.dtype), dw.astype(w.dtype)
 

@@ -71,7 +71,7 @@ def run(
 
 
 def _kept(remat):
-    """The policy of all that layers keep: that of POLICIES, and each layer's input."""
+    """The policy for a pipeline, which keeps each layer's input besides the arrays of POLICIES."""
     if remat == "none" or remat in OFFLOADED:
         return POLICIES.get(remat)
     inputs = jax.checkpoint_policies.save_only_these_names(kept.INPUT)
@@ -88,7 +88,9 @@ def sequential(
     remat: Remat = "none",
     unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """`run` without a pipeline, for layers that every stage holds, and for ys that are not sums."""
+    """Does what `run` does, but never as a pipeline. It serves layers that every stage holds, and
+    ys that are not sums.
+    """
     block, without_taps = taps.watch(block)
 
     def body(p, x, xs, *shared):
@@ -102,8 +104,8 @@ def sequential(
     if isinstance(stacked, tuple):
         layers = zip(stacked, _by_layer(xs, len(stacked)), strict=True)
     elif unroll:
-        # scan's own `unroll` would slice per layer. Unstacked once, the layers' gradients are
-        # joined by one concatenation.
+        # scan's own `unroll` would slice the stack in every layer. After one unstacking, one
+        # concatenation joins the layers' gradients.
         layers = unstack((stacked, xs))
     else:
         return without_taps(jax.lax.scan(step, x, (stacked, xs)))

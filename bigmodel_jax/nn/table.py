@@ -86,9 +86,9 @@ def exchange_is_cheaper(table: jax.Array, ids: jax.Array) -> bool:
 def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
     """Maps ids (B, T) -> (B, T, D) without gathering the table.
 
-    Each device reads its columns for its whole group, and the devices exchange them. The gradient
-    travels back the same way and is summed in float32, because a frequent token's gradient is a sum
-    of thousands.
+    Each device looks up its columns for the tokens of its whole group, and the devices exchange
+    them. The gradient travels back the same way and is summed in float32, because a frequent
+    token's gradient is a sum of thousands.
     """
     return _lookup(cut(ids.shape, table.shape), table, ids)
 
@@ -125,6 +125,7 @@ def _read(at: Cut, table, ids):
     # Each device has its columns of the whole group's rows; the exchange gives it whole rows of its
     # own tokens.
     x = jax.lax.all_to_all(found, at.embed, split_axis=0, concat_axis=3, tiled=True)[0]
+    # A row is 0 on every device that does not have it, so the sum is the row itself.
     return jax.lax.psum(x, at.vocab)
 
 
@@ -132,5 +133,6 @@ def _add(at: Cut, shape, dtype, ids, dx):
     num_rows, dim = shape[0] // at.size(at.vocab), shape[1] // at.size(at.embed)
     dx = jax.lax.all_to_all(dx[None], at.embed, split_axis=3, concat_axis=0, tiled=True)
     total = jnp.zeros((num_rows, dim), jnp.float32)
+    # `_rows` gives num_rows for rows of other devices. That index is out of range and dropped.
     total = total.at[_rows(at, ids, num_rows)].add(dx.astype(jnp.float32), mode="drop")
     return jax.lax.psum(total, tuple(a for a in at.tokens if a not in at.embed)).astype(dtype)

@@ -22,8 +22,9 @@ from bigmodel_jax.core.spelling import nearest
 class Harvest:
     """The state of one reading.
 
-    names: the taps that are asked for. read: what is kept of a tap's value. seen: the names of all
-    taps that ran. found: the values by name, (L, ...). layer: the values of the layer being traced.
+    names: the taps that are asked for. read: maps a tap's name and value to what is kept. seen: the
+    names of all taps that ran. found: the values by name, (L, ...). layer: the values of the layer
+    being traced.
     """
 
     names: tuple[str, ...]
@@ -33,6 +34,8 @@ class Harvest:
     layer: dict[str, Any] | None = None
 
 
+# `tap` stands deep inside a model, where no argument of the caller arrives. A context variable is
+# separate in each thread.
 _asked: contextvars.ContextVar[Harvest | None] = contextvars.ContextVar("asked", default=None)
 
 
@@ -56,7 +59,8 @@ def tapped(fn: Callable, *names: str) -> Callable:
 
     The dict holds the values of these taps in each layer. Layers of several stacks follow one
     another in the order in which they run. Apply `jax.jit` to the function that is returned, and
-    not to `fn`. Raises ValueError for a name that no layer taps.
+    not to `fn`, whose compiled program would give no taps. Raises ValueError for a name that no
+    layer taps.
     """
 
     def run(*args, **kwargs):
@@ -102,6 +106,8 @@ def watch(block: Callable) -> tuple[Callable, Callable]:
         outer, harvest.layer = harvest.layer, {}
         try:
             x, ys = block(*args)
+            # A scan traces the block once for all layers. So taps must leave it as results: a value
+            # stored outside would be a tracer that is no longer valid.
             return tap("residual", x), (ys, harvest.layer)
         finally:
             harvest.layer = outer

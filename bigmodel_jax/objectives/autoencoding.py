@@ -46,13 +46,15 @@ class Autoencoding(Reconstruction):
         value, weights = self.checked(out.value), batch["weights"].astype(jnp.float32)
         divergence = divergence_of(value.mean, value.log_variance)
         error = self.errors(value.image, batch["image"])
+        # The divergence is a sum over the latent; dividing it by the image's size matches the
+        # error, a mean over the image.
         mean = weighted(error + self.kl_weight * divergence / batch["image"][0].size, weights)
         found = {"loss": mean, "divergence": weighted(divergence, weights)}
         if not train:
             latent = value.mean.astype(jnp.float32)
             found["psnr"] = weighted(self.psnr(value.image, batch["image"]), weights)
             found["latent_mean"] = weighted(jnp.mean(latent, axis=(1, 2, 3)), weights)
-            # Latents are drawn: their squares are those of the mean and the variance together.
+            # A latent is drawn, so its expected square is mean^2 + variance.
             squares = jnp.square(latent) + jnp.exp(value.log_variance.astype(jnp.float32))
             found["latent_square"] = weighted(jnp.mean(squares, axis=(1, 2, 3)), weights)
         return Loss(mean, found, out.updates)

@@ -113,9 +113,9 @@ class Objective:
         return {}
 
     def vocabularies(self) -> dict[str, str]:
-        """As `sources`, of the runs that read the tokens of this run's data.
+        """Maps fields of the objective to runs that read the tokens of this run's data.
 
-        The keys name the fields.
+        Each of these runs must have the same vocabulary.
         """
         return self.sources()
 
@@ -141,8 +141,8 @@ class Objective:
         return {}
 
     def computed_by(self, model: ModelConfig) -> Any:
-        """What, beside weights and rows, the values of `computed` depend on; it is known by its
-        repr.
+        """What the values of `computed` depend on beside weights and rows; its repr is in the cache
+        key.
         """
         return model
 
@@ -151,7 +151,9 @@ class Objective:
         raise NotImplementedError(f"{type(self).__name__} defines computed() without compute()")
 
     def requirements(self, data: Any) -> dict[str, int]:
-        """The least that a model's config must offer to learn this from `data`, by field name."""
+        """The least values of a model's config fields with which it can learn from `data`, by
+        name.
+        """
         return {}
 
     def validate(self, config: Any) -> None:

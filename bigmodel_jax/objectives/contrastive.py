@@ -24,8 +24,8 @@ class Contrastive(Objective):
     The model returns embeddings (B, 2, E) of length 1: image first, text second. The logits are
     cosines times exp("logit_scale") plus "logit_bias", two parameters of the model.
 
-    softmax: classifies the text of each image, and the image of each text; the mean of both (CLIP,
-        arXiv:2103.00020).
+    softmax: the mean of two cross-entropies: of the text for each image, and of the image for each
+        text (CLIP, arXiv:2103.00020).
     sigmoid: classifies each of the B x B pairs as matching or not; a sum over the texts of each
         image (SigLIP, arXiv:2303.15343).
 
@@ -79,7 +79,7 @@ class Contrastive(Objective):
         return super().summarize(sums) | retrieval(pairs)
 
 
-BLOCK = 1024  # so many rows are compared with all others at a time
+BLOCK = 1024  # rows that are compared with all others at a time, which bounds the memory
 
 
 def retrieval(pairs: np.ndarray) -> dict[str, float]:
@@ -106,6 +106,7 @@ def ranks_of(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 def pair_logits(params, embeddings: jax.Array) -> jax.Array:
     """Logits (B images, B texts) in float32."""
+    # In float32: exp(logit_scale), up to about 100, would multiply the rounding of bfloat16.
     image, text = embeddings[:, 0].astype(jnp.float32), embeddings[:, 1].astype(jnp.float32)
     logits = (image @ text.T) * jnp.exp(params["logit_scale"].astype(jnp.float32))
     return logits + params["logit_bias"].astype(jnp.float32) if "logit_bias" in params else logits

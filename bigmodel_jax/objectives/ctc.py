@@ -63,6 +63,7 @@ class CTC(Objective):
         logits, num_frames = out.value["logits"].astype(jnp.float32), out.value["num_frames"]
         labels, num_labels, weights = batch["labels"], batch["num_labels"], batch["weights"].astype(jnp.float32)
         nats = loss(logits, num_frames, labels, num_labels, self.blank)
+        # The count is the number of labels, so the mean over a batch is per label.
         mean = Mean(jnp.sum(nats * weights), jnp.sum(num_labels * weights))
         if train:
             return Loss(mean, {"loss": mean}, out.updates)
@@ -87,7 +88,7 @@ class CTC(Objective):
 def rates(heard: list[str], said: list[str]) -> dict[str, float]:
     """Word and character error rate of all texts together.
 
-    Whatever was heard where nothing was said is added to the errors.
+    Words and characters that the model hears in a silent row count as errors.
     """
     spoken = [(h, s) for h, s in zip(heard, said, strict=True) if s.strip()]
     silent = [h for h, s in zip(heard, said, strict=True) if not s.strip()]

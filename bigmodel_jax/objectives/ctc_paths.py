@@ -73,6 +73,7 @@ def align(logits_BTV, num_frames_B, labels_BU, num_labels_B, *, blank: int) -> A
     reached = jnp.take_along_axis(score, ends, axis=1)
     last = jnp.take_along_axis(ends, jnp.argmax(reached, axis=1)[:, None], axis=1)[:, 0]
 
+    # Walks back from the last frame: `step` says by how many states the path moved.
     def backward(state, step):
         before = state - jnp.take_along_axis(step, state[:, None], axis=1)[:, 0]
         return before, before
@@ -114,6 +115,7 @@ def best_prefix(log_probs_TV: np.ndarray, blank: int, beams: int) -> tuple[list[
             for label in range(len(frame)):
                 if label == blank:
                     continue
+                # A label after itself continues the same label, unless a blank stands in between.
                 same = bool(prefix) and prefix[-1] == label
                 if same:
                     add(prefix, 1, in_label + frame[label])

@@ -19,7 +19,7 @@ class DiscreteAutoencoding(Reconstruction):
 
     The distance moves codes to their vectors with the weight `codebook_weight`, and vectors to
     their codes with `commitment` times that. The model's value is `Coded` of
-    models/discrete_autoencoder.py. ValueError for another model.
+    models/discrete_autoencoder.py. Another model raises ValueError.
     """
 
     metrics = (
@@ -45,6 +45,7 @@ class DiscreteAutoencoding(Reconstruction):
     def score(self, out, batch, *, params, train) -> Loss:
         value, weights = self.checked(out.value), batch["weights"].astype(jnp.float32)
         stop, distances = jax.lax.stop_gradient, []
+        # Both distances are the same number. The stopped gradient decides which side moves.
         for one, other in ((stop(value.vectors), value.codes), (value.vectors, stop(value.codes))):
             distances.append(jnp.mean(jnp.square(one - other), axis=(1, 2, 3)))
         distance = self.codebook_weight * (distances[0] + self.commitment * distances[1])
@@ -65,8 +66,8 @@ class DiscreteAutoencoding(Reconstruction):
 
 
 def uses(ids: jax.Array, weights: jax.Array, num: int) -> jax.Array:
-    """(num,) float32: how many places of the images (B, h, w), which count by `weights` (B,), have
-    each code.
+    """(num,) float32: how often each code occurs in ids (B, h, w), with rows weighted by `weights`
+    (B,).
     """
     every = jnp.broadcast_to(weights[:, None, None], ids.shape)
     return jnp.zeros(num, jnp.float32).at[ids.reshape(-1)].add(every.reshape(-1))

@@ -30,7 +30,7 @@ TEACHER, HIDDEN_MAP = "teacher", "hidden_map"  # names of branches beside the st
 class Distillation(NextToken):
     """(1 - alpha) times next-token cross-entropy plus alpha times the divergence from the teacher.
 
-    The unit is nats per target. Batch: as for `NextToken`; targets without weight count nowhere.
+    The unit is nats per target. Batch: as for `NextToken`; targets of weight 0 do not count.
     The teacher is constant and reads the same tokens. It may have another architecture and width,
     but needs the same vocabulary. The metric "loss" is the cross-entropy alone.
 

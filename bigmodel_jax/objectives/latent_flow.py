@@ -15,13 +15,12 @@ from bigmodel_jax.models.base import ModelConfig
 from bigmodel_jax.objectives.flow_matching import FlowMatching
 from bigmodel_jax.objectives.other_run import model_of
 
-AUTOENCODER = "autoencoder"  # the branch of the parameters
+AUTOENCODER = "autoencoder"  # name of the branch with the autoencoder's parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentFlow(FlowMatching):
-    """`FlowMatching` of latents: an image is encoded in the step, and what the sampler ends with is
-    decoded.
+    """`FlowMatching` of latents: the step encodes each image, and the sampler's result is decoded.
 
     The autoencoder is a constant of the run. The model sees (latent - latent_offset) *
     latent_scale, whose standard deviation should be about 1: a run of the autoencoder reports
@@ -51,8 +50,9 @@ class LatentFlow(FlowMatching):
         return {AUTOENCODER: constant}
 
     def autoencoder_config(self) -> ModelConfig:
-        """The autoencoder's model; ValueError, one line, where it cannot be known or has no
-        latents.
+        """The autoencoder's model config.
+
+        Raises a one-line ValueError if it is unknown or has no latents.
         """
         found = model_of(self.autoencoder, "objective.autoencoder", self.autoencoder_model)
         if not hasattr(found, "latent_shape") or hasattr(found, "num_codes"):
@@ -75,7 +75,9 @@ class LatentFlow(FlowMatching):
         return tuple(self.autoencoder_config().image_shape)
 
     def moved(self, image: jax.Array) -> jax.Array:
-        """Latents as the model sees them, float32; `loss` has put them in the image's place."""
+        """Maps latents, which `loss` has put in place of the image, to the model's range,
+        float32.
+        """
         return (image.astype(jnp.float32) - self.latent_offset) * self.latent_scale
 
     def loss(self, model, params, batch, *, rng, train):
@@ -84,8 +86,8 @@ class LatentFlow(FlowMatching):
         return super().loss(model, params, batch | {"image": latent}, rng=rng, train=train)
 
     def encoded(self, constants: Tree, image: jax.Array, rng: jax.Array | None) -> jax.Array:
-        """Latents (B, h, w, Z) float32 of images of 0 .. 1: drawn with `rng`, or the mean without
-        it.
+        """Encodes images of 0 .. 1 to latents (B, h, w, Z) float32: drawn with `rng`, else the
+        mean.
         """
         constants = jax.lax.stop_gradient(constants)
         dtype = jax.tree.leaves(constants)[0].dtype

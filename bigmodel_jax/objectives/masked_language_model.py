@@ -40,7 +40,7 @@ class BertPretraining(MaskedLanguageModel):
 
     Batch: as for `MaskedLanguageModel`, and next_sentence (B,) int32, 0 where the second sentence
     follows the first (see data.sentence_pairs). The model needs head "pretraining". With
-    microbatches, the next-sentence loss of each one weighs as its number of masked tokens.
+    microbatches, the weight of each one's next-sentence loss is its number of masked tokens.
     """
 
     reads = (*MaskedLanguageModel.reads, "next_sentence")

@@ -25,9 +25,9 @@ class OfPictures(Objective):
             )
 
     def moved(self, image: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 in the model's value range, float32."""
+        """Maps images of 0 .. 1 to the model's value range, float32."""
         return (image.astype(jnp.float32) - self.offset) * self.scale
 
     def shown(self, x: jax.Array) -> jax.Array:
-        """Images of 0 .. 1 of what the model gives, float32."""
+        """Maps the model's values back to images of 0 .. 1, float32."""
         return jnp.clip(x.astype(jnp.float32) / self.scale + self.offset, 0.0, 1.0)

@@ -11,15 +11,15 @@ def model_of(run: str, name: str, model: ModelConfig | None = None) -> ModelConf
     """The model of the run that the config's field `name` gives as FOLDER, FOLDER@STEP or
     FOLDER@best.
 
-    model: the run's model, where the config has it; then the folder is not read. Raises ValueError,
-    one line, where no run is given, the folder is no run's or the run has adapters.
+    model: the run's model, where the config has it; then the folder is not read. Raises a one-line
+        ValueError where no run is given, the folder is not a run's, or the run has adapters.
     """
     if not run:
         raise ValueError(f"{name} = '': give the folder of a run")
     if model is not None:
         return model
     path = mirror.fetched(run) / "config.json"
-    if not path.parent.is_dir():  # a checkpoint is named behind the folder
+    if not path.parent.is_dir():  # `run` is FOLDER@STEP or FOLDER@best
         path = mirror.fetched(run.rpartition("@")[0]) / "config.json"
     no_run = f"{name} = {run!r} is not a run's folder; `import` makes one of published weights"
     try:

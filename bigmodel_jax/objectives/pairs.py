@@ -51,8 +51,8 @@ class Texts(NamedTuple):
 
     @property
     def means(self) -> jax.Array:
-        """(B, 2): log-probabilities per token; -1, where every loss is finite, for rows without
-        answer.
+        """(B, 2): log-probabilities per token. A row without an answer gets -1, for which every
+        loss is finite.
         """
         return jnp.where(self.lengths > 0, self.log_probs / metrics.divisor(self.lengths), -1.0)
 
@@ -60,6 +60,8 @@ class Texts(NamedTuple):
 def flat(batch: dict) -> dict:
     """Reshapes the texts (B, 2, T) of a batch to rows (2B, T); the two of a pair are neighbours."""
     texts = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in TEXTS if name in batch}
+    # The reshape merges the sharded axis of rows with that of the two texts. The constraint says
+    # that the merged rows stay sharded.
     return batch | {name: constrain(x, "batch", "seq") for name, x in texts.items()}
 
 
@@ -146,9 +148,7 @@ def nats_of(out: Out, batch: dict, form: Form) -> jax.Array:
 
 
 def with_losses(mean: Mean, sums: dict[str, Mean], out: Out) -> Loss:
-    """The loss with the model's auxiliary losses added, at the weight they have in a mean over
-    rows.
-    """
+    """Adds the model's auxiliary losses, which are means, to the loss, each times the count."""
     objective = mean.total
     for name, value in out.losses.items():
         sums = sums | {name: Mean(value * mean.count, mean.count)}

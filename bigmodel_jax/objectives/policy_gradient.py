@@ -185,12 +185,15 @@ class PolicyGradient(Objective):
 
     def score(self, out, batch, *, params, train) -> Loss:
         weights, log_probs = batch["weights"].astype(jnp.float32), self.log_probs(out, batch)
-        # Without old log-probabilities the current policy has sampled, and the ratio is 1.
+        # Without old log-probabilities the current weights have sampled: the ratio is 1, and its
+        # gradient is that of the log-probability.
         old = batch.get("old_log_probs", jax.lax.stop_gradient(log_probs))
         ratio = self.ratios(log_probs - old, weights)
         losses, held = self.clipped(ratio, batch["advantages"][:, None])
         losses = jnp.broadcast_to(losses, weights.shape)
         if self.lag_cap:
+            # Truncated importance sampling: the sampler's probabilities differ from the training
+            # step's, and the cap bounds the variance.
             losses *= jnp.minimum(jnp.exp(old - batch["rollout_log_probs"]), self.lag_cap)
         sums = {
             "log_prob_gap": metrics.weighted(jnp.abs(old - batch["rollout_log_probs"]), weights),
@@ -244,7 +247,7 @@ class PolicyGradient(Objective):
 
 
 def tokens_of(weights: jax.Array) -> jax.Array:
-    """(B,): the number of tokens of each response by their weights; 1 for a response of none."""
+    """(B,): the summed token weights of each response; 1 for a response without any."""
     return metrics.divisor(weights.sum(1))
 
 

@@ -32,7 +32,7 @@ class Reconstruction(OfPictures):
     "held-out images that the run's page shows beside their reconstructions; 0: none"
 
     def checked(self, value: Any) -> Any:
-        """The model's value; ValueError, one line, for another kind of model."""
+        """The model's value. Raises a one-line ValueError for another kind of model."""
         return value
 
     def inputs(self, batch, rng):
@@ -45,8 +45,9 @@ class Reconstruction(OfPictures):
         return jnp.mean(error, axis=(1, 2, 3))
 
     def psnr(self, reconstructed: jax.Array, image: jax.Array) -> jax.Array:
-        """(B,) dB between images as the model sees them, once both are cut to 0 .. 1."""
+        """(B,) dB between two images, after both are mapped to 0 .. 1 and clipped."""
         squares = jnp.square(self.shown(reconstructed) - self.shown(image))
+        # The peak is 1. The floor gives equal images 100 dB in place of infinity.
         return -10 * jnp.log10(jnp.maximum(jnp.mean(squares, axis=(1, 2, 3)), 1e-10))
 
     def of_rows(self, out, batch):

@@ -58,7 +58,8 @@ def rewards_of(out: Out, segment_ids: jax.Array, kernel: jax.Array) -> jax.Array
             "objective: RewardModel reads the last layer of a decoder, and this model returns logits alone"
         )
     last = jnp.maximum((segment_ids > 0).sum(-1), 1) - 1
-    # A sum in place of a gather keeps a sequence that is sharded over the mesh where it is.
+    # A product with a one-hot vector replaces a gather, so a sequence that is sharded over the mesh
+    # stays where it is.
     here = jax.nn.one_hot(last, segment_ids.shape[-1], dtype=jnp.float32)
     state = jnp.einsum("ntd,nt->nd", out.head.x.astype(jnp.float32), here)
     return (state @ kernel.astype(jnp.float32))[:, 0]

@@ -70,6 +70,7 @@ class Segmentation(Objective):
             sums["loss"] = mean
         if not train:
             own = jnp.where(weights > 0, labels, -1)
+            # A count of 0 marks a plain sum: `divisor` then divides by 1.
             sums["confusion"] = Mean(confusion_of_places(logits, own, batch["weights"]), jnp.zeros(()))
         return Loss(mean, sums, out.updates)
 
@@ -104,6 +105,7 @@ class Segmentation(Objective):
         scores, found = precision_recall_f1(matrix), overlap(matrix)
         columns = (found, scores["precision"], scores["recall"], scores["support"])
         rows = np.stack(columns, axis=1).tolist()
+        # NaN is the only number that differs from itself. JSON has no NaN.
         return {"overlap": [[None if x != x else x for x in row] for row in rows]}
 
 

@@ -22,13 +22,13 @@ from bigmodel_jax.objectives.of_pictures import OfPictures
 from bigmodel_jax.objectives.other_run import model_of
 
 AUTOENCODER = "autoencoder"  # the branch of the parameters
-CODES = "codes"  # the batch's array
+CODES = "codes"  # the name of the array in a batch
 
 
 @dataclasses.dataclass(frozen=True)
 class TextThenImage(OfPictures):
-    """Cross-entropy in nats: `image_weight` times the mean over a row's codes, plus the rest of 1
-    times the mean over its text tokens.
+    """Cross-entropy in nats: w times the mean over a row's codes, plus (1 - w) times the mean over
+    its text tokens, with w = image_weight.
 
     Batch: tokens (B, T) int32, segment_ids (B, T), 0 for padding, weights (B,), and codes (B, N)
     int32, which a discrete autoencoder made of the images before the first step. The autoencoder is
@@ -80,8 +80,9 @@ class TextThenImage(OfPictures):
         return {AUTOENCODER: parameters_of.constants(self.autoencoder_config().make().spec)}
 
     def autoencoder_config(self) -> ModelConfig:
-        """The autoencoder's model; ValueError, one line, where it cannot be known or has no
-        codes.
+        """The autoencoder's model config.
+
+        Raises a one-line ValueError if it is unknown or has no codes.
         """
         found = model_of(self.autoencoder, "objective.autoencoder", self.autoencoder_model)
         if not hasattr(found, "num_codes"):
@@ -109,7 +110,7 @@ class TextThenImage(OfPictures):
             )
 
     def check_model(self, model: ModelConfig) -> None:
-        """Raises ValueError, one line, for a model that is no decoder of tokens alone."""
+        """Raises a one-line ValueError for a model that is not a decoder of tokens alone."""
         if tuple(model.inputs()) != ("tokens",) or model.make().make_cache is None:
             raise ValueError(
                 f"model: TextThenImage trains a decoder that reads tokens alone, such as GPT2Config; {type(model).__name__} "
@@ -117,7 +118,9 @@ class TextThenImage(OfPictures):
             )
 
     def check_data(self, data: Any) -> None:
-        """Raises ValueError, one line, for images that the autoencoder's codes cannot stand for."""
+        """Raises a one-line ValueError for images or weights that do not fit the autoencoder's
+        codes.
+        """
         own, row = self.autoencoder_config(), data.row()
         given = row.get("image")
         if "weights" in row and row["weights"].shape:
@@ -155,14 +158,14 @@ class TextThenImage(OfPictures):
         return ids.reshape(len(ids), -1)
 
     def images(self, params: Tree, codes: jax.Array) -> jax.Array:
-        """Images (B, H, W, C) float32 in 0 .. 1 of codes (B, N)."""
+        """Decodes codes (B, N) to images (B, H, W, C) float32 in 0 .. 1."""
         own, constants = self.autoencoder_config(), params[AUTOENCODER]
         return self.shown(own.decode(constants, codes.reshape(-1, *own.latent_shape[:2])))
 
     # ---- the loss
 
     def prompt(self, tokens: Any) -> Any:
-        """Text tokens (..., T) as the model's tokens."""
+        """Renumbers text tokens (..., T): the model's first num_codes tokens are codes."""
         return tokens + self.autoencoder_config().num_codes
 
     def inputs(self, batch, rng):

@@ -97,7 +97,9 @@ def price(plan: dict) -> str:
 
 
 def largest(most: dict) -> str:
-    """The most slots that fit, and the fewest that do not."""
+    """A phrase with the largest number of slots that fit, and the smallest number that does not
+    fit.
+    """
     above = f"; {most['does_not_fit']:,} do not" if most["does_not_fit"] else ""
     return f"{most['slots']:,} slots fit, {most['used'] / GIB:.2f} GiB a device{above}"
 

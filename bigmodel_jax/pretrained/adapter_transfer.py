@@ -69,10 +69,9 @@ def import_adapters(
     """Makes `run_dir` a run at step 0 with the adapters of a PEFT folder, and returns its config.
 
     base: the run that the adapters belong to, as FOLDER, FOLDER@STEP or FOLDER@best. The new run
-    refers to the base's weights and does not copy them. dtype: of the adapters.
-
-    Raises a ValueError of one line for adapters of another base and for PEFT settings that are not
-    supported; `run_dir` is not written then.
+    refers to the base's weights and does not copy them. dtype: the type in which the adapters are
+    stored. Raises a ValueError of one line for adapters of another base and for PEFT settings that
+    are not supported. Then `run_dir` is not written.
     """
     origin = open_origin(base, "--base")
     if type(origin.config.adapters) is not AdapterConfig:
@@ -117,9 +116,8 @@ def _check_tied(folder: Path, config: Config, found: Adapters) -> None:
 
 
 def _lora(found: Adapters) -> Lora:
-    """The adapter config.
-
-    Its patterns match each adapted path exactly, so no other matrix gets an adapter.
+    """The config of the imported adapters. Its patterns match each adapted path exactly, so no
+    other matrix gets an adapter.
     """
     # The commonest rank and alpha become the defaults; other paths are listed in `ranks`.
     ranks = [(m.rank, m.alpha) for m in found.matrices.values()]
@@ -157,12 +155,17 @@ def _values(config: Config, found: Adapters, base: Mapping[str, np.ndarray]) -> 
 def _lengths(path: str, w: np.ndarray, m: Matrix) -> np.ndarray:
     """The L2 norm of each output's column of the base weight `w`, as float32 (lead, out)."""
     lead = m.a.shape[:-2]
+    # A head's table is (vocabulary, width), so its inputs are the second axis.
     w = w.T if path.startswith("head/") else w.reshape(*lead, m.a.shape[-2], m.b.shape[-1])
+    # A run stores the difference between a magnitude and this length, and that difference is small.
+    # The sum in float64 keeps rounding errors out of it.
     return np.sqrt(np.square(w, dtype=np.float64).sum(len(lead))).astype(np.float32)
 
 
 def _placed(config: Config, own: params.Tree, values: Mapping[str, np.ndarray]) -> params.Tree:
-    """`values` as the run's trained parameters: in the layout, storage and sharding of `own`."""
+    """Returns `values` in the layout, storage and sharding of `own`, the run's trained
+    parameters.
+    """
     spec = params.paths(config.make_model().spec)
     published, tree = tables.published(config), params.paths(own)
     assert tree.keys() == values.keys(), sorted(tree.keys() ^ values.keys())
@@ -181,8 +184,8 @@ def export_adapters(
 ) -> Exported:
     """Writes one of a run's LoRA adapters as a PEFT folder.
 
-    which, adapter: the checkpoint and the adapter, as in `load_weights`. dtype: of the written
-    tensors.
+    which, adapter: the checkpoint and the adapter, as in `load_weights`. dtype: the type of the
+        written tensors.
 
     Raises ValueError where PEFT's format cannot hold these adapters.
     """

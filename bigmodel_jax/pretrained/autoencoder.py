@@ -1,5 +1,5 @@
-"""The autoencoder's tensors and config.json, by the names of diffusers' AutoencoderKL. Each block
-has rows of its own.
+"""The autoencoder's tensor names and config.json, as in diffusers' AutoencoderKL. Each block has
+rows of its own, since blocks differ in shape.
 """
 
 from bigmodel_jax.models.autoencoder import MOST_LEVELS, AutoencoderConfig
@@ -11,12 +11,12 @@ DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 
 
 def conv(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of a convolution and its bias."""
+    """The two name-table rows of a convolution: its kernel and its bias."""
     return Row(f"{ours}/kernel", f"{theirs}.weight", CONV), Row(f"{ours}/bias", f"{theirs}.bias")
 
 
 def block(ours: str, theirs: str) -> tuple[Row, ...]:
-    """The rows of one residual block, its shortcut included."""
+    """The name-table rows of one residual block and its shortcut."""
     return (
         *layer_norm(f"{ours}/norm1", f"{theirs}.norm1"),
         *conv(f"{ours}/conv1", f"{theirs}.conv1"),
@@ -27,7 +27,9 @@ def block(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def half(ours: str, levels: str, resize: tuple[str, str], latent: str) -> tuple[Row, ...]:
-    """The rows of the encoder or of the decoder, which their files name alike."""
+    """The name-table rows of the encoder or of the decoder, whose parts have the same names in
+    files.
+    """
     middle, attention = f"{ours}.mid_block", f"{ours}.mid_block.attentions.0"
     maps = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
     return (
@@ -35,6 +37,7 @@ def half(ours: str, levels: str, resize: tuple[str, str], latent: str) -> tuple[
         *(
             row
             for n in range(MOST_LEVELS)
+            # A level of the decoder has one block more than a level of the encoder.
             for m in range(MOST_BLOCKS + 1)
             for row in block(f"{ours}/level{n}/block{m}", f"{ours}.{levels}.{n}.resnets.{m}")
         ),
@@ -71,10 +74,10 @@ RENAMED = (
 
 
 def from_hf(hf: dict) -> AutoencoderConfig:
-    """The config of AutoencoderKL's config.json.
+    """The AutoencoderConfig that a config.json of diffusers' AutoencoderKL describes.
 
-    scaling_factor and shift_factor are not the autoencoder's own: they are `objective.latent_scale`
-    and `objective.latent_offset` of a run on its latents.
+    The keys scaling_factor and shift_factor do not describe the autoencoder. A run on its latents
+    has them as `objective.latent_scale` and `objective.latent_offset`.
     """
     channels, size = tuple(hf["block_out_channels"]), hf["sample_size"]
     check_fixed(hf, act_fn="silu", latents_mean=None, latents_std=None, out_channels=(hf["in_channels"], None))
@@ -96,8 +99,8 @@ def from_hf(hf: dict) -> AutoencoderConfig:
 
 
 def to_hf(cfg: AutoencoderConfig) -> dict:
-    """config.json as AutoencoderKL reads it, with scaling_factor 1 and no shift: the latents as
-    they are.
+    """The config.json of diffusers' AutoencoderKL for this config. Its scaling_factor is 1 and it
+    has no shift, so latents keep their values.
     """
     height, width, colors = cfg.image_shape
     if height != width:

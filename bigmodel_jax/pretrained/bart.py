@@ -35,7 +35,7 @@ COPIES = (
 
 
 def with_bias(source: Source) -> Source:
-    """The tensors of a BartModel with a bias of zeros; shape (1, vocabulary)."""
+    """The tensors of a BartModel with a bias of zeros added, of shape (1, vocabulary)."""
     table = source.get(TABLE) or source.get(TABLE.removeprefix("model."))
     if BIAS in source or table is None:
         return source

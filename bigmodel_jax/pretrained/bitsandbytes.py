@@ -80,8 +80,10 @@ def _nf4(name: str, x: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     levels = np.asarray(NF4, np.float32)
     flat = np.pad(x.reshape(-1), (0, -x.size % BLOCK)).reshape(-1, BLOCK)
     largest = np.abs(flat).max(axis=1)
+    # In a block of zeros the division by 1 avoids 0 / 0.
     share = flat / np.where(largest > 0, largest, 1.0)[:, None]
-    # The nearest level is found from the midpoints between levels.
+    # The nearest level is found from the midpoints between levels. If the number of values is odd,
+    # one code of the padding stays and fills the last byte.
     codes = np.searchsorted((levels[1:] + levels[:-1]) / 2, share).astype(np.uint8).reshape(-1)[: x.size + x.size % 2]
     facts = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": dtype, "shape": list(x.shape)}
     # Each byte holds two codes, the first one in its high bits.

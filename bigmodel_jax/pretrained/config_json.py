@@ -1,7 +1,7 @@
 """Reads config.json so that every key is accounted for.
 
-A key is read by the family, or known to change nothing, or refused, or named in the log as not
-used.
+Every key has one of four fates: the family reads it, it is known to change nothing, it is refused,
+or the log names it as not used.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from bigmodel_jax.pretrained.family import Family
 
 log = logging.getLogger(__name__)
 
-# The keys of these tables are checked one by one. Another table (id2label) is read as a whole or
-# not.
+# The keys of these tables are checked one by one. Any other table, such as id2label, counts as one
+# key.
 ROTARY = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
 GENERATION = ("forced_bos_token_id",)
 NESTED = (
@@ -50,6 +50,7 @@ class Keys(dict):
     def get(self, name: str, default: Any = None) -> Any:
         return self._checked(name, super().get(name)) if name in self else self._noted(name, default)
 
+    # dict's own `|` returns a plain dict, which would not note what is read.
     def __or__(self, other: dict) -> "Keys":
         return self._merged({**self, **other})
 
@@ -114,7 +115,8 @@ def read_table(path: Path) -> Keys:
 def with_generation(hf: Keys, folder: Path) -> Keys:
     """config.json with the keys of generation_config.json that a model's config holds.
 
-    transformers 5 writes them to that file alone, and where there is one, it reads them there.
+    transformers 5 writes these keys to that file alone, and it reads them there where the file
+    exists.
     """
     path = folder / "generation_config.json"
     if not path.is_file():
@@ -126,7 +128,7 @@ def with_generation(hf: Keys, folder: Path) -> Keys:
 def check_unread(family: Family, hf: Keys) -> None:
     """Raises ValueError for an unread key that would change what the model computes.
 
-    Keys that are unknown are named in the log, once.
+    One line of the log names all unknown keys.
     """
     ours = family.config.__name__
     check_model_type(ours, hf)

@@ -81,7 +81,9 @@ def from_hf(hf: dict) -> ConformerConfig:
     Raises ValueError for a convolution or an attention that our conformer does not have.
     """
     own = DEFAULTS | hf["encoder_config"]
-    own.get("max_position_embeddings")  # marks the key as read: any distance can be computed
+    # Reading the key makes `check_unread` accept it. It has no effect: any distance can be
+    # computed.
+    own.get("max_position_embeddings")
     check_fixed(own, hidden_act="silu", subsampling_conv_kernel_size=3, subsampling_conv_stride=2)
     check_fixed(own, num_key_value_heads=(own["num_attention_heads"], None))
     check_fixed(own, convolution_bias=own["attention_bias"], subsampling_factor=(2, 4, 8, 16))

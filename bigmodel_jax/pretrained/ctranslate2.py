@@ -1,10 +1,10 @@
-"""Reads Whisper in CTranslate2's format, as faster-whisper publishes it, as tensors of
-transformers.
+"""Reads a Whisper model in CTranslate2's format, in which faster-whisper publishes it. The tensors
+get transformers' names.
 
 A folder holds model.bin, config.json and tokenizer.json. model.bin holds a version, the name of the
 model's specification and a revision; then each tensor as name, shape, type and bytes; then other
-names for some of the tensors (CTranslate2's `ModelSpec.save`, version 6). The projections of
-queries, keys and values lie in one matrix.
+names for some of the tensors (CTranslate2's `ModelSpec.save`, version 6). One matrix holds the
+projections of queries, keys and values.
 """
 
 import functools
@@ -62,6 +62,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     Raises a ValueError of one line for a file that is no CTranslate2 Whisper model, or a damaged
     one.
     """
+    # The file is mapped, so a tensor's bytes are read from disk only when its values are used.
     reader = Reader(memoryview(np.memmap(path, np.uint8, mode="r")), path)
     version = reader.number("I")
     if version not in VERSIONS:
@@ -93,10 +94,9 @@ def _tensor(reader: Reader) -> tuple[str, np.ndarray]:
 
 
 def open_whisper(folder: Path) -> tuple[dict[str, Any], Source, SpecialTokens]:
-    """(config, tensors, special tokens) of a folder, in transformers' form.
-
-    config: what transformers' config.json would hold. tensors: by transformers' names, unread.
-    special tokens: the ids that generation suppresses.
+    """Returns (config, tensors, special tokens) of a folder in transformers' form. config: the keys
+    of transformers' config.json. tensors: unread tensors by transformers' names. special tokens:
+    the ids that generation suppresses.
     """
     found = tensors(folder / FILE)
     given = {name: x for name, x in _renamed(found) if x.ndim}
@@ -111,15 +111,15 @@ def open_whisper(folder: Path) -> tuple[dict[str, Any], Source, SpecialTokens]:
 
 
 def _config(given: dict[str, np.ndarray]) -> dict[str, Any]:
-    """transformers' config.json, inferred from the tensors' shapes, since the folder does not state
-    the sizes.
+    """The keys of transformers' config.json. They follow from the tensors' shapes, since the folder
+    does not state the sizes.
 
-    The vocabulary of English models is one token smaller, and so are the ids of their special
-    tokens.
+    English models have one token less, so the ids of their special tokens are one lower.
     """
     vocab, dim = given["model.decoder.embed_tokens.weight"].shape
     depth = {side: 1 + max(_numbers(given, f"model.{side}.layers.")) for side in ("encoder", "decoder")}
     ffn = given["model.encoder.layers.0.fc1.weight"].shape[0]
+    # The id of <|endoftext|>; the id of <|startoftranscript|> follows it.
     end = 50_256 if vocab == 51_864 else 50_257
     return {
         "architectures": ["WhisperForConditionalGeneration"],
@@ -176,7 +176,8 @@ def _renamed(found: dict[str, np.ndarray]):
         if rest in WHOLE:
             yield f"model.{side}.{WHOLE[rest]}", x
         elif not layer.startswith("layer_") or layer == "layer_norm":
-            # Numbers of the specification become 0-d here, and the caller drops 0-d tensors.
+            # Numbers of the specification get the shape (), and the caller drops tensors of that
+            # shape.
             yield name, x if x.ndim > 1 else np.zeros(())
         else:
             yield from _of_layer(f"model.{side}.layers.{layer[6:]}", inside, x)

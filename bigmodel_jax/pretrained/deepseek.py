@@ -63,7 +63,7 @@ ROWS = (
     *attention("dense_layers", ""),
     *feedforward("dense_layers/mlp", "", ""),
     *sparse("layers", "num_dense_layers"),
-    # The modules for multi-token prediction follow the last layer, numbered as layers.
+    # The modules for multi-token prediction have the layer numbers after the last layer's.
     *sparse("mtp", "num_layers"),
     Row("mtp/embed_norm/scale", f"{LAYER}enorm.weight", start="num_layers"),
     Row("mtp/hidden_norm/scale", f"{LAYER}hnorm.weight", start="num_layers"),

@@ -44,7 +44,9 @@ IGNORED = (r".*\.num_batches_tracked",)
 
 
 def fields_from_hf(config: type[ModelConfig], hf: dict) -> ModelConfig:
-    """The config whose fields a config.json holds. Missing fields keep our defaults."""
+    """The config whose fields stand in a config.json under our names. Missing fields keep our
+    defaults.
+    """
     fields = {f.name: hf[f.name] for f in dataclasses.fields(config) if f.name in hf}
     return config(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
 

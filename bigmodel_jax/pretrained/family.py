@@ -1,4 +1,4 @@
-"""The description of one published model family, and checks of config.json that families share."""
+"""Describes one published model family, and holds the checks of config.json that families share."""
 
 import dataclasses
 import math
@@ -111,7 +111,7 @@ def rope_settings(hf: dict) -> dict:
 def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, RopeScaling]:
     """(theta, scaling) of rotary positions, read from config.json as transformers reads them.
 
-    The settings stand in `rope_parameters`, `rope_scaling`, `rope_theta` and the keys of lengths.
+    The settings come from `rope_parameters`, `rope_scaling`, `rope_theta` and the keys of lengths.
     Raises ValueError for a kind of scaling that is not supported, and for partial rotation.
     """
     found = rope_settings(hf)

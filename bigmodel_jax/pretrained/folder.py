@@ -146,7 +146,7 @@ def leave_out(family: Family, source: Source) -> Source:
 
 
 def match_prefix(family: Family, source: Source) -> Source:
-    """The tensors by their full, current names; ValueError where one is there under two names."""
+    """The tensors by their full, current names; ValueError for a tensor that has two names."""
     for pattern, replacement in family.renamed:
         now = {name: re.sub(pattern, replacement, name) for name in source}
         twice = [name for name, count in collections.Counter(now.values()).items() if count > 1]
@@ -220,6 +220,7 @@ def load_params(family: Family, cfg: ModelConfig, source: Source, shardings: Map
         parts = names.to_ours(family.rows, spec, cfg, source, path, set(inside.values()), dtype)
         whole = {index: _filled_up(parts[cut], index, param.shape) for index, cut in inside.items()}
         out[path] = jax.make_array_from_callback(param.shape, shardings[path], whole.__getitem__)
+        # `bool` waits for the devices, so the copies of at most one parameter are under way.
         if not bool(jnp.isfinite(out[path]).all()):
             raise ValueError(f"weights: the tensors of {path} hold values that are not finite")
     return out
@@ -272,7 +273,7 @@ def save_params(
         hf["quantization_config"] = bitsandbytes.settings(kind, dtype.name)
     (folder / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     spec = spec or spec_by_path(cfg)
-    # Tensors are assigned to shards before any is written, since each name has the number of
+    # Every tensor gets its shard before any file is written, since file names hold the number of
     # shards.
     shards: list[list[Piece]] = [[]]
     sizes = [0]

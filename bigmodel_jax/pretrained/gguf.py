@@ -37,8 +37,8 @@ FOLDERS = {
     "qwen3moe": "Qwen3MoeForCausalLM",
     "t5": "T5ForConditionalGeneration",
 }
-# For these llama.cpp's converter reorders the rows of q and k, so that rotary pairs are
-# interleaved.
+# llama.cpp's converter reorders the rows of q and k of these architectures, so that rotary pairs
+# are interleaved.
 PERMUTED = {"llama"}
 ROPE_FACTORS = "rope_freqs.weight"
 NAMES = {
@@ -76,7 +76,7 @@ class Opened(NamedTuple):
 
 
 def open_gguf(path: Path) -> Opened:
-    """Everything in the file, with the tensors unread.
+    """Opens a GGUF file without reading its tensors.
 
     Raises ValueError for a damaged file, and for an unsupported architecture, quantisation or
     metadata key.
@@ -153,7 +153,7 @@ def _check_names(path: Path, names: Iterable[str]) -> None:
 
 
 def _factors(path: Path, tensor: Any) -> np.ndarray:
-    """The factor by which each rotary frequency is divided."""
+    """The factors that divide the rotary frequencies, of shape (head_dim / 2,)."""
     return _tensor(path, tensor, {})[1].read()
 
 
@@ -170,6 +170,7 @@ def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor
     layer, part, suffix = _part(tensor.name) or (None, tensor.name, "weight")
     name = NAMES.get(part, part)
     name = f"model.layers.{layer}.{name}.{suffix}" if layer is not None else f"{name}.{suffix}"
+    # GGUF lists dimensions from the fastest to the slowest, and numpy the other way round.
     shape = tuple(int(n) for n in reversed(tensor.shape))
 
     def read() -> np.ndarray:
@@ -209,9 +210,11 @@ def permute(x: np.ndarray, num_heads: int) -> np.ndarray:
     Half-split pairs are (i, i + head_dim / 2), as transformers has them; interleaved pairs are (2
     i, 2 i + 1), as llama.cpp has them. The inverse is `unpermute`.
     """
+    # (heads, 2, head_dim / 2, ...) -> (heads, head_dim / 2, 2, ...)
     return x.reshape(num_heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
 def unpermute(x: np.ndarray, num_heads: int) -> np.ndarray:
     """Reorders rows (heads * head_dim, ...) from interleaved back to half-split rotary pairs."""
+    # (heads, head_dim / 2, 2, ...) -> (heads, 2, head_dim / 2, ...)
     return x.reshape(num_heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)

@@ -45,8 +45,8 @@ NEUTRAL: dict[str, tuple] = {
 INERT = ("rope.scaling.finetuned", "tensor_data_layout", "pooling_type")
 # Beginnings of keys that describe the file, its tokenizer (read elsewhere) and its quantisation.
 INERT_PREFIXES = ("GGUF.", "general.", "tokenizer.", "quantize.", "split.", "imatrix.")
-# Largest values. Sizes are int32 on the devices. Depths have a tighter bound, because lists with
-# one entry per layer are built before any tensor is read.
+# The largest allowed values. Sizes are int32 on the devices. Depths have a tighter bound, because
+# lists with one entry per layer are built before any tensor is read.
 MOST = {"block_count": 10_000}
 SCALINGS = ("none", "linear", "yarn")
 
@@ -187,8 +187,8 @@ def _shortest(value: float) -> float:
 def _scaling(meta: Metadata, hf: dict, factors: np.ndarray | None) -> dict | None:
     """The `rope_scaling` of config.json, None where there is no scaling.
 
-    It follows llama.cpp's defaults: a factor without a kind is linear scaling, and the kind "none"
-    has no factor.
+    llama.cpp's defaults hold: a factor without a kind means linear scaling, and the kind "none"
+    ignores the factor.
     """
     kind = meta.get("rope.scaling.type")
     if kind not in (None, *SCALINGS):
@@ -239,6 +239,7 @@ def from_factors(factors: np.ndarray, head_dim: int, theta: float) -> dict:
     low = _near(whole / length)
     high = _near(low * ratio)
     again = np.clip((whole / waves - low) / (high - low), 0.0, 1.0)
+    # The file's factors are float32. 2e-6 allows for several of its roundings.
     if np.abs(((1 - again) / stretch + again) * factors - 1).max() > 2e-6:
         raise wrong
     ends = {"low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": whole}
@@ -249,12 +250,15 @@ def _ramp(waves: np.ndarray, smooth: np.ndarray) -> tuple[float, float]:
     """(length, ratio) such that smooth = (length / wave - 1) / (ratio - 1), clipped to [0, 1]."""
     inside = (smooth > 1e-5) & (smooth < 1 - 1e-5)
     if inside.sum() > 1:
+        # On the ramp smooth is linear in 1 / wave: the slope is length / (ratio - 1), and the
+        # offset is -1 / (ratio - 1).
         slope, offset = np.polyfit(1 / waves[inside], smooth[inside], 1)
         return (slope / -offset, 1 - 1 / offset) if offset < 0 else (0.0, 0.0)
-    # One point or none on the ramp does not determine the ratio: take the published one, which is
-    # 4.
+    # One point or none on the ramp does not determine the ratio, so the published ratio of 4 is
+    # used.
     if inside.sum() == 1:
         return float(waves[inside][0] * (1 + 3 * smooth[inside][0])), 4.0
+    # Any length between 4 * kept.max() and divided.min() fits. The geometric mean of both is used.
     kept, divided = waves[smooth > 0.5], waves[smooth < 0.5]
     return (math.sqrt(4 * kept.max() * divided.min()), 4.0) if kept.size else (0.0, 0.0)
 

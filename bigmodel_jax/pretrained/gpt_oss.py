@@ -12,6 +12,7 @@ from bigmodel_jax.pretrained.mixtral import MLP_NORM, losses_from_hf, losses_to_
 from bigmodel_jax.pretrained.names import Row, linear
 
 MLP = "model.layers.{i}.mlp"
+# Along the last axis of their tensors, the columns of gate and up alternate.
 GATE_UP = ("layers/experts/gate", "layers/experts/up")
 ROWS = (
     *ENDS,
@@ -62,7 +63,7 @@ def to_hf(cfg: GptOssConfig) -> dict:
     """
     if not cfg.qkv_bias or cfg.qk_norm or not cfg.normalized_weights:
         raise ValueError("model: a gpt-oss has qkv_bias = True, qk_norm = False and normalized_weights = True")
-    # Without a table here transformers would use the published model's scaling.
+    # Without a table under this key, transformers would use the published model's scaling.
     unscaled = {} if cfg.rope_scaling.kind != "none" else {"rope_scaling": {"rope_type": "default"}}
     return {
         "model_type": "gpt_oss",

@@ -1,5 +1,5 @@
-"""The classes of a config.json: their number, and their names, which go from an import to the
-run's folder and on to an export.
+"""Reads and writes the number and the names of a config.json's classes. An import keeps the names
+in the run's folder, and an export writes them into its own config.json.
 """
 
 import json
@@ -30,7 +30,7 @@ def labels_to_hf(num: int) -> dict:
 def keep(source: Path, run_dir: Path) -> None:
     """Copies the class names of the folder `source` into the run's folder.
 
-    Does nothing if it has none.
+    Does nothing if that folder has none.
     """
     config = source / "config.json"
     if not config.is_file():

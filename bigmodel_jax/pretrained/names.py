@@ -23,7 +23,7 @@ class Layout(NamedTuple):
     """The conversion between the layout of a published tensor and that of our parameter.
 
     ours: (their array, our shape) -> our array; theirs: our array -> their array; out_first:
-    whether the published tensor is a matrix (out, in).
+        whether a published matrix has the shape (out, in).
     """
 
     ours: Callable[[Any, tuple[int, ...]], Any]
@@ -153,6 +153,7 @@ def num_pieces(rows: tuple[Row, ...], spec: Mapping[str, Param]) -> int:
 def their_shapes(piece: Piece, spec: Mapping[str, Param]) -> list[tuple[int, ...]]:
     """The shapes of the row's parameters in the layout of the published tensor."""
     return [
+        # The shape follows from the layout itself. `eval_shape` computes it without any values.
         jax.eval_shape(piece.row.layout.theirs, jax.ShapeDtypeStruct(spec[path].shape[len(piece.index) :], "f")).shape
         for path in piece.row.paths
     ]
@@ -193,6 +194,7 @@ def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: So
         if n in source and tuple(source[n].shape) != shape
     ]
     wrong += [
+        # numpy would convert integers without an error, so they are refused here.
         f"{n} holds {str(source[n].dtype).lower()}, which are no weights"
         for n in expected
         if n in source and "float" not in str(source[n].dtype)
@@ -220,6 +222,7 @@ def to_ours(
     array of `dtype`}. Each tensor is read once, and only if a wanted part needs it.
     """
     shape = spec[path].shape
+    # `check` has made sure that the pieces below fill every entry.
     parts = {index: np.empty([len(range(n)[s]) for n, s in zip(shape, index, strict=True)], dtype) for index in where}
     for piece in pieces(tuple(r for r in rows if path in r.paths), spec, cfg):
         lead = len(piece.index)
@@ -261,6 +264,7 @@ def to_theirs(piece: Piece, params: Mapping[str, Any]) -> np.ndarray:
     """
     parts = [piece.row.layout.theirs(np.asarray(params[path][piece.index])) for path in piece.row.paths]
     array = parts[0] if len(parts) == 1 else joined(parts, piece.row)
+    # A layout may return a transposed view. A safetensors file holds rows one after another.
     return np.asarray(array, order="C")
 
 

@@ -37,7 +37,8 @@ def from_hf(hf: dict) -> PaliGemmaConfig:
     for table in (hf, vision):
         check_fixed(table, projection_dim=(text["hidden_size"], None))
     check_fixed(hf, hidden_size=(text["hidden_size"], None))
-    # Marks the key as read: transformers only checks whether the image's token lies in the table.
+    # Reading the key makes `check_unread` accept it. transformers only checks with it whether the
+    # image's token lies in the table.
     hf.get("vocab_size")
     return PaliGemmaConfig(
         vision=shared.vision_from_hf(hf, shared.SIGLIP_VISION),

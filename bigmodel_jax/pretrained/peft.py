@@ -185,6 +185,7 @@ def _matrix(
                 tensor = left.pop(f"{name}.{theirs}", None)
                 if tensor is None:
                     raise ValueError(f"{folder / WEIGHTS}: {name}.{theirs} is missing; the base or the file is another")
+                # PEFT's tensors are the transposes of our `a` and `b`.
                 x = _shaped(folder, f"{name}.{theirs}", tensor, shapes[part][::-1]).T
                 if parts[part] is None:
                     parts[part] = np.zeros((*lead, *shapes[part]), x.dtype)

@@ -1,7 +1,7 @@
-"""The adapter of one of our matrices, and the conversion between it and the adapter of a joined
-tensor.
+"""Converts between the adapters of our matrices and the adapter of a published tensor that joins
+them.
 
-A joined tensor of PEFT's base holds several of our matrices with their outputs side by side.
+A joined tensor holds several of our matrices with their outputs side by side.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Matrix:
 def parted(whole: Matrix, widths: tuple[int, ...]) -> list[Matrix]:
     """Splits the adapter of a joined tensor into the adapters of its parts.
 
-    All parts have the same `a`.
+    All parts get the same `a`, since the joined matrix has one input.
 
     widths: the number of outputs of each part.
     """

@@ -46,7 +46,8 @@ def long_rope_from_hf(hf: dict) -> LongRope:
     transformers reads the length of pretraining beside the table of settings, never inside it.
     """
     found, length = rope_settings(hf), read_as(hf, "original_max_position_embeddings", COUNT)
-    found.get("original_max_position_embeddings")  # marks the key as read: it has no effect
+    # Reading the key makes `check_unread` accept it. transformers does not use it here.
+    found.get("original_max_position_embeddings")
     check_fixed(found, **{name: ("default", *KINDS) for name in ("type", "rope_type")})
     if found.get("rope_type", found.get("type", "default")) not in KINDS:
         return LongRope()

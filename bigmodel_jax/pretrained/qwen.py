@@ -23,7 +23,8 @@ def from_hf(hf: dict, *, config: type[LlamaConfig], model_type: str) -> LlamaCon
     """
     check_fixed(hf, hidden_act="silu", use_sliding_window=False, **NO_BIAS[model_type])
     check_layer_types(hf)
-    hf.get("sliding_window")  # marks the key as read: it has no effect without use_sliding_window
+    # Reading the key makes `check_unread` accept it. It has no effect without use_sliding_window.
+    hf.get("sliding_window")
     # Qwen3's default for head_dim is 128, whatever embed_dim and num_heads are.
     head_dim = {"head_dim": hf.get("head_dim", 128)} if model_type == "qwen3" else {}
     return config(**sizes_from_hf(hf) | head_dim)

@@ -33,7 +33,8 @@ def from_hf(hf: dict) -> Qwen3MoeConfig:
     """
     check_fixed(hf, **{name: (value, None) for name, value in FIXED.items()})
     check_layer_types(hf)
-    hf.get("sliding_window")  # marks the key as read: it has no effect without use_sliding_window
+    # Reading the key makes `check_unread` accept it. It has no effect without use_sliding_window.
+    hf.get("sliding_window")
     return Qwen3MoeConfig(
         **sizes_from_hf(hf) | {"mlp_dim": hf["moe_intermediate_size"]},
         **losses_from_hf(hf),

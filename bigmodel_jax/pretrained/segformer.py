@@ -81,7 +81,8 @@ def from_hf(hf: dict) -> SegformerConfig:
     do not depend on it. Raises ValueError where a list has not one entry per stage.
     """
     check_fixed(hf, hidden_act=tuple(ACTIVATIONS), reshape_last_stage=True)
-    hf.get("layer_norm_eps")  # marks the key as read: transformers' layers ignore it as well
+    # Reading the key makes `check_unread` accept it. transformers' layers ignore it as well.
+    hf.get("layer_norm_eps")
     stages = hf.get("num_encoder_blocks", 4)
     if stages > MAX_STAGES:
         raise ValueError(f"config.json: num_encoder_blocks = {stages} is not supported; supported: 1 to {MAX_STAGES}")

@@ -20,6 +20,7 @@ ROWS = (
     Row("logit_bias", "logit_bias"),
     *dense("text/head", "text_model.head"),
     Row("vision/pool/probe", POOL + "probe", VECTOR._replace(theirs=lambda x: x[None])),
+    # torch.nn.MultiheadAttention joins queries, keys and values in one tensor.
     Row(QKV, POOL + "attention.in_proj_weight", linear()),
     Row(tuple(f"{path}_bias" for path in QKV), POOL + "attention.in_proj_bias", VECTOR),
     Row("vision/pool/attn/o", POOL + "attention.out_proj.weight", linear(in_dims=2)),

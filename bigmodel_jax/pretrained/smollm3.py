@@ -16,7 +16,8 @@ def from_hf(hf: dict) -> SmolLM3Config:
     """
     check_fixed(hf, hidden_act="silu", **FIXED)
     check_layer_types(hf)
-    hf.get("sliding_window")  # marks the key as read: it has no effect without use_sliding_window
+    # Reading the key makes `check_unread` accept it. It has no effect without use_sliding_window.
+    hf.get("sliding_window")
     every, turned = hf["no_rope_layer_interval"], hf.get("no_rope_layers")
     depth = hf["num_hidden_layers"]
     if turned is not None:

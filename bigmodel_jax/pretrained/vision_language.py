@@ -1,4 +1,4 @@
-"""What vision-language families share: the rows of both towers, and parts of config.json."""
+"""Holds what vision-language families share: rows of both towers, and parts of config.json."""
 
 import dataclasses
 import re

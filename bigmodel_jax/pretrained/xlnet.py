@@ -17,6 +17,7 @@ OUTPUT = Layout(
 MASK = Layout(ours=VECTOR.ours, theirs=lambda x: x.reshape(1, 1, -1))
 ROWS = (
     Row("embed/table", "transformer.word_embedding.weight"),
+    # The first input of the query stream, w in the paper (arXiv:1906.08237, section 2.3).
     Row("query", "transformer.mask_emb", MASK),
     Row("layers/attn/q", ATTENTION + "q"),
     Row("layers/attn/k", ATTENTION + "k"),

@@ -89,7 +89,7 @@ def _cells(row: dict, scored: bool, parts: list[str]) -> list[str]:
 
 
 def _picture(row: dict) -> list[str]:
-    """Cells of the picture that a prompt is about, and of the right answer.
+    """Two cells: the picture that a prompt is about, and the right answer.
 
     Only a PNG data URI is shown, so that the page loads nothing from elsewhere.
     """

@@ -112,7 +112,8 @@ def _steps(card: dict) -> str:
 def _dropped(card: dict, compares: bool) -> str:
     """Examples of dropped records by rule.
 
-    compares: show the steps that compare records with one another, or the other steps.
+    compares: True selects the steps that compare records with one another, and False the other
+        steps.
     """
     found = ""
     for step in card["steps"]:

@@ -16,6 +16,7 @@ def confusion_figure(run: Run, theme: Theme):
         return None
     from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
+    # `divisor` avoids 0 / 0 for a label without rows.
     shares = matrix / divisor(matrix.sum(1, keepdims=True))
     figure, axes = new_axes(theme, "Confusion matrix", xlabel="prediction", height=5.6)
     colors = LinearSegmentedColormap.from_list("paper to accent", [theme.paper, theme.series[0]])

@@ -16,7 +16,7 @@ def _fields(run: Run, part: str) -> dict[str, Any]:
 def _data(run: Run, *kinds: str) -> Any:
     """The run's data fields of these kinds, with their values.
 
-    Kind "" are the fields that decide which rows are held out. A nested field has the kind of its
+    The fields of kind "" decide which rows are held out. A nested field has the kind of its
     parent unless it has one of its own.
     """
     found = ((name, str(value), _kind(name, run.compared)) for name, value in _fields(run, "data").items())

@@ -21,6 +21,7 @@ class Recompilations:
     """
 
     def __init__(self):
+        # JAX calls `_heard` in the thread that compiles. The lock guards the names and the count.
         self._lock, self._known, self._count = threading.Lock(), set(), 0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 

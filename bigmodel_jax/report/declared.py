@@ -65,7 +65,8 @@ def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> No
 
 
 def read(run_dir: Path, config: dict) -> tuple[Known, str, dict[str, str]]:
-    """(metrics by key, "tokens", "examples" or "", result of `compared`) of a run's folder.
+    """(metrics by key, what a step's loss is a mean over, result of `compared`) of a run's folder.
+    The second is "tokens", "examples" or "" for unknown.
 
     What the folder does not declare is taken from the classes in its config.
     """
@@ -117,7 +118,7 @@ def _class(tag: str, base: type) -> type:
         return base
     try:
         cls = getattr(importlib.import_module(formats.module_now(module)), name, base)
-    except ImportError:  # a module that another version had
+    except ImportError:
         return base  # a module that only another version has
     return cls if isinstance(cls, type) and issubclass(cls, base) else base
 

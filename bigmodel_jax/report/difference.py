@@ -1,7 +1,7 @@
 """Find where two runs diverge.
 
-That is the first step with another loss, the first with another batch, and the first checkpoint
-with another array.
+Three places are found: the first step with another loss, the first step with another batch, and the
+first checkpoint with another array.
 """
 
 from pathlib import Path

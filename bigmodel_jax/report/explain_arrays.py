@@ -83,6 +83,7 @@ def _layers(found: Explained, result: ArrayExplanation) -> str:
         rows, columns = result.rollout.shape
         # Query 0 is the class token. Keys before `first` are not patches.
         maps = result.maps[:, :, 0, result.first :].reshape(*result.maps.shape[:2], rows, columns)
+        # The bound avoids 0 / 0 in a map of zeros.
         maps = maps / np.maximum(maps.max(axis=(-1, -2), keepdims=True), 1e-9)
         sheet = heat.sheet(maps, [str(n) for n in range(1, len(maps) + 1)], _png(found))
         parts.append(

@@ -40,7 +40,9 @@ LARGEST = 2**53  # larger numbers in a line are neither times nor steps
 
 
 class Line(NamedTuple):
-    """One stretch of time. A tuple, since a long run has hundreds of thousands of lines."""
+    """One stretch of time. It is a tuple to save memory, since a long run has hundreds of thousands
+    of lines.
+    """
 
     time: int
     phase: str
@@ -111,8 +113,8 @@ def _line(text: bytes) -> Line | None:
 def split(lines: list[Line]) -> Split:
     """The split of a record.
 
-    Clocks may disagree: a process that starts before its predecessor's last line follows it without
-    a gap.
+    The clocks of two machines may disagree. So a process that seems to start before its
+    predecessor's last line counts as following it without a gap.
     """
     parts = dict.fromkeys(PARTS, 0)
     processes = list(_processes(lines))

@@ -1,7 +1,7 @@
 """Draw numbers as colours: heat maps over a picture, coloured tokens, and tables.
 
-The number sets a colour's opacity, so one map serves light and dark pages. Blue stands for shares.
-Orange and blue stand for what raises and what lowers an answer.
+The number sets a colour's opacity, so one map serves light and dark pages. Shares are blue. What
+raises an answer is orange, and what lowers it is a lighter blue.
 """
 
 import io

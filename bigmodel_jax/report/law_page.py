@@ -90,6 +90,7 @@ def _iso_flops(subject: tuple[dict, Any], theme: Theme):
     nearest = np.abs(np.log(6 * N * D)[:, None] - np.log(levels)[None]).argmin(axis=1)
     top, ends = loss.max() * 1.1, []
     for i, (compute, color) in enumerate(zip(levels, theme.series, strict=False)):
+        # Training takes about 6 N D FLOPs (arXiv:2001.08361, section 2.1), so D = FLOPs / (6 N).
         values = law.loss(sizes, compute / 6 / sizes)
         shown = values <= top
         best = law.optimum(compute)

@@ -38,6 +38,7 @@ def share_by_part_figure(run: Run, theme: Theme):
         curves[part] = steps, np.diff(examples, prepend=0.0)
     if not curves:
         return None
+    # The bound avoids 0 / 0 where two records have no examples between them.
     total = np.maximum(sum(values for _, values in curves.values()), 1)
     curves = {part: (steps, values / total) for part, (steps, values) in curves.items()}
     return _figure(theme, "Share of each part in the batches", curves, shares=True)

@@ -160,7 +160,7 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
 
 
 def _title(run: Run, metric: Metric) -> str:
-    """A metric's title, with its label where two metrics share the title."""
+    """A metric's title. Where two metrics share a title, the label follows it."""
     shared = [m for m in run.known.values() if m.beside and not m.title]
     if not metric.title and metric.beside:
         return f"{run.metric(f'eval/{metric.beside}').title}, {metric.label}"

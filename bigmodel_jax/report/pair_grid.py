@@ -1,4 +1,4 @@
-"""Pictures above what a model made of them, as one PNG."""
+"""Draw pictures above what a model made of them, as one PNG."""
 
 from pathlib import Path
 
@@ -8,7 +8,9 @@ INCHES = 1.35  # a picture's side
 
 
 def write_pairs(path: Path, images: np.ndarray, made: np.ndarray, titles: tuple[str, str]) -> None:
-    """Two rows of pictures (N, H, W, 1 or 3) in 0 .. 1, named by `titles`; pixels stay squares."""
+    """Write two rows of pictures (N, H, W, 1 or 3) in 0 .. 1, named by `titles`. Pixels stay
+    square.
+    """
     from matplotlib.figure import Figure
 
     height = INCHES * images.shape[1] / images.shape[2]

@@ -56,13 +56,14 @@ def smooth(values: np.ndarray) -> np.ndarray:
     # The nearer end of the curve limits the window at each point.
     reach = np.minimum(half, np.minimum(at, at[::-1]))
     sums = np.concatenate([[0.0], np.cumsum(values)])
+    # The sum over a window is the difference of two cumulative sums.
     return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
 
 
 def render(figures: dict[str, Callable], subject: Any, theme: Theme) -> dict[str, bytes]:
     """Draw each of `figures` (functions of subject and theme) as PNG bytes.
 
-    Figures that return None are left out.
+    The result has no entry for figures that return None.
     """
     import matplotlib
 
@@ -132,8 +133,8 @@ def curve(axes, x, y, color: str, text: str, marker: str | None = None) -> tuple
 def cut_start(axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """Let the first twentieth of a loss curve leave through the top of the axes.
 
-    Its high values would flatten the rest of the curve. curves: (training, held-out) losses; curves
-    of fewer than 60 records are shown whole.
+    The high losses at the start would flatten the rest of the curve. curves: (training, held-out)
+    losses; curves of fewer than 60 records are shown whole.
     """
     if curves and all(len(train) >= 60 for train, _ in curves):
         later = np.concatenate([np.append(smooth(train)[len(train) // 20 :], held_out) for train, held_out in curves])

@@ -69,7 +69,7 @@ STEP_NAMES = {
 def measured(run: Run) -> list[str]:
     """Names of the metrics that evaluations and objectives record, without "eval/".
 
-    Levels and `STEP_NAMES` are left out.
+    Neither levels (values that simple methods reach) nor the keys in `STEP_NAMES` are among them.
     """
     own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(HIDDEN))
     names = dict.fromkeys(name.removeprefix("eval/") for name in own)
@@ -79,7 +79,7 @@ def measured(run: Run) -> list[str]:
 def groups(run: Run) -> list[tuple[str, ...]]:
     """The metrics to draw; those that share a plot are in one tuple.
 
-    The loss is left out, since it has its own figure in `FIGURES`.
+    The loss is not among them, since it has its own figure in `FIGURES`.
     """
     names = measured(run)
     beside = {name: run.metric(f"eval/{name}").beside for name in names}
@@ -223,6 +223,7 @@ def step_time_figure(run: Run, theme: Theme):
         times, name = 1000 * times, "ms"
     median, p95 = np.percentile(times, (50, 95))
     # The first step includes compilation. With it, all other steps would fall into one bar.
+    # The larger of the two bounds keeps at least 95 % of the steps in the figure.
     shown = times[times <= max(1.5 * p95, 2 * median)]
     beyond = len(times) - len(shown)
     title = f"Step time, {name}" + (f"   ({beyond} slower not shown)" if beyond else "")

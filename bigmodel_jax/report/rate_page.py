@@ -106,8 +106,8 @@ def curve(record: dict[str, Any], theme: Theme):
 def _breaks_down(smoothed: np.ndarray) -> int:
     """How many rates to draw: up to the first one at which training has broken down.
 
-    That is a rate above the one of the lowest loss, where the smoothed loss exceeds all values in
-    the first tenth of the test.
+    At that rate, which is above the rate of the lowest loss, the smoothed loss exceeds all values
+    in the first tenth of the test.
     """
     least, first = int(np.argmin(smoothed)), smoothed[: max(len(smoothed) // 10, 1)].max()
     above = np.flatnonzero(smoothed[least:] > first)
@@ -117,7 +117,7 @@ def _breaks_down(smoothed: np.ndarray) -> int:
 def _limits(axes, losses: np.ndarray, smoothed: np.ndarray) -> None:
     """Let the loss leave through the top of the axes where training breaks down.
 
-    Its high values would flatten the rest of the curve.
+    The high losses there would flatten the rest of the curve.
     """
     first = smoothed[: max(len(smoothed) // 10, 1)]
     low, high = min(losses.min(), smoothed.min()), max(first.max(), losses[: len(first)].max())

@@ -34,7 +34,9 @@ class RunClock:
         """began: when the process started, in seconds since 1970; None means now."""
         now = time.time()
         self._path, self._file, self._torn = Path(run_dir) / goodput.FILE, None, False
-        self._offset = now - time.perf_counter()  # the process clock: nobody sets it meanwhile
+        self._offset = now - time.perf_counter()  # lines follow perf_counter, which nobody can set
+        # The training loop and the thread of `_beats` both write lines. The lock guards all fields
+        # that `_line` reads or changes, and the file.
         self._phase, self._step, self._lock = "other", 0, threading.Lock()
         self._waited = dict.fromkeys(goodput.WAITS, 0.0)
         self._last = int(1000 * min(now, began or now))
@@ -138,6 +140,7 @@ class RunClock:
         left = now - self._last
         # A wait longer than this stretch is carried over to the next one.
         for name, seconds in self._waited.items():
+            # The part below a millisecond stays in `_waited` for the next line.
             if ms := min(int(1000 * seconds), left):
                 line[name] = ms
                 self._waited[name] -= ms / 1000

@@ -47,7 +47,7 @@ def read_records(run_dir: Path) -> list[Record]:
 
 
 def series_of(records: list[Record], prefix: str = "") -> list[Series]:
-    """Group the records by everything but the number of devices."""
+    """Group the records that differ only in the number of devices and in what was measured."""
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         per_process = record["processes"] > 1

@@ -24,9 +24,8 @@ def read(run_dir: Path) -> list[dict]:
 
 
 def drop_after(run_dir: Path, batches: int) -> None:
-    """Delete the spikes after so many batches.
-
-    A run that resumes there consumes the later batches again.
+    """Delete the spikes that came after the first `batches` batches. A run that resumes there
+    consumes the later batches again.
     """
     records = read(run_dir)
     kept = [record for record in records if record["batches"] <= batches]

@@ -29,7 +29,7 @@ def history_figure(sweep: SweepRecord, theme: Theme):
 def curves_figure(sweep: SweepRecord, theme: Theme):
     """The evaluations of all trials by step.
 
-    If most trials have at most one evaluation, their training losses instead.
+    If most trials have at most one evaluation, the figure shows their training losses instead.
     """
     evaluated = sum(len(trial.reports) > 1 for trial in sweep.trials) * 2 >= len(sweep.trials)
     curves = {t.number: (t, t.reports if evaluated else t.losses) for t in sweep.trials}

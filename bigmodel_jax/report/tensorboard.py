@@ -1,8 +1,8 @@
 """Write scalars for TensorBoard into an event file, in the caller's own thread.
 
 tensorboardX's `SummaryWriter` passes events through a bounded queue to a thread. If the disk is
-full, the thread dies and the next call blocks forever. So only the file format is taken from that
-package.
+full, the thread dies, and a later call blocks forever. So this module takes only the file format
+from that package.
 """
 
 import logging

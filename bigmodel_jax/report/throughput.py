@@ -19,9 +19,10 @@ from bigmodel_jax.models import compute
 def count_flops(fn: Callable, *abstract_args) -> float:
     """FLOPs of the matrix products and convolutions of `fn`, 2 m n k each, from its jaxpr.
 
-    Nothing is computed. A scan's body counts once per iteration, a `while` body once (its trip
-    count is unknown), a shard_map body once per device. Of a `cond` the costliest branch counts.
-    Causal attention counts as the full square (PaLM, arXiv:2204.02311, appendix B).
+    Nothing is computed. A scan's body counts once per iteration, and a shard_map's body once per
+    device. A `while` body counts once, since its number of iterations is unknown. The costliest
+    branch of a `cond` counts. Causal attention counts as the full square (PaLM, arXiv:2204.02311,
+    appendix B).
     """
     jaxpr = jax.make_jaxpr(fn)(*abstract_args).jaxpr
     # Drop operations that no result needs, for example logits if the loss is computed without them.
@@ -54,6 +55,7 @@ def step_flops(config, tree, batch) -> float:
     trained, tree, batch = jax.eval_shape(lambda *all_: all_, trained, tree, batch)
     if params.of_kind(tree, model.spec, "constant"):
         return count_flops(backward, trained, tree, batch) - 3.0 * unseen_flops(config, batch)
+    # The backward pass has two products for each product of the forward pass.
     return 3.0 * (count_flops(forward, tree, batch) - unseen_flops(config, batch))
 
 
@@ -64,6 +66,8 @@ def unseen_flops(config, batch) -> float:
         return 0.0
     num, T = batch["tokens"].size, batch["tokens"].shape[-1]
     unseen = sum(T - min(T, window) for window in windows)
+    # Attention has two products, of queries with keys and of weights with values. Each takes 2
+    # FLOPs for every query, key and dimension.
     return 4.0 * num * unseen * config.model.num_heads * config.model.head_dim
 
 
@@ -146,9 +150,8 @@ def _equation_flops(equation) -> float:
 
 
 def _ragged_flops(equation) -> float:
-    """FLOPs of a ragged dot. Each row is multiplied with its own group's matrix only.
-
-    So the count equals that of all rows times one matrix.
+    """FLOPs of a ragged dot. Each row is multiplied with its own group's matrix only, so the count
+    equals that of all rows times one matrix.
     """
     dims = equation.params["ragged_dot_dimension_numbers"]
     (contracted, _), (batch, _) = dims.dot_dimension_numbers

@@ -71,6 +71,7 @@ def heat_maps(name: str, run: Run, theme: Theme):
     values = values[np.isfinite(values)]
     positive = values[values > 0]
     if name in NORMS and len(positive):
+        # The factor keeps the ends of the scale apart where all values are equal.
         norm = LogNorm(positive.min(), max(positive.max(), 1.001 * positive.min()))
     else:
         low = values.min(initial=np.inf) if name == "attention_entropy" else 0.0

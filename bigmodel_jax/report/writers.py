@@ -97,8 +97,8 @@ def open_writers(
     """Open all writers that `report` asks for.
 
     config: plain JSON that W&B and MLflow show as the run's settings. known: metric declarations by
-    key. On every process but the first the result writes nothing. Raises ValueError with the
-    install command, before anything is written, if a tracker's package is missing.
+    key. On every process but the first, the returned `Writers` write nothing. Raises ValueError
+    with the install command, before anything is written, if a tracker's package is missing.
     """
     if not processes.first():
         return Writers()

@@ -42,6 +42,7 @@ class Writing:
         ended = token.finished and token.token in self.ends
         text = self.stops.add("" if ended else self.pieces.add(token.token))
         finish = "stop" if ended or self.stops.found else "length" if token.finished else None
+        # No token follows, so text that was held back for a longer character or stop is given out.
         if token.finished and not self.stops.found:
             text += self.stops.add(self.pieces.rest())
             finish = "stop" if self.stops.found else finish
@@ -53,9 +54,7 @@ class Writing:
 
 
 class Answering(NamedTuple):
-    """What answers are made with: worker, tokenizer, the seconds an answer may take, and the
-    metrics.
-    """
+    """The parts that make answers. seconds: an answer's time limit."""
 
     worker: Worker
     tokenizer: Tokenizer
@@ -73,6 +72,7 @@ class Answering(NamedTuple):
         try:
             while left:
                 index, token = await self._next(reply, began)
+                # The engine may have drawn these tokens before it heard that the text is closed.
                 if index not in left:  # these tokens were on their way when a stop string ended the text
                     continue
                 last = self.metrics.token(began, last)
@@ -105,7 +105,7 @@ class Answering(NamedTuple):
 
 
 def _check_held(reply: Reply, index: int) -> None:
-    """Raises Refused where constraining the text went over a limit of work while it was written."""
+    """Raises Refused if the constraint on the text has gone over one of its limits of work."""
     held = reply.requests[index].constraint
     if held is not None and held.error:
         raise Refused(f"the answer could not be held to its form any longer: {held.error}", status=422)

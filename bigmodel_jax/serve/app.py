@@ -46,6 +46,7 @@ class App:
         self.served, self.worker, self.options, self.metrics = served, worker, options, Metrics()
         self.answering = Answering(worker, served.tokenizer, options.request_seconds, self.metrics)
         self.draining = False
+        # Read at each scrape, so that these gauges cannot go stale.
         self.metrics.open.set_function(lambda: worker.open)
         self.metrics.slots.set(options.slots)
         self.metrics.ready.set_function(lambda: not self.not_ready())
@@ -88,6 +89,8 @@ class App:
 
     async def completions(self, request: Request) -> Response:
         asked = parse_checked(Completion, await read_json(request, self.options))
+        # In a thread: compiling a constraint takes tenths of a second, and the event loop must not
+        # wait.
         masks = await asyncio.to_thread(self.served.held_to, asked)
         answers = Completions(self.served, self.answering, asked, masks)
         return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
@@ -197,6 +200,7 @@ def make_app(app: App) -> Starlette:
     async def lifespan(_: Starlette):
         app.worker.start()
         yield
+        # In a thread, because the worker still sends its last tokens to this event loop.
         await asyncio.to_thread(app.worker.stop, app.options.drain_seconds)
 
     # Checks the Host header against DNS rebinding: another site can make its name resolve to this

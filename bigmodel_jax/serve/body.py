@@ -39,11 +39,13 @@ async def read_json(request: Request, limits: ServeConfig) -> Any:
 
 async def _read(request: Request, most: int) -> bytes:
     size = request.headers.get("content-length", "0")
+    # The header alone refuses a large body, before any byte of it is read.
     if not size.isascii() or not size.isdecimal() or len(size) > 18 or int(size) > most:
         raise _too_large(most)
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
+        # A client can send more than its header says, or send no header.
         if size > most:
             raise _too_large(most)
         parts.append(part)

@@ -53,12 +53,14 @@ class Answers:
         """Yields the streamed chunks in OpenAI's form."""
         begun = set()
         async for piece in self._pieces():
+            # OpenAI's first chunk of a text has the role and no content.
             if piece.index not in begun:
                 begun.add(piece.index)
                 yield self._chunk([_delta(piece.index, {"role": "assistant", "content": ""})])
             message = self._messages[piece.index]
             delta = message.add(piece.text, last=piece.finish is not None)
             finish = message.finish(piece.finish)
+            # Log-probabilities of a token must be sent even where its text is held back.
             if delta or finish or self._asked.tops is not None:
                 yield self._chunk([_delta(piece.index, delta, finish, self._log_probs(piece.tokens))])
         if self._asked.include_usage:
@@ -119,7 +121,7 @@ class Message:
     def add(self, text: str, *, last: bool) -> dict:
         """Adds text and returns the `delta` of its chunk.
 
-        Text between the tags of a call that is not a valid call counts as content.
+        Text between call tags that is not a valid call counts as content.
         """
         before = len(self.content), len(self.reasoning), len(self.calls)
         for kind, part in self.parts.add(text, last=last):
@@ -152,6 +154,7 @@ def _parts(served: Served, asked: Chat, prompt: list[int]) -> Parts:
     """
     thinks = THINK[0] in served.template
     kinds = (("reasoning",) if thinks else ()) + (("call",) if asked.choice != "none" else ())
+    # A template may end the prompt with <think>, so that the answer begins inside reasoning.
     opened = thinks and served.tokenizer.decode(prompt[-8:]).rstrip().endswith(THINK[0])
     return Parts(kinds, "reasoning" if opened else "content")
 

@@ -91,6 +91,7 @@ class Completions:
             {self._spelling.text(int(i)): float(p) for i, p in zip(ids[:num], best[:num], strict=True)}
             for ids, best in zip(scores.ids, scores.tops, strict=True)
         ]
+        # `text_offset` counts characters from the start of the echoed text.
         starts = [sum(map(len, texts[:n])) for n in range(len(texts))]
         # The first token has no log probability, because no token precedes it.
         found["tokens"] = texts + found["tokens"]

@@ -2,7 +2,7 @@
 
 llguidance says which tokens may come next. Schemas and expressions come from clients and could ask
 for any amount of work. llguidance's limits bound their size, the work to read them, the work for
-each token, and the memory of their automata. What goes beyond a limit is refused.
+each token, and the memory of their automata. A request beyond a limit is refused.
 """
 
 import functools

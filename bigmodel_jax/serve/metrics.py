@@ -27,8 +27,8 @@ class Metrics:
         self.ready = Gauge("ready", "1 where /ready says so", **own)
 
     def token(self, began: float, last: float | None) -> float:
-        """Counts one token of a reply and returns the current time, to pass as `last` for the next
-        token.
+        """Counts one token of a reply. Returns the current time, which the next call gets as
+        `last`.
 
         began: when the reply was asked for; last: the time of the reply's previous token, or None.
         """

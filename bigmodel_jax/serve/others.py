@@ -102,6 +102,7 @@ def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
 
 def _encoded(row: np.ndarray, asked: Embedding) -> Any:
     if asked.encoding_format == "base64":
+        # "<f4" fixes the byte order, whatever machine serves.
         return base64.b64encode(row.astype("<f4").tobytes()).decode()
     return row.tolist()
 
@@ -109,7 +110,7 @@ def _encoded(row: np.ndarray, asked: Embedding) -> Any:
 def _listed(given: Any, param: str) -> list:
     """The inputs as a list, from one or several.
 
-    Raises Refused for too many, or for an empty one.
+    Raises Refused for too many inputs, or for an empty one.
     """
     one = isinstance(given, str) or bool(given and isinstance(given[0], int | float))
     found = [given] if one else list(given)

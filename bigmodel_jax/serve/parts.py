@@ -18,7 +18,7 @@ TAGS: dict[str, tuple[str, str]] = {"reasoning": THINK, "call": CALL}
 class Parts:
     """The splitter of one text.
 
-    kinds: the kinds to look for, all other text is content; now: the kind of the text that comes
+    kinds: the kinds to look for (all other text is content); now: the kind of the text that comes
     next; held: text that may be the beginning of a tag, or an unfinished call.
     """
 
@@ -39,6 +39,7 @@ class Parts:
             self.held, self.now = self.held[at + len(tag) :].removeprefix("\n"), after
         if self.now == "call" and not last:
             return out
+        # The end of the text may be the beginning of a tag, which later text completes.
         keep = 0 if last else max((_begun(self.held, tag) for tag, _ in self._tags()), default=0)
         self._give(out, self.held[: len(self.held) - keep], whole=last)
         self.held = self.held[len(self.held) - keep :]
@@ -60,7 +61,7 @@ class Parts:
 
 
 def _begun(text: str, tag: str) -> int:
-    """The length of the longest end of `text` that is a beginning of `tag`."""
+    """The length of the longest suffix of `text` that is a prefix of `tag`."""
     return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)
 
 

@@ -54,14 +54,14 @@ def _embed(apply) -> Any:
         states = states_of(apply(weights, batch, train=False)).astype(jnp.float32)
         inside = batch["segment_ids"][..., None] > 0
         mean = jnp.sum(jnp.where(inside, states, 0), axis=1) / jnp.sum(inside, axis=1)
+        # 1e-12 keeps a mean of exactly 0 finite.
         return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
     return jax.jit(run)
 
 
 def states_of(out: Out) -> jax.Array | None:
-    """The states (B, T, D): the input of a decoder's head, or the output of an encoder without a
-    head.
+    """The states (B, T, D): a decoder's input of its head, or the output of an encoder without one.
 
     None where the model has neither.
     """
@@ -74,6 +74,7 @@ def scores(model: Model, weights: Any, tokens: Sequence[int], most: int, tops: i
     """Scores each token of a prompt with a decoder, given the tokens before it. tops: K."""
     found = _scores(model.apply, tops)(weights, rows_of([tokens], most))
     log_probs, ids, best = (np.asarray(x)[: len(tokens) - 1] for x in found)
+    # The scores are shifted by one: position t predicts token t + 1, and nothing predicts token 0.
     first = (np.zeros(1, np.float32), np.zeros((1, tops), np.int32), np.zeros((1, tops), np.float32))
     return PromptScores(*(np.concatenate(pair) for pair in zip(first, (log_probs, ids, best), strict=True)))
 

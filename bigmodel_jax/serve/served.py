@@ -38,7 +38,7 @@ class Served:
     """The run that the server answers with.
 
     - weights: by the names that clients may give as `model`. The first is the run itself. Arrays
-      that several have in common are in memory once.
+      that several names share are in memory once.
     - tokenizer: None for a model that reads no text; template: the chat template, or "".
     - length: tokens of a slot; step: of the checkpoint; created: when the server started, in
       seconds.
@@ -65,7 +65,9 @@ class Served:
         return self.tokenizer is not None and self.model.make_cache is not None
 
     def known_writer(self, name: str) -> str:
-        """The name, if it is served and the model continues texts. Raises Refused otherwise."""
+        """Returns the name if it is served and the model continues texts. Raises Refused
+        otherwise.
+        """
         if not self.writes:
             raise Refused(
                 f"{self.known(name)} writes no text; /v1/embeddings, /classify or /images may suit it", "model"
@@ -120,7 +122,7 @@ class Served:
     def adapters(self) -> tuple[str, ...]:
         """The adapters among which each slot chooses; () where each name has an engine of its own.
 
-        The model is traced once, which tells whether its products can tell rows apart.
+        Tracing the model once shows whether each row of its products can use its own adapters.
         """
         of_run = tuple(self.config.adapters.named())
         whole = self.weights[self.names[0]]
@@ -150,9 +152,11 @@ class Served:
         """
         sample = SampleConfig(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p)
         settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
+        # JAX keys take 32 bits; OpenAI's seed may have 64.
         seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
         adapters = self.uses(asked.model) if self.adapters else None
         one = Request(prompt, most, seed, settings=settings, adapters=adapters)
+        # Each text gets its own copy of the constraint, whose state follows the text.
         return [one._replace(nth=nth, constraint=masks and masks.copy()) for nth in range(asked.n)]
 
 

@@ -47,6 +47,7 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
             self.loop.call_later(seconds, self._check_head)
 
         def _check_head(self) -> None:
+            # `cycle` is set once a request's head is complete.
             if self.cycle is None and not self.transport.is_closing():
                 self.transport.close()
 
@@ -89,13 +90,18 @@ def serve(
 
 
 def make_worker(served: Served, options: ServeConfig) -> Worker:
-    """The worker. Its thread allocates slots and compiles programs before the first answer."""
+    """Makes the worker, whose thread allocates slots and compiles programs before the first
+    answer.
+    """
     engines = open_engines(served, options)
 
     def warm_up() -> None:
-        # The first name has all adapters, of which an engine of several names chooses.
+        # The first name's weights have all adapters. An engine of several names chooses among
+        # these.
         for engine, name in {engine: name for name, engine in reversed(engines.items())}.items():
             engine.load(served.weights[name])
+            # Two tokens run both programs: the prompt's program makes the first one, and `decode`
+            # the second.
             engine.submit(Request([served.tokenizer.separator], 2))
             while engine.num_unfinished:
                 engine.step()

@@ -41,6 +41,7 @@ async def until_hangup(request: Request, answer: Awaitable[dict]) -> JSONRespons
     """The answer as a response. The work is cancelled as soon as the client hangs up."""
     working, watching = asyncio.ensure_future(answer), asyncio.ensure_future(_hangup(request))
     try:
+        # Without this, a client that hangs up would leave its texts in their slots.
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise Refused("the client has hung up", status=499)

@@ -14,8 +14,8 @@ MOST_HELD = 256  # tokens to wait for a complete character; then invalid bytes a
 class Pieces:
     """The text of a growing list of tokens, piece by piece. The pieces together are the whole text.
 
-    With each token the tokens since the piece before the last are decoded again. So the tokenizer
-    sees the context of a new token, and the work per token does not grow with the text.
+    Each token decodes again the tokens of the last piece and those after it. The tokenizer thus
+    sees the context of the new token, and the work per token does not grow with the text.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -23,7 +23,7 @@ class Pieces:
         self._begin, self._end = 0, 0  # the tokens of the last piece
 
     def add(self, token: int) -> str:
-        """The text that is certain with this token; "" while a character is incomplete."""
+        """The text that no later token can change; "" while a character is incomplete."""
         self._ids.append(token)
         before, now = self._both()
         # Text that ends in TORN may change with the next token, so it waits.
@@ -71,7 +71,7 @@ class Stops:
         return out
 
     def _begun(self, stop: str) -> int:
-        """The length of the longest end of the held text that is a beginning of `stop`."""
+        """The length of the longest suffix of the held text that is a prefix of `stop`."""
         most = min(len(stop) - 1, len(self._held))
         return next((n for n in range(most, 0, -1) if self._held.endswith(stop[:n])), 0)
 

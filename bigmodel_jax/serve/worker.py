@@ -31,23 +31,24 @@ class Reply:
     def __init__(self, engine: str, requests: Sequence[Request]):
         self.engine, self.requests = engine, requests
         self.queue: asyncio.Queue[tuple[int, Token] | Exception] = asyncio.Queue()
-        self.open = set(range(len(requests)))  # texts that have not ended; used by the event loop alone
-        self.numbers: dict[int, int] = {}  # the engine's number of each text; used by the thread alone
+        self.open = set(range(len(requests)))  # unfinished texts; only the event loop uses it, so it needs no lock
+        self.numbers: dict[int, int] = {}  # the engine's number of each text; only the thread uses it
 
 
 class Worker:
     """Runs the engines on a thread of its own.
 
-    engines: by the name of a model, and several names may have the same; most: how many texts may
-    be generated or wait at the same time.
+    engines: by the name of a model (several names may share one); most: how many texts may be
+        generated or wait at the same time.
     """
 
     def __init__(self, engines: Mapping[str, Engine], *, most: int, warm_up: Callable[[], None] = lambda: None):
         self._engines, self._most, self._warm_up = engines, most, warm_up
+        # Requests and other work reach the thread through this queue; `_tell` sends tokens back.
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._each = list(dict.fromkeys(engines.values()))
         self._texts: dict[tuple[Engine, int], tuple[Reply, int]] = {}
-        self._since: float | None = None  # when the step began that the devices have not finished
+        self._since: float | None = None  # when the running step began; None while the devices are idle
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self.open, self.warm, self.failed = 0, False, ""
 
@@ -79,6 +80,8 @@ class Worker:
         """
         self._check(len(requests))
         reply = Reply(engine, requests)
+        # Counted before the thread sees the texts, so that the next request is checked against
+        # them.
         self.open += len(requests)
         self._inbox.put(lambda: self._begin(reply))
         return reply

@@ -51,6 +51,7 @@ def resume(
     `batches` and `patience` are set to where they stood at that checkpoint.
     """
     abstract = abstract_state(config, mesh)
+    # State and constants must fit together, which is cheaper to know before the files are read.
     fits.check_state(config, mesh, (abstract, abstract_constants(config, mesh)))
     restored = store.restore(saves, abstract, left=constants.repeated(config))
     if restored is None:
@@ -63,7 +64,7 @@ def resume(
 def begin(config: Config, mesh, console: Console) -> Fresh:
     """The state of a new run, from initial values, `train.init_from` and the objective's sources.
 
-    It prints what was taken from where.
+    It prints which parameters came from which run.
     """
     fresh = fresh_state(config, mesh)
     if config.train.init_from:
@@ -92,6 +93,7 @@ def check_tokenizers(config: Config) -> None:
         if own is None or not path.is_file():
             continue
         theirs = load_tokenizer(path)
+        # Ids beyond the smaller vocabulary are ignored, so one of the two may have more tokens.
         for number in range(min(num_ids(own.model), num_ids(theirs.model))):
             here, there = own.model.id_to_token(number), theirs.model.id_to_token(number)
             if here != there:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bigmodel_jax.core import mirror, paths
 
-BEATS = 2  # the count is written after so many local beats, which is every 10 s
+BEATS = 2  # the count is written every so many local beats, that is every 10 s
 SILENT_SECONDS = 40.0  # a holder whose count has stood still for so long counts as dead
 LOOK_SECONDS = 2.0
 
@@ -25,7 +25,7 @@ log = logging.getLogger("bigmodel_jax")
 class BucketHold:
     """The hold on a run's folder in a bucket; `path` lies in its local copy.
 
-    For a folder that is not in a bucket it does nothing.
+    If the folder is not in a bucket, all methods do nothing.
     """
 
     def __init__(self, path: Path, name: dict[str, Any]):
@@ -39,6 +39,7 @@ class BucketHold:
         if not paths.is_remote(self._path):
             return {}
         found = self._read()
+        # A holder that died on this machine need not be watched: the kernel has freed its lock.
         if found and found.get("id") != dead.get("id") and self._counts(found):
             return found
         try:
@@ -57,7 +58,7 @@ class BucketHold:
         return {} if found.get("id") == self._name["id"] else found or {"id": ""}
 
     def beat(self, count: int) -> None:
-        """Writes the count; called at each beat of the holder on this machine."""
+        """Writes the count. The holder on this machine calls this at each of its own beats."""
         if self._taken and count % BEATS == 0 and not self.other():
             paths.write(self._path, self._text(count))
 

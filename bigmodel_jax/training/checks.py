@@ -136,9 +136,10 @@ def check_sample(
 ) -> list[int]:
     """The token ids of the prompt.
 
-    They are the start token and the prompt's text. `chat` replaces them by the tokens of a chat
-    template; with `pictured` the prompt is about a picture and may have no text. Raises ValueError
-    for what cannot be generated; `prefix` stands before the names of options.
+    They are the start token and the prompt's text. If `chat` is given, its tokens, those of a chat
+    template, replace both. With `pictured` the model also reads a picture, and the prompt may be
+    empty. Raises ValueError for what cannot be generated; `prefix` stands before the names of
+    options.
     """
     if not sample.prompt and not pictured:
         raise ValueError(f"{prefix}prompt = '': it is empty; give at least one character to continue from")

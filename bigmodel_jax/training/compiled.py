@@ -20,7 +20,8 @@ class Programs(NamedTuple):
     """The programs of a run.
 
     step: the train step.
-    watched: the train step that also measures what `report.watch` asks for; else `step` itself.
+    watched: the train step that also makes the measurements of `report.watch`; without that option,
+        `step` itself.
     digest: computes the digest of a batch.
     memory: bytes that a step needs on one device; None where the strategy cannot tell.
     """
@@ -54,5 +55,6 @@ def compile_programs(
         return Programs(steps[0], steps[-1], digest, None)
     steps = [fits.compile_step(step.lower(state, batch, constants, *more), mesh) for step in steps]
     usage = [step.memory_analysis() for step in steps]
+    # In bytes. The state is donated, so the outputs reuse the arguments' memory and do not count.
     memory = max(u.argument_size_in_bytes + u.temp_size_in_bytes for u in usage)
     return Programs(steps[0], steps[-1], digest, memory)

@@ -83,6 +83,7 @@ def read(config: Config, mesh, found: Places) -> dict[str, Any]:
         for part in _parts(shapes):
             arrays = leaves.read(directory, step, {group[path].leaf: shapes[path] for path in part})
             for path in part:
+                # This cuts off the other run's padding rows, which this run may not have.
                 x = arrays.pop(group[path].leaf)[tuple(map(slice, group[path].shape))]
                 values[path] = tables.stored(spec[path], tables.resized(x, published[path], spec[path]), wanted[path])
     return values
@@ -120,6 +121,7 @@ def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -
     """
     if not constants:
         return
+    # The other processes wait until the old files are gone, then all write together.
     if processes.first():
         files.remove_tree(mirror.origin(run_dir / FOLDER))
         (run_dir / FILE).unlink(missing_ok=True)
@@ -137,8 +139,7 @@ def _copy(run_dir: Path, config: Config, constants: params.Tree, found: Collecti
             store.save(saves, 0, {FOLDER: params.from_paths(copied)}, ORDER, config_file.to_json(config))
 
 
-# ---------------------------------------------------------------- runs of 0.1.0: their saves repeat
-# frozen parameters
+# ---------------------------------------------------------------- saves of version 0.1.0
 
 
 def repeated(config: Config) -> frozenset[str]:
@@ -149,7 +150,8 @@ def repeated(config: Config) -> frozenset[str]:
 
 
 def keep_repeated(run_dir: Path, config: Config, constants: params.Tree) -> None:
-    """Copies such constants to where current runs keep theirs, unless they lie there.
+    """Copies the constants of a run of version 0.1.0 to `constants/`, unless they are already
+    there.
 
     All processes call this together.
     """
@@ -206,6 +208,7 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
         )
     with store.open_store(folder, CheckpointConfig()) as saves:
         found = store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
+    # A uint8 leaf holds two 4-bit numbers a byte; ORDER says which of the two comes first.
     packed = any(x.dtype == jnp.uint8 for x in jax.tree.leaves(wanted))
     if packed and manifest.read(mirror.origin(folder / "0"))["data_state"] != ORDER:
         raise ValueError(f"{folder}: an older version packed its 4-bit constants in another order; start another run")

@@ -4,8 +4,9 @@ A sum of floats depends on its order, and the bits of a product on its shape. So
 into a fixed number of groups of consecutive rows. One device computes each group's gradient with
 whole parameters, so the shapes are the same on every mesh. A binary tree adds the groups,
 neighbours first. Each device adds the subtree of its own groups. The upper levels are added between
-devices by recursive halving (Thakur et al., 2005, 10.1177/1094342005051521). Its partner in round b
-is the device whose number differs in bit b, which gives the same tree.
+devices by recursive halving (Thakur et al., 2005, 10.1177/1094342005051521). In round b a device's
+partner is the device whose number differs in bit b, so the exchanges form the upper levels of the
+same tree.
 
 This works for data parallelism, FSDP and both together. In the step each device holds whole
 parameters, and as many whole gradients as its subtree has levels; FSDP shards the state between
@@ -53,6 +54,7 @@ def gradients(
             with sharding.use(alone, parallel.rules):
                 return one(whole, frozen, rows, jax.random.fold_in(rng, first + i), constants)
 
+        # The groups of a device are consecutive, so its sum is one subtree of the global tree.
         grads, *rest = tree_sum(group, local_groups)
         add = functools.partial(reduce, mesh=mesh, axes=axes)
         grads = jax.tree.map(add, grads, specs)
@@ -108,12 +110,13 @@ def reduce(x: jax.Array, spec: P, *, mesh: Mesh, axes: tuple[str, ...]) -> jax.A
 def reduce_scatter(x: jax.Array, axis: str, n: int, dim: int = 0) -> jax.Array:
     """This device's block, along `dim`, of the sum over `axis`.
 
-    It takes log2(n) rounds; each sends half of the rest to a partner.
+    There are log2(n) rounds. In each a device sends half of what it still holds to its partner.
     """
     bits = n.bit_length() - 1
     x = jnp.moveaxis(x, dim, 0)
     x = x.reshape(*(2,) * bits, x.shape[0] // n, *x.shape[1:])  # the block's number in binary, highest bit first
     here = jax.lax.axis_index(axis)
+    # Round b keeps the half of x whose block numbers agree with this device's in bit b.
     for bit in range(bits):
         mine, at = (here >> bit) & 1, bits - 1 - bit
         keep = jax.lax.dynamic_index_in_dim(x, mine, at, keepdims=False)
@@ -135,8 +138,8 @@ def all_reduce(x: jax.Array, axis: str, n: int) -> jax.Array:
 def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) -> jax.Array:
     """The global gradient norm, from sums that do not depend on how the gradients are sharded.
 
-    The squares are folded along all dimensions except the one that FSDP would shard. That one is
-    gathered, so that every device folds the same vector on every mesh.
+    The squares are folded along all dimensions except the one that FSDP would shard. The sums along
+    that dimension are gathered, so that every device folds the same vector on every mesh.
     """
     batch_axes = {"data", "fsdp"}  # the other axes have size 1, and the choice must be the same on every mesh
 

@@ -41,13 +41,14 @@ def describe(
 ) -> str:
     """Describes what is not finite in step number `step`, whose batch is `batch`.
 
-    No step has changed the weights since. The step is computed again, which costs a compilation;
-    ordinary steps therefore pay nothing for the search.
+    The weights are still those of that step, because every later step was skipped. The step is
+    computed again, which costs a compilation; ordinary steps therefore pay nothing for the search.
     """
     model = config.make_model()
 
     def flags(state, batch, constants):
         with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):
+            # The key of the failed step (training/step.py), so that dropout and noise repeat.
             rng = jax.random.fold_in(jax.random.key(config.train.seed), step - 1)
             compute, constants = cast((state.params, constants), config.precision.compute)
             grads, mean, _, _ = accumulate(config, model, compute, state.frozen, batch, rng, constants)

@@ -1,4 +1,4 @@
-"""What a run of TextThenImage leaves at its end: images drawn for names, chosen by a CLIP."""
+"""The images that a run of TextThenImage draws at its end: several a name, ranked by a CLIP."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from bigmodel_jax.report.picture_grid import write_grid
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.saved import load_weights
 
-TOLD = ("tokens", "segment_ids")  # a text's arrays
+TOLD = ("tokens", "segment_ids")  # the arrays of a text in a batch
 
 
 class Drawings:
@@ -49,8 +49,8 @@ def names_to_draw(config: Config) -> tuple[dict[str, np.ndarray], list[str]]:
 def drawn(
     config: Config, weights: params.Tree, told: dict[str, np.ndarray], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(images (N, K, H, W, C) float32 in 0 .. 1, how near the judge finds each to its text (N, K)):
-    K candidates of each of N texts. Without a judge all are 0.
+    """Draws K candidates for each of N texts: images (N, K, H, W, C) float32 in 0 .. 1, and scores
+    (N, K). A score is the judge's similarity of image and text, or 0 without a judge.
     """
     objective, num = config.objective, config.objective.candidates
     told = {name: np.repeat(x, num, axis=0) for name, x in told.items()}
@@ -65,7 +65,7 @@ def drawn(
 
 
 def best(images: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N, H, W, C): the first candidate of the highest score of each text."""
+    """The candidate with the highest score for each text (N, H, W, C); the first of equal ones."""
     return images[np.arange(len(images)), np.argmax(scores, axis=1)]
 
 
@@ -73,7 +73,7 @@ def best(images: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def check_judge(config: Config) -> None:
-    """Raises ValueError, one line, where `objective.judge` is no CLIP that can rank the images."""
+    """Raises a one-line ValueError where `objective.judge` is no CLIP of these images and texts."""
     judge, row = config.objective.judge, config.data.row()
     model, (length,) = model_of(judge, "objective.judge"), row["tokens"].shape
     if not hasattr(model, "vision") or not hasattr(model, "projection_dim"):

@@ -95,7 +95,9 @@ class Pictures:
 
 
 class Games:
-    """Some games against a fixed player: boards with the model's value before each move."""
+    """Plays games against a fixed player, and draws the boards with the model's value before each
+    move.
+    """
 
     def check(self, config: Config) -> None:
         if type(config.data).held_out is DataConfig.held_out:

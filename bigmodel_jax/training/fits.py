@@ -53,6 +53,7 @@ def compile_step(lowered: Any, mesh: Mesh) -> Any:
         raise ValueError(
             f"the step does not fit in memory ({str(error).splitlines()[0][:300]}): {STEP.format(more='devices')}"
         ) from None
+    # Donated outputs live in the arguments' memory, so arguments and temporaries are the peak.
     usage = compiled.memory_analysis()
     device_memory.check_step(usage.argument_size_in_bytes, usage.temp_size_in_bytes, mesh, STEP)
     return compiled

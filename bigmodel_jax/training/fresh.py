@@ -175,7 +175,7 @@ class Match(NamedTuple):
 
 
 def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = "") -> Taken:
-    """Takes the parameters `mine` from another run, where their paths lack `prefix`."""
+    """Takes the parameters `mine` from another run; their paths there have no `prefix`."""
     spec = params.paths(config.make_model().spec)
     merges = _merges(origin, spec, prefix)
     found = _matches(origin, config, mine, prefix, merges)
@@ -189,7 +189,7 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
         there, at = _values(origin, config, mesh, names, whole_tables=other, merges=merges)
         values = {path: _cut(there[match.name], match.shape) for path, match in wanted.items()}
         lie = lie if at == step else constants.places(origin.config, origin.folder, at)
-    # The model's order of paths, which is the same in every process.
+    # `found` has the model's order of paths, which all processes share; a set's order may differ.
     refer = {path: lie[m.name]._replace(shape=m.shape) for path, m in found.items() if path in referred}
     return Taken(values, refer)
 
@@ -256,7 +256,8 @@ def _values(
 
 
 def _forked(origin: Origin, config: Config, mesh) -> TrainState:
-    """The whole state of one checkpoint. An average that only this run keeps begins at the weights.
+    """The whole state of one checkpoint. If only this run keeps an average, it begins at the
+    restored weights.
 
     Raises ValueError where the optimizer's state does not fit, or where `train.steps` leaves
     nothing to train.
@@ -279,6 +280,7 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
         )
     ema = found.get("ema")
     if config.optim.ema_decay and ema is None:
+        # A copy, because a step must not donate the same buffer twice.
         ema = jax.tree.map(jnp.copy, cast(found["params"], "float32"))
     recent = found.get("recent", jax.device_put(spikes.fresh(config.train.spikes), sharding.replicated(mesh)))
     return TrainState(**(found | {"ema": ema if config.optim.ema_decay else None, "recent": recent}))

@@ -14,7 +14,7 @@ from bigmodel_jax.data.text.prompt_data import PromptRows
 from bigmodel_jax.inference.rollout import Ask, open_generator
 from bigmodel_jax.training.policy import Answer, Policy
 
-SHOWN = 8  # an evaluation writes down so many answers
+SHOWN = 8  # the number of answers that an evaluation writes down
 
 
 class HeldOut:

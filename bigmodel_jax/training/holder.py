@@ -1,10 +1,10 @@
 """Ensures that one process at a time trains in a run's folder, by a file `holder.json`.
 
-Two signs show that the holder lives. The kernel's lock on the file ends with its process, but other
-hosts do not see it on some shared file systems. There the beat shows it, a count that the holder
-raises every few seconds. A new process takes the folder if it gets the lock and no beat comes. If
-the run lies in a bucket, this file lies in the local copy, and bucket_hold.py holds the folder in
-the bucket.
+Two signs show that the holder lives: a lock and a beat. The kernel frees the lock on the file when
+the process ends. Other hosts do not see the lock on some shared file systems, but they see the
+beat, a count that the holder raises every few seconds. A new process takes the folder if it gets
+the lock and no beat comes. If the run lies in a bucket, this file lies in the local copy, and
+bucket_hold.py holds the folder in the bucket.
 """
 
 import contextlib
@@ -70,6 +70,7 @@ class Holder:
         self._released.set()
         if self._file is None:
             return
+        # A bucket that does not answer would only delay the exit; its record goes stale by itself.
         if kind is not paths.Unanswered:
             self._bucket.release()
         if self._ours():
@@ -126,6 +127,8 @@ def _lock(number: int) -> bool | None:
 def _refuse_living(path: Path, locked: bool | None) -> None:
     found = _read(path)
     here = found.get("host") == socket.gethostname()
+    # A lock that we got proves that an earlier holder on this host has ended. The beat alone can
+    # tell about a holder on another host.
     if locked is False or (found and not (here and locked) and _beating(path, found)):
         raise ValueError(_in_use(path, found))
 

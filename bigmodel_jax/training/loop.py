@@ -77,14 +77,14 @@ class Run:
         self.peak, self.peak_source = peak_flops(list(self.mesh.devices.flat), config.precision.compute)
         num_params = params.count(config.make_model().spec, trainable=True)
         write_environment(self.run_dir, parameters=num_params, peak_source=self.peak_source)
-        # The first time this compresses text for seconds, beside the compiler, which uses one core.
+        # Baselines compress text for seconds, in a thread beside the compiler, which uses one core.
         self.baselines = Baselines(config.data.baselines if processes.first() and config.eval.baselines else dict)
 
         # --- compile, and print a summary of the run
         with self.wall.phase(phase_of(self.batches)):
             position = self.batches.position()
             batch = self.batches.next(state)
-            self.batches.seek(self.start, position)
+            self.batches.seek(self.start, position)  # the loop takes this batch again
         self.eval_step = self.maker.eval_step(config, self.mesh)
         self.stages.begin("Compiling the step")
         with self.wall.phase("compile"):
@@ -96,14 +96,14 @@ class Run:
                 run_folder.release(self.run_dir)
                 raise
             log.info("step compiled")
-            processes.meet("compiled")
+            processes.meet("compiled")  # no process may run a step while another compiles
         self.tokens_per_step, self.unit = step_size(config.data, batch)
         self.throughput = Throughput(step_flops(config, tree, batch), self.peak * self.mesh.size)
         left = config.train.steps - self.start
         rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
         self.known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
-        # Shown beside the loss, which means little for centred advantages.
+        # A metric beside the loss, because a loss on centred advantages says little.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
             declared.write(self.run_dir, self.known, self.unit, declared.compared(config.data))
@@ -155,10 +155,10 @@ class Run:
             wait = time.perf_counter() - wait if phase_of(self.batches) == "data" else 0.0
             pulse.at(pulse.DEVICES)
             train_step = programs.watched if due(step + 1, config.report.watch) else programs.step
-            state, sums = train_step(state, batch, self.constants)
+            state, sums = train_step(state, batch, self.constants)  # donates the old state, and returns at once
             sums = sums | self.batches.measured() | {DIGEST: programs.digest(batch)}
             self.spikes.given(step + 1)
-            self.batches.prefetch()
+            self.batches.prefetch()  # the host makes the next batch while the devices work
             # The devices already work on step n + 1 when the host reads the metrics of step n.
             if pending is not None:
                 self.record(*pending)
@@ -193,7 +193,7 @@ class Run:
             if save_locally:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
-                # Early stopping must know the evaluated save as the best one, not the next save.
+                # A save without a new evaluation has no scalars: it would pass for the best one.
                 self.save(done, state, scalars if ranked or not self.patience.limit else {})
             if stopping:
                 break

@@ -77,7 +77,8 @@ class Policy:
     def rows(self, answers: list[Answer]) -> dict[str, np.ndarray]:
         """The answers as arrays of a batch.
 
-        Answers without a reward, and those cut off if they are to be left out, get no loss weight.
+        An answer without a reward gets no loss weight. Nor does one that was cut off, if the
+        objective leaves such answers out.
         """
         own = []
         for _, rollout, _, scored in answers:

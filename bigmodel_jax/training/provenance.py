@@ -49,9 +49,9 @@ def check(
 ) -> dict:
     """Makes the record that `write` writes; for a resumed run, compares it with the stored one.
 
-    Raises the same one-line ValueError in all processes that names what has changed, unless
-    `accept` has its kind; then the change is logged. `source` is the file that the config was read
-    from, if known.
+    Raises a one-line ValueError that names the change, the same in all processes. If `accept` has
+    the kind of the change, the change is logged instead. `source` is the file that the config was
+    read from, if known.
     """
     record, wrong = {}, ""
     if processes.first():
@@ -73,7 +73,7 @@ def write(run_dir: Path, record: dict) -> None:
     for entry in record["code"].values():
         copy = run_dir / entry["copy"]
         content = Path(entry["path"]).read_bytes() if not copy.exists() else b""
-        if hashlib.sha256(content).hexdigest() == entry["digest"]:  # it may have been edited since
+        if hashlib.sha256(content).hexdigest() == entry["digest"]:  # the user may have edited the file since
             copy.parent.mkdir(exist_ok=True)
             files.replace(copy, content)
     files.replace(run_dir / FILE, json.dumps(record, indent=1) + "\n")
@@ -118,7 +118,7 @@ def _record(config: Config, source: Path | None, before: dict) -> dict:
 
 
 def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
-    """An entry of the record: {"digest"} of a text, or that of files.
+    """The record's entry for one text, which is {"digest"}, or for several files.
 
     An entry of files is {"digest", "stamp", "files": {path: [bytes, sha256]}}. `before` is returned
     if its stamp still holds.

@@ -1,4 +1,4 @@
-"""What a run of an autoencoder leaves at its end: held-out images above their reconstructions."""
+"""The picture at the end of an autoencoder's run: held-out images above reconstructions."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Reconstructions:
 
 
 def reconstructed(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.ndarray]:
-    """(images, reconstructions) (N, H, W, C) float32 in 0 .. 1; a latent is the encoder's mean."""
+    """(images, reconstructions) (N, H, W, C) float32 in 0 .. 1, from latents without noise."""
     model, objective, batch = config.make_model(), config.objective, batch_to_show(config)
 
     def reconstruct(weights, batch):

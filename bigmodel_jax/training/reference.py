@@ -1,4 +1,4 @@
-"""What an objective computes for every row, once, before a run's first step.
+"""Arrays that an objective computes once for every row, before a run's first step.
 
 These are a reference model's log-probabilities, or the codes that an autoencoder makes of images.
 They are stored in the data's cache as one .npy per split. The key covers everything that they
@@ -151,7 +151,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The objective's field names its run by this."""
+        """The reference's name in messages and files: the objective's field, or REFERENCE."""
         return self.config.objective.computed_with or REFERENCE
 
     @functools.cached_property
@@ -159,8 +159,7 @@ class Source:
         return self._of_branch() if self.config.objective.computed_with else self._of_model()
 
     def _of_branch(self) -> params.Tree:
-        # A run that goes on has compared these constants with its record before
-        # (training/constants.py).
+        # If the run resumes, training/constants.py has compared these constants with its record.
         train = dataclasses.replace(self.config.train, init_from="", init_state="weights")
         constants = fresh_state(dataclasses.replace(self.config, train=train, optim=Still()), self.mesh).constants
         return {self.name: constants[self.name]}

@@ -67,7 +67,9 @@ class Rollouts:
         """Does nothing, because a rollout needs the weights."""
 
     def wait(self, seconds: float) -> bool:
-        """False if a rollout comes next, which needs the weights of the step before."""
+        """Returns False if the next step needs a new rollout. A rollout needs the weights after the
+        step before, so nothing can be prepared.
+        """
         if self._made is not None and self._made.number == self._number():
             return True
         time.sleep(seconds)
@@ -105,7 +107,7 @@ class Rollouts:
         self._step = step if position is None else int(position["rollout_step"])
         number = self._number()
         if self._made and self._made.number == number:
-            return  # the batch for which the step was compiled
+            return  # the step was compiled with this batch, which is still valid
         self._made = None
         if position and "rollout" in position:
             sums = {k: Mean(*map(np.float32, pair)) for k, pair in position["rollout_sums"].items()}
@@ -150,6 +152,8 @@ class Rollouts:
         asks = []
         for place, row in zip(places, shuffle.order(start, examples, len(self.rows)), strict=True):
             for nth in range(group):
+                # Two uint32 words: the seed of the attempt, and the number of the answer in the
+                # run.
                 key = (seed + attempt * STRIDE) % 2**32, (number * size + place * group + nth) % 2**32
                 asks.append(Ask(self.rows.prompts[row], self.rows.records[row], key))
         answers = self._policy.answer(weights, asks)
@@ -209,7 +213,7 @@ def make_log_probs(config: Config, mesh: Mesh):
     return processes.compiled_together(jax.jit(run, out_shardings=dict.fromkeys(names, row)))
 
 
-# ---------------------------------------------------------------- a rollout in a save
+# ---------------------------------------------------------------- the batches of a run
 
 
 def open_rollouts(config: Config, mesh: Mesh) -> tuple[Rollouts, HeldOut]:

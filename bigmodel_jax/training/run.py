@@ -67,6 +67,8 @@ def train(
     check_processes(config)
     check_spikes(config)
     check_trains(config)
+    # These close in reverse order: the saves are on disk before the hold on the folder ends, and
+    # the bucket (`mirror`) gets the last files.
     with (
         mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,
@@ -76,6 +78,7 @@ def train(
     ):
         # --- checks that need no change to the run's folder
         run_folder.check(run_dir, config)
+        # An existing folder is taken before it is read, so that no other process changes it.
         if run_dir.is_dir() and processes.first():
             hold.take()
         mesh = sharding.make_mesh(config.parallel)
@@ -128,6 +131,7 @@ def train(
             constants.keep(run_dir, config, fixed, fresh.places)
         else:
             constants.keep_repeated(run_dir, config, fixed)
+        # From here on this process owns the folder, so the log may be written there.
         start_log()
         wall.open(start)
         if start and found is not None:

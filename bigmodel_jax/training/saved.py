@@ -82,6 +82,7 @@ def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
         flat, specs = params.paths(adapted.merge(model, tree)), params.paths(spec)
         return params.from_paths({path: dense(flat[path], p.dtype).astype(p.dtype) for path, p in specs.items()})
 
+    # One compiled program writes every merged weight directly in its sharding.
     return jax.jit(plain, out_shardings=where)(weights)
 
 

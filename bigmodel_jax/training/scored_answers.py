@@ -14,7 +14,7 @@ from bigmodel_jax.data.base import lacks
 from bigmodel_jax.inference.rollout import Ask, open_generator
 from bigmodel_jax.metrics import texts
 
-SHOWN = 8  # an evaluation writes down so many answers
+SHOWN = 8  # the number of answers that an evaluation writes down
 
 
 class ScoredAnswers:

@@ -26,7 +26,7 @@ class OpenSet:
     option: the config field that holds it.
     config: the run's config with this set's data and metrics.
     source: its batches, or its prompts.
-    step: its eval step; None if the run's serves.
+    step: the set's own eval step; None if it uses the run's.
     """
 
     option: str

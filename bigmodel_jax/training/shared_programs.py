@@ -21,7 +21,7 @@ from bigmodel_jax.training.compiled import Programs, compile_programs
 from bigmodel_jax.training.eval_step import make_eval_step
 
 SEED = "train.seed"
-KEPT = 4  # so many configs' programs stay in memory
+KEPT = 4  # the programs of so many configs stay in memory
 
 
 class OwnPrograms:
@@ -37,7 +37,7 @@ class OwnPrograms:
 class SharedPrograms(OwnPrograms):
     """Programs for successive runs whose configs differ only in `fields` and `unread`.
 
-    Of `fields`, a shared step takes those that `traceable` returns as inputs. `unread` are fields
+    A shared step takes as inputs those of `fields` that `traceable` returns. `unread` are fields
     that no program reads, such as those that select the held-out rows.
     """
 
@@ -113,7 +113,7 @@ def _with(step: Callable, numbers: dict[str, np.ndarray], state: Any, batch: dic
 
 
 def _numbers(config: Config, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The additional argument of a step with such inputs."""
+    """The values of the fields `names`, which are the step's additional argument."""
     kinds = {name: np.uint32 if name == SEED else np.float32 for name in names}
     return {name: kind(field_of(config, name)) for name, kind in kinds.items()}
 

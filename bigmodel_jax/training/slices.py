@@ -38,6 +38,7 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
     inner = split_mesh(mesh, config.parallel.slices)
 
     def local(compute, frozen, batch, rng, constants):
+        # Each slice draws its own dropout masks, because it sees other rows.
         rng = jax.random.fold_in(rng, jax.lax.axis_index(SLICE))
         with sharding.use(inner, config.parallel.rules, config.parallel):
             grads, mean, sums, frozen = one(compute, frozen, batch, rng, constants)

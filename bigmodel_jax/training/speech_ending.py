@@ -17,7 +17,7 @@ SHOWN, LISTED = 8, 24  # number of recordings drawn, and of recordings in the ta
 
 
 class Speech:
-    """A picture of aligned spectrograms and a table of transcripts, of held-out recordings."""
+    """A picture of held-out recordings' aligned spectrograms, and a table of their transcripts."""
 
     def check(self, config: Config) -> None:
         if not hasattr(config.data, "text"):
@@ -43,6 +43,7 @@ def heard(config: Config, weights: params.Tree, num: int) -> list[Hearing]:
     logits, num_frames = out["logits"], out["num_frames"]
     labels = np.asarray(ctc_paths.greedy(logits, num_frames, blank))
     aligned = ctc_paths.align(logits, num_frames, batch["labels"], batch["num_labels"], blank=blank)
+    # The seconds of one frame of the model's output.
     seconds = data.max_seconds / logits.shape[1]
     return [
         Hearing(

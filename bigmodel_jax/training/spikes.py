@@ -34,6 +34,7 @@ def judge(config: SpikeConfig, recent: Recent, loss: jax.Array, norm: jax.Array)
     now = jnp.stack([loss, norm]).astype(jnp.float32)
     median = jnp.median(values, axis=1)
     spread = DEVIATION * jnp.median(jnp.abs(values - median[:, None]), axis=1)
+    # `tiny` keeps the division below finite where the median is 0.
     spread = jnp.maximum(jnp.maximum(spread, SMALLEST * jnp.abs(median)), jnp.finfo(jnp.float32).tiny)
     full = count >= config.window
     finite = jnp.isfinite(now).all()  # other steps are skipped anyway and must not enter the window

@@ -24,7 +24,7 @@ class TrainState:
 
     step: number of steps done, including skipped ones.
     params: trained parameters.
-    frozen: statistics, under the name that they have in checkpoints.
+    frozen: statistics; checkpoints store them under this name.
     opt_state: the optimizer's state.
     ema: the averaged parameters in float32, or None.
     recent: the window of recent losses and gradient norms (spikes.py), or None.
@@ -128,6 +128,7 @@ def _shardings(config: Config, spec: params.Tree, optimizer: Optimizer, abstract
     opt_state = state_like(optimizer.tx, abstract.opt_state, shapes, trainable, sharding.replicated(mesh))
     if config.parallel.offload_optimizer:
         check_host_memory(mesh.devices.flat[0])
+        # Scalars, such as a count of steps, stay on the device.
         opt_state = jax.tree.map(lambda x, s: s.with_memory_kind(HOST) if x.ndim else s, abstract.opt_state, opt_state)
     return TrainState(
         step=sharding.replicated(mesh),

@@ -71,7 +71,7 @@ def make_train_step(
 def _reduction(
     config: Config, mesh: Mesh, model: Model, shardings: Any, of_constants: Any, watched: bool
 ) -> tuple[Gradients, Callable]:
-    """How gradients are added up over the mesh, and how their norm is computed.
+    """Returns the functions that add gradients up over the mesh and compute their norm.
 
     Without special settings the compiler does both. `shardings` are those of the trained
     parameters, `of_constants` those of the constants.
@@ -123,10 +123,10 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """The step itself.
 
-    `gradients` computes those of the summed loss over the whole batch, and `norm` their global
-    norm. `branch` says how a step that is not finite is skipped: by a branch, or by a select over
-    all leaves. A select takes a CPU a tenth of a step. A branch takes memory on a TPU, which copies
-    its arrays into other layouts, and makes a GPU wait for the host.
+    `gradients` computes the gradients of the loss summed over the whole batch, and `norm` computes
+    their global norm. `branch` says how a step that is not finite is skipped: by a branch, or by a
+    select over all leaves. On a CPU a select costs a tenth of a step. On a TPU a branch costs
+    memory, because its arrays are copied into other layouts. On a GPU a branch waits for the host.
     """
     # The key depends only on seed and step, so a resumed run draws the same numbers.
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -143,6 +143,7 @@ def train_step(
         grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng, constants)
     if model.advance:
         frozen = model.advance(state.frozen, {path: sums.pop(STATISTIC + path).total for path in params.paths(frozen)})
+    # Statistics without a new value keep the old one.
     frozen = params.merge(state.frozen, frozen)
 
     # --- one division by the global count, which is exact for microbatches of unequal token counts.
@@ -158,6 +159,7 @@ def train_step(
         sums |= watch.norms("gradients", grads) | watch.norms("parameters", state.params)
 
     # --- update, or skip the step if something is not finite or it is a spike
+    # The optimizer state comes from host memory once a step; `out_shardings` sends it back.
     if config.parallel.offload_optimizer:
         state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(mean.total)
@@ -196,7 +198,7 @@ def train_step(
 
 
 def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, watched=False):
-    """Summed gradients (float32), loss and metrics, and last new statistics, over the microbatches.
+    """Sums of gradients (float32), loss and metrics over the microbatches, and the last statistics.
 
     `frozen` has all statistics; those without a new value are not returned. `constants` are in the
     compute dtype and get no gradient. `watched` adds what watch.py measures to the metrics.

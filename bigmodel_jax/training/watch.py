@@ -58,8 +58,9 @@ def tapped(loss: Callable) -> Callable:
 
 
 def kept(name: str, x: Any) -> Mean:
-    """The sum that is kept of a tapped value, one number per layer."""
+    """Reduces a tapped value to the sum that the metrics keep: one number per layer."""
     if name == "entropy":
+        # The model taps entropy as a function, so that only a watched step computes it.
         return jax.lax.stop_gradient(x())
     x = jax.lax.stop_gradient(x)
     # "units" are (B, T, F) before their activation; dead units are positive for no token.
@@ -80,6 +81,7 @@ def piece(grads: params.Tree, mean: Mean) -> Sums:
     """One microbatch's squared norm of its mean gradient, weighted by its count."""
     square = sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))
     count = divisor(mean.count)
+    # `grads` are sums. The mean gradient's squared norm is square / count^2, and its weight count.
     return {PIECES: Mean(square / count, count), NUMBER: Mean(jnp.ones(()), jnp.zeros(()))}
 
 
@@ -90,6 +92,7 @@ def noise(sums: Sums, norm: jax.Array, rows: int) -> Sums:
     whole batch's mean gradient. The results are NaN if the batch was computed in one piece.
     """
     number, small, large = sums[NUMBER].total, sums[PIECES].total / sums[PIECES].count, jnp.square(norm)
+    # The paper's B_small is `few`, the rows of a microbatch, and its B_big is `rows`.
     few = rows / number
     signal = (rows * large - few * small) / (rows - few)
     variance = (small - large) / (1 / few - 1 / rows)

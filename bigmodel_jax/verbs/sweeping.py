@@ -17,7 +17,7 @@ class Sweep:
     """Options of `sweep`, beside the fields of the config."""
 
     config: Unnamed
-    trials: Count | None = None  # trials in all, with those of earlier starts; None: 20, or the whole grid
+    trials: Count | None = None  # how many trials in all, earlier starts included; None: 20, or all of a grid
     sampler: Literal["tpe", "random", "grid"] = "tpe"  # how the next trial is chosen
     pruner: Literal["none", "median", "asha"] = "none"  # what ends bad trials early
     metric: str = ""  # compares trials; empty: checkpoint.best_metric, else eval/loss

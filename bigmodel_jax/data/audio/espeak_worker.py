@@ -44,6 +44,7 @@ def say(speech: ctypes.CDLL, asked: dict) -> bytes:
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
+    # A variable holds the callback, because ctypes frees one that nothing refers to.
     callback = CALLBACK(keep)
     speech.espeak_SetSynthCallback(callback)
     speech.espeak_ng_SetRandSeed(asked["seed"])

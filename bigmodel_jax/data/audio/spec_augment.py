@@ -35,6 +35,7 @@ class SpecAugment:
             width = draws.below(min(self.freq_width, bins) + 1)
             start = draws.below(bins - width + 1)
             spectrogram_TF[:num_frames, start : start + width] = 0
+        # A short utterance gets narrower masks, so that a mask cannot hide most of it.
         most = min(self.time_width, int(self.time_share * num_frames))
         for _ in range(self.time_masks):
             width = draws.below(most + 1)

@@ -11,7 +11,7 @@ import numpy as np
 
 RATE, HOP, WINDOW, FFT = 16_000, 160, 400, 512  # Hz, then samples: a frame starts every 10 ms and is 25 ms long
 PREEMPHASIS = 0.97  # coefficient of the pre-emphasis filter
-LOG_GUARD, STD_GUARD = 2.0**-24, 1e-5
+LOG_GUARD, STD_GUARD = 2.0**-24, 1e-5  # added to the power before the logarithm, and to a bin's deviation
 
 
 def num_frames(num_samples: int) -> int:
@@ -34,6 +34,7 @@ def log_mel(samples_N: np.ndarray, num_mels: int) -> np.ndarray:
     # In float64 the mean of equal numbers is exactly that number. So digital silence gives zeros,
     # and the division below does not amplify rounding errors.
     bins = np.log(power @ filters(num_mels).T + LOG_GUARD).astype(np.float64)
+    # ddof = 1, because torch's std divides by T - 1.
     spread = bins.std(axis=0, ddof=1) if T > 1 else np.zeros(num_mels)
     return ((bins - bins.mean(axis=0)) / (spread + STD_GUARD)).astype(np.float32)
 

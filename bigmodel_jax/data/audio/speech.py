@@ -98,7 +98,7 @@ class SpeechData(DataConfig):
         files.replace(folder / "vocabulary.json", text + "\n")
 
     def labels(self, text: str) -> tuple[str, list[int]]:
-        """Return ("", the labels of a transcript), or (what is wrong with it, [])."""
+        """Return ("", labels) of a transcript, or (what is wrong with it, [])."""
         plain = " ".join(PUNCTUATION.sub(" ", text.lower()).split())
         numbers = {" ": SPACE} | {c: n for n, c in enumerate(self.characters, 2)}
         unknown = next((c for c in plain if c not in numbers), None)
@@ -178,6 +178,7 @@ def prepared(cfg: SpeechData, split: str) -> Path:
 
 def _write(cfg: SpeechData, split: str, folder: Path) -> None:
     bad, ends = BadRecords(cfg.max_bad_records), ([], [])
+    # float16 halves the cache's size. A batch converts its frames to float32.
     with Column(folder / "log_mel.npy", np.float16) as frames, Column(folder / "labels.npy", np.int32) as labels:
         # An empty chunk fixes the shape and the type, even where no record follows.
         frames.extend(np.zeros((0, cfg.num_mels), np.float16))

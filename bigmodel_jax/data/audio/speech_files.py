@@ -30,7 +30,7 @@ class SpeechFiles(Listings):
     "the manifest's field with the transcript"
 
     def listed(self, split, root):
-        # `records` would decode every recording.
+        # This lists the paths alone; `records` would decode every recording.
         return [path for _, path, _ in self._named(split, BadRecords(1 << 62))]
 
     def _named(self, split: str, bad: BadRecords):

@@ -191,6 +191,7 @@ def _write(cfg: TranscriptData, split: str, folder: Path) -> None:
             if len(ids) > room:
                 bad.skip(where, f"{len(ids)} tokens; data.seq_len = {cfg.seq_len} has room for {room}")
                 continue
+            # int16 halves the cache, and most recordings have 16 bits.
             audio.extend(np.round(np.clip(record["audio"], -1, 1) * LOUDEST).astype(np.int16))
             texts.extend(np.asarray(ids, np.int32))
             ends[0].append(audio.rows)

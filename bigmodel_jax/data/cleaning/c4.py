@@ -19,8 +19,7 @@ class C4(Step):
     """Keeps the lines of a page that look like sentences, and drops pages with too few of them.
 
     - A line stays where it ends in a punctuation mark, has `least_words` words, and does not
-      mention
-      JavaScript or policies. Citation marks are cut out of it.
+      mention JavaScript or policies. Citation marks are cut out of it.
     - A page is dropped where it holds "lorem ipsum", a curly bracket or a word of `bad_words`.
     - A sentence ends in . ! or ? before whitespace. C4 itself used a sentence tokenizer.
 

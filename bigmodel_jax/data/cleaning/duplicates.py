@@ -12,11 +12,13 @@ from bigmodel_jax.data.cleaning.step import Record, Shared, package, text_of
 
 DIGEST = 16  # bytes of a text's hash
 SHOWN = 100  # characters of a text that a data card may show for a near duplicate
-REMEMBERED = 10_000  # how many texts' beginnings are kept for that: about a megabyte
+REMEMBERED = 10_000  # the number of texts whose beginnings are kept for the card: about a megabyte
 
 
 def digest(text: str) -> bytes:
-    """Return a hash of a text; whitespace at its ends and the amount between words are ignored."""
+    """Return a hash of a text, which does not depend on the whitespace at its ends or on the amount
+    of whitespace between words.
+    """
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
 
 

@@ -16,8 +16,8 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / the golden ratio: the multipli
 
 def band_hashes(signatures: np.ndarray, bands: int) -> np.ndarray:
     """Return a hash per band, (texts, bands) uint64, of uint8 signatures (texts, permutations)."""
-    # The factors are powers, as in a polynomial hash. Factors in arithmetic progression would give
-    # a band of 8 minima only some ten thousand different values.
+    # The factors are powers, as in a polynomial hash. With factors in arithmetic progression, the
+    # hash of a band of 8 minima would have only some ten thousand different values.
     factors = np.cumprod(np.full(signatures.shape[1], GOLDEN))
     parts = (signatures * factors).reshape(len(signatures), bands, -1).sum(axis=2, dtype=np.uint64)
     return (parts ^ (parts >> np.uint64(29))) * GOLDEN
@@ -70,6 +70,7 @@ class MinHashIndex:
 
     def add(self, signature: np.ndarray, hashes: list[int], slots: list[int]) -> None:
         """Keep a signature; `slots` is the value that `find` has just returned for it."""
+        # Signatures are stored in blocks: growing one array would copy all of them.
         block, row = divmod(self.number, BLOCK)
         if block == len(self._blocks):
             self._blocks.append(np.empty((BLOCK, self._permutations), np.uint8))

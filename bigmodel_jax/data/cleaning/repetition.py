@@ -91,6 +91,7 @@ def _repeated(words: list[str], sizes: list[int], n: int) -> int:
     seen, end, total = set(), 0, 0
     for i, gram in enumerate(_grams(words, n)):
         if gram in seen:
+            # Words before `end` were counted with an earlier n-gram that overlaps this one.
             total += sum(sizes[max(i, end) : i + n])
             end = i + n
         seen.add(gram)

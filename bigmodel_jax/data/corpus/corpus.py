@@ -117,6 +117,7 @@ class Corpus(Source):
                 f"data.source.validation_share = {self.validation_share:g}; it must be 0, "
                 "as the source has a validation split of its own"
             )
+        # The key has everything that the shards depend on, so an outdated corpus is never read.
         prints = {split: self.source.fingerprint(split, root) for split in inputs}
         steps = [_print(step) for step in self.steps]
         key = cache.key(FORMAT, prints, steps, self.validation_share, self.split_by, self.shard_mb)

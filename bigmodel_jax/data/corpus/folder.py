@@ -93,6 +93,7 @@ class Shards:
             path, final = self._partial(split), self.folder / self._name(split)
             with named(final):
                 self._open[split].close()
+            # The final name appears only when the shard is complete and on disk.
             with files.replacing(final) as temporary:
                 os.rename(path, temporary)
             records, size = self._counts[split]

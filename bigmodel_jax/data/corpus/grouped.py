@@ -84,7 +84,7 @@ def settled(chunk: list[list], verdicts: dict[int, str], num_steps: int) -> Sett
     tally, lines, bad, gone = Tally(num_steps), [[] for _ in chunk], [], set()
     for record, number, above, event in numbered(chunk):
         if above in gone:
-            # What depends on a dropped record is dropped, too.
+            # Records made from a dropped record are dropped, too.
             gone |= {number} - {-1}
             continue
         match event:

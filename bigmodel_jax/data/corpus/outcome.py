@@ -75,6 +75,7 @@ class Splits:
             raise ValueError(reason)
         value = json.dumps(record[self.by], sort_keys=True, default=str).encode()
         number = int.from_bytes(hashlib.blake2b(value, digest_size=8).digest())
+        # The hash is uniform over 0 .. 2**64 - 1.
         return "validation" if number < self.validation_share * 2**64 else "train"
 
 

@@ -135,7 +135,9 @@ def _delete(partial: Path, manifest: dict) -> None:
 
 
 def _in_chunks() -> str:
-    """Return the name of what an engine does; other chunks would not fit those it has finished."""
+    """Return the name of an engine's work, with the size of its chunks: finished chunks of another
+    size would not fit.
+    """
     return f"--engine beam in chunks of {CHUNK_RECORDS} records and {CHUNK_CHARACTERS} characters"
 
 
@@ -245,6 +247,8 @@ class _Run:
     def _commit(self, split: str, read: int, skipped: list[tuple[str, str]], done: bool = False) -> None:
         """Write everything up to record `read` of the split to disk, and update the manifest."""
         self.manifest["shards"] += self.shards.close()
+        # Shards and keys are on disk before the manifest names them. After a kill there are at most
+        # unnamed files, which the next start deletes.
         self.manifest |= {
             "next": self.shards.numbers,
             "read": self.manifest["read"] | {split: read},

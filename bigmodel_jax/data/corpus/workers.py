@@ -35,6 +35,7 @@ def mapped[A, B](work: Callable[[A], B], items: Iterable[A], workers: int) -> It
         waiting: collections.deque = collections.deque()
         for item in items:
             waiting.append((item, pool.submit(_run, item)))
+            # Results are awaited in order, and few items wait, so that memory stays bounded.
             if len(waiting) > AHEAD * workers:
                 yield _answered(*waiting.popleft())
         while waiting:

@@ -63,6 +63,8 @@ def match(network: Network, key: jax.Array, opponent: str, searched: bool, games
         boards, ended, result = carry
         ours = jnp.arange(games) % 2 == number % 2
         mine, its = (jax.tree.map(lambda x, n=n: _half(x, n), boards) for n in (number % 2, 1 - number % 2))
+        # `mine` are the boards on which the model moves, and `its` those of the opponent: (G / 2,
+        # ...) each.
         policy, value = decided(network, mine, searched, simulations)
         theirs = players.OPPONENTS[opponent](jax.random.fold_in(key, number), its)
         # Both games of a pair store the value of the one in which the model is to move.

@@ -25,8 +25,7 @@ class Tree(NamedTuple):
     - children (N, 7) int32: the node after each move, -1 where there is none yet.
     - parents (N,) int32: -1 at the root.
     - visits, values (N,): counts and sums over the simulations that passed the node; values are
-      from
-      the view of the player to move there.
+      from the view of the player to move there.
     - over (N,) bool: whether the game has ended.
     """
 
@@ -53,12 +52,14 @@ class Found(NamedTuple):
 def search(network: Network, boards: Board, simulations: int, noise: jax.Array | None = None) -> Found:
     """Search G boards with so many simulations each.
 
-    `noise` (G, 7) holds probability distributions. A quarter of them is mixed into the roots'
-    priors, as in AlphaZero's self-play. None means no noise.
+    `noise` (G, 7) holds probability distributions over moves. The roots' priors become 3/4 of the
+    network's priors and 1/4 noise, as in AlphaZero's self-play. None means no noise.
     """
     priors, values = evaluated(network, boards)
     if noise is not None:
         mixed = jnp.where(connect_four.legal(boards), 0.75 * priors + 0.25 * noise, 0.0)
+        # Noise on illegal moves was dropped, so the priors are normalised again. 1e-9 serves boards
+        # without a legal move.
         priors = mixed / jnp.maximum(mixed.sum(-1, keepdims=True), 1e-9)
     trees = jax.vmap(lambda board, prior, value: planted(board, prior, value, simulations))(boards, priors, values)
 
@@ -69,6 +70,7 @@ def search(network: Network, boards: Board, simulations: int, noise: jax.Array |
         grow = jax.vmap(grown, in_axes=(0, None, 0, 0, 0, 0, 0))
         return grow(trees, number + 1, parents, moves, leaves, priors, values)
 
+    # Each simulation adds one node to every tree and calls the network once for all G leaves.
     trees = jax.lax.fori_loop(0, simulations, simulate, trees)
     root = trees.children[:, 0]
     visits = jnp.where(root >= 0, jnp.take_along_axis(trees.visits, jnp.maximum(root, 0), 1), 0)
@@ -113,6 +115,7 @@ def best(tree: Tree, node: jax.Array) -> jax.Array:
     own = tree.values[node] / tree.visits[node]
     # A child's values are the opponent's, so their sign is turned.
     q = jnp.where(children >= 0, -tree.values[children] / jnp.maximum(tree.visits[children], 1.0), own)
+    # The U of PUCT; untried moves have n = 0.
     u = EXPLORATION * prior * jnp.sqrt(tree.visits[node]) / (1.0 + visits)
     return jnp.argmax(jnp.where(connect_four.legal(_board(tree, node)), q + u, -jnp.inf)).astype(jnp.int32)
 

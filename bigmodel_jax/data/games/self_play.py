@@ -112,6 +112,7 @@ def played(network: Network, key: jax.Array, data: SelfPlayData) -> tuple[jax.Ar
         noise = jax.random.dirichlet(noise_key, jnp.ones(COLUMNS), (data.games,))
         found = search(network, boards, data.simulations, noise)
         visits = found.visits.astype(jnp.float32)
+        # 1e-9 keeps the logarithm of an unvisited move finite.
         drawn = jax.random.categorical(move_key, jnp.log(visits + 1e-9))
         moves = jnp.where(number < data.sampled_moves, drawn, jnp.argmax(visits, -1))
         after = jax.vmap(connect_four.play)(boards, moves)

@@ -167,7 +167,7 @@ def _decode(cfg: BoxData, split: str, folder: Path) -> None:
             if first is not None and image.shape != first:
                 bad.skip(where, f"shape {image.shape}, but the first has {first}; data.image_size takes any sizes")
                 continue
-            kept = (corners[:, 2:] > corners[:, :2]).all(axis=1)  # a crop may leave nothing of a box
+            kept = (corners[:, 2:] > corners[:, :2]).all(axis=1)  # a crop may remove all of a box
             first, clipped = image.shape, clipped + cut
             images.append(image)
             boxes.append(_padded(centred(corners[kept], image.shape), cfg.max_objects, 0))

@@ -96,7 +96,7 @@ def write(folder: Path, split: str, records: Records, wrong: Callable[[dict[str,
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What `write` stores of one record."""
+    """The values that `write` stores for one record."""
 
     stored: bytes
     by_path: bool

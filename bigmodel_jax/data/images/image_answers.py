@@ -96,7 +96,7 @@ class ImageAnswerData(DataConfig):
 
     @property
     def num_squares(self) -> int:
-        """The most squares of an image: its tiles and the whole."""
+        """The largest number of squares of an image: one per tile, and one for the whole image."""
         return self.tiles + 1 if self.tiles else 1
 
     def open(self, split: str) -> AnswerRows:

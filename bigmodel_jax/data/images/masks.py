@@ -129,6 +129,7 @@ class MaskRows:
             beside = masks[..., None] - self.ignore_label  # `shift` fills in zeros, which must mean "ignore"
             masks = shift(beside, noise, self.max_shift)[..., 0] + self.ignore_label
         if noise is not None and self.flip:
+            # `shift` reads the noise modulo small numbers, which its highest bit hardly changes.
             turned = (noise >> FLIPPED).astype(bool)
             images[turned], masks[turned] = images[turned, :, ::-1], masks[turned, :, ::-1]
         return {

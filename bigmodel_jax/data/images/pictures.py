@@ -52,8 +52,7 @@ def view(content: bytes, name: object, size: int, box_of: Callable[[int, int], B
 
     - box_of: maps (width, height) of the upright image to the rectangle.
     - gap: a JPEG file is decoded at 1/8, 1/4 or 1/2 of its size, as long as the rectangle is then
-      still
-      `gap` times as wide and high as `size`.
+      still `gap` times as wide and high as `size`.
 
     The interpolation is bilinear with antialiasing. Errors are those of `decode`.
     """

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 CORES = len(os.sched_getaffinity(0))
-AHEAD = 8  # waiting tasks per thread
+AHEAD = 8  # tasks that wait per thread, which bounds the memory
 
 
 @functools.cache

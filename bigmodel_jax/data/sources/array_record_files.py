@@ -44,6 +44,7 @@ class ArrayRecordFiles(Files):
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (number, bytes) of each record, from 0; raises ValueError for a damaged file."""
     with on_disk(path) as place:
+        # No read-ahead: a reader would otherwise start threads of its own.
         reader = _opened(place, "readahead_buffer_size:0,max_parallelism:0", path)
         total = reader.num_records()
         for first in range(0, total, BATCH):

@@ -16,7 +16,7 @@ from bigmodel_jax.data.holdout import folds
 from bigmodel_jax.data.sources.source import Records, Source
 
 FORMAT = 1  # raise it when the same records lie in other folds
-CONTENT = ("image", "features", "text")  # the first of these fields identifies a record; without them all fields do
+CONTENT = ("image", "features", "text")  # the first of these identifies a record; without one, all its fields do
 
 
 @dataclasses.dataclass(frozen=True)

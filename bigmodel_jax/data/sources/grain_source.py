@@ -44,7 +44,7 @@ def _elements(dataset: Any, name: str) -> Iterator[Any]:
     """Yield the elements of a data set in order; `name` is the user's function."""
     if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl's flags, which nothing else has parsed
         flags.FLAGS.mark_as_parsed()
-    if (file := name.rpartition(":")[0]).endswith(".py"):  # a worker process cannot import the config file by its name
+    if (file := name.rpartition(":")[0]).endswith(".py"):  # worker processes cannot import a config file by its name
         cloudpickle.register_pickle_by_value(sys.modules[file])
     elements = _of_map(dataset) if hasattr(dataset, "__getitem__") else iter(dataset)
     while True:

@@ -14,7 +14,7 @@ from bigmodel_jax.core import files, paths
 from bigmodel_jax.data import cache
 
 FORMAT = 1
-LEAST = 8_000_000  # below so many bytes in all, reading the files is as fast as looking up their digests
+LEAST = 8_000_000  # below so many bytes in all, reading the files is as fast as a look-up of their digests
 
 log = logging.getLogger(__name__)
 # {name: [size, modification time in ns, SHA-256]} of the files in one folder

@@ -118,6 +118,7 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes | None]]]:
 def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
     """Yield (name, content) of a tar's files; the content of a file that is too long is None."""
     try:
+        # "r|" reads the file as a stream, so that compressed tars and buckets need no seek.
         with damage(path), tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 if member.isfile():

@@ -2,7 +2,7 @@
 
 The longest pieces are placed first, each into the row with the least room that takes it. Rows with
 equal room are interchangeable, so whole groups of pieces and rows are placed at once. The time is
-about that of counting the lengths, and the memory is proportional to the number of pieces and the
+about that of a count of the lengths. The memory is proportional to the number of pieces and the
 row's length. Sources: packing by histogram, arXiv:2107.02027; best fit of pieces cut at the row's
 length, arXiv:2404.10830.
 """

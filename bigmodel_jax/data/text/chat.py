@@ -110,7 +110,7 @@ def quote(messages: Sequence[Any], tokenizer: Tokenizer, *, escape: bool) -> lis
 
 
 def _tokens(marked: str, tokenizer: Tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return (token ids, the range of characters of the unmarked text that each token stands for).
+    """Return (token ids, the range of characters in the unmarked text for each token).
 
     The text is tokenized as a whole, as in transformers. But around quoted control tokens the text
     is cut, because a tokenizer reads either all control tokens as such or none.
@@ -228,6 +228,7 @@ def _sample(marked: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer)
     begins, ends = (np.array([x[n] for x in offsets], int) for n in (0, 1))
     for a, b in spans:
         first, past = (x - bisect.bisect_left(marks, x) for x in (a, b))
+        # A token that overlaps the span in one character is trained on whole.
         mask[(begins < past) & (ends > first)] = 1.0
     return np.array(ids, np.int32), mask
 

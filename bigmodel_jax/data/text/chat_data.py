@@ -210,7 +210,8 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
         begin = end - seq_len
         front = int(stream.tokens[starts[i]] == bos)
         asked = stream.mask[begin + front : end + 1]
-        # The cut may begin inside an answer: its leading run of trained tokens is not asked for.
+        # The cut may begin inside an answer. The rest of that answer has lost its beginning, so it
+        # is not trained on.
         if too_long == "cut" and asked[np.argmin(asked) :].any() and not asked.all():
             asked[: np.argmin(asked)] = 0.0
             stream.mask[begin : begin + front] = 0.0

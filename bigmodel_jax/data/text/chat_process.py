@@ -52,6 +52,7 @@ class Renderer:
             raise ValueError("chat template: a message is nested too deeply") from None
         seconds = SECONDS + SECONDS_PER_CHARACTER * len(asked)
         head = json.dumps({"template": template, "seconds": seconds, "most": MOST})
+        # One request at a time: the pipe has no numbers that tell answers apart.
         with self.lock:
             answer = self._exchange(f'{head[:-1]}, "fields": {asked}}}\n'.encode())
         if not answer:

@@ -43,7 +43,7 @@ class MaskedTextData(TextData):
         return super().requirements() | {"vocab_size": max(tok.vocab_size, mask_token(tok) + 1)}
 
     def baselines(self) -> dict[str, float]:
-        return {}  # xz has no counterpart: it reads in one direction
+        return {}  # xz is no baseline here, because it reads in one direction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,8 @@ def mask_token(tok) -> int:
 def hide(
     tokens: np.ndarray, allowed: np.ndarray, noise: np.ndarray, rate: float, mask: int, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (tokens with some hidden, which were chosen), each (B, T), as `noise` (B,) uint64
-    decides.
+    """Hide tokens, as `noise` (B,) uint64 decides. Return (tokens, whether each was chosen), both
+    (B, T).
 
     Each allowed token is chosen with probability `rate`. Of the chosen tokens 80 % become `mask`,
     10 % become a random token, and 10 % stay, so that the model cannot tell which tokens are wrong

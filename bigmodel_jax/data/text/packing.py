@@ -47,8 +47,7 @@ def make_plan(packing: Packing, offsets: np.ndarray, seq_len: int) -> Plan:
     The last offset is that of the closing separator.
 
     - concat: the stream is cut every seq_len tokens, and documents continue in the next row. Only
-      the
-      last row has padding.
+      the last row has padding.
     - first_fit: documents are cut at seq_len, and packed in the order of the stream where they fit.
     - best_fit: the same pieces, the longest first, each placed where it leaves the least room.
     - none: one document, or one piece of it, per row.
@@ -133,6 +132,7 @@ def collate(
     found, last = stream[source], np.cumsum(lengths + 1) - 1
     tokens, targets = np.zeros((2, shape[0] * shape[1]), np.int32)
     weights = np.zeros(len(tokens), np.float32)
+    # Inputs drop the last token of each piece, and targets the first.
     tokens[place], targets[place], weights[place] = np.delete(found, last), np.delete(found, last - lengths), 1.0
 
     # Documents are found by their offsets, because a separator's id may also occur inside a

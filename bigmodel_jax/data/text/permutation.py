@@ -44,7 +44,7 @@ class PermutedTextData(TextData):
         return per_token(["tokens", "segment_ids", "positions", "order"], self.seq_len) | predicted
 
     def baselines(self) -> dict[str, float]:
-        return {}  # xz has no counterpart: it reads in one direction
+        return {}  # xz is no baseline here, because it reads in one direction
 
 
 @dataclasses.dataclass(frozen=True)

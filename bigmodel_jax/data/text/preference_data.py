@@ -108,7 +108,7 @@ class PreferenceData(Templated, DataConfig):
 
     def rows_of(self, stream: "Stream") -> np.ndarray:
         """Return (N, 3): the segments of each row's prompt and of its two answers."""
-        # A record has three segments in a row: the prompt, the chosen and the rejected answer.
+        # A record has three consecutive segments: the prompt, the chosen and the rejected answer.
         return np.stack([stream.prompts[:-1:2], stream.prompts[:-1:2] + 1, stream.prompts[:-1:2] + 2], 1)
 
     def read(self, record: dict[str, Any]) -> Prompted:
@@ -190,4 +190,5 @@ class UnpairedPreferenceData(PreferenceData):
         nth = np.arange(len(prompts)) - firsts[record]
         own = prompts + 1 + nth
         before = record - 1  # index -1: the last record stands before the first
+        # nth % counts spreads the rows of a record over the answers of the record before it.
         return np.stack([prompts, own, prompts[firsts[before]] + 1 + nth % counts[before]], 1)

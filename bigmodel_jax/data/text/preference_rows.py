@@ -27,7 +27,7 @@ class Stream(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """What is read of the rows that fit.
+    """The parts of the stream that are read for the rows that fit.
 
     - rows (N, 3): the segments of prompt and answers.
     - numbers (N,): the rows' numbers among all rows.

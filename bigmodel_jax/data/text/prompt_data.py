@@ -199,6 +199,7 @@ def collate(prompts, answers, asked, log_probs, seq_len: int) -> dict[str, np.nd
         whole[row, :begin], whole[row, begin:end] = prompt, answer
         # The last token is only a target, never an input.
         segments[row, : max(end - 1, begin)] = 1
+        # Place t predicts token t + 1, so the answer's targets begin one place earlier.
         weights[row, begin - 1 : end - 1], said[row, begin - 1 : end - 1] = mask, nats
     positions = np.arange(seq_len, dtype=np.int32) * segments
     return {

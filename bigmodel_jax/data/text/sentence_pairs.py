@@ -29,9 +29,9 @@ FOLLOWS, RANDOM = 0, 1  # the labels of next_sentence, as in BERT
 class SentencePairData(MaskedTextData):
     """Rows of two spans with masked tokens, for `BertPretraining`.
 
-    The tokenizer's own [CLS], [SEP] and mask tokens are used. In a tokenizer that
-    lacks them, its separator is [SEP], and the mask token and [CLS] get the ids after its last
-    token. The model's vocabulary is larger by these ids.
+    The tokenizer's own [CLS], [SEP] and mask tokens are used. If it lacks them, its separator is
+    [SEP], and the mask token and [CLS] get the ids after its last token. The model's vocabulary is
+    larger by these ids.
     """
 
     tokenizer: TokenizerConfig = TokenizerConfig(kind="wordpiece")
@@ -88,6 +88,8 @@ class SentencePairRows(MaskedRows):
         """
         indices = np.asarray(indices)
         noise = shuffle.noise(shuffle.start(0), indices) if noise is None else noise
+        # Five independent draws per row: whether B is random, A's cut, B's row, B's cut, and the
+        # masks.
         draw = shuffle.mix(noise + np.arange(1, 6, dtype=np.uint64)[:, None] * shuffle.GOLDEN)
         random = (draw[0] >> np.uint64(63)).astype(bool)
         start, length, cut = self._spans(indices, draw[1])
@@ -118,7 +120,7 @@ class SentencePairRows(MaskedRows):
         """Return where in the stream a span of another document begins, (B,).
 
         It begins after the cut of one of that document's rows. Near the document's end it begins
-        earlier, so that it is `wanted` tokens long: its length must not reveal that it does not
+        earlier, so that it has `wanted` tokens: a shorter span would reveal that it does not
         follow.
         """
         document = np.searchsorted(self.documents, rows, side="right") - 1

@@ -57,7 +57,7 @@ class SpanCorruptionData(TextData):
         return {"vocab_size": text.vocab_size(self) + num_spans, "max_seq_len": self.seq_len, "text_bos": False}
 
     def baselines(self) -> dict[str, float]:
-        return {}  # xz has no counterpart: it reads only what comes before
+        return {}  # xz is no baseline here, because it reads only earlier bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -288,4 +288,5 @@ def word_ngrams(word: str, cfg: TextClassificationData) -> list[int]:
     marked = f"<{word}>"
     lengths = range(cfg.min_chars, cfg.max_chars + 1)
     runs = (marked[i : i + n] for n in lengths for i in range(len(marked) - n + 1))
+    # crc32 gives the same number in every process, unlike Python's salted hash().
     return [1 + zlib.crc32(run.encode()) % (cfg.ngram_buckets - 1) for run in runs]

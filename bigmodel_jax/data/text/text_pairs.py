@@ -163,7 +163,8 @@ def _wrong(record: dict[str, Any], name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PairRows:
-    """One split; begins, lengths (N, 2): each pair's input and target, ends included.
+    """One split; begins, lengths (N, 2): the place of each pair's input and target, end tokens
+    included.
 
     first: the tokens that stand before each text.
     """

@@ -149,6 +149,7 @@ class TokenLabelData(DataConfig):
                     bad.skip(where, f"label {unknown!r} is not among those of training{nearest(unknown, labels)}")
                     continue
                 part = _encode(tokenizer, words, self.seq_len)
+                # The last word is missing where truncation has cut the sentence.
                 cut += len(words) - 1 not in part.word_ids
                 rows.append(_row(part, [number[name] for name in names], self.seq_len))
         if not rows.rows:

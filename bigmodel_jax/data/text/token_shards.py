@@ -2,7 +2,7 @@
 
 Both are ArrayRecord files. A shard holds `S d1 S d2 ... S dn`, with S the separator. The shards in
 order, followed by one more S, are the stream of a split (packing.py). A token record is an
-uncompressed block of BLOCK tokens; the last is shorter. So reading any position costs one block.
+uncompressed block of BLOCK tokens; the last is shorter. So a read of any position costs one block.
 The index is written last, so a shard with an index is complete. The index's first record is JSON
 with the facts of the shard. The others are the documents' lengths as uint32, each with its
 separator.
@@ -106,6 +106,7 @@ class _Blocks:
 
     def extend(self, tokens: np.ndarray) -> None:
         tokens = np.concatenate([self._rest, tokens])
+        # Tokens that fill no block wait for the next call.
         whole = len(tokens) - len(tokens) % BLOCK
         for first in range(0, whole, BLOCK):
             self._append(tokens[first : first + BLOCK].tobytes())

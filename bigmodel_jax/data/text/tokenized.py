@@ -58,7 +58,8 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
     order = turns(len(shards), *processes.place())
     for done, _ in enumerate(mapped(work, order, workers), 1):
         say(done, len(shards))
-    with cache.lock(folder):  # processes finish together, and each would delete what another is writing
+    # Processes finish together. Without the lock each would delete files that another is writing.
+    with cache.lock(folder):
         if not is_whole(folder):
             _finish(job, folder, [token_shards.read_index(folder, number) for number in range(len(shards))], bad)
         _tidy(folder)
@@ -72,7 +73,9 @@ def turns(count: int, host: int, hosts: int) -> list[int]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether all shards are undamaged; the index of a damaged shard is deleted."""
+    """Tell whether all shards are undamaged. It deletes the index of a damaged shard, so that
+    `make` writes the shard again.
+    """
     manifest = token_shards.read_manifest(folder)
     if manifest is None or not all(_fits(folder, number, shard) for number, shard in enumerate(manifest["shards"])):
         return False

@@ -25,7 +25,7 @@ class Pre(NamedTuple):
     - splits: patterns that divide a text into words, applied in order; (): as GPT-2 divides it.
     - digits: each digit is a word.
     - nfc: characters are composed first.
-    - whole: a word that is a token needs no merges.
+    - whole: a word that is itself a token becomes that token without merges.
     """
 
     splits: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ LEFT_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class SpecialTokens:
-    """What a model's files say about its special tokens; each may be empty.
+    """The entries of a model's files about its special tokens; each may be empty.
 
     - names: tokenizer_config.json.
     - generation: generation_config.json.
@@ -53,7 +53,8 @@ class SpecialTokens:
     def ids(self, name: str) -> list[int]:
         """Return the ids under a name ("eos_token_id").
 
-        generation_config.json is read first, and config.json where it has none.
+        They are those of generation_config.json. If that file has none under the name, they are
+        those of config.json.
         """
         value = self.generation.get(name)
         value = self.model.get(name) if value is None else value

@@ -129,6 +129,7 @@ class Tokenizer:
         return ids, offsets
 
     def _encode_control(self, text: str, *, control: bool):
+        # The flag of the library reads names of special tokens as plain text; it is set back below.
         self.model.encode_special_tokens = not control
         found = self.model.encode(text, add_special_tokens=False)
         self.model.encode_special_tokens = True

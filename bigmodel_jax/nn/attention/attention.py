@@ -121,12 +121,13 @@ def attend(
 
     k and v may be stored in blocks (core/storage.py), as in an int8 cache. "auto" chooses an
     implementation by the platform of the mesh. For a sequence sharded over devices,
-    `parallel.context` says how they exchange (context.py), except with "plain". Raises ValueError
-    if `implementation` cannot compute what is asked.
+    `parallel.context` chooses how the devices exchange keys (context.py); "plain" leaves that to
+    the compiler. Raises ValueError if `implementation` cannot compute what is asked.
     """
     k, v = storage.dense(k, q.dtype), storage.dense(v, q.dtype)
     chex.assert_rank((q, k, v), 4)
     chex.assert_equal_shape_prefix((k, v), 3)
+    # q is scaled once here, so that no implementation scales the (T, S) logits.
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     k, v = context.spread(q, k, v)
     rule, place = Rule(causal, window or 0, softcap), context.place(q, k)
@@ -148,7 +149,9 @@ def attend(
 
 
 def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
-    """The name of the implementation; ValueError if the requested one cannot compute this."""
+    """The name of the implementation. Raises ValueError if the requested one cannot compute
+    this.
+    """
     mesh = sharding.current_mesh()
     platform = mesh.devices.flat[0].platform if mesh else ""
     T, S = q.shape[1], k.shape[1]
@@ -170,7 +173,7 @@ def _choose(implementation, rule, q, k, v, sinks, bias) -> str:
 
 
 def _turns(implementation, rule, axis: str, q, k) -> context.Turns:
-    """How the turns of a ring are computed; ValueError if the requested implementation cannot."""
+    """The function for a ring's turns. Raises ValueError if the requested implementation cannot."""
     mesh = sharding.current_mesh()
     reason = kernels.ring_refusal(mesh.devices.flat[0].platform, rule, q.shape[1], k.shape[1], mesh.shape[axis])
     if implementation not in ("auto", "chunked", "splash"):
@@ -208,11 +211,12 @@ LOCAL = {
 
 
 def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
-    """The definition: logits (B, K, G, T, S) in memory, softmax in float32, (B, T, H, w).
+    """Attention (B, T, H, w) by its definition, with all logits (B, K, G, T, S) in memory.
 
     q: already scaled. mask: (B, T, S) bool, True for visible keys.
     """
     (B, T, H, _), S = q.shape, k.shape[1]
+    # Exponentials and their sum need float32. The product with v does not.
     probs = _probabilities(q, k, mask, softcap, sinks, bias).astype(v.dtype)
     if T == S:
         return jnp.einsum("bkgts,bskw->btkgw", probs, v).reshape(B, T, H, v.shape[-1])
@@ -237,6 +241,7 @@ def _probabilities(q, k, mask, softcap, sinks, bias):
     logits = capped(logits, softcap)
     if bias is not None:
         logits += bias.reshape(bias.shape[0], *grouped, T, S).astype(jnp.float32)
+    # MASKED is finite: a padding row, which sees no key, gives a mean and not NaN.
     logits = jnp.where(mask[:, None, None], logits, MASKED)
     if sinks is not None:
         # A sink is one more column for the softmax, which is cut off after it.

@@ -88,8 +88,9 @@ attend.defvjp(_attend_forward, _attend_backward)
 def bound(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
     """The same arrays behind an optimization barrier.
 
-    JAX hoists out of a loop over layers what does not depend on the layer, and keeps it. Here that
-    would be the masks of all pairs of blocks, whose size is quadratic in the length.
+    JAX moves values that do not depend on the layer out of a loop over layers, and keeps them.
+    Without the barrier these are the masks of all pairs of blocks, whose size is quadratic in the
+    length.
     """
     return jax.lax.optimization_barrier((queries, keys))
 
@@ -109,7 +110,7 @@ def start(queries: Queries, sinks: jax.Array | None, v_dim: int) -> Running:
 
 
 def accumulate(rule: Rule, running: Running, queries: Queries, keys: Keys, window: jax.Array) -> Running:
-    """`running` after these keys, too."""
+    """Updates `running` with these keys."""
     blocks = cut_keys(keys)
 
     def one(of_queries):
@@ -146,6 +147,7 @@ def finish(running: Running, shape: tuple[int, ...], dtype) -> tuple[jax.Array, 
 
     shape: that of the queries.
     """
+    # A query that sees no key has the sum 0. Its output is 0 and not NaN.
     total = jnp.where(running.total == 0.0, 1.0, running.total)
     out = join_queries(running.acc / total[..., None], shape).astype(dtype)
     return checkpoint_name(out, KEPT), checkpoint_name(running.top + jnp.log(total), KEPT)
@@ -182,7 +184,9 @@ def incoming(d_out, out, log_sum, sinks, q_where: Where) -> Incoming:
 
 
 def gradients(rule: Rule, dq, queries: Queries, given: Incoming, keys: Keys, dk, dv, window):
-    """dq (N, B, K, R, h), dk (B, S, K, h), dv (B, S, K, w), float32, plus these keys' part."""
+    """Adds these keys' gradients to dq (N, B, K, R, h), dk (B, S, K, h), dv (B, S, K, w),
+    float32.
+    """
     blocks, S = cut_keys(keys), dk.shape[1]
     size = blocks.k.shape[2]
 
@@ -216,6 +220,7 @@ def _pair(rule, q, d_out, log_sum, delta, block, mask):
     # The derivative of c tanh(l / c) by l is 1 - (capped / c)^2.
     if rule.softcap:
         d_logits *= 1.0 - jnp.square(logits / rule.softcap)
+    # Both products read d_logits in q's dtype, for the matrix units, and sum in float32.
     d_logits = d_logits.astype(q.dtype)
     dq = jnp.einsum("bkrs,bskh->bkrh", d_logits, block.k, **float32)
     return dq, jnp.einsum("bkrs,bkrh->bskh", d_logits, q, **float32), dv

@@ -1,4 +1,4 @@
-"""Attention to a sequence sharded over devices: where arrays lie, and how devices exchange.
+"""Attention to a sequence sharded over devices: the layout of the arrays, and the exchange.
 
 ring: every device keeps its queries, and the keys travel from device to device (Liu et al.,
 arXiv:2310.01889). ulysses: an all-to-all gives each device the whole sequence for a part of the
@@ -205,7 +205,8 @@ def ulysses(attend, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, l
             f"{heads} (model.num_heads / parallel.tensor) are not divisible; 'ring' takes any number"
         )
     k, v = (jnp.repeat(x, math.lcm(K, n) // K, axis=2) for x in (k, v))
-    # From a part of the sequence with all heads to the whole sequence with a part of the heads.
+    # Each device had all heads of a part of the sequence. Now it gets a part of the heads for the
+    # whole sequence: (B, T / n, H, D) -> (B, T, H / n, D).
     q, k, v = (jax.lax.all_to_all(x, axis, split_axis=2, concat_axis=1, tiled=True) for x in (q, k, v))
     q_where, k_where = jax.tree.map(lambda x: jax.lax.all_gather(x, axis, axis=1, tiled=True), (q_where, k_where))
     if sinks is not None:

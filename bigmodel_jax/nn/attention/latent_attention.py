@@ -61,6 +61,7 @@ def queries(p: dict, x_BTD: jax.Array, angles: tuple[jax.Array, jax.Array]) -> t
     else:
         q = linear.project(norm.rms(p["q_norm"], linear.project(x_BTD, p["q_a"]), eps=EPS), p["q_b"])
     q, nope_dim = checkpoint_name(q, kept.QKV), q.shape[-1] - p["k_rope"].shape[-1]
+    # DeepSeek rotates neighbouring dimensions (2i, 2i + 1) as pairs.
     return q[..., :nope_dim], position.rope(q[..., nope_dim:], angles, interleaved=True)
 
 
@@ -114,6 +115,7 @@ def attend(
         kv_b = storage.dense(p["kv_b"], q_nope.dtype)
         q_latent = jnp.einsum("bthn,rhn->bthr", q_nope, kv_b[..., :n])
         q_all = jnp.concatenate([q_latent, q_rope], axis=-1)
+        # (B, S, 1, R + r): all heads share one key, which holds the latent itself.
         k = jnp.concatenate([latent, k_rope], axis=-1)[:, :, None]
         out = attention.attend(
             q_all, k, latent[:, :, None], q_where, k_where, scale=scale, implementation=implementation
@@ -121,6 +123,7 @@ def attend(
         out = jnp.einsum("bthr,rhw->bthw", out, kv_b[..., n:])
     else:
         kv_heads = linear.project(latent, p["kv_b"])
+        # The rotary key has no axis of heads, so it is repeated: (B, S, H, r).
         shared = jnp.broadcast_to(k_rope[:, :, None], (*kv_heads.shape[:-1], k_rope.shape[-1]))
         k = jnp.concatenate([kv_heads[..., :n], shared], axis=-1)
         q_all = jnp.concatenate([q_nope, q_rope], axis=-1)

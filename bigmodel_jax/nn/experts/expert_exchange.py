@@ -61,10 +61,10 @@ def apply(
 
     It is called inside `shard_map`. E: the experts on each device. Rows are sorted by expert,
     travel, pass through `products(rows, expert of each, rows of each expert)`, and travel back.
-    buffer: the rows that a device has room for, relative to an even share. The rows beyond, those
-    of the last devices, do not travel, and their result is 0. With 0 no row is dropped: a token's
-    choices are different experts, so a device gets at most min(k, E) rows per token of all devices,
-    and has room for all of them.
+    buffer: the rows that a device has room for, relative to an even share. Rows beyond that number,
+    which come from the last devices, do not travel, and their result is 0. With 0 no row is
+    dropped: a token's choices are different experts, so a device gets at most min(k, E) rows per
+    token of all devices, and has room for all of them.
     """
     (B, T, D), k = x_BTD.shape, chosen.shape[-1]
     e, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
@@ -80,6 +80,7 @@ def apply(
     # The rows that arrived are sorted by device, and within a device by expert.
     came = travel[:, me]
     expert = jnp.repeat(jnp.tile(jnp.arange(E), e), came.reshape(-1), total_repeat_length=length)
+    # Places without a row get the number E, so that they sort last.
     expert = jnp.where(jnp.arange(length) < came.sum(), expert, E)
     by_expert = jnp.argsort(expert)
     out = products(rows[by_expert], expert[by_expert], came.sum(0))
@@ -88,9 +89,9 @@ def apply(
 
 
 def _first(from_to: jax.Array, length: int) -> jax.Array:
-    """What is left of the rows (e, e, E) if every device takes its first `length` rows.
+    """The numbers of rows (e, e, E) that travel if every device takes only its first `length` rows.
 
-    The rows are those from each device to each device's experts.
+    Entry (i, j, k) counts the rows from device i to expert k of device j.
     """
     e, _, E = from_to.shape
     arriving = from_to.swapaxes(0, 1).reshape(e, e * E)

@@ -34,7 +34,7 @@ def _device(mesh: jax.sharding.Mesh) -> jax.Device:
 def grouped_product(rows_ND: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
     """Returns (N, F): each row times the matrix of its group, 0 for rows beyond the last group.
 
-    FLOPs are counted by this function's name.
+    The FLOP count of a program finds this function by its name.
     """
     return _product(rows_ND, w_EDF, sizes_E)
 

@@ -11,8 +11,8 @@ one backward pass of different microbatches. The first `delay` ticks have only f
 the last ticks only backward passes, so stages idle as long as in GPipe. The number of activations
 that wait for a backward pass does not grow with m.
 
-The loss is computed per microbatch, as with `train.microbatches`; so is what a model computes over
-its batch, such as the balance of experts.
+The loss is computed per microbatch, as with `train.microbatches`; so are values that a model
+computes over its batch, such as the balance of experts.
 """
 
 import dataclasses
@@ -44,12 +44,13 @@ class Carry:
     state: (x, shared, fixed), the input of each stage's next forward pass.
     coming: the wave that enters next.
     inbox, outbox: the wave that is entering, and x of the wave that is leaving.
-    kept: what forward passes keep for their backward passes (n, slots, ...).
+    kept: the residuals of forward passes that wait for their backward passes (n, slots, ...).
     ys: outputs of layers, of two waves (n, 2 n r, l, ...).
     d_state, d_inbox, d_outbox, d_ys: the cotangents, on the way back.
-    gone: cotangents of the input of a whole wave.
-    grads: float32 gradients of what layers take (n, r, l, ...), of what all layers take whole, and
-        of what lies outside the stack (n, ...).
+    gone: cotangents of the stack's input, for a wave that has passed back through all layers.
+    grads: float32 gradients in three parts: of each layer's own arrays (n, r, l, ...), of the
+        arrays that every layer takes whole (n, ...), and of the parameters outside the stack (n,
+        ...).
     total: sums of (the loss's mean, metrics, new statistics).
     """
 
@@ -85,6 +86,7 @@ def gradients(loss: PartedLoss, compute: Any, batch: dict, rng: jax.Array) -> tu
         job = Job(Schedule(n, m, r), parts, compute, layered, closed, rows, rngs, parallel.pipeline_remat)
         c = _run(job)
         grads = _together(job, c.grads)
+    # Each stage has summed over its own microbatches; this adds the stages.
     mean, sums, new = jax.tree.map(lambda a: a.sum(0), c.total)
     return grads, mean, sums, jax.tree.map(lambda a: (a / m).astype(a.dtype), new)
 
@@ -100,6 +102,7 @@ def _run(job: Job) -> Carry:
     c, _ = jax.lax.scan(forward, c, jnp.arange(s.delay))
 
     def of_wave(c, wave):
+        # The loss comes first: it gives the cotangents that this period's backward passes read.
         c = dataclasses.replace(_loss(job, c, wave), coming=_enter(job, wave + 2))
         c, _ = jax.lax.scan(lambda c, t: backward(forward(c, t)[0], t), c, s.delay + wave * period + jnp.arange(period))
         return _exit(job, c, wave - 1, c.gone), None
@@ -144,7 +147,9 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     s = job.schedule
     new_wave = (t > 0) & (t % s.period == 0)
     inbox = jax.tree.map(functools.partial(jnp.where, new_wave), c.coming, c.inbox)
+    # A stage without work computes on clipped indices; `valid` discards its results.
     valid, microbatch, round_ = s.forward(t)
+    # Stage 0 reads the inbox while a wave enters; other stages read their neighbour's output.
     entering = (np.arange(s.n) == 0) & (t % s.period < s.n)
     state = _where(entering, inbox, c.state)
     x, ys, kept = stage_passes.by_all(stage_passes.forward, job, microbatch, round_, state)

@@ -71,11 +71,12 @@ class Schedule:
     def slots(self) -> tuple[np.ndarray, int]:
         """The slots (m, r) in which a stage's activations wait, and the number of slots.
 
-        They wait longest at stage 0. Two passes that can share a slot there can share it at every
-        stage.
+        Activations wait longest at stage 0, so two passes that can share a slot there can share it
+        at every stage.
         """
         table, free, busy, num = np.zeros((self.m, self.r), np.int32), [], [], 0
         ticks = range(self.delay + self.one_way)
+        # The tick of each backward pass at stage 0, by microbatch and round.
         going = {tuple(map(int, (i[0], j[0]))): t for t in ticks for v, i, j in [self.backward(t)] if v[0]}
         for t in ticks:
             # Slots whose backward pass is over become free again.

@@ -37,7 +37,7 @@ class PartedLoss:
         return self.parts.read(self.whole(compute), None)
 
     def enter(self, compute: Tree, rows: Any, rng: jax.Array) -> tuple[Tree, dict, Entry]:
-        """Parameters outside the stack, the model's inputs, and the input of the stack."""
+        """Returns (parameters outside the stack, the model's inputs, the input of the stack)."""
         rows, rng = self.objective.inputs(rows, rng)
         outside = self.parts.outside(self.read(compute))
         return outside, rows, self.parts.enter(outside, rows, rng=rng, train=True, cache=None)
@@ -53,10 +53,10 @@ class PartedLoss:
 class Split:
     """The parts of a loss, for microbatches of one shape.
 
-    enter: (compute, rows, rng) -> (x, shared, fixed): the layers' input, and what all layers take,
-        with and without a gradient.
-    weights: compute -> (stacked, xs, closed): what layers take one by one (L, ...), and what all
-        take whole.
+    enter: (compute, rows, rng) -> (x, shared, fixed): the input of the layers, and the arrays that
+        all layers take, with a gradient and without.
+    weights: compute -> (stacked, xs, closed): arrays (L, ...) of which layer i takes row i, and
+        arrays that every layer takes whole.
     layers: (stacked + xs, closed, x, shared, fixed) -> (x, ys), for one group of layers.
     leave: (compute, rows, rng, x, ys) -> (total, auxiliary results).
     outside: compute -> the parameters that `enter` and `leave` use.
@@ -72,8 +72,8 @@ class Split:
 def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     """Splits `loss` into functions on leaves.
 
-    `rows` and `rng` are those of one microbatch; they give the shapes, and what its layers take
-    whole.
+    `rows` and `rng` belong to one microbatch; they give the shapes, and the arrays that every layer
+    takes whole.
     """
 
     def entered(compute, rows, rng) -> Entry:
@@ -94,6 +94,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     shared_leaves, shared_tree = jax.tree.flatten(first.shared)
     once, places = pipeline.shared_once(shared_leaves)
     _, pull = jax.vjp(lambda compute: jax.tree.leaves(entered(compute, rows, rng).shared), compute)
+    # `out_nzs` tells which outputs have a tangent, that is, depend on `compute`.
     moved, fixed = [i for i in once if pull.out_nzs[i]], [i for i in once if not pull.out_nzs[i]]
     places = [(moved + fixed).index(once[k]) for k in places]
 
@@ -105,6 +106,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     still = _without_gradient(of_layers, compute)
 
     def weights(compute):
+        # Floats without a gradient go as integers (`_without_gradient`), and `run` turns them back.
         kinds = iter(still)
         bits = jax.tree.map(lambda a: _bits(a) if next(kinds) else a, of_layers(compute))
         return tuple(map(jax.tree.leaves, bits))

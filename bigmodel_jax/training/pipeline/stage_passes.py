@@ -61,6 +61,7 @@ def backward(job: Job, microbatch, round_, layered, closed, kept, d_x, d_ys) -> 
     """A stage's backward pass: cotangents of weights, of `closed`, of x and of `shared`."""
     layered = _of_round(job, microbatch, round_, layered)
     pull = _vjp(job, layered, closed, *kept)[1] if job.remat else kept
+    # The residuals have gaps in place of the weights (`saveable_args`), which are filled here.
     pull.args_res[:2] = floats(layered), floats(closed)
     return pull((d_x, d_ys))
 
