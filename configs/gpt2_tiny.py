@@ -12,12 +12,8 @@ from configs import lm_tiny
 
 
 def get_config() -> Config:
-    base = lm_tiny.get_config()
-    return dataclasses.replace(
-        base,
-        model=GPT2Config(
-            vocab_size=lm_tiny.VOCAB_SIZE, num_layers=2, embed_dim=192, num_heads=4, max_seq_len=256, init_std=0.06
-        ),
-        optim=dataclasses.replace(base.optim, warmup_steps=20),
-        train=dataclasses.replace(base.train, steps=80),
+    model = GPT2Config(
+        vocab_size=lm_tiny.VOCAB_SIZE, num_layers=2, embed_dim=192, num_heads=4, max_seq_len=256, init_std=0.06
     )
+    config = lm_tiny.short(model)
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=20))

@@ -39,14 +39,17 @@ def get_config() -> Config:
             tokenizer=TokenizerConfig(vocab_size=VOCAB_SIZE),
             seq_len=128,
         ),
-        optim=OptimConfig(lr=6e-3, betas=(0.9, 0.98), warmup_steps=100, weight_decay=0.1, final_lr_ratio=0.0),
+        # Found by lm_tiny_sweep.py, on the first half of the validation addresses.
+        optim=OptimConfig(
+            name="muon", lr=8.5e-3, betas=(0.9, 0.99), warmup_steps=100, weight_decay=0.4, final_lr_ratio=0.0
+        ),
         train=TrainConfig(steps=900, batch_size=8),
         eval=EvalConfig(batch_size=32, sample=SampleConfig(prompt="My fellow Americans,", max_tokens=100)),
     )
 
 
 def short(model: ModelConfig, steps: int = 80) -> Config:
-    """The same run with another decoder and few steps."""
+    """A short run of another decoder on the same data, with AdamW."""
     base = get_config()
-    optim, train = dataclasses.replace(base.optim, warmup_steps=10), dataclasses.replace(base.train, steps=steps)
-    return dataclasses.replace(base, model=model, optim=optim, train=train)
+    optim = OptimConfig(lr=6e-3, betas=(0.9, 0.98), warmup_steps=10, weight_decay=0.1, final_lr_ratio=0.0)
+    return dataclasses.replace(base, model=model, optim=optim, train=dataclasses.replace(base.train, steps=steps))
