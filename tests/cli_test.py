@@ -170,6 +170,22 @@ def test_a_verb_without_its_config_shows_its_help_and_what_is_missing(capsys):
     assert said.err.startswith("error: train: ")
 
 
+def test_words_between_colons_are_printed_as_they_are(capsys):
+    """Rich makes a picture of `:cat:` unless each console is told not to."""
+    cli.main(["prune", "--help"])
+    assert "another N:M: N of" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main([":cat:"])
+    assert "verb ':cat:' is unknown" in capsys.readouterr().err
+    consoles = [
+        call
+        for path in (ROOT / "bigmodel_jax").rglob("*.py")
+        for call in re.findall(r"(?<!\w)Console\([^)]*\)", path.read_text())
+    ]
+    assert consoles
+    assert [call for call in consoles if "emoji=False" not in call] == []
+
+
 def test_the_data_verb_shows_both_splits(capsys, tmp_path):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.txt").write_text("one sentence of a text. " * 20)

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 SECTION = PAGE.partition("## Ten commands")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"```\n(.*?)\n```", SECTION, re.DOTALL)
+BLOCKS = re.findall(r"^```\n(.*?)\n```$", re.sub(r"^```text\n.*?^```$", "", SECTION, flags=re.M | re.S), re.M | re.S)
 NEEDS = "# needs a Docker daemon\n"
 COMMANDS = [block.removeprefix(NEEDS) for block in BLOCKS]
 OURS = {

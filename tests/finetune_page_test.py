@@ -39,6 +39,7 @@ def test_the_ten_commands_do_what_the_page_says(tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         said.append(done.stdout)
     before, after = said[3], said[6]
-    assert before != after
+    assert f"```text\n{before}```" in SECTION
+    assert f"```text\n{after}```" in SECTION
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     assert (tmp_path / "exported" / "mine" / "model.safetensors").is_file()

@@ -31,7 +31,7 @@ def _counts(rows: Rows) -> dict:
 
 def show(cfg: DataConfig, console: Console | None = None) -> None:
     """Print a page about the data, 100 columns wide."""
-    console = console or Console(width=WIDTH, highlight=False)
+    console = console or Console(emoji=False, width=WIDTH, highlight=False)
     origin = f" from {cfg.source.short_name()}" if hasattr(cfg, "source") else ""
     console.print(Rule(f"[bold]{type(cfg).__name__}[/]{origin}", align="left"))
     splits = {split: cfg.open(split) for split in SPLITS}

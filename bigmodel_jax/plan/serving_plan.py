@@ -60,7 +60,7 @@ def describe(server: Server, topology: Topology, *, name: str) -> dict:
         "model": type(config.model).__name__.removesuffix("Config"),
         "parameters": params.count(config.make_model().spec),
         "serving": dataclasses.asdict(serving) | {"prompt": serving.unpadded},
-        "weights": serving.weights or config.precision.compute,
+        "weights": stored_as(config, serving),
         "compute": config.precision.compute,
         "fits": server.fits(topology),
         "refused": " ".join(server.refused.split())[:400],
@@ -68,6 +68,14 @@ def describe(server: Server, topology: Topology, *, name: str) -> dict:
         "compile": {name: _compile_facts(one) for name, one in server.programs.items()},
         "config": config_file.to_json(config),
     }
+
+
+def stored_as(config: Config, serving: Serving) -> str:
+    """How the server's weights are stored: as `--weights` says, or as the run stores them."""
+    kind = config.quantize.kind
+    if serving.weights or kind == "none" or config.quantize.aware:
+        return serving.weights or config.precision.compute
+    return f"{kind}, as the run stores them"
 
 
 def _compile_facts(one: Compiled) -> dict:

@@ -27,7 +27,7 @@ def counting(total: int, text: str, console: Console | None = None) -> Iterator[
         Rate("{task.speed:.1f}/s", markup=False),
         TimeRemainingColumn(),
     )
-    console = console or Console(stderr=True)
+    console = console or Console(emoji=False, stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(text, total=total)
         yield lambda: bar.advance(task)

@@ -34,8 +34,15 @@ OWN = (
     Metric("wall_seconds", "Training time"),
     Metric("step", "Steps", form="{:,.0f}"),
 )
+
+
+def _elapsed(seconds: float) -> str:
+    """A time as m:ss, or with a unit if it is shorter than a minute."""
+    return clock(seconds) if seconds >= 60 else duration(seconds)
+
+
 # Functions that write values which a format string cannot write.
-WRITTEN = {"tokens_per_second": short, "wall_seconds": clock, "step_seconds": duration}
+WRITTEN = {"tokens_per_second": short, "wall_seconds": _elapsed, "step_seconds": duration}
 Known = dict[str, Metric]  # by the key under which a number is recorded: "eval/accuracy"
 
 

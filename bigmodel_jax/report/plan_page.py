@@ -49,7 +49,7 @@ def _header(plan: dict) -> str:
     slices = f"{plan['slices']} x " if plan["slices"] > 1 else ""
     items = [
         f"<b>{escape(slices + plan['topology'])}</b>",
-        f"<b>{plan['chips']:,}</b> chips",
+        f"<b>{plan['chips']:,}</b> chip{'s' * (plan['chips'] != 1)}",
         f"mesh {escape(plan_parts.mesh_text(plan['mesh']))}",
         f"{escape(plan['model'])}, <b>{short(plan['parameters'])}</b> parameters",
         f"{plan['tokens_per_step']:,} tokens a step",

@@ -83,7 +83,7 @@ class Progress:
         enabled: bool = True,
         unit: str = "tokens",
     ):
-        self._console = console or Console()
+        self._console = console or Console(emoji=False)
         self._total, self._step, self._unit, self._enabled = total_steps, start_step, unit, enabled
         self._values: dict[str, Any] = {}
         self._bar = self._make_bar() if enabled and self._console.is_terminal else None

@@ -59,7 +59,7 @@ def _header(plan: dict) -> str:
     serving = plan["serving"]
     items = [
         f"<b>{escape(plan['topology'])}</b>",
-        f"<b>{plan['chips']:,}</b> chips",
+        f"<b>{plan['chips']:,}</b> chip{'s' * (plan['chips'] != 1)}",
         f"mesh {escape(plan_parts.mesh_text(plan['mesh']))}",
         f"{escape(plan['model'])}, <b>{short(plan['parameters'])}</b> parameters in {escape(plan['weights'])}",
         f"<b>{serving['slots']:,}</b> slots of {serving['length']:,} tokens",

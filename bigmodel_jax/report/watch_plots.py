@@ -76,7 +76,8 @@ def heat_maps(name: str, run: Run, theme: Theme):
     else:
         low = values.min(initial=np.inf) if name == "attention_entropy" else 0.0
         norm = Normalize(low, max(values.max(initial=0), low + 1e-9))
-    heights = [0.45 + 0.13 * min(MOST_ROWS, max(len(panel[1]), 3)) for panel in found.values()]
+    rows = [min(MOST_ROWS, max(len(panel[1]), 3)) for panel in found.values()]
+    heights = [0.45 + max(0.13 * count, 0.2 * min(count, 8)) for count in rows]
     figure = Figure(figsize=(6, 1.1 + sum(heights)))
     axes = figure.subplots(len(found), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     figure.suptitle(NORMS.get(name) or ALONE[name], x=0.01, ha="left", fontsize=13, weight="bold")
@@ -101,11 +102,11 @@ def _panel(ax, theme: Theme, panel: Panel, norm, title: str):
     edges = np.concatenate([[2 * steps[0] - middle[0]], middle, [2 * steps[-1] - middle[-1]]])
     mesh = ax.pcolormesh(edges, np.arange(len(values) + 1), values, norm=norm, cmap="viridis", rasterized=True)
     every = -(-len(names) // 8)
-    ax.set_yticks(np.arange(len(names))[::every] + 0.5, names[::every], fontsize=9)
+    ax.set_yticks(np.arange(len(names))[::every] + 0.5, names[::every], fontsize=11)
     ax.invert_yaxis()
     ax.grid(visible=False)
     if title:
-        ax.set_title(title, loc="left", fontsize=10, color=theme.muted, pad=3)
+        ax.set_title(title, loc="left", fontsize=11, color=theme.muted, pad=3)
     return mesh
 
 

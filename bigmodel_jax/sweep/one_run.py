@@ -34,7 +34,7 @@ def trained(
 
     Returns (the metric of its last evaluation, ""), or (None, the reason in one line).
     """
-    quiet = Stages(Console(quiet=True))
+    quiet = Stages(Console(emoji=False, quiet=True))
     try:
         run.train(config, folder, quiet, source=source, programs=programs, judge=judge, page=False)
         value = _last(folder, metric)

@@ -288,7 +288,7 @@ class Run:
         scalars |= {f"eval/{k}": v for k, v in self.baselines.so_far().items()} if whole else {}
         self.writers.write(step, scalars)
         shown = {k.removeprefix("eval/"): v for k, v in scalars.items() if isinstance(v, float)}
-        self.progress.message(f"step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+        self.progress.message(f"evaluation at step {step:,}  " + "  ".join(f"{k} {v:.4g}" for k, v in shown.items()))
         return scalars
 
     def save(self, step: int, state: TrainState, scalars: dict[str, float], *, locally: bool = False) -> None:

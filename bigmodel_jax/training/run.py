@@ -61,7 +61,7 @@ def train(
     A user's mistake raises a one-line ValueError or OSError; earlier saves stay. If there are
     several processes, all train, and only the first one writes and prints.
     """
-    stages = stages or Stages(Console(quiet=not processes.first()))
+    stages = stages or Stages(Console(emoji=False, quiet=not processes.first()))
     console = stages.console
     validate(config, jax.device_count())
     check_processes(config)

@@ -128,7 +128,7 @@ def parse_job(own: OfJob, verb: str, args: Sequence[str]):
 
 def say(text: str) -> None:
     """Prints a line as it is, without markup, colours or line breaks of its own."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(emoji=False, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def run_dir_of(target: Path) -> Path:

@@ -94,7 +94,7 @@ def _print(title: str, heads: Sequence[str], rows: list[list[str]]) -> None:
         found.add_column(name, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         found.add_row(*row)
-    Console(soft_wrap=True).print(found)
+    Console(emoji=False, soft_wrap=True).print(found)
 
 
 def _asked(given: Quantize):
@@ -108,7 +108,7 @@ def _bar(what: str):
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
     def run(iterable, total: int):
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=Console(emoji=False, stderr=True), transient=True) as bar:
             yield from bar.track(iterable, total, description=what)
 
     return run

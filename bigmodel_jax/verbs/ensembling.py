@@ -62,7 +62,7 @@ def ensemble(args: Sequence[str]) -> None:
     if given.json:
         print(json.dumps(record))
     else:
-        Console().print(_table(record))
+        Console(emoji=False).print(_table(record))
         print(page)
 
 

@@ -32,7 +32,7 @@ def explain(args: Sequence[str]) -> None:
     target, options = one_target("explain", args, "RUN")
     given = parse(Explain(), options, prog=f"launch.py explain {target}")
     check_local("explain: --output", given.output)
-    with Console(stderr=True, quiet=asks_for_help(args)).status("Explaining ..."):
+    with Console(emoji=False, stderr=True, quiet=asks_for_help(args)).status("Explaining ..."):
         print(mirror.address(_page(target, given)))
 
 

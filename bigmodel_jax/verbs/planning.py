@@ -86,7 +86,7 @@ def _serve(given: Plan, target: Path) -> None:
         raise ValueError(f"--{wrong[0]} belongs to a plan of training; leave it out with --serve {given.serve}")
     if given.failures != Failures():
         raise ValueError(f"--mtbf belongs to a plan of training; leave it out with --serve {given.serve}")
-    topology, name, console = topologies.parse(given.serve, option="--serve"), _name(target), Console()
+    topology, name, console = topologies.parse(given.serve, option="--serve"), _name(target), Console(emoji=False)
     config = serving_compile.with_layout(given.config, topology)
     topologies.check_mesh(config.parallel, topology)
     check_paths(config)
@@ -111,7 +111,7 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
     """Plans one layout of a training run."""
     from bigmodel_jax.plan import estimate, screen
 
-    console = Console()
+    console = Console(emoji=False)
     prices = local("plan: --prices", given.prices) if given.prices else estimate.PRICES
     with console.status("") as status:
         found = estimate.make_plan(
@@ -135,7 +135,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
     from bigmodel_jax.plan.topology import check_installed
     from bigmodel_jax.training import epochs
 
-    console = Console()
+    console = Console(emoji=False)
     prices = estimate.read_prices(local("plan: --prices", given.prices) if given.prices else estimate.PRICES, topology)
     check_installed(topology)
 

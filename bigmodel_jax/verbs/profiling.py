@@ -31,7 +31,7 @@ def profile(args: Sequence[str]) -> None:
     went.
     """
     began = time.time()
-    with Stages(Console(quiet=asks_for_help(args))) as stages:
+    with Stages(Console(emoji=False, quiet=asks_for_help(args))) as stages:
         stages.begin("Importing packages")
         target, options = one_target("profile", args)
         given, run_dir = parse_config(Profile(), target, options, "profile")
@@ -53,7 +53,7 @@ def profile(args: Sequence[str]) -> None:
         raise ValueError(f"profile: {run_dir / 'log.txt'} says why there is no profile")
     for name, shown in (("kinds", len(found["kinds"])), ("modules", SHOWN)):
         _print(found, name, shown)
-    Console().print(profile_page.roofline_note(found), highlight=False)
+    Console(emoji=False).print(profile_page.roofline_note(found), highlight=False)
 
 
 def _config(given: Profile, run_dir: Path):
@@ -91,7 +91,7 @@ def _print(found: dict, name: str, shown: int) -> None:
         table.add_column(head, justify="right")
     for row in profile_page.rows(found, name)[:shown]:
         table.add_row(*row)
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 VERBS = {

@@ -61,14 +61,14 @@ def prune(args: Sequence[str]) -> None:
     same = {
         name: getattr(given, name) for name in ("kind", "pattern", "targets", "heal", "lr", "calibration", "metric")
     }
-    with Stages(Console(stderr=True)) as stages:
+    with Stages(Console(emoji=False, stderr=True)) as stages:
         record = prune_run(config, run_dir, folder, Asked(sparsities=sparsities, which=given.step, **same), stages)
     page = build_prune_page(record, folder / "prune.html")
     files.replace(folder / "prune.json", json.dumps(record, indent=1) + "\n")
     if given.json:
         print(json.dumps(record))
     else:
-        Console().print(_table(record))
+        Console(emoji=False).print(_table(record))
         print(page)
 
 

@@ -58,7 +58,9 @@ def scale(args: Sequence[str]) -> None:
     points += planned_points(config, machines, parsed.layouts, parsed.mode)
     name = run_dir_of(target)
     run_dir = local("scale: --run_dir", parsed.run_dir) if parsed.run_dir else name.with_name(f"{name.name}-scale")
-    page = run(points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console())
+    page = run(
+        points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console(emoji=False)
+    )
     print(page)
 
 

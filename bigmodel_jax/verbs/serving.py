@@ -35,7 +35,7 @@ def serve(args: Sequence[str]) -> None:
     runtime.keep_programs()
     from bigmodel_jax.serve import server
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     server.serve(config, run_dir, given.options, given.step, given.name, lambda text: console.print(text, markup=False))
 
 

@@ -44,7 +44,7 @@ def find_rate(args: Sequence[str]) -> None:
     from bigmodel_jax.sweep import rate_finder
 
     span = rate_finder.Span(given.lowest, given.highest, given.steps)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     found = rate_finder.find_rate(given.config, span, run_dir, console, str(target))
     for text in rate_finder.lines(found):
         console.print(text, markup=False)

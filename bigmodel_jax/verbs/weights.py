@@ -38,7 +38,7 @@ def import_(args: Sequence[str]) -> None:
     if adapters != bool(parsed.base):
         missing = "holds adapters: --base RUN says on which run's weights" if adapters else "holds no adapters"
         raise ValueError(f"import: --base = {parsed.base!r}: {str(target)!r} {missing}")
-    with Console(stderr=True).status(f"Importing {target} ..."):
+    with Console(emoji=False, stderr=True).status(f"Importing {target} ..."):
         config = _read(target, run_dir, parsed)
     spec = config.make_model().spec
     print(f"{run_dir}: {type(config.model).__name__.removesuffix('Config')} of {_said(spec)}, {parsed.dtype}")
@@ -92,7 +92,7 @@ def export(args: Sequence[str]) -> None:
     config, run_dir = run_folder.load(run), run_dir_of(run)
     given = {name: getattr(parsed, name) for name in ("dtype", "kind", "adapter", "batch", "length")}
     given = {name: value for name, value in given.items() if value}
-    with Console(stderr=True).status(f"Exporting {run} ..."):
+    with Console(emoji=False, stderr=True).status(f"Exporting {run} ..."):
         written = formats.export(config, run_dir, folder, "peft" if parsed.peft else name, parsed.step, given)
     print(f"{targets[1]}: {written.said}")
 

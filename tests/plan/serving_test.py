@@ -138,6 +138,14 @@ def test_a_model_without_a_cache_is_refused(capsys, monkeypatch):
     assert "--serve: ViTConfig has no decode cache, so it cannot generate" in capsys.readouterr().err
 
 
+def test_the_screen_names_the_kind_in_which_a_quantised_run_stores_its_weights():
+    config = config_file.load(ROOT / "configs" / "lm_tiny.py")
+    small = config_file.load(ROOT / "configs" / "lm_tiny.py", ["--quantize.kind", "int4"])
+    assert serving_plan.stored_as(config, Serving()) == "float32"
+    assert serving_plan.stored_as(config, Serving(weights="int8")) == "int8"
+    assert serving_plan.stored_as(small, Serving()) == "int4, as the run stores them"
+
+
 @pytest.mark.parametrize(
     ("machine", "model", "sizes"),
     [

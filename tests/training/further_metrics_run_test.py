@@ -35,7 +35,7 @@ ARGS = ("--data.group_by", "town", "--eval.baselines", "False", "--report.tensor
 def test_ones_own_metric_and_groups_are_everywhere_without_another_line(people, capsys):
     cli.main(["train", str(EXAMPLE), "--run_dir", "run", *ARGS])
     shown = capsys.readouterr().out
-    assert re.search(r"step 20 .*brier 0\.\d+ .*mean_iou 0\.\d+", shown.replace("\n", " ")), shown
+    assert re.search(r"evaluation at step 20 .*brier 0\.\d+ .*mean_iou 0\.\d+", shown.replace("\n", " ")), shown
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     last = [r for r in records if "eval/brier" in r][-1]
     lines = {(metric, group): rest for metric, group, *rest in last["eval/groups"]}

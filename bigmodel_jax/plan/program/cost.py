@@ -119,7 +119,7 @@ def _stated(one: Instruction, clock: float) -> float:
 def _label(one: Instruction, line: Callable[[int], str]) -> str:
     """The operation, the model's source line, and the pass (recomputed or backward)."""
     frame = re.search(r"stack_frame_id=(\d+)", one.rest)
-    name = one.op_name.rpartition("/")[2] or one.name.rstrip(".0123456789")
+    name = one.op_name.rpartition("/")[2].replace("\\'", "'") or one.name.rstrip(".0123456789")
     # JAX marks recomputed operations by "rematted" and backward ones by "transpose(".
     again = "recomputed" if "rematted" in one.op_name else "backward" if "transpose(" in one.op_name else ""
     return ", ".join(filter(None, (name, line(int(frame[1])) if frame else "", again)))
