@@ -118,11 +118,8 @@ def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") ->
 
 def check_continues(objective: Objective, asked: str) -> None:
     """Raises ValueError where a run of `objective` writes no texts; `asked` begins the message."""
-    if not objective.continues_texts:
-        raise ValueError(
-            f"{asked}: a run of {type(objective).__name__} continues no texts; `train` draws its images at the end "
-            "(objective.pictures)"
-        )
+    if instead := objective.instead_of_texts:
+        raise ValueError(f"{asked}: a run of {type(objective).__name__} continues no texts; {instead}")
 
 
 def check_sample(
