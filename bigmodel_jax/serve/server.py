@@ -50,7 +50,7 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            # The bytes began no request: they belong to a head, or to the body of an answered request.
+            # The bytes began no request: they are part of a head, or of an answered request.
             if self.cycle and self.cycle.response_complete and self._watched is not self.cycle:
                 self._watch_head()
 
@@ -72,7 +72,8 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
 
         def timeout_keep_alive_handler(self) -> None:
             super().timeout_keep_alive_handler()
-            self.loop.call_later(seconds, self.transport.abort)  # `close` waits for a client that takes nothing
+            # `close` alone would wait for a client that takes nothing.
+            self.loop.call_later(seconds, self.transport.abort)
 
     return Timed
 
