@@ -18,6 +18,8 @@ from bigmodel_jax.data.tabular import TabularData
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models import MODELS, BertConfig, DiTConfig, LinearConfig, MLPConfig, TextToImageConfig
 from bigmodel_jax.objectives import Classification, Diffusion, NextToken, Objective
+from bigmodel_jax.serve import others
+from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.served import Served, open_served
 from servers import OPTIONS, running, tiny_served
 
@@ -125,11 +127,18 @@ def test_rows_of_numbers_are_classified_as_they_were_scaled_in_training(tmp_path
         assert wrong == "input has rows of [2] numbers; the model reads 3"
         for fields, said in (
             ({"input": [[1e39, 0, 0]]}, "input has a number that float32 does not hold"),
-            ({"input": [[3e38, 3e38, 3e38]]}, "input: the model's output for it is not finite"),
             ({"input": rows, "image": "x"}, "image is given, which tiny does not read; it reads features"),
         ):
             wrong = server.post("/classify", model="tiny", **fields)
             assert (wrong.status_code, wrong.json()["error"]["message"]) == (400, said)
+
+
+def test_an_output_that_is_not_finite_is_refused(tmp_path):
+    config = Config(LinearConfig(feature_shape=(3,), num_outputs=2), Classification(), TabularData())
+    served = served_of(config, tmp_path)
+    served.weights["tiny"] = jax.tree.map(lambda x: x + np.nan, served.weights["tiny"])
+    with pytest.raises(Refused, match="the model's output for it is not finite"):
+        others.classes(served, others.Class(input=((1.0, 2.0, 3.0),)))()
 
 
 @pytest.mark.slow
