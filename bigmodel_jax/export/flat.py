@@ -57,8 +57,9 @@ def program(name: str, subject: Subject, sizes: Sizes, config: Config) -> Progra
     if name == "forward":
         return programs.forward(subject, sizes, config.data.row(), BESIDE | {"positions": "tokens"})
     if name == "prefill":
-        return programs.prefill(subject, sizes)
-    prefill = programs.prefill(subject, sizes._replace(length=1))  # the cache's shapes do not depend on the length
+        return programs.prefill(subject, sizes, config.data.row())
+    # The cache's shapes do not depend on the length.
+    prefill = programs.prefill(subject, sizes._replace(length=1), config.data.row())
     left = jax.eval_shape(prefill.fn, *prefill.arguments.values())
     return programs.decode(subject, sizes, left["cache"])
 

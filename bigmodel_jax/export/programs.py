@@ -24,7 +24,9 @@ Table = dict[str, Any]
 # Optional input of a model -> the required input that has the same shape. Positions are not listed,
 # because the program computes them for whole texts.
 BESIDE = {"segment_ids": "tokens", "token_types": "tokens", "encoder_segment_ids": "encoder_tokens"}
-INTEGERS = {"tokens", "encoder_tokens", "label"}
+INTEGERS = {"tokens", "encoder_tokens", "label", "prefix"}
+TEXTS = {"tokens", "prefix", "encoder_tokens"}  # inputs with one number per token, whose length may stay open
+STATES = {"text_states": "text_dim"}  # inputs with one vector per token -> the config's field with its width
 
 
 class Sizes(NamedTuple):
@@ -69,7 +71,9 @@ def forward(subject: Subject, sizes: Sizes, row: Mapping[str, Field], beside: Ma
     # The model is traced once to find out which optional inputs it reads.
     found = _Reads(batch)
     jax.eval_shape(lambda weights: fn(weights, found), abstract(subject.weights))
-    more = {name: _like(batch[of], jnp.int32) for name, of in beside.items() if name in found.names and of in batch}
+    states = [batch[name] for name in STATES if name in batch]
+    texts = batch | ({"tokens": states[0]} if states else {})
+    more = {name: _places(texts[of]) for name, of in beside.items() if name in found.names and of in texts}
     if "hidden" in found.names:
         more["hidden"] = jax.ShapeDtypeStruct((sizes.batch,), jnp.bool_)
     if "ngrams" in found.names and "ngrams" in row:
@@ -95,13 +99,16 @@ class _Reads(dict):
         return super().__contains__(name)
 
 
-def _like(x: jax.ShapeDtypeStruct, dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, dtype)
+def _places(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """One integer for each token of an input (B, T) or (B, T, D)."""
+    return jax.ShapeDtypeStruct(x.shape[:2], jnp.int32)
 
 
 def _input(subject: Subject, name: str, shape: tuple | None, sizes: Sizes, row: Mapping[str, Field]) -> Any:
-    if shape is None and name in ("tokens", "encoder_tokens"):
+    if shape is None and name in TEXTS:
         shape = (sizes.source if name == "encoder_tokens" else sizes.length,)
+    elif shape is None and name in STATES and name not in row:
+        shape = (sizes.length, getattr(subject.config, STATES[name]))
     elif shape is None:
         shape = row[name].shape if name in row else None
         if shape is None:
@@ -111,17 +118,19 @@ def _input(subject: Subject, name: str, shape: tuple | None, sizes: Sizes, row: 
     return jax.ShapeDtypeStruct((sizes.batch, *shape), dtype)
 
 
-def prefill(subject: Subject, sizes: Sizes) -> Program:
+def prefill(subject: Subject, sizes: Sizes, row: Mapping[str, Field]) -> Program:
     """(weights, batch, cache) -> {"logits": (B, V) at the last position, "cache": with the
     prompts}.
 
-    Prompts are padded on the left with segment 0. The prompts of an encoder-decoder go to its
-    encoder.
+    Prompts are padded on the left with segment 0. They go to the encoder where it reads texts. What
+    a model reads beside texts, such as an image or a recording, is in the batch too. row: as in
+    `forward`.
     """
-    starts = subject.model.decoder_starts
+    reads, starts = subject.config.inputs(), _starts(subject)
     names = ("encoder_tokens", "encoder_segment_ids") if starts else ("tokens", "positions", "segment_ids")
     length = sizes.source if starts else sizes.length
     batch = {name: jax.ShapeDtypeStruct((sizes.batch, length), jnp.int32) for name in names}
+    batch |= {name: _input(subject, name, shape, sizes, row) for name, shape in reads.items() if name not in TEXTS}
     declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
 
     def fn(weights: Table, batch: Table, cache: Table) -> Table:
@@ -137,12 +146,17 @@ def prefill(subject: Subject, sizes: Sizes) -> Program:
     return Program(fn, {"weights": abstract(subject.weights), "batch": batch, "cache": cache})
 
 
+def _starts(subject: Subject) -> tuple[int, ...]:
+    """The tokens with which a decoder begins whose encoder reads the prompt; else ()."""
+    return subject.model.decoder_starts if "encoder_tokens" in subject.config.inputs() else ()
+
+
 def decode(subject: Subject, sizes: Sizes, cache: Mapping[str, Any]) -> Program:
     """Like `prefill`, with one token per row (B, 1). cache: the arrays that `prefill` returns.
 
     The positions of an encoder-decoder count from its last start token, which has position 0.
     """
-    before = max(len(subject.model.decoder_starts) - 1, 0)
+    before = max(len(_starts(subject)) - 1, 0)
     batch = {name: jax.ShapeDtypeStruct((sizes.batch, 1), jnp.int32) for name in ("tokens", "positions", "segment_ids")}
     declared = subject.model.make_cache(sizes.batch, sizes.columns, cache_dtype(subject.weights))
 

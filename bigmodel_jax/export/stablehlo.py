@@ -53,7 +53,7 @@ def write(
     row = config.data.row()
     about = {"forward": save("forward", lambda sizes: programs.forward(subject, sizes, row))}
     if subject.model.make_cache is not None:
-        about["prefill"] = save("prefill", lambda sizes: programs.prefill(subject, sizes))
+        about["prefill"] = save("prefill", lambda sizes: programs.prefill(subject, sizes, row))
         # The cache that decode takes has the shapes that prefill returns.
         cache = about["prefill"]["results"]["cache"]
         about["decode"] = save("decode", lambda sizes: programs.decode(subject, sizes, _parsed(cache, sizes)))

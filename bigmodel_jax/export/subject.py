@@ -45,7 +45,7 @@ def open_subject(
 ) -> Subject:
     """One checkpoint's model and weights in `dtype`; which, adapter: as in `load_weights`."""
     plain = dataclasses.replace(config, model=portable(unpadded(config.model)), adapters=AdapterConfig())
-    model, mesh = plain.make_model(), sharding.make_mesh(config.parallel)
+    model, mesh = without_aids(plain), sharding.make_mesh(config.parallel)
     tree, step = load_weights(config, run_dir, mesh, which, adapter=adapter)
     flat = params.paths(merged(config, tree, mesh))
     weights = {}
@@ -56,16 +56,24 @@ def open_subject(
     return Subject(plain.model, model, weights, step)
 
 
-def check_answers(config: Config, option: str) -> None:
-    """Raises a ValueError of one line where the objective has a trained head of its own.
+def without_aids(config: Config) -> Model:
+    """The model without the objective's parameters that only training reads, such as a teacher.
 
-    The programs hold the model alone, so they would not give the run's answer.
+    The head that makes the answer stays.
     """
-    kept = config.objective.parameters(config.model)
-    heads = [path for path, p in params.paths(kept).items() if p.kind == "trained"]
-    if heads:
+    model, objective = config.make_model(), config.objective
+    aids = objective.parameters(config.model).keys() - {objective.answers_by}
+    return model._replace(spec={name: branch for name, branch in model.spec.items() if name not in aids})
+
+
+def check_answers(config: Config, option: str) -> None:
+    """Raises a ValueError of one line where a head of the objective's own makes the run's answer.
+
+    The programs hold the model alone, so they would not give that answer.
+    """
+    if head := config.objective.answers_by:
         raise ValueError(
-            f"{option}: {type(config.objective).__name__} computes its answer by a head of its own ({', '.join(heads)}), "
+            f"{option}: {type(config.objective).__name__} computes its answer by a head of its own ({head}), "
             "which the model's programs do not hold; --format huggingface or orbax writes it"
         )
 

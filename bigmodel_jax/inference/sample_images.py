@@ -29,13 +29,13 @@ def sample_images(
     noise: of that shape. conditions: labels or texts, with B rows each. The samplers add no noise,
     so the same noise gives the same images.
     """
-    run = _compiled(model.apply, objective, cfg)
-    return np.asarray(run(params, conditions, noise))
+    run = _compiled(model.apply, objective, cfg.steps)
+    return np.asarray(run(params, conditions, noise, np.float32(cfg.guidance)))
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(apply, objective: Denoising, cfg: ImageSampleConfig):
-    return jax.jit(functools.partial(_sample, apply, objective, cfg))
+def _compiled(apply, objective: Denoising, steps: int):
+    return jax.jit(functools.partial(_sample, apply, objective, steps))
 
 
 def schedule(objective: Diffusion, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -69,15 +69,15 @@ def ddim(noise_in, objective: Diffusion, steps: int, x: jax.Array) -> jax.Array:
 SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddim": ddim, "euler": euler, "heun": heun}
 
 
-def _sample(apply, objective, cfg, params, conditions, noise):
+def _sample(apply, objective, steps, params, conditions, noise, guidance):
     def predict(x, timestep):
-        return guided(apply, params, conditions, x, timestep, cfg.guidance)
+        return guided(apply, params, conditions, x, timestep, guidance)
 
-    x = SAMPLERS[objective.sampler](predict, objective, cfg.steps, jnp.asarray(noise, jnp.float32))
+    x = SAMPLERS[objective.sampler](predict, objective, steps, jnp.asarray(noise, jnp.float32))
     return objective.pictures(params, x)
 
 
-def guided(apply, params, conditions: dict, x: jax.Array, timestep: jax.Array, guidance: float) -> jax.Array:
+def guided(apply, params, conditions: dict, x: jax.Array, timestep: jax.Array, guidance: Any) -> jax.Array:
     """The guided prediction for x (B, H, W, C): unconditional + guidance * (conditional -
     unconditional)."""
     rows, channels = len(x), x.shape[-1]

@@ -8,6 +8,11 @@ import numpy as np
 
 from bigmodel_jax.config import SampleConfig
 
+# Logits divided by less than this exceed float32. A temperature below it means the likeliest token.
+COLDEST = 1e-6
+# float32 has no smaller shares on every device. The likeliest token alone stays with this one.
+LEAST_SHARE = 1e-7
+
 
 def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
     """Next tokens (B,) from logits (B, V): temperature, then top k, then top p.
@@ -16,7 +21,7 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
     smallest set of tokens with that probability (nucleus sampling: Holtzman et al.,
     arXiv:1904.09751).
     """
-    if cfg.temperature == 0:
+    if cfg.temperature < COLDEST:
         return likeliest(logits)
     logits = logits.astype(jnp.float32) / cfg.temperature
     if 0 < cfg.top_k < logits.shape[-1]:
@@ -28,7 +33,7 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
         probs = jax.nn.softmax(ordered, axis=-1)
         # A token stays if the likelier ones together have less than top_p, so the likeliest always
         # stays.
-        keep = jnp.cumsum(probs, axis=-1) - probs < cfg.top_p
+        keep = jnp.cumsum(probs, axis=-1) - probs < max(cfg.top_p, LEAST_SHARE)
         least = jnp.min(jnp.where(keep, ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
@@ -50,7 +55,8 @@ class Settings(NamedTuple):
     @classmethod
     def of(cls, sample: SampleConfig, *, ends: bool = True, tops: bool = False) -> "Settings":
         """Converts a config's sampling settings to those of one row, as scalars."""
-        numbers = (np.float32(sample.temperature), np.int32(sample.top_k), np.float32(sample.top_p))
+        temperature = sample.temperature if sample.temperature >= COLDEST else 0.0
+        numbers = (np.float32(temperature), np.int32(sample.top_k), np.float32(max(sample.top_p, LEAST_SHARE)))
         return cls(*numbers, np.bool_(ends), np.bool_(tops))
 
 

@@ -91,8 +91,10 @@ class Objective:
     "arrays of a row on which the values of `computed` depend"
     computed_with: ClassVar[str] = ""
     "the branch of `parameters` that alone makes the values of `computed`; empty: the whole model makes them"
-    continues_texts: ClassVar[bool] = True
-    "whether the trained model continues a text that a user gives"
+    instead_of_texts: ClassVar[str] = ""
+    "what a run gives that continues no text of a user's; empty: it continues texts"
+    answers_by: ClassVar[str] = ""
+    "the branch of `parameters` that makes the answer; empty: the model's own output is the answer"
     endings: ClassVar[tuple[Any, ...]] = ("text",)
     "what a run produces at its end: names in ENDINGS of training/ending.py, or instances of `Ending`"
 

@@ -28,6 +28,8 @@ class RewardModel(Objective):
     reads = ("weights", "segment_ids")
     causal = True
     texts = 2
+    instead_of_texts = "it scores texts; `export --format huggingface` writes it as a model of one score"
+    answers_by = HEAD
     metrics = (pairs.ACCURACY, held_out_loss("nats per pair", headline=True), *pairs.REWARDS)
 
     center: NonNegative = 0.0

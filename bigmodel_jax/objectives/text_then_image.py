@@ -52,7 +52,7 @@ class TextThenImage(OfPictures):
     endings = ("drawings",)
     computed_from = ("image",)
     computed_with = AUTOENCODER
-    continues_texts = False
+    instead_of_texts = "`train` draws its images at the end (objective.pictures)"
 
     autoencoder: str = ""
     "the folder of a run of a discrete autoencoder, as train.init_from writes it"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import logging
 import time
@@ -20,12 +21,12 @@ from starlette.routing import Route
 from bigmodel_jax.serve import chat, others, tokens
 from bigmodel_jax.serve.answers import Answering
 from bigmodel_jax.serve.body import read_json
-from bigmodel_jax.serve.completions import Completions
+from bigmodel_jax.serve.completions import Completions, prompts_of
 from bigmodel_jax.serve.config import LOOPBACK, ServeConfig
 from bigmodel_jax.serve.document import document
 from bigmodel_jax.serve.metrics import Metrics
 from bigmodel_jax.serve.refused import Refused, error_body
-from bigmodel_jax.serve.requests import Chat, Completion, parse, parse_checked
+from bigmodel_jax.serve.requests import Chat, Completion, Sampled, parse, parse_checked
 from bigmodel_jax.serve.served import Served
 from bigmodel_jax.serve.streams import streamed, until_hangup
 from bigmodel_jax.serve.tools import must_call
@@ -88,20 +89,28 @@ class App:
         return {"id": name, "object": "model", "created": self.served.created, "owned_by": "bigmodel_jax"}
 
     async def completions(self, request: Request) -> Response:
-        asked = parse_checked(Completion, await read_json(request, self.options))
+        asked = await self._parsed(request, parse_checked, Completion)
+        self.served.known_writer(asked.model)
+        prompts = await asyncio.to_thread(prompts_of, self.served, asked.prompt)
         # In a thread: compiling a constraint takes tenths of a second, and the event loop must not
         # wait.
         masks = await asyncio.to_thread(self.served.held_to, asked)
-        answers = Completions(self.served, self.answering, asked, masks)
-        return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
+        return await self._written(request, asked, Completions(self.served, self.answering, asked, prompts, masks))
 
     async def chat(self, request: Request) -> Response:
-        asked = parse_checked(Chat, await read_json(request, self.options))
+        asked = await self._parsed(request, parse_checked, Chat)
         self.served.known_writer(asked.model)
         prompt = await asyncio.to_thread(chat.prompt_of, self.served, asked)
         masks = await asyncio.to_thread(self.served.held_to, asked, must_call(asked.tools, asked.choice))
-        answers = chat.Answers(self.served, self.answering, asked, prompt, masks)
-        return streamed(answers.chunks()) if asked.stream else await until_hangup(request, answers.whole())
+        return await self._written(request, asked, chat.Answers(self.served, self.answering, asked, prompt, masks))
+
+    async def _written(self, request: Request, asked: Sampled, answers: Completions | chat.Answers) -> Response:
+        if asked.stream:
+            return streamed(answers.chunks(), answers.close)
+        return await until_hangup(request, answers.whole())
+
+    async def _parsed(self, request: Request, how: Callable, cls: type) -> Any:
+        return await read_json(request, self.options, functools.partial(how, cls))
 
     async def embeddings(self, request: Request) -> Response:
         return await self._other(request, others.Embedding, others.embeddings)
@@ -123,12 +132,12 @@ class App:
 
     async def _read(self, request: Request, cls: type, answer: Callable) -> Response:
         """Answers a request that needs no device, in a thread."""
-        asked = parse(cls, await read_json(request, self.options))
+        asked = await self._parsed(request, parse, cls)
         return JSONResponse(await asyncio.to_thread(answer, self.served, asked))
 
     async def _other(self, request: Request, cls: type, prepare: Callable) -> Response:
         """Answers a request whose work runs on the engine's thread."""
-        asked = parse(cls, await read_json(request, self.options))
+        asked = await self._parsed(request, parse, cls)
         work = await asyncio.to_thread(prepare, self.served, asked)
         return await until_hangup(request, self.worker.run(work))
 

@@ -4,6 +4,7 @@ valid.
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from starlette.requests import Request
@@ -12,10 +13,11 @@ from bigmodel_jax.serve.config import ServeConfig
 from bigmodel_jax.serve.refused import Refused
 
 MOST_DEPTH = 64  # levels of nested lists and objects
+LONG = 1 << 14  # bytes of a body that a thread reads
 
 
-async def read_json(request: Request, limits: ServeConfig) -> Any:
-    """The body as JSON.
+async def read_json[T](request: Request, limits: ServeConfig, make: Callable[[Any], T]) -> T:
+    """What `make` makes of the body's JSON.
 
     Raises Refused if it is not JSON, too large, too slow or too deeply nested.
     """
@@ -29,12 +31,17 @@ async def read_json(request: Request, limits: ServeConfig) -> Any:
             text = await _read(request, limits.max_body)
     except TimeoutError:
         raise Refused(f"the body took longer than {limits.body_seconds:g} seconds", status=408) from None
+    # To read a body of megabytes takes seconds, in which the event loop must answer others.
+    return await asyncio.to_thread(_made, text, make) if len(text) > LONG else _made(text, make)
+
+
+def _made[T](text: bytes, make: Callable[[Any], T]) -> T:
     try:
         found = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is not JSON ({error})") from None
     check_tree(found)
-    return found
+    return make(found)
 
 
 async def _read(request: Request, most: int) -> bytes:

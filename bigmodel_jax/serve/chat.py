@@ -49,6 +49,10 @@ class Answers:
         self._written = 0
         self._messages = [Message(_parts(served, asked, prompt)) for _ in self._reply.requests]
 
+    def close(self) -> None:
+        """Gives up the texts that are not complete."""
+        self._answering.worker.close(self._reply)
+
     async def chunks(self) -> AsyncIterator[dict]:
         """Yields the streamed chunks in OpenAI's form."""
         begun = set()
@@ -179,7 +183,8 @@ def prompt_of(served: Served, asked: Chat) -> list[int]:
         raise Refused(f"{served.names[0]}'s chat template knows of no tools; leave tools out", "tools")
     shown = list(asked.tools) if asked.choice != "none" else None
     try:
-        return chat_format.prompt(served.template, messages, served.tokenizer, tools=shown)
+        with served.encoder() as tokenizer:
+            return chat_format.prompt(served.template, messages, tokenizer, tools=shown)
     except ValueError as error:
         raise Refused(str(error), "messages") from None
 

@@ -22,13 +22,21 @@ MOST_PROMPTS = 256
 class Completions:
     """The answers to one request, complete (`whole`) or streamed (`chunks`).
 
-    masks: the constraint on the answers, or None.
+    prompts: the token ids of each prompt (`prompts_of`); masks: the constraint on the answers, or
+    None.
     """
 
-    def __init__(self, served: Served, answering: Answering, asked: Completion, masks: Masks | None = None):
+    def __init__(
+        self,
+        served: Served,
+        answering: Answering,
+        asked: Completion,
+        prompts: list[Sequence[int]],
+        masks: Masks | None = None,
+    ):
         self._served, self._answering, self._asked = served, answering, asked
         self._model = served.known_writer(asked.model)
-        self._prompts = _prompts(served, asked.prompt)
+        self._prompts = prompts
         self._spelling = Spelling(served.tokenizer)
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
         self._reply = self._submit(masks)
@@ -49,6 +57,10 @@ class Completions:
         reply = self._answering.worker.submit(self._model, requests)
         self._answering.metrics.prompt_tokens.inc(sum(map(len, self._prompts)))
         return reply
+
+    def close(self) -> None:
+        """Gives up the texts that are not complete."""
+        self._answering.worker.close(self._reply)
 
     async def chunks(self) -> AsyncIterator[dict]:
         """Yields the streamed chunks in OpenAI's form."""
@@ -132,8 +144,8 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _prompts(served: Served, given: Any) -> list[Sequence[int]]:
-    """The token ids of each prompt."""
+def prompts_of(served: Served, given: Any) -> list[Sequence[int]]:
+    """The token ids of each prompt. A long text may take a second."""
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
     if not 1 <= len(given) <= MOST_PROMPTS:

@@ -16,7 +16,8 @@ import numpy as np
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.serve.refused import Refused
 
-MOST_SCHEMA, MOST_REGEX = 32 << 10, 2 << 10  # the longest schema and expression, in characters
+# The longest schema, expression and grammar of tools, in characters.
+MOST_SCHEMA, MOST_REGEX, MOST_GRAMMAR = 32 << 10, 2 << 10, 128 << 10
 LIMITS = {
     "max_items_in_row": 1000,
     "initial_lexer_fuel": 500_000,  # about 10 ms
@@ -92,6 +93,8 @@ class Grammars:
 
     def lark(self, grammar: str, param: str) -> Masks:
         """Masks for texts of a grammar in Lark's notation."""
+        if len(grammar) > MOST_GRAMMAR:
+            raise Refused(f"{param} has {len(grammar)} characters; at most {MOST_GRAMMAR} are allowed", param)
         return self.grammar(lambda kinds: kinds.grammar_from_lark(grammar), param)
 
     def grammar(self, make: Any, param: str) -> Masks:

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
 
 from bigmodel_jax.config import ImageSampleConfig
-from bigmodel_jax.core import params, ranges
-from bigmodel_jax.core.ranges import Count, NonNegative, Range
+from bigmodel_jax.core import ranges
+from bigmodel_jax.core.ranges import Count, Range
 from bigmodel_jax.core.ranges import Seed as JaxSeed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.images import image_text
@@ -27,6 +26,7 @@ from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.served import Served
 
 MOST_INPUTS = 256
+Guidance = Annotated[float, Range("0 or more and at most 1000", 0, 1000)]
 Images = Annotated[int, Range("1 or more and at most 16", 1, 16)]
 Text = str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...]
 
@@ -75,29 +75,31 @@ class Picture:
     n: Images = 1
     seed: JaxSeed = 0
     steps: Count = 50
-    guidance: NonNegative = 3.0
+    guidance: Guidance = 3.0
     response_format: Literal["b64_json"] = "b64_json"
 
 
 def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
     """The work of a checked /v1/embeddings request."""
     name = served.known(asked.model)
-    out = jax.eval_shape(
-        lambda tree, batch: passes.states_of(served.model.apply(tree, batch)),
-        params.abstract(served.model.spec),
-        passes.rows_of([[0]], 1),
-    ) if served.tokenizer else None  # fmt: skip
-    if out is None:
+    if not served.embeds:
         raise Refused(f"{name} gives no embeddings: its model has neither a head over words nor bare states", "model")
     texts = [_tokens(served, one) for one in _listed(asked.input, "input")]
 
     def work() -> dict:
-        found = passes.embed(served.model, served.weights[name], texts, served.config.model.max_seq_len)
+        found = _finite(passes.embed(served.model, served.weights[name], texts, served.config.model.max_seq_len))
         data = [{"object": "embedding", "index": n, "embedding": _encoded(row, asked)} for n, row in enumerate(found)]
         tokens = sum(map(len, texts))
         return {"object": "list", "data": data, "model": name, "usage": usage(tokens, 0)}
 
     return work
+
+
+def _finite(found: np.ndarray) -> np.ndarray:
+    """The model's output itself. Raises Refused where it has numbers that are none."""
+    if not np.isfinite(found).all():
+        raise Refused("input: the model's output for it is not finite", "input")
+    return found
 
 
 def _encoded(row: np.ndarray, asked: Embedding) -> Any:
@@ -130,7 +132,8 @@ def _tokens(served: Served, text: Any) -> list[int]:
     elif served.model.make_cache is not None:
         ids = served.prompt(text)
     else:
-        ids = served.tokenizer.encode_whole(text, most + 1)
+        with served.encoder() as tokenizer:
+            ids = tokenizer.encode_whole(text, most + 1)
     if len(ids) > most or not all(0 <= i < vocab for i in ids):
         raise Refused(f"input has a text of {len(ids)} tokens; it must have at most {most}, below {vocab}", "input")
     return ids
@@ -143,13 +146,16 @@ def classes(served: Served, asked: Class) -> Callable[[], dict]:
     """The work of a checked /classify request."""
     name = served.known(asked.model)
     reads = tuple(served.config.model.inputs())
+    other = "input" if reads == ("image",) else "image"
+    if getattr(asked, other):
+        raise Refused(f"{other} is given, which {name} does not read; it reads {', '.join(reads)}", other)
     if "label" not in served.config.objective.reads or reads not in (("tokens",), ("image",), ("features",)):
         raise Refused(f"{name} is no classifier of texts, pictures or rows of numbers", "model")
     batch = {"tokens": _of_texts, "image": _of_pictures, "features": _of_numbers}[reads[0]](served, asked)
     names = labels.of_run(served.run_dir)
 
     def work() -> dict:
-        found = passes.classify(served.model, served.weights[name], batch)
+        found = _finite(passes.classify(served.model, served.weights[name], batch))
         data = []
         for index, probs in enumerate(found):
             best = int(probs.argmax())
@@ -183,7 +189,11 @@ def _of_numbers(served: Served, asked: Class) -> dict[str, np.ndarray]:
         )
     path = served.run_dir / "scaling.json"
     found = json.loads(path.read_text()).get("features", {}) if path.is_file() else {}
-    values = np.array(rows, np.float32) - np.float32(found.get("mean", 0.0))
+    with np.errstate(over="ignore"):
+        values = np.array(rows, np.float64).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise Refused("input has a number that float32 does not hold", "input")
+    values = values - np.float32(found.get("mean", 0.0))
     return {"features": values / np.float32(found.get("scale", 1.0))}
 
 
@@ -222,5 +232,6 @@ def _conditions(served: Served, asked: Picture) -> dict[str, np.ndarray]:
         return {"label": np.full(asked.n, known[asked.prompt], np.int32)}
     if "tokens" not in inputs or not asked.prompt:
         raise Refused("prompt is empty, or the model is told by something else than a text", "prompt")
-    ids = image_text.encode(served.tokenizer, [asked.prompt] * asked.n, served.config.data.seq_len)
+    with served.encoder() as tokenizer:
+        ids = image_text.encode(tokenizer, [asked.prompt] * asked.n, served.config.data.seq_len)
     return {"tokens": np.maximum(ids, 0), "segment_ids": (ids >= 0).astype(np.int32)}

@@ -7,7 +7,7 @@ compiled; D embed; V vocab; C classes; K likeliest tokens.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from bigmodel_jax.models import Model
 from bigmodel_jax.models.base import Out
 
 CHUNK = 64  # positions of a prompt whose logits are in memory at the same time
+MOST_ROWS, MOST_TOKENS = 32, 16_384  # of one call of a program, so that memory is bounded
 
 
 class PromptScores(NamedTuple):
@@ -45,7 +46,24 @@ def rows_of(texts: Sequence[Sequence[int]], most: int) -> dict[str, np.ndarray]:
 
 def embed(model: Model, weights: Any, texts: Sequence[Sequence[int]], most: int) -> np.ndarray:
     """(B, D) float32 of length 1: the mean of the last layer's states over each text's tokens."""
-    return np.asarray(_embed(model.apply)(weights, rows_of(texts, most)))
+    return by_parts(functools.partial(_embed(model.apply), weights), rows_of(texts, most))
+
+
+def by_parts(call: Callable[[dict], jax.Array], batch: dict[str, np.ndarray]) -> np.ndarray:
+    """The rows of `call`, which gets a few rows of the batch at a time.
+
+    A part has a power of two of rows, so few programs are compiled; rows of zeros fill the last.
+    """
+    total, places = len(next(iter(batch.values()))), max(x.shape[1] if x.ndim == 2 else 1 for x in batch.values())
+    most = max(min(MOST_ROWS, MOST_TOKENS // places), 1)
+    found = []
+    for begin in range(0, total, most):
+        part = {name: x[begin : begin + most] for name, x in batch.items()}
+        num = len(next(iter(part.values())))
+        rows = 1 << (num - 1).bit_length()
+        filled = {name: np.pad(x, ((0, rows - num), *[(0, 0)] * (x.ndim - 1))) for name, x in part.items()}
+        found.append(np.asarray(call(filled))[:num])
+    return np.concatenate(found)
 
 
 @functools.lru_cache(maxsize=8)
@@ -104,7 +122,7 @@ def _scores(apply, tops: int) -> Any:
 
 def classify(model: Model, weights: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
     """(B, C) probabilities of the classes."""
-    return np.asarray(_classify(model.apply)(weights, batch))
+    return by_parts(functools.partial(_classify(model.apply), weights), batch)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,17 +1,20 @@
 """The served run: weights, tokenizer, chat template, and one engine for each model name."""
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import secrets
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from bigmodel_jax.config import Config, SampleConfig
-from bigmodel_jax.core import sharding
+from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
@@ -23,11 +26,12 @@ from bigmodel_jax.inference.request import Request
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Model
 from bigmodel_jax.nn import lora
+from bigmodel_jax.serve import passes
 from bigmodel_jax.serve.config import USUAL_LENGTH, ServeConfig
 from bigmodel_jax.serve.constrain import Grammars, Masks
 from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.requests import TOPS, Sampled
-from bigmodel_jax.training.checks import check_continues, check_ids
+from bigmodel_jax.training.checks import check_continues, check_ids, check_reads_texts
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, load_weights, open_tokenizer
 
 BASE = "base"  # the model name that clients use for the weights without adapters
@@ -42,6 +46,7 @@ class Served:
     - tokenizer: None for a model that reads no text; template: the chat template, or "".
     - length: tokens of a slot; step: of the checkpoint; created: when the server started, in
       seconds.
+    - lock: held while `encoder` encodes.
     """
 
     config: Config
@@ -53,6 +58,7 @@ class Served:
     length: int
     step: int
     created: int
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,10 +96,26 @@ class Served:
 
         Names of special tokens in the text stay plain text.
         """
-        ids = self.tokenizer.encode(text)
+        with self.encoder() as tokenizer:
+            ids = tokenizer.encode(text)
         if self.model.decoder_starts:
             return self.model.encoded(ids, self.tokenizer.separator)
         return [self.tokenizer.start, *ids]
+
+    @contextlib.contextmanager
+    def encoder(self) -> Iterator[Tokenizer]:
+        """The tokenizer for encoding, for one thread at a time.
+
+        Encoding changes settings of a tokenizer for a moment, such as whether names of special
+        tokens are text. Another thread must not encode or decode with it meanwhile.
+        """
+        with self.lock:
+            yield self._copy
+
+    @functools.cached_property
+    def _copy(self) -> Tokenizer:
+        # A new Tokenizer, since a copied model forgets that names of special tokens are text.
+        return Tokenizer(copy.deepcopy(self.tokenizer.model), self.tokenizer.special)
 
     def room(self, prompt: Sequence[int], param: str) -> int:
         """How many tokens can follow a prompt. Raises Refused where none can.
@@ -117,6 +139,20 @@ class Served:
     def grammars(self) -> Grammars:
         """The compiler of constraints on answers, for this run's tokenizer."""
         return Grammars(self.tokenizer, self.config.model.vocab_size)
+
+    @functools.cached_property
+    def embeds(self) -> bool:
+        """Whether the model has states of a text. It is traced once, which tells."""
+        if self.tokenizer is None:
+            return False
+
+        def states(tree: Any, batch: dict) -> Any:
+            return passes.states_of(self.model.apply(tree, batch))
+
+        try:
+            return jax.eval_shape(states, params.abstract(self.model.spec), passes.rows_of([[0]], 1)) is not None
+        except (KeyError, ValueError):  # it reads more than one text, such as an image
+            return False
 
     @functools.cached_property
     def adapters(self) -> tuple[str, ...]:
@@ -150,7 +186,8 @@ class Served:
 
         most: the largest number of new tokens.
         """
-        sample = SampleConfig(temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p)
+        top_k = min(asked.top_k, self.config.model.vocab_size)  # as many are all; a larger number may be no int32
+        sample = SampleConfig(temperature=asked.temperature, top_k=top_k, top_p=asked.top_p)
         settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
         # JAX keys take 32 bits; OpenAI's seed may have 64.
         seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
@@ -167,6 +204,7 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     what clients call the run, else its folder's name.
     """
     check_continues(config.objective, f"serve: {run_dir}")
+    check_reads_texts(config, f"serve: {run_dir}")
     tokenizer, model = open_tokenizer(config, run_dir), config.make_model()
     if tokenizer is not None:
         check_ids(config.model, tokenizer.vocab_size, "serve: ")

@@ -36,20 +36,45 @@ class Server(uvicorn.Server):
 
 
 def timed_protocol(seconds: float) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1 protocol with a time limit for the first request's head.
+    """uvicorn's HTTP/1.1 protocol with time limits for slow clients.
 
-    A connection without a complete head after `seconds` is closed.
+    A connection ends if it sends part of a request, and the head is not complete after `seconds`;
+    if it still sends the body of an answered request; and if it takes nothing of an answer for
+    `seconds`.
     """
 
     class Timed(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            self.loop.call_later(seconds, self._check_head)
+            self._watch_head()
 
-        def _check_head(self) -> None:
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            # The bytes began no request: they are part of a head, or of an answered request.
+            if self.cycle and self.cycle.response_complete and self._watched is not self.cycle:
+                self._watch_head()
+
+        def _watch_head(self) -> None:
+            self._watched = self.cycle
+            self.loop.call_later(seconds, self._check_head, self.cycle)
+
+        def _check_head(self, before: object) -> None:
             # `cycle` is set once a request's head is complete.
-            if self.cycle is None and not self.transport.is_closing():
-                self.transport.close()
+            if self.cycle is before:
+                self.transport.abort()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._untaken = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._untaken.cancel()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            # `close` alone would wait for a client that takes nothing.
+            self.loop.call_later(seconds, self.transport.abort)
 
     return Timed
 

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from bigmodel_jax.serve.refused import Refused
 
@@ -19,10 +20,27 @@ def event(value: Any) -> bytes:
     return b"data: " + (value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()) + b"\n\n"
 
 
-def streamed(chunks: AsyncIterator[dict]) -> StreamingResponse:
+class Closing(StreamingResponse):
+    """A streaming response that calls `close` at its end, even if it never began.
+
+    It never begins where the client has hung up before.
+    """
+
+    def __init__(self, content: AsyncIterator[bytes], close: Callable[[], None]):
+        super().__init__(content, media_type="text/event-stream", headers=HEADERS)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
+def streamed(chunks: AsyncIterator[dict], close: Callable[[], None]) -> StreamingResponse:
     """A response with one event per chunk and [DONE] at the end.
 
-    An error becomes the last event before it.
+    An error becomes the last event before it. close: gives up the texts that are not complete.
     """
 
     async def events() -> AsyncIterator[bytes]:
@@ -34,7 +52,7 @@ def streamed(chunks: AsyncIterator[dict]) -> StreamingResponse:
                 yield event(error.body())
             yield event(b"[DONE]")
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers=HEADERS)
+    return Closing(events(), close)
 
 
 async def until_hangup(request: Request, answer: Awaitable[dict]) -> JSONResponse:

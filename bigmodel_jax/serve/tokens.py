@@ -32,8 +32,8 @@ class Detokenize:
 def tokenize(served: Served, asked: Tokenize) -> dict[str, Any]:
     """The tokens of a text. Names of special tokens in it become those tokens."""
     served.known_writer(asked.model or served.names[0])
-    tokenizer = served.tokenizer
-    ids = tokenizer.encode_rendered(asked.prompt)[0]
+    with served.encoder() as tokenizer:
+        ids = tokenizer.encode_rendered(asked.prompt)[0]
     if asked.add_special_tokens and served.model.decoder_start is None:
         ids = [tokenizer.start, *ids]
     return {"tokens": ids, "count": len(ids), "max_model_len": served.length}

@@ -118,11 +118,17 @@ def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") ->
 
 def check_continues(objective: Objective, asked: str) -> None:
     """Raises ValueError where a run of `objective` writes no texts; `asked` begins the message."""
-    if not objective.continues_texts:
-        raise ValueError(
-            f"{asked}: a run of {type(objective).__name__} continues no texts; `train` draws its images at the end "
-            "(objective.pictures)"
-        )
+    if instead := objective.instead_of_texts:
+        raise ValueError(f"{asked}: a run of {type(objective).__name__} continues no texts; {instead}")
+
+
+def check_reads_texts(config: Config, asked: str) -> None:
+    """Raises ValueError where the model reads nothing without a recording or a picture."""
+    reads = config.model.inputs()
+    if "log_mel" in reads:
+        raise ValueError(f"{asked}: this model reads recordings; `launch.py transcribe` writes what they say")
+    if "prefix" in reads:
+        raise ValueError(f"{asked}: this model reads prompts about a picture; `launch.py generate` takes an --image")
 
 
 def check_sample(
@@ -153,10 +159,8 @@ def check_sample(
             f"{prefix}prompt = {sample.prompt!r}: a {type(config.model).__name__} on {type(config.data).__name__} "
             "cannot generate; it takes a model with a decode cache, and a tokenizer"
         )
-    if not pictured and "prefix" in config.model.inputs():
-        raise ValueError(
-            f"{prefix}prompt = {sample.prompt[:40]!r}: this model reads prompts about a picture; give --image"
-        )
+    if not pictured:
+        check_reads_texts(config, f"{prefix}prompt = {sample.prompt[:40]!r}")
     check_ids(config.model, tokenizer.vocab_size, f"{prefix}prompt = {sample.prompt[:40]!r}: ")
     ids = tokenizer.encode(sample.prompt)
     # An encoder gets the text and an end token; a decoder gets a start token and the text.

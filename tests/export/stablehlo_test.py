@@ -14,11 +14,12 @@ import saved_runs
 from bigmodel_jax import cli
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
-from bigmodel_jax.data import DataConfig
+from bigmodel_jax.data import DataConfig, ImageAnswerData
 from bigmodel_jax.data.audio.speech import SpeechData
 from bigmodel_jax.data.audio.transcript_data import TranscriptData
 from bigmodel_jax.export import programs
-from bigmodel_jax.export.programs import BESIDE
+from bigmodel_jax.export.programs import BESIDE, Sizes
+from bigmodel_jax.export.subject import Subject
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models import MODELS
 from bigmodel_jax.models.bert import BertConfig
@@ -27,13 +28,16 @@ NAMED = {"bert_classifier": dataclasses.replace(BertConfig.tiny(), head="classif
 FIRST = ("mlp", "llama")
 # The lengths of its relative positions are numpy's.
 CLOSED = {"xlnet": ["--batch", "3", "--length", "7"]}
-# Their text states have a width that the data alone knows.
-UNKNOWN = ("pixart", "mmdit")
-# The shapes of spectrograms are the data's.
+# The shapes of spectrograms and of pictures beside texts are the data's; smolvlm reads three pictures a row.
 DATA = {
+    "llava": ImageAnswerData(image_size=8, image_tokens=4),
+    "paligemma": ImageAnswerData(image_size=8, image_tokens=4),
+    "idefics3": ImageAnswerData(image_size=16, image_tokens=4),
+    "smolvlm": ImageAnswerData(image_size=16, image_tokens=4, tiles=2),
     "conformer": SpeechData(num_mels=16, max_seconds=0.4, subsampling=4),
     "whisper": TranscriptData(num_mels=8, max_seconds=0.32),
 }
+PICTURED = ("llava", "paligemma", "idefics3", "smolvlm")
 GENERATE = ("llama", "gemma2", "mixtral", "deepseek", "rnn", "t5", "transformer", "bart")
 
 
@@ -66,6 +70,8 @@ def compare(names, tmp_path):
         out = tmp_path / f"{name}_out"
         cli.main(["export", str(tmp_path / name), str(out), "--format", "stablehlo", *CLOSED.get(name, [])])
         batch = batch_of(json.loads((out / "signature.json").read_text()), np.random.default_rng(1))
+        if name in PICTURED:  # half of the picture's states take the places of tokens
+            batch["tokens"][:, 1:3] = config.model.image_token_id
         np.savez(out / "in.npz", **batch)
         model = config.make_model()
         value = jax.jit(lambda p, b, model=model: model.apply(p, b).value)(
@@ -92,9 +98,6 @@ def test_a_process_with_jax_alone_computes_the_models_outputs(tmp_path, capsys):
     assert [said for said in ("LlamaConfig", "step 0", "| weights.safetensors |") if said not in card] == []
 
 
-# One that reads several pictures at a time, or one and a text: the data alone knows the pictures' shape. The first one
-# has constants, which a run that a test saves has not.
-UNTRIED = ("llava", "paligemma", "idefics3", "smolvlm")
 # Slow: each kind of inputs and outputs once.
 SLOW = ("rnn", "mixtral", "bert_classifier", "t5", "xlnet", "clip", "dit", "resnet", "autoencoder")
 # Their exports take long, because their programs are large.
@@ -108,7 +111,7 @@ def test_so_does_a_model_of_each_kind(tmp_path):
 
 @pytest.mark.exhaustive
 def test_so_does_every_model(tmp_path):
-    compare([name for name in (*MODELS, *NAMED) if name not in (*FIRST, *UNKNOWN, *UNTRIED, *LONG, *SLOW)], tmp_path)
+    compare([name for name in (*MODELS, *NAMED) if name not in (*FIRST, *LONG, *SLOW)], tmp_path)
 
 
 @pytest.mark.exhaustive
@@ -136,6 +139,45 @@ def test_prefill_and_decode_write_what_the_engine_writes(name, tmp_path):
     out = saved_runs.run_alone(packages, *commands)
     found = [[int(n) for n in line.split(",")] for line in out.splitlines()]
     assert found == follow(config, prompts, 9)
+
+
+def by_forward(config, prompt, tokens, beside):
+    """Greedy tokens without a cache: each one from a forward pass over the whole text."""
+    model, ids = config.make_model(), list(prompt)
+    weights, length = saved_runs.drawn(model.spec), len(prompt) + tokens
+    apply = jax.jit(lambda batch: model.apply(weights, batch).value[0])
+    for num in range(len(prompt), length):  # one length, so one program: a decoder sees nothing after a token
+        row = np.array([[*ids, *[0] * (length - num)]], np.int32)
+        prefix = {"prefix": np.array([[1] * len(prompt) + [0] * tokens], np.int32)}
+        ids.append(int(apply({"tokens": row} | prefix | beside)[num - 1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", few(("whisper", "llava", "paligemma"), "llava"))
+def test_a_prompt_is_read_with_the_picture_or_recording_beside_it(name, tmp_path):
+    config = saved_runs.save_run(model_of(name), tmp_path / "run", data=DATA[name])
+    out = tmp_path / "out"
+    cli.main(["export", str(tmp_path / "run"), str(out), "--format", "stablehlo"])
+    beside = {
+        key: np.random.default_rng(2).normal(size=(1, *DATA[name].row()[key].shape)).astype(np.float32)
+        for key in config.model.inputs()
+        if key in ("image", "log_mel")
+    }
+    np.savez(out / "in.npz", **beside)
+    prompt = [1, 63, 63, 9] if name in PICTURED else [1, 17, 9]
+    asked = [out / "use.py", "--prompt", ",".join(map(str, prompt)), "--tokens", "6", "--inputs", out / "in.npz"]
+    said = saved_runs.run_alone(saved_runs.bare_python(tmp_path / "packages"), asked)
+    assert [int(n) for n in said.split(",")] == by_forward(config, prompt, 6, beside)
+
+
+@pytest.mark.parametrize(("name", "beside"), [("llava", "image"), ("whisper", "log_mel"), ("t5", ""), ("llama", "")])
+def test_prefill_takes_what_a_model_reads_beside_texts(name, beside):
+    model = model_of(name).make()
+    subject = Subject(model_of(name), model, programs.abstract(params.paths(model.spec)), 0)
+    batch = programs.prefill(subject, Sizes(2, 5, 6, 12), DATA.get(name, DataConfig()).row()).arguments["batch"]
+    tokens = {"encoder_tokens", "encoder_segment_ids"} if name == "t5" else {"tokens", "positions", "segment_ids"}
+    assert set(batch) == tokens | ({beside} if beside else set())
 
 
 def test_weights_are_inputs_and_no_constants(tmp_path):

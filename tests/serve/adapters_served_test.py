@@ -4,14 +4,27 @@ import concurrent.futures
 import dataclasses
 import time
 
+import numpy as np
 import pytest
 
-from bigmodel_jax.models.adapters import Lora, Several
+from bigmodel_jax.config import SampleConfig
+from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.models.adapters import AdapterConfig, Lora, Several
 from servers import OPTIONS, adapted_served, running
 
-ONE, TWO = Lora("one", targets="layers/attn/.*", rank=2), Lora("two", targets="layers/mlp/.*", rank=3)
+ONE, TWO = Lora("one", targets="layers/attn/.*", rank=2), Lora("two", targets="layers/(attn|mlp)/.*", rank=3)
 NAMES = ("tiny", "base", "one", "two")
 PATIENT = dataclasses.replace(OPTIONS, body_seconds=60.0)  # four engines compile beside the event loop
+
+
+UNKNOWN = {
+    "/v1/completions": {"model": "three", "prompt": "a"},
+    "/v1/embeddings": {"model": "three", "input": "a"},
+}
+
+
+def embedding(server, name: str) -> list[float]:
+    return server.post("/v1/embeddings", model=name, input="Hello").json()["data"][0]["embedding"]
 
 
 def answers(server, names) -> dict[str, str]:
@@ -46,11 +59,22 @@ def test_names_of_one_run_are_decoded_in_one_batch_and_answer_as_each_alone(monk
         monkeypatch.setattr(engine, "step", counted_step)
         together = answers(server, NAMES)
         assert 0 in steps, "no slot of the four was free"
+        vectors = {name: embedding(server, name) for name in NAMES}
+        unknown = [server.post(path, **fields) for path, fields in UNKNOWN.items()]
     assert len(set(together.values())) == 4
-    vars(served)["adapters"] = ()  # each name gets an engine of its own
-    with running(served, PATIENT) as server:
-        assert len(set(server.app.worker._engines.values())) == 4
-        assert answers(server, NAMES) == together
+    for name, adapters in zip(NAMES, ((ONE, TWO), (), (ONE,), (TWO,)), strict=True):
+        model = dataclasses.replace(
+            served.config, adapters=Several(adapters) if adapters else AdapterConfig()
+        ).make_model()
+        sample = SampleConfig(max_tokens=24, temperature=0)
+        (ids,) = generate(model, served.weights[name], [served.prompt("Hello")], sample, stop=())
+        assert served.tokenizer.decode(ids) == together[name]
+        batch = {"tokens": np.array([served.prompt("Hello")])}
+        mean = np.asarray(model.apply(served.weights[name], batch).head.x[0], np.float32).mean(0)
+        np.testing.assert_allclose(vectors[name], mean / np.linalg.norm(mean), atol=1e-4)
+    for response in unknown:
+        assert response.status_code == 404
+        assert response.json()["error"]["message"] == "model 'three' is not served; known: tiny, base, one, two"
 
 
 @pytest.mark.slow

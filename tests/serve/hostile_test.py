@@ -4,20 +4,16 @@ import dataclasses
 import json
 import socket
 import threading
-import time
 
 import httpx
+import numpy as np
 import pytest
 
-from servers import OPTIONS, running, tiny_served
+from bigmodel_jax.serve import passes
+from servers import OPTIONS, address, running, tiny_served
 
 JSON = {"content-type": "application/json"}
 ASKED = {"model": "tiny", "prompt": "a", "max_tokens": 2, "temperature": 0}
-
-
-def address(server) -> tuple[str, int]:
-    host, port = server.url.removeprefix("http://").split(":")
-    return host, int(port)
 
 
 def raw(server, body: bytes, path: str = "/v1/completions") -> httpx.Response:
@@ -88,6 +84,7 @@ def test_a_body_that_is_no_request(server, body, said):
         ("temperature", 1e999, "temperature = inf; it must be a finite number"),
         ("temperature", "hot", "it must be float"),
         ("temperature", 10**400, "temperature is too large a number"),
+        ("top_k", -1, "top_k = -1; it must be 0 or more"),
         ("top_p", 0, "top_p = 0; it must be above 0 and at most 1"),
         ("n", 17, "n = 17; it must be 1 or more and at most 16"),
         ("n", True, "n = True is of type bool; it must be int"),
@@ -170,15 +167,29 @@ def test_a_page_of_another_site_is_not_answered(server):
     assert httpx.get(f"{server.url}/v1/models", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_slow_heads_and_slow_bodies_are_ended(server):
-    began = time.monotonic()
-    post = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    for head in (post[:-30], post + b"Content-Length: 100\r\n\r\n{"):
-        with socket.create_connection(address(server), timeout=10) as connection:
-            connection.sendall(head)
-            said = connection.recv(1 << 16)
-            assert said == b"" or b"408" in said.split(b"\r\n")[0]
-    assert time.monotonic() - began < 6 * OPTIONS.body_seconds
+def test_numbers_beyond_float32_and_int32_mean_what_they_say(server):
+    def text(**fields) -> str:
+        return server.post("/v1/completions", **ASKED | {"max_tokens": 8, "seed": 5} | fields).json()["choices"][0][
+            "text"
+        ]
+
+    likeliest, drawn = text(), text(temperature=1)
+    assert text(temperature=1e-37) == text(temperature=1, top_p=1e-40) == likeliest
+    assert text(temperature=1, top_k=2**40) == drawn != likeliest
+
+
+def test_rows_reach_a_program_in_parts_of_few_sizes():
+    rows, shapes = np.arange(70 * 4).reshape(70, 4), []
+
+    def first(batch: dict) -> np.ndarray:
+        shapes.append(batch["tokens"].shape)
+        return batch["tokens"][:, :1]
+
+    np.testing.assert_array_equal(passes.by_parts(first, {"tokens": rows}), rows[:, :1])
+    assert shapes == [(32, 4), (32, 4), (8, 4)]
+    shapes.clear()
+    assert len(passes.by_parts(first, {"tokens": np.zeros((3, passes.MOST_TOKENS), np.int32)})) == 3
+    assert shapes == [(1, passes.MOST_TOKENS)] * 3
 
 
 def test_a_flood_of_headers_is_refused(server):

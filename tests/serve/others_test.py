@@ -16,9 +16,11 @@ from bigmodel_jax.core import params
 from bigmodel_jax.data import ImageData, ImageTextData, TextData, TokenizerConfig
 from bigmodel_jax.data.tabular import TabularData
 from bigmodel_jax.inference.generate import generate
-from bigmodel_jax.models import BertConfig, DiTConfig, LinearConfig, MLPConfig, TextToImageConfig
-from bigmodel_jax.objectives import Classification, Diffusion
-from bigmodel_jax.serve.served import Served
+from bigmodel_jax.models import MODELS, BertConfig, DiTConfig, LinearConfig, MLPConfig, TextToImageConfig
+from bigmodel_jax.objectives import Classification, Diffusion, NextToken, Objective
+from bigmodel_jax.serve import others
+from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.served import Served, open_served
 from servers import OPTIONS, running, tiny_served
 
 
@@ -55,6 +57,21 @@ def test_the_log_probabilities_of_a_prompt(server):
     np.testing.assert_allclose(said.logprobs.token_logprobs[1 : len(ids)], expected, atol=1e-3)
     assert len(said.logprobs.tokens) == len(ids) + 1
     assert said.text.startswith("prompt")
+
+
+@pytest.mark.parametrize(("name", "embeds"), [("bert", True), ("t5", False), ("clip", False), ("llama", True)])
+def test_a_model_of_texts_alone_has_embeddings(name, embeds, tmp_path):
+    data = TextData(tokenizer=TokenizerConfig(kind="bytes"), seq_len=16)
+    config = Config(MODELS[name].tiny(), Objective(), data)
+    served = Served(config, tmp_path, config.make_model(), {"tiny": {}}, data.open_tokenizer(), "", 64, 0, 0)
+    assert served.embeds == embeds
+
+
+@pytest.mark.parametrize(("name", "said"), [("whisper", "`launch.py transcribe`"), ("paligemma", "--image")])
+def test_a_model_that_reads_no_text_alone_is_not_served(name, said, tmp_path):
+    config = Config(MODELS[name].tiny(), NextToken(), TextData())
+    with pytest.raises(ValueError, match=f"^serve: [^\n]*{said}[^\n]*$"):
+        open_served(config, tmp_path, OPTIONS)
 
 
 @pytest.mark.slow
@@ -108,6 +125,20 @@ def test_rows_of_numbers_are_classified_as_they_were_scaled_in_training(tmp_path
         np.testing.assert_allclose([row["probs"] for row in found], jax.nn.softmax(logits), atol=1e-5)
         wrong = server.post("/classify", model="tiny", input=[[1.0, 2.0]]).json()["error"]["message"]
         assert wrong == "input has rows of [2] numbers; the model reads 3"
+        for fields, said in (
+            ({"input": [[1e39, 0, 0]]}, "input has a number that float32 does not hold"),
+            ({"input": rows, "image": "x"}, "image is given, which tiny does not read; it reads features"),
+        ):
+            wrong = server.post("/classify", model="tiny", **fields)
+            assert (wrong.status_code, wrong.json()["error"]["message"]) == (400, said)
+
+
+def test_an_output_that_is_not_finite_is_refused(tmp_path):
+    config = Config(LinearConfig(feature_shape=(3,), num_outputs=2), Classification(), TabularData())
+    served = served_of(config, tmp_path)
+    served.weights["tiny"] = jax.tree.map(lambda x: x + np.nan, served.weights["tiny"])
+    with pytest.raises(Refused, match="the model's output for it is not finite"):
+        others.classes(served, others.Class(input=((1.0, 2.0, 3.0),)))()
 
 
 @pytest.mark.slow

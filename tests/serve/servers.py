@@ -51,6 +51,12 @@ class Running:
         return not self.app.worker.open
 
 
+def address(server: Running) -> tuple[str, int]:
+    """Host and port, for a plain socket."""
+    host, port = server.url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
 def tiny_served(names=("tiny",), template: str = TEMPLATE, length: int = 128) -> Served:
     data = TextData(tokenizer=TokenizerConfig(kind="bytes"), seq_len=128)
     cfg = dataclasses.replace(LlamaConfig.tiny(), vocab_size=257, init_std=0.5, max_seq_len=256)

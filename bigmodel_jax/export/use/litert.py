@@ -2,7 +2,8 @@
 
 python use.py                                     lists the programs and calls each one once
 python use.py --inputs in.npz --outputs out.npz   runs `forward` on the arrays in a file
-python use.py --prompt 5,17,3 --tokens 16         continues token ids, greedily, and prints ids
+python use.py --prompt 5,17,3 --tokens 16         continues token ids, greedily, and prints ids;
+                                                  an image or a recording beside it is in --inputs
 """
 
 import argparse
@@ -32,10 +33,11 @@ def zeros(text, **sizes):
     return np.zeros([sizes[n] if n in sizes else int(n) for n in shape.split(",") if n], dtype)
 
 
-def generate(prompts, count):
+def generate(prompts, count, beside=None):
     """`count` token ids after each prompt, as lists, by greedy decoding.
 
-    Prompts are lists of ids. Shorter ones are padded on the left.
+    Prompts are lists of ids. Shorter ones are padded on the left. beside: what the model reads
+    beside texts, by name.
     """
     prefill, decode = program("prefill"), program("decode")
     wanted = PROGRAMS["prefill"]["inputs"]
@@ -46,7 +48,9 @@ def generate(prompts, count):
     positions = np.maximum(segments.cumsum(1, dtype=np.int32) - 1, 0)
     encodes = "encoder_tokens" in wanted
     given = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
-    given |= {"tokens": tokens, "segment_ids": segments, "positions": positions}
+    given |= {"tokens": tokens, "segment_ids": segments, "positions": positions} | (beside or {})
+    if lacking := [name for name in wanted if name not in given and not name.startswith("cache/")]:
+        raise SystemExit(f"--prompt: the model also reads {', '.join(lacking)}; give a file of it as --inputs")
     sizes = {"b": len(prompts), "s": length + count, "e": length}
     out = prefill({name: given[name] if name in given else zeros(text, **sizes) for name, text in wanted.items()})
     # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
@@ -68,10 +72,11 @@ def main():
     options.add_argument("--prompt", type=lambda text: [int(n) for n in text.split(",")])
     options.add_argument("--tokens", type=int, default=16)
     given = options.parse_args()
+    inputs = dict(np.load(given.inputs)) if given.inputs else {}
     if given.prompt:
-        print(",".join(map(str, generate([given.prompt], given.tokens)[0])))
+        print(",".join(map(str, generate([given.prompt], given.tokens, inputs)[0])))
     elif given.inputs:
-        np.savez(given.outputs, **program("forward")(dict(np.load(given.inputs))))
+        np.savez(given.outputs, **program("forward")(inputs))
     else:
         for name, about in PROGRAMS.items():
             out = program(name)({key: zeros(text, **SIZES) for key, text in about["inputs"].items()})

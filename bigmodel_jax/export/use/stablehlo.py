@@ -2,7 +2,8 @@
 
 python use.py                                     lists the programs and calls each one once
 python use.py --inputs in.npz --outputs out.npz   runs `forward` on the arrays in a file
-python use.py --prompt 5,17,3 --tokens 16         continues token ids, greedily, and prints ids
+python use.py --prompt 5,17,3 --tokens 16         continues token ids, greedily, and prints ids;
+                                                  an image or a recording beside it is in --inputs
 """
 
 import argparse
@@ -85,10 +86,11 @@ def arrays(table, **sizes):
     return {name: one(name, text) for name, text in table.items()}
 
 
-def generate(params, prompts, count):
+def generate(params, prompts, count, beside=None):
     """`count` token ids after each prompt, as lists, by greedy decoding.
 
-    Prompts are lists of ids. Shorter ones are padded on the left.
+    Prompts are lists of ids. Shorter ones are padded on the left. beside: what the model reads
+    beside texts, by name.
     """
     prefill, decode = program("prefill"), program("decode")
     tables = SIGNATURE["programs"]["prefill"]["arguments"]
@@ -99,7 +101,9 @@ def generate(params, prompts, count):
     positions = np.maximum(segments.cumsum(1) - 1, 0)
     encodes = "encoder_tokens" in tables["batch"]
     given = {"encoder_tokens": tokens, "encoder_segment_ids": segments}
-    given |= {"tokens": tokens, "segment_ids": segments, "positions": positions}
+    given |= {"tokens": tokens, "segment_ids": segments, "positions": positions} | (beside or {})
+    if lacking := [name for name in tables["batch"] if name not in given]:
+        raise SystemExit(f"--prompt: the model also reads {', '.join(lacking)}; give a file of it as --inputs")
     cache = arrays(tables["cache"], b=len(prompts), s=length + count)
     out = prefill(params, {name: given[name] for name in tables["batch"]}, cache)
     # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
@@ -121,10 +125,11 @@ def main():
     options.add_argument("--prompt", type=lambda text: [int(n) for n in text.split(",")])
     options.add_argument("--tokens", type=int, default=16)
     given, params = options.parse_args(), weights()
+    inputs = dict(np.load(given.inputs)) if given.inputs else {}
     if given.prompt:
-        print(",".join(map(str, generate(params, [given.prompt], given.tokens)[0])))
+        print(",".join(map(str, generate(params, [given.prompt], given.tokens, inputs)[0])))
     elif given.inputs:
-        out = program("forward")(params, dict(np.load(given.inputs)))
+        out = program("forward")(params, inputs)
         np.savez(given.outputs, **{name: np.asarray(x, np.float32) for name, x in out.items()})
     else:
         sizes = {"b": 2, "t": 8, "e": 8, "s": 16}
