@@ -9,7 +9,7 @@ from typing import Any
 
 from bigmodel_jax.report.plot_style import DARK, LIGHT
 
-LONG = 12  # characters of a card's value that fit on one line at its large size
+LONG = 10  # characters of a card's value that fit on one line at its large size
 
 
 def plain(value: Any) -> str:
