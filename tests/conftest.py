@@ -43,7 +43,7 @@ TWICE = {
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
 # Tracing makes many small objects that live on; Python would look through them for cycles every 700 allocations.
-gc.set_threshold(100_000, 20, 100)
+gc.set_threshold(50_000, 20, 10)
 # In the environment, so that the processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")

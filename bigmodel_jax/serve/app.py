@@ -40,6 +40,12 @@ POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsa
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+async def _written(request: Request, asked: Sampled, answers: Completions | chat.Answers) -> Response:
+    if asked.stream:
+        return streamed(answers.chunks(), answers.close)
+    return await until_hangup(request, answers.whole())
+
+
 class App:
     """The handlers of one server."""
 
@@ -95,19 +101,14 @@ class App:
         # In a thread: compiling a constraint takes tenths of a second, and the event loop must not
         # wait.
         masks = await asyncio.to_thread(self.served.held_to, asked)
-        return await self._written(request, asked, Completions(self.served, self.answering, asked, prompts, masks))
+        return await _written(request, asked, Completions(self.served, self.answering, asked, prompts, masks))
 
     async def chat(self, request: Request) -> Response:
         asked = await self._parsed(request, parse_checked, Chat)
         self.served.known_writer(asked.model)
         prompt = await asyncio.to_thread(chat.prompt_of, self.served, asked)
         masks = await asyncio.to_thread(self.served.held_to, asked, must_call(asked.tools, asked.choice))
-        return await self._written(request, asked, chat.Answers(self.served, self.answering, asked, prompt, masks))
-
-    async def _written(self, request: Request, asked: Sampled, answers: Completions | chat.Answers) -> Response:
-        if asked.stream:
-            return streamed(answers.chunks(), answers.close)
-        return await until_hangup(request, answers.whole())
+        return await _written(request, asked, chat.Answers(self.served, self.answering, asked, prompt, masks))
 
     async def _parsed(self, request: Request, how: Callable, cls: type) -> Any:
         return await read_json(request, self.options, functools.partial(how, cls))

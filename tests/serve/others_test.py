@@ -138,7 +138,7 @@ def test_an_output_that_is_not_finite_is_refused(tmp_path):
     served = served_of(config, tmp_path)
     served.weights["tiny"] = jax.tree.map(lambda x: x + np.nan, served.weights["tiny"])
     with pytest.raises(Refused, match="the model's output for it is not finite"):
-        others.classes(served, others.Class(input=((1.0, 2.0, 3.0),)))()
+        others.classes(served, others.Class(model="tiny", input=((1.0, 2.0, 3.0),)))()
 
 
 @pytest.mark.slow
