@@ -8,8 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from scipy.io import wavfile
-from scipy.signal import resample_poly
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +42,8 @@ def read(path: Path, rate: int) -> tuple[np.ndarray, str]:
 
 def _decoded(path: Path) -> tuple[int, np.ndarray]:
     """Return (sample rate, (n,) or (n, channels) float32) of 8 to 32 bits or floats."""
+    from scipy.io import wavfile  # not at the top: importing SciPy takes as long as importing JAX
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", wavfile.WavFileWarning)
         try:
@@ -62,6 +62,8 @@ def _decoded(path: Path) -> tuple[int, np.ndarray]:
 
 def resampled(samples_N: np.ndarray, own: int, rate: int) -> np.ndarray:
     """Return the samples at another rate, after a low-pass filter against aliasing."""
+    from scipy.signal import resample_poly  # not at the top, for the same reason
+
     ratio = Fraction(rate, own)
     return resample_poly(samples_N.astype(np.float32), ratio.numerator, ratio.denominator)
 
