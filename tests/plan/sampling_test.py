@@ -60,7 +60,7 @@ def test_a_run_takes_the_time_of_its_steps_and_of_its_rollouts():
     assert screen.sampling_rows(refused) == [("sampling", "DOES NOT FIT: Ran out of memory")]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed: uv sync --extra plan")
 def test_sampling_takes_the_time_of_the_programs_of_a_server_of_the_same_shape(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)

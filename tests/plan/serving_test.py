@@ -249,7 +249,7 @@ def planned(folder: Path, *options: str) -> tuple[int, dict]:
     return done.returncode, json.loads((folder / "out" / "plan.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @NEEDS_LIBTPU
 def test_the_compiled_programs_read_the_weights_as_they_are_stored(tmp_path):
     """Two chips: bytes of weights and cache are those of their shapes, and int8 moves less of them in each step."""

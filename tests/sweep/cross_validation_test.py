@@ -161,7 +161,7 @@ def test_folds_share_one_program_and_a_finished_one_is_not_repeated(tmp_path, mo
     assert all(f"Fold {n}" in page for n in range(4))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_digits_folds_killed_and_resumed_end_as_without_a_kill(tmp_path):
     """Killed in its second fold, then finished: the same figures as one that ran through, and as each fold's own run."""
     short = [
