@@ -275,8 +275,8 @@ def _divergence_gradients(beta, plan: Plan, of_teacher: Plan, student, teacher, 
     def slope(logits, columns, start):
         log_p = _log_p(logits, log_z, columns)
         own = _slopes(beta, log_p, _log_q(of_teacher, teacher, log_z_teacher, start))
-        # The chain rule through log p = logit - log Z; `slopes` is the sum of `own` over the
-        # vocabulary.
+        # This is the chain rule through log p = logit - log Z. `slopes` is the sum of `own` over
+        # the vocabulary.
         return (own - jnp.exp(log_p) * slopes) * d_value
 
     return heads.gradients(plan, *student, slope)

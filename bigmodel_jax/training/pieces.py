@@ -28,8 +28,8 @@ def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
     held = batch["segment_ids"] > 0 if "segment_ids" in batch else jnp.ones_like(batch["tokens"], bool)
     tokens = held.astype(jnp.float32).sum(tuple(range(1, held.ndim)))
     weight = total(batch["weights"].astype(jnp.float32).sum())
-    # A row's share of all tokens, times the summed loss weight: the step divides every sum by that
-    # weight.
+    # The step divides every sum by the summed loss weight. So a row's share of all tokens is
+    # multiplied by it here.
     return batch | {"token_share": tokens * weight / jnp.maximum(total(tokens.sum()), 1.0)}
 
 
