@@ -192,7 +192,7 @@ def _ends(axes, at: int, texts: list[str]) -> None:
 def _parts(label: Any) -> list[Any]:
     """The fields of a part of a config, without its class; another label as it is."""
     found = re.fullmatch(r"\w+\((\w+=.*)\)", label) if isinstance(label, str) else None
-    return found[1].split(", ") if found else [label]
+    return re.split(r", (?=\w+=)", found[1]) if found else [label]  # and not inside a tuple
 
 
 def _short(value: Any) -> str:
