@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,6 +13,7 @@ from bigmodel_jax import runtime
 from bigmodel_jax.cluster import join, peers
 from bigmodel_jax.core import interrupts, mirror, trust
 from bigmodel_jax.core.paths import check_local, expanded
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs import VERBS
 from bigmodel_jax.verbs.base import CONFIG, RUN
 
@@ -95,7 +95,7 @@ def _text(error: Exception) -> str:
 
 
 def _fail(text: str) -> None:
-    Console(emoji=False, stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(text)}")
+    make_console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {escape(text)}")
 
 
 def _dispatch(args: list[str]) -> None:
@@ -127,7 +127,7 @@ def _program() -> str:
 def overview() -> None:
     """Prints the overview that `launch.py` without arguments shows."""
     program = _program()
-    print = Console(emoji=False, highlight=False).print
+    print = make_console(highlight=False).print
     print("\n[bold]bigmodel_jax[/]: train, measure and use large models in JAX, from one launcher.\n")
     print(f"[bold]Usage[/]     {program} [cyan]VERB[/] ...\n")
     print(_table((f"[cyan]{verb.usage.split(' [')[0].split(' --')[0]}[/]", verb.summary) for verb in VERBS.values()))
@@ -145,7 +145,7 @@ def overview() -> None:
 def describe(name: str) -> None:
     """Prints the help that `launch.py VERB --help` shows."""
     verb = VERBS[name]
-    print = Console(emoji=False, highlight=False).print
+    print = make_console(highlight=False).print
     print(f"\n[bold]{name}[/]: {verb.summary}.\n")
     print(f"[bold]Usage[/]     {_program()} [cyan]{escape(verb.usage)}[/]\n", soft_wrap=True)
     print(f"{escape(verb.details)}\n", soft_wrap=True)
@@ -154,7 +154,7 @@ def describe(name: str) -> None:
 
 
 def _print_examples(examples: Iterable[str]) -> None:
-    print = Console(emoji=False, highlight=False).print
+    print = make_console(highlight=False).print
     print("[bold]Examples[/]")
     for example in examples:
         print(f"  {_program()} {escape(example)}", soft_wrap=True)

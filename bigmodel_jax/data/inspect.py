@@ -9,6 +9,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.data import shuffle
 from bigmodel_jax.data.base import DataConfig, Rows
 from bigmodel_jax.data.fields import Row
@@ -31,7 +32,7 @@ def _counts(rows: Rows) -> dict:
 
 def show(cfg: DataConfig, console: Console | None = None) -> None:
     """Print a page about the data, 100 columns wide."""
-    console = console or Console(emoji=False, width=WIDTH, highlight=False)
+    console = console or make_console(width=WIDTH, highlight=False)
     origin = f" from {cfg.source.short_name()}" if hasattr(cfg, "source") else ""
     console.print(Rule(f"[bold]{type(cfg).__name__}[/]{origin}", align="left"))
     splits = {split: cfg.open(split) for split in SPLITS}

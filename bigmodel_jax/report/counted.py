@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 
+from bigmodel_jax.core.terminal import make_console
+
 
 class Rate(TextColumn):
     """Items per second; empty until there are two items."""
@@ -27,7 +29,7 @@ def counting(total: int, text: str, console: Console | None = None) -> Iterator[
         Rate("{task.speed:.1f}/s", markup=False),
         TimeRemainingColumn(),
     )
-    console = console or Console(emoji=False, stderr=True)
+    console = console or make_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(text, total=total)
         yield lambda: bar.advance(task)

@@ -15,6 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 
 from bigmodel_jax.core import params
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.optim import groups
 
 BAR_SECONDS = 0.5  # seconds between two redraws
@@ -83,7 +84,7 @@ class Progress:
         enabled: bool = True,
         unit: str = "tokens",
     ):
-        self._console = console or Console(emoji=False)
+        self._console = console or make_console()
         self._total, self._step, self._unit, self._enabled = total_steps, start_step, unit, enabled
         self._values: dict[str, Any] = {}
         self._bar = self._make_bar() if enabled and self._console.is_terminal else None

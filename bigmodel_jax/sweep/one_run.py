@@ -5,10 +5,9 @@ import os
 import traceback
 from pathlib import Path
 
-from rich.console import Console
-
 from bigmodel_jax.config import Config
 from bigmodel_jax.core import interrupts
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.report.writers import read_metrics
 from bigmodel_jax.training import run
@@ -34,7 +33,7 @@ def trained(
 
     Returns (the metric of its last evaluation, ""), or (None, the reason in one line).
     """
-    quiet = Stages(Console(emoji=False, quiet=True))
+    quiet = Stages(make_console(quiet=True))
     try:
         run.train(config, folder, quiet, source=source, programs=programs, judge=judge, page=False)
         value = _last(folder, metric)

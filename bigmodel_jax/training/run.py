@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import mirror, processes, pulse, sharding
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.data.text.text import tokenize_together
 from bigmodel_jax.profiling import recorder
 from bigmodel_jax.report.run_clock import RunClock
@@ -61,7 +61,7 @@ def train(
     A user's mistake raises a one-line ValueError or OSError; earlier saves stay. If there are
     several processes, all train, and only the first one writes and prints.
     """
-    stages = stages or Stages(Console(emoji=False, quiet=not processes.first()))
+    stages = stages or Stages(make_console(quiet=not processes.first()))
     console = stages.console
     validate(config, jax.device_count())
     check_processes(config)

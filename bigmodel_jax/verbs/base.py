@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-
 from bigmodel_jax.cluster import join
 from bigmodel_jax.cluster.place import ClusterConfig
 from bigmodel_jax.core import mirror, paths
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse_known
+from bigmodel_jax.core.terminal import make_console
 
 # JAX and the rest of the package are imported inside the verbs, so that `launch.py` alone and a
 # misspelt verb answer at once.
@@ -128,7 +127,7 @@ def parse_job(own: OfJob, verb: str, args: Sequence[str]):
 
 def say(text: str) -> None:
     """Prints a line as it is, without markup, colours or line breaks of its own."""
-    Console(emoji=False, highlight=False, soft_wrap=True).print(text, markup=False)
+    make_console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def run_dir_of(target: Path) -> Path:

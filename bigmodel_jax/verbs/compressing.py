@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, place, run_dir_of, split
 
 
@@ -94,7 +94,7 @@ def _print(title: str, heads: Sequence[str], rows: list[list[str]]) -> None:
         found.add_column(name, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         found.add_row(*row)
-    Console(emoji=False, soft_wrap=True).print(found)
+    make_console(soft_wrap=True).print(found)
 
 
 def _asked(given: Quantize):
@@ -108,7 +108,7 @@ def _bar(what: str):
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
     def run(iterable, total: int):
-        with Progress(*columns, console=Console(emoji=False, stderr=True), transient=True) as bar:
+        with Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
             yield from bar.track(iterable, total, description=what)
 
     return run

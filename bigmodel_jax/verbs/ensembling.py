@@ -5,12 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.core.options import parse
 from bigmodel_jax.core.ranges import CountOrZero
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import Verb, local, split
 
 WRITES = ("weights", "soup")  # the values of --how that write a run
@@ -62,7 +62,7 @@ def ensemble(args: Sequence[str]) -> None:
     if given.json:
         print(json.dumps(record))
     else:
-        Console(emoji=False).print(_table(record))
+        make_console().print(_table(record))
         print(page)
 
 

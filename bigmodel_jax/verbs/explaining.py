@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bigmodel_jax import runtime
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import asks_for_help, parse
 from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, run_dir_of
 
 
@@ -32,7 +31,7 @@ def explain(args: Sequence[str]) -> None:
     target, options = one_target("explain", args, "RUN")
     given = parse(Explain(), options, prog=f"launch.py explain {target}")
     check_local("explain: --output", given.output)
-    with Console(emoji=False, stderr=True, quiet=asks_for_help(args)).status("Explaining ..."):
+    with make_console(stderr=True, quiet=asks_for_help(args)).status("Explaining ..."):
         print(mirror.address(_page(target, given)))
 
 

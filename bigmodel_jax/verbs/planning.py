@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bigmodel_jax.core.options import Unnamed
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target
 
 DOES_NOT_FIT = 3  # the exit code of a plan that does not fit in memory
@@ -86,7 +87,7 @@ def _serve(given: Plan, target: Path) -> None:
         raise ValueError(f"--{wrong[0]} belongs to a plan of training; leave it out with --serve {given.serve}")
     if given.failures != Failures():
         raise ValueError(f"--mtbf belongs to a plan of training; leave it out with --serve {given.serve}")
-    topology, name, console = topologies.parse(given.serve, option="--serve"), _name(target), Console(emoji=False)
+    topology, name, console = topologies.parse(given.serve, option="--serve"), _name(target), make_console()
     config = serving_compile.with_layout(given.config, topology)
     topologies.check_mesh(config.parallel, topology)
     check_paths(config)
@@ -111,7 +112,7 @@ def _plan(config, topology, given, name: str, folder: Path, target: Path) -> dic
     """Plans one layout of a training run."""
     from bigmodel_jax.plan import estimate, screen
 
-    console = Console(emoji=False)
+    console = make_console()
     prices = local("plan: --prices", given.prices) if given.prices else estimate.PRICES
     with console.status("") as status:
         found = estimate.make_plan(
@@ -135,7 +136,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
     from bigmodel_jax.plan.topology import check_installed
     from bigmodel_jax.training import epochs
 
-    console = Console(emoji=False)
+    console = make_console()
     prices = estimate.read_prices(local("plan: --prices", given.prices) if given.prices else estimate.PRICES, topology)
     check_installed(topology)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -20,6 +19,7 @@ from rich.table import Table
 from bigmodel_jax.cluster import peers
 from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import CONFIG, OfConfig, OfJob, Verb, local, one_target, parse_config, parse_job
 
 
@@ -82,7 +82,7 @@ def prepare(args: Sequence[str]) -> None:
         if folder not in whole:
             _complete(folder, corpus, data)
         if address and folder not in whole:
-            with Console(emoji=False, stderr=True).status(f"Uploading to {address} ..."):
+            with make_console(stderr=True).status(f"Uploading to {address} ..."):
                 bucket.upload(folder, address)
         _show(folder)
     print(*map(mirror.address, folders), sep="\n")
@@ -92,7 +92,7 @@ def prepare(args: Sequence[str]) -> None:
 def _bar(begins: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """Yields a function that shows (what is done, its number, of how many)."""
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Bar(*columns, console=Console(emoji=False, stderr=True), transient=True, disable=not peers.speaks()) as bar:
+    with Bar(*columns, console=make_console(stderr=True), transient=True, disable=not peers.speaks()) as bar:
         task = bar.add_task(begins, total=None)
         yield lambda said, done, of: bar.update(task, description=said, completed=done, total=of)
 
@@ -158,7 +158,7 @@ def _tokenize(data, workers: int) -> None:
     """Tokenizes the texts, and says how many tokens each split has."""
     from bigmodel_jax.data.text import text, token_shards
 
-    console = Console(emoji=False, width=100, highlight=False, quiet=not peers.speaks())
+    console = make_console(width=100, highlight=False, quiet=not peers.speaks())
     for part, split in text.splits(data):
         with _bar("tokenizing") as show:
             folder = text.encoded_together(
@@ -190,7 +190,7 @@ def _show(folder: Path) -> None:
         reasons = sorted(step["dropped"].items(), key=lambda item: -item[1])[:4]
         said = ", ".join(f"{rule} {count:,}" for rule, count in reasons)
         table.add_row(step["step"], f"{step['in']:,}", f"{step['out']:,}", said)
-    console = Console(emoji=False, width=100, highlight=False)
+    console = make_console(width=100, highlight=False)
     console.print(table)
     for split, counts in card["splits"].items():
         console.print(f"{split}: {counts['records']:,} records, {counts['characters']:,} characters")

@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import asks_for_help
 from bigmodel_jax.core.ranges import Count, CountOrZero
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, one_target, parse_config, run_dir_of
 
@@ -31,7 +31,7 @@ def profile(args: Sequence[str]) -> None:
     went.
     """
     began = time.time()
-    with Stages(Console(emoji=False, quiet=asks_for_help(args))) as stages:
+    with Stages(make_console(quiet=asks_for_help(args))) as stages:
         stages.begin("Importing packages")
         target, options = one_target("profile", args)
         given, run_dir = parse_config(Profile(), target, options, "profile")
@@ -53,7 +53,7 @@ def profile(args: Sequence[str]) -> None:
         raise ValueError(f"profile: {run_dir / 'log.txt'} says why there is no profile")
     for name, shown in (("kinds", len(found["kinds"])), ("modules", SHOWN)):
         _print(found, name, shown)
-    Console(emoji=False).print(profile_page.roofline_note(found), highlight=False)
+    make_console().print(profile_page.roofline_note(found), highlight=False)
 
 
 def _config(given: Profile, run_dir: Path):
@@ -91,7 +91,7 @@ def _print(found: dict, name: str, shown: int) -> None:
         table.add_column(head, justify="right")
     for row in profile_page.rows(found, name)[:shown]:
         table.add_row(*row)
-    Console(emoji=False).print(table)
+    make_console().print(table)
 
 
 VERBS = {

@@ -5,12 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
 from bigmodel_jax.core.options import parse
 from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, ProperShare
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, local, place, run_dir_of, split
 
@@ -61,14 +61,14 @@ def prune(args: Sequence[str]) -> None:
     same = {
         name: getattr(given, name) for name in ("kind", "pattern", "targets", "heal", "lr", "calibration", "metric")
     }
-    with Stages(Console(emoji=False, stderr=True)) as stages:
+    with Stages(make_console(stderr=True)) as stages:
         record = prune_run(config, run_dir, folder, Asked(sparsities=sparsities, which=given.step, **same), stages)
     page = build_prune_page(record, folder / "prune.html")
     files.replace(folder / "prune.json", json.dumps(record, indent=1) + "\n")
     if given.json:
         print(json.dumps(record))
     else:
-        Console(emoji=False).print(_table(record))
+        make_console().print(_table(record))
         print(page)
 
 

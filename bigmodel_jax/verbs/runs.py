@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from bigmodel_jax import runtime
@@ -17,6 +16,7 @@ from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
 from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
 from bigmodel_jax.core.spelling import nearest
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.report.stages import Stages
 from bigmodel_jax.verbs.base import (
     ADAPTER,
@@ -46,7 +46,7 @@ def train(args: Sequence[str]) -> None:
     """Runs the verb `train`: trains a new run, or resumes one."""
     began = time.time()
     in_job = join.expected(parse_known(Train(), args, prog="launch.py train CONFIG")[0].cluster)
-    with Stages(Console(emoji=False, quiet=in_job or asks_for_help(args))) as stages:
+    with Stages(make_console(quiet=in_job or asks_for_help(args))) as stages:
         stages.begin("Importing packages")
         given, run_dir, target = parse_job(Train(), "train", args)
         runtime.keep_programs()
@@ -98,7 +98,7 @@ def evaluate(args: Sequence[str]) -> None:
     for name, value in scalars.items():
         if isinstance(value, float):
             table.add_row(name, f"{value:.5g}")
-    Console(emoji=False, quiet=not peers.speaks()).print(table)
+    make_console(quiet=not peers.speaks()).print(table)
 
 
 def _refuse_options_of_harness(given: Evaluate) -> None:
@@ -121,7 +121,7 @@ def _harness(given: Evaluate, run_dir: Path) -> None:
     table = Table(*harness_results.HEADS, title=title, title_justify="left")
     for row in harness_results.rows(found) if peers.speaks() else ():
         table.add_row(*harness_results.written(row))
-    Console(emoji=False, quiet=not peers.speaks()).print(table)
+    make_console(quiet=not peers.speaks()).print(table)
 
 
 def generate(args: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ def generate(args: Sequence[str]) -> None:
     with _status("Generating", args):
         texts = _generated(target, options)
     for text in texts:
-        Console(emoji=False).print(text, markup=False, highlight=False, soft_wrap=True)
+        make_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _status(text: str, args: Sequence[str]):
 
     It disappears at the end and never enters a pipe.
     """
-    return Console(emoji=False, stderr=True, quiet=asks_for_help(args)).status(f"{text} ...")
+    return make_console(stderr=True, quiet=asks_for_help(args)).status(f"{text} ...")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from rich.console import Console
-
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs import laws
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target, run_dir_of
 
@@ -58,9 +57,7 @@ def scale(args: Sequence[str]) -> None:
     points += planned_points(config, machines, parsed.layouts, parsed.mode)
     name = run_dir_of(target)
     run_dir = local("scale: --run_dir", parsed.run_dir) if parsed.run_dir else name.with_name(f"{name.name}-scale")
-    page = run(
-        points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=Console(emoji=False)
-    )
+    page = run(points, run_dir, topologies=machines, windows=parsed.windows, steps=parsed.steps, console=make_console())
     print(page)
 
 

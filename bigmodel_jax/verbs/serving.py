@@ -4,10 +4,9 @@ import dataclasses
 import importlib.util
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from bigmodel_jax import runtime
 from bigmodel_jax.core.options import Unnamed, parse
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.serve.config import ServeConfig
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, one_target, run_dir_of
 
@@ -35,7 +34,7 @@ def serve(args: Sequence[str]) -> None:
     runtime.keep_programs()
     from bigmodel_jax.serve import server
 
-    console = Console(emoji=False, highlight=False, soft_wrap=True)
+    console = make_console(highlight=False, soft_wrap=True)
     server.serve(config, run_dir, given.options, given.step, given.name, lambda text: console.print(text, markup=False))
 
 

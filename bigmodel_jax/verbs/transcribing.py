@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bigmodel_jax import runtime
 from bigmodel_jax.core.options import parse
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import RUN, STEP, Verb, place, run_dir_of, split
 
 
@@ -52,7 +52,7 @@ def transcribe(args: Sequence[str]) -> None:
         found.append((recording, segments))
         print(WRITERS[given.format](recording, segments, len(recordings) > 1), end="")
     if said := transcripts.word_error(found):
-        Console(emoji=False, stderr=True, highlight=False, soft_wrap=True).print(said)
+        make_console(stderr=True, highlight=False, soft_wrap=True).print(said)
 
 
 def _weights(config, run_dir: Path, which: str):
@@ -70,7 +70,7 @@ def _with_bar(heard, recording) -> list:
     """All segments of a recording, with a progress bar of the seconds that have been read."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} s"))
     segments = []
-    with Progress(*columns, TimeRemainingColumn(), console=Console(emoji=False, stderr=True), transient=True) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True), transient=True) as bar:
         task = bar.add_task(recording.path.name, total=recording.seconds)
         for seconds, new in heard:
             segments += new

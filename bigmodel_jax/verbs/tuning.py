@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rich.console import Console
-
 from bigmodel_jax import runtime
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.ranges import Classes, Positive, Range, Seed
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, one_target, parse_config, run_dir_of, say
 
 Steps = Annotated[int, Range("20 or more", 20)]
@@ -44,7 +43,7 @@ def find_rate(args: Sequence[str]) -> None:
     from bigmodel_jax.sweep import rate_finder
 
     span = rate_finder.Span(given.lowest, given.highest, given.steps)
-    console = Console(emoji=False, highlight=False, soft_wrap=True)
+    console = make_console(highlight=False, soft_wrap=True)
     found = rate_finder.find_rate(given.config, span, run_dir, console, str(target))
     for text in rate_finder.lines(found):
         console.print(text, markup=False)

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from bigmodel_jax.core.options import parse
 from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, place, run_dir_of, split
 
 
@@ -38,7 +37,7 @@ def import_(args: Sequence[str]) -> None:
     if adapters != bool(parsed.base):
         missing = "holds adapters: --base RUN says on which run's weights" if adapters else "holds no adapters"
         raise ValueError(f"import: --base = {parsed.base!r}: {str(target)!r} {missing}")
-    with Console(emoji=False, stderr=True).status(f"Importing {target} ..."):
+    with make_console(stderr=True).status(f"Importing {target} ..."):
         config = _read(target, run_dir, parsed)
     spec = config.make_model().spec
     print(f"{run_dir}: {type(config.model).__name__.removesuffix('Config')} of {_said(spec)}, {parsed.dtype}")
@@ -92,7 +91,7 @@ def export(args: Sequence[str]) -> None:
     config, run_dir = run_folder.load(run), run_dir_of(run)
     given = {name: getattr(parsed, name) for name in ("dtype", "kind", "adapter", "batch", "length")}
     given = {name: value for name, value in given.items() if value}
-    with Console(emoji=False, stderr=True).status(f"Exporting {run} ..."):
+    with make_console(stderr=True).status(f"Exporting {run} ..."):
         written = formats.export(config, run_dir, folder, "peft" if parsed.peft else name, parsed.step, given)
     print(f"{targets[1]}: {written.said}")
 
