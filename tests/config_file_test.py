@@ -126,6 +126,7 @@ def bytes_of_text(tmp_path) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path, capsys):
     example = Path(__file__).parent / "examples" / "one_file_model.py"
     path = small(tmp_path, example, bytes_of_text(tmp_path), vocab_size=264, hidden_dim=16, embed_dim=8)
@@ -136,7 +137,7 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
     assert "eval/bits_per_byte" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp_path, capsys):
     """An optax transformation in one line, a schedule in another, groups; read back, with its own field as an option."""
     example = Path(__file__).parent / "examples" / "own_optimizer.py"

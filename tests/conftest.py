@@ -87,9 +87,15 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Whatever tests one family alone is slow, but for the first ones."""
+def pytest_collection_modifyitems(config, items):
+    """Whatever tests one family alone is slow, but for the first ones. Of a grid, the cases of its mark `few` run."""
+    left = {(item.function, case) for item in items for mark in item.iter_markers("few") for case in mark.args}
     for item in items:
+        chosen = item.get_closest_marker("few")
+        if chosen and item.callspec.id not in chosen.args:
+            item.add_marker(pytest.mark.exhaustive)
+        elif chosen:
+            left.discard((item.function, item.callspec.id))
         folder, name = item.path.parent.name, item.path.stem.removesuffix("_test")
         if folder == "parity":
             params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -100,6 +106,8 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.exhaustive)
         if folder in ("models", "parity") and name and name.partition("-")[0] not in QUICK:
             item.add_marker(pytest.mark.slow)
+    if left and not any("[" in arg for arg in config.args):  # a name that has changed would leave its case out
+        raise pytest.UsageError(f"no case of these names: {sorted((f.__name__, case) for f, case in left)}")
 
 
 @pytest.fixture

@@ -213,6 +213,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.few("flipped bit in params", "cut data file", "no manifest", "digests lost", "emptied")
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_named_and_the_checkpoint_before_it_used(copy, kind, caplog, capfd):
     damage, what = DAMAGE[kind]
@@ -238,7 +239,7 @@ def test_damage_is_named_and_the_checkpoint_before_it_used(copy, kind, caplog, c
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_task_that_a_failed_load_left_behind_says_nothing_when_it_ends_later(copy, caplog):
     """Orbax reads several files at once, and tells of the first that failed; on a loaded machine the others fail later."""
     DAMAGE["cut data file"][0](copy / "2")
@@ -360,6 +361,7 @@ with store.open_store(sys.argv[1], store.CheckpointConfig()) as saves:
 """
 
 
+@pytest.mark.few("0.05")
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.05])
 def test_sigkill_in_the_middle_of_a_save_costs_that_save_at_most(tmp_path, delay):

@@ -62,6 +62,7 @@ with pulse.watched(None, log, alone=False):
 """
 
 
+@pytest.mark.few("1")
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_process_is_named_with_the_stacks_of_the_others_and_ends_once_it_is_woken(stopped, tmp_path):

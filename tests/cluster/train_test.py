@@ -112,6 +112,7 @@ def test_four_processes_train_as_one_and_the_first_alone_writes(alone, four):
     assert (run_dir / "samples" / "00000012.txt").read_text().startswith("the ")
 
 
+@pytest.mark.exhaustive
 def test_two_processes_of_four_devices_with_tensor_parallelism(alone, two):
     check_losses(two, alone)
 

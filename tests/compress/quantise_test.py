@@ -67,6 +67,7 @@ CASES = [
 ]
 
 
+@pytest.mark.few("int8_static-round-0.2")
 @pytest.mark.parametrize(("kind", "method", "lost"), CASES)
 def test_a_quantised_run_evaluates_generates_and_is_small(run, tmp_path, capsys, kind, method, lost):
     folder = tmp_path / kind
@@ -112,6 +113,7 @@ def test_an_export_holds_what_the_stored_weights_stand_for(run, tmp_path, capsys
     np.testing.assert_array_equal(found.T, np.asarray(weights["layers"]["mlp"]["up"].dense("float32"))[1])
 
 
+@pytest.mark.exhaustive
 def test_a_run_trained_for_it_is_evaluated_as_its_quantised_run_is(run, tmp_path, capsys):
     said(
         capsys,

@@ -72,6 +72,7 @@ def on_one_device(name: str, sides: tuple[int, ...]) -> tuple[Case, dict[str, np
     return case, params.paths(jax.jit(case.step)(case.params, case.batch)[1])
 
 
+@pytest.mark.few("unet-13-14-fsdp-tensor")
 @pytest.mark.parametrize(("name", "sides", "layout"), grid())
 def test_gradients_of_convolutions_equal_those_of_one_device(name, sides, layout):
     case, want = on_one_device(name, sides)

@@ -49,6 +49,7 @@ WINDOWS = {
 }
 
 
+@pytest.mark.few("mistral, two layers", "gemma 2, a local layer", "gpt-oss, the first is local")
 @pytest.mark.parametrize("case", WINDOWS)
 def test_a_window_reaches_as_far_as_it_says(case):
     name, changes, width = WINDOWS[case]
@@ -130,6 +131,7 @@ DROPOUT = {
 }
 
 
+@pytest.mark.few("t5", "transformer", "mlp", "bert")
 @pytest.mark.parametrize("name", DROPOUT)
 def test_no_two_dropouts_of_a_model_share_a_key(name, monkeypatch):
     cfg = MODELS[name].tiny()

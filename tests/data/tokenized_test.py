@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_more_shards_than_files_may_be_open(data, monkeypatch):
         np.testing.assert_array_equal(stream[:], whole)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_give_the_bytes_of_one(data, tmp_path):
     one = text.encoded_folder(data, "train")
     other = dataclasses.replace(data, cache_dir=str(tmp_path / "other"))
@@ -252,7 +253,7 @@ def test_pairs_of_texts_over_shards_are_those_of_one(data, tmp_path):
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 import tokenized_test as t
 from bigmodel_jax.data.text import text
 data = t.TextData(source=t.Small(t.TableFiles({path!r})), tokenizer=t.TokenizerConfig("bytes"), cache_dir={cache!r})
@@ -266,7 +267,8 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(data, tmp_path, workers):
     """SIGKILL at moments between the first shard and the last; each start keeps the shards of those before."""
     expected = files(text.encoded_folder(data, "train"))
     cache = tmp_path / "killed"
-    names = {"tests": os.path.dirname(__file__), "path": str(tmp_path / "t.jsonl"), "cache": str(cache)}
+    folders = [str(folder) for folder in Path(__file__).parents[:2]]  # with tests/grids.py
+    names = {"folders": folders, "path": str(tmp_path / "t.jsonl"), "cache": str(cache)}
     code = KILLED.format(**names, workers=workers)
     killed, folder = dataclasses.replace(data, cache_dir=str(cache)), None
     for shards in (1, 3):

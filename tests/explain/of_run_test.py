@@ -65,6 +65,7 @@ def test_a_text_gets_attributions_that_add_up_a_lens_maps_and_a_trace(initial, t
     np.testing.assert_allclose(text.patch.restored[-1, :-1], 0, atol=1e-4)
 
 
+@pytest.mark.few("bert")
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_text_classifier_is_explained_by_its_class(initial, tmp_path, family):

@@ -16,6 +16,7 @@ MODELS = ["mlp", "cnn", "resnet", "vit", "bert_classifier", "llama"]
 REFUSED = {"rnn_classifier": ("RNNClassifierConfig", "tfl.while"), "mixtral": ("MixtralConfig", "STABLEHLO_SORT")}
 
 
+@pytest.mark.few("resnet", "llama")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_use_py_gives_what_the_model_gives(name, tmp_path):

@@ -30,6 +30,7 @@ def check(name, tmp_path, capsys):
 
 
 # The slow suite converts models whose layers include those of the exhaustive ones.
+@pytest.mark.few("vit", "llama")
 @pytest.mark.parametrize("name", few(MODELS, "vit", "rnn", "llama"))
 def test_use_py_gives_what_the_model_gives(name, tmp_path, capsys):
     signature, out = check(name, tmp_path, capsys)

@@ -126,6 +126,7 @@ def follow(config, prompts, tokens):
     return generate(model, saved_runs.drawn(model.spec), prompts, sample, stop=())
 
 
+@pytest.mark.few("deepseek")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", few(GENERATE, "deepseek", "t5", "rnn"))
 def test_prefill_and_decode_write_what_the_engine_writes(name, tmp_path):

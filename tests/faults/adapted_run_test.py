@@ -25,6 +25,7 @@ def base(tmp_path_factory):
     return folder
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("devices", "layout"),
     [pytest.param(1, (), marks=pytest.mark.exhaustive), (8, ("--parallel.fsdp", "4", "--parallel.tensor", "2"))],
@@ -53,6 +54,7 @@ def test_a_killed_run_goes_on_from_the_source_bit_for_bit(base, tmp_path, device
         assert not any("/embed/" in leaf and "adapters" not in leaf for leaf in saved)
 
 
+@pytest.mark.exhaustive
 def test_a_source_that_is_gone_is_exit_code_2_and_one_line(base, tmp_path):
     path = runs.write_adapted(base, base / "base")
     args = ("train", path, "--run_dir", tmp_path / "run", "--parallel.data", "1")

@@ -86,7 +86,7 @@ def chaos(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("signals", 8), ("damages", 4), ("full_disks", 1), ("starters", 1)])
+@pytest.mark.parametrize(("kind", "count"), [("signals", 5), ("damages", 3), ("full_disks", 1), ("starters", 1)])
 def test_nothing_is_lost(chaos, kind, count):
     result = chaos.all(kind, count, 2, lambda _: None)
     assert result.faults == []

@@ -28,7 +28,7 @@ def disk(tmp_path):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("size", few(("4k", "900k"), "900k"))  # full from the start; full from the first programs on
 def test_a_run_saves_and_ends_though_its_cache_is_full(tmp_path, disk, monkeypatch, size):
     tiny, run = runs.write(tmp_path), tmp_path / "run"

@@ -52,7 +52,7 @@ def wait_for_step(process, run_dir, step):
     raise AssertionError(f"step {step} was not reached: {process.communicate()}")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "kill_after", [pytest.param(3, marks=pytest.mark.exhaustive), 10]
 )  # before the first save, after two
@@ -91,7 +91,7 @@ def check_wall_time(run_dir, printed):
     assert found.text() in (run_dir / "log.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
     path, uninterrupted = whole
     run_dir = tmp_path / "run"
@@ -124,6 +124,7 @@ def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, tmp_p
     assert (run_dir / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_holds_what_it_should(whole):
     path, run_dir = whole
     for name in ("config.json", "environment.json", "metrics.jsonl", "report.html", "log.txt", "tokenizer.json"):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params
@@ -24,6 +25,7 @@ def test_the_codes_alone_are_allowed():
         assert np.isfinite(logits[0]).tolist() == [n < num for n in range(50)]
 
 
+@pytest.mark.slow
 def test_drawn_codes_are_the_likeliest_of_a_pass_over_the_whole_sequence():
     weights = params.init(MODEL.spec, jax.random.key(0))
     texts = np.array([[5, 6, 3], [7, 3, 0]], np.int32)

@@ -55,6 +55,7 @@ def llama():
     return fresh(LlamaConfig)
 
 
+@pytest.mark.few("LlamaConfig")
 @pytest.mark.parametrize(
     "cfg", [LlamaConfig, Gemma3Config, RNNConfig, pytest.param(T5Config, marks=pytest.mark.exhaustive)]
 )
@@ -181,6 +182,7 @@ def test_a_cache_that_is_not_declared_is_one_line(llama):
         engine(arrays, weights, GREEDY, slots=1)
 
 
+@pytest.mark.exhaustive
 def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
     """Their caches lie apart as well, heads first."""
     model, weights = llama
@@ -191,6 +193,7 @@ def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
     assert made._slots.cache.layers.layers[0].k.shape == (4, 2, LENGTH, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [LlamaConfig, pytest.param(Gemma3Config, marks=pytest.mark.exhaustive)])
 def test_prompts_in_pieces_and_prompts_that_begin_alike_say_the_same(cfg):
     """With prompts that are longer than a piece, beside texts that go on; the second time they begin as the first did."""

@@ -120,6 +120,7 @@ MARKED = [
 ]
 
 
+@pytest.mark.few("llama", "mixtral")
 @pytest.mark.parametrize("name", MARKED)
 def test_every_model_takes_adapters_without_a_line_of_its_own(name):
     cfg = MODELS[name].tiny()
@@ -258,6 +259,7 @@ def test_dropout_differs_by_layer_and_path_and_is_off_in_evaluation():
     assert len(np.unique(keys, axis=0)) == 4 * LLAMA.num_layers
 
 
+@pytest.mark.slow
 def test_unrolled_layers_compute_the_same():
     cfg = dataclasses.replace(LLAMA, compute=dataclasses.replace(LLAMA.compute, unroll=True))
     lora = Lora(targets="layers/.*", rank=2, dropout=0.3)
@@ -269,6 +271,7 @@ def test_unrolled_layers_compute_the_same():
     assert_near(one, other)
 
 
+@pytest.mark.slow
 def test_layers_that_lie_apart_compute_the_same():
     model = Lora(targets=".*", rank=2, dora=True).adapt(LLAMA.make())
     tree = shaken(initial(model))

@@ -66,6 +66,7 @@ def test_clip_starts_as_transformers_does():
     assert float(jnp.exp(tree["logit_scale"])) == pytest.approx(1 / 0.07, rel=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_siglip_starts_as_transformers_does():
     """SiglipPreTrainedModel._init_weights; scale and bias are the paper's, where transformers has zeros to be loaded over."""
     tree, base = started(SIGLIP), 128**-0.5

@@ -48,6 +48,7 @@ def test_presets_survive_the_way_out_and_in(name):
     PRESETS[name].validate(ParallelConfig())
 
 
+@pytest.mark.exhaustive
 def test_initial_values():
     """The paper's std of 0.006 (section 4.2) for every matrix; biases 0, norms 1, as in transformers' _init_weights."""
     assert PRESETS["deepseek-v3"].init_std == 0.006
@@ -73,6 +74,7 @@ def fresh(cfg, seed=0):
     return model, params.init(model.spec, jax.random.key(seed))
 
 
+@pytest.mark.exhaustive
 def test_a_training_step_moves_the_biases_towards_an_even_load():
     model, p = fresh(TINY)
     tokens = jax.random.randint(jax.random.key(1), (4, 17), 0, 64)
@@ -210,6 +212,7 @@ def test_sizes_that_do_not_fit_are_named(fields, message):
         dataclasses.replace(TINY, **fields).validate(ParallelConfig(tensor=2, expert=8))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dense", [0, 3])
 def test_all_layers_may_be_of_one_kind(dense):
     cfg = dataclasses.replace(TINY, num_dense_layers=dense)

@@ -45,6 +45,7 @@ def batch_of(cfg, n=3):
     return {"image": image, "timestep": np.array([0, 5, 999])[:n], "label": np.arange(n)}
 
 
+@pytest.mark.exhaustive
 def test_initial_distributions():
     """initialize_weights of the public code."""
     cfg = dataclasses.replace(TINY, embed_dim=128, zero_init=True, num_classes=100)

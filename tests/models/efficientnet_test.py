@@ -31,6 +31,7 @@ def test_lite0_ends_with_a_picture_of_seven_by_seven():
     assert 224 // (2 * 2 ** strides.count(2)) == 7
 
 
+@pytest.mark.exhaustive
 def test_initial_distributions():
     """efficientnet_builder: convolutions N(0, 2 / fan_out), depthwise ones 2 / area, the head uniform over its classes."""
     cfg = dataclasses.replace(TINY, channels=(32, 64), stem_channels=32, head_channels=128, num_classes=50)

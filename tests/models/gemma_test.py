@@ -45,6 +45,7 @@ def test_presets_survive_the_way_out_and_in(family):
             assert family.from_hf(family.to_hf(cfg)) == cfg
 
 
+@pytest.mark.exhaustive
 @every_generation
 def test_initial_values(family):
     """transformers' _init_weights: every matrix normal(0.02), scales 0, which is where they multiply by 1."""
@@ -57,6 +58,7 @@ def test_initial_values(family):
             assert abs(x.std() / 0.02 - 1) < 4 / (2 * x.size) ** 0.5, path
 
 
+@pytest.mark.few("2-reached1")
 @pytest.mark.parametrize(("global_every", "reached"), [(1, [True] * 9), (2, [False] * 6 + [True] * 3)])
 def test_a_local_layer_sees_its_window_and_a_global_one_everything(global_every, reached):
     """One layer, by gradient: the first of two is local."""

@@ -27,6 +27,7 @@ def test_presets_survive_the_way_out_and_in(name):
     assert GPT_OSS.from_hf(GPT_OSS.to_hf(PRESETS[name])) == PRESETS[name]
 
 
+@pytest.mark.exhaustive
 def test_initial_values():
     """transformers' _init_weights: matrices, sinks and the router's bias normal(0.02), other biases 0, norms 1."""
     cfg = dataclasses.replace(
@@ -47,6 +48,7 @@ def test_every_second_layer_is_windowed():
     assert gpt_oss.is_local(cfg).tolist() == [True, False, True]
 
 
+@pytest.mark.few("1-True", "2-False")
 @pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_the_first_layer_sees_its_window_and_the_second_everything(num_layers, unroll):

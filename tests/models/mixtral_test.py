@@ -37,6 +37,7 @@ def test_presets_survive_the_way_out_and_in(name):
     assert family.from_hf(family.to_hf(ALL[name])) == ALL[name]
 
 
+@pytest.mark.exhaustive
 @every_config
 def test_initial_values(config):
     """transformers' _init_weights: every matrix normal(0.02), experts and router too; norms 1."""

@@ -94,6 +94,7 @@ def test_tables_and_chosen_parameters_stay_wider():
     assert found["layers/attn/q"].storage == Blocks("nf4", 16, narrow=True)
 
 
+@pytest.mark.slow
 def test_training_that_knows_reads_rounded_weights_and_moves_the_ones_that_are_not():
     base = TINY.make()
     aware = QuantizeConfig("int4", aware=True).stored(base, "float32")

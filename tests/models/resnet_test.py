@@ -27,6 +27,7 @@ def test_presets_have_the_published_number_of_parameters(name):
     assert params.count(PRESETS[name].make().spec, trainable=True) == PUBLISHED[name]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_initial_distributions(block):
     """ResNetPreTrainedModel._init_weights: convolutions N(0, 2 / fan_out), the head torch's uniform one."""

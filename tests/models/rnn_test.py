@@ -24,6 +24,7 @@ def make(**changes):
     return cfg, model, params.init(model.spec, jax.random.key(0))
 
 
+@pytest.mark.exhaustive
 @every_cell
 def test_initial_distributions_are_flaxs(cell):
     cfg = RNNConfig(cell=cell, vocab_size=500, num_layers=1, embed_dim=100, hidden_dim=200)
@@ -53,6 +54,7 @@ def test_presets_have_the_published_sizes(name, count, published):
     assert params.count(PRESETS[name].make().spec) == count == pytest.approx(published, rel=0.02)
 
 
+@pytest.mark.few("lstm")
 @every_cell
 def test_a_row_sees_only_what_stands_before(cell):
     _, model, p = make(cell=cell)
@@ -103,6 +105,7 @@ def test_the_state_is_masked_in_products_with_weights_and_nowhere_else(cell):
     assert np.abs(ours - rnn.layer(cfg, p, x, start, *edge, 1.0)[1]).max() > 0.01
 
 
+@pytest.mark.few("dropout-rnn", "recurrent_dropout-gru", "embedding_dropout-lstm")
 @every_cell
 @pytest.mark.parametrize("kind", ["dropout", "recurrent_dropout", "embedding_dropout"])
 def test_every_dropout_acts_in_training_alone(cell, kind):
@@ -120,6 +123,7 @@ def test_every_dropout_acts_in_training_alone(cell, kind):
 # ---- classifier ----
 
 
+@pytest.mark.few("lstm")
 @every_cell
 def test_padding_changes_nothing(cell):
     cfg = dataclasses.replace(RNNClassifierConfig.tiny(), cell=cell)

@@ -32,6 +32,7 @@ def test_presets_have_the_published_sizes():
     assert {name: params.count(cfg.make().spec) for name, cfg in PRESETS.items()} == PUBLISHED
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("gated", [False, True])
 def test_initial_values_are_the_published_ones(gated):
     """transformers' T5PreTrainedModel._init_weights with factor 1, which follows Mesh TensorFlow."""

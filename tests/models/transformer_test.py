@@ -30,6 +30,7 @@ def test_opus_mt_has_the_published_size():
     assert size("opus-mt-en-de") == 74_410_496 - 2 * 512 * 512 + 58_101
 
 
+@pytest.mark.exhaustive
 def test_initial_values_are_the_reference_s():
     """transformers' PreTrainedModel._init_weights for Marian: normal(init_std), biases zero, norms one."""
     cfg = dataclasses.replace(TransformerConfig.tiny(), vocab_size=256, embed_dim=64, logits_bias=True)

@@ -26,6 +26,7 @@ def test_the_default_is_the_papers_network():
     assert params.count(PRESETS["unet"].make().spec, trainable=True) == down + up + norms + 64 * 2 + 2
 
 
+@pytest.mark.exhaustive
 def test_each_pixel_of_an_odd_image_has_logits():
     """And a pixel at the lower right counts, though the padding begins beside it."""
     model = TINY.make()

@@ -115,6 +115,7 @@ def marks(pair: tuple[str, str]) -> list:
 PAIRS = [pytest.param(model, mesh, marks=marks((model, mesh))) for model, meshes in CHOSEN.items() for mesh in meshes]
 
 
+@pytest.mark.few("llama-seq_stage", "mixtral-seq_fsdp", "bert-ulysses_fsdp")
 @pytest.mark.parametrize(("model", "mesh"), PAIRS)
 def test_a_run_equals_one_device(model, mesh, one_device, note):
     losses, trained = one_device(model)
@@ -127,6 +128,7 @@ def test_a_run_equals_one_device(model, mesh, one_device, note):
     assert losses[-1] != losses[0]
 
 
+@pytest.mark.few("full")
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "offload_attn"])
 def test_what_is_computed_again_or_kept_elsewhere_changes_nothing(remat, one_device, monkeypatch):

@@ -76,6 +76,14 @@ def marks(case: str, layout: str) -> list:
     return [pytest.mark.slow if layout == "ring" or case in EXCHANGED else pytest.mark.exhaustive]
 
 
+@pytest.mark.few(
+    "packed, grouped-ring",
+    "packed, full, grouped-ulysses with tensor",
+    "packed, grouped, window-ulysses",
+    "full, window-ring",
+    "layers of both kinds-ring",
+    "softcap and sinks-ring",
+)
 @pytest.mark.parametrize(("case", "layout"), [pytest.param(c, p, marks=marks(c, p)) for c in CASES for p in LAYOUTS])
 def test_attention_equals_one_device(case, layout, monkeypatch):
     monkeypatch.setattr(blockwise, "CHUNK", 4)  # several blocks on each device
@@ -88,6 +96,7 @@ def test_attention_equals_one_device(case, layout, monkeypatch):
         np.testing.assert_allclose(a, b, atol=5e-6)
 
 
+@pytest.mark.few("4-softcap and sinks")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case", few([c for c in CASES if "window" not in CASES[c][0]], "packed, grouped", "softcap and sinks")

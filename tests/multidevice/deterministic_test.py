@@ -52,6 +52,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.few("mixtral-meshes1")
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "meshes"), [("llama", ("one", "data 8", *FEW)), ("mixtral", FEW), *OTHERS])
 def test_parameters_are_bit_identical_on_any_number_of_devices(case, meshes, record_property):

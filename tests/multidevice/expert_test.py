@@ -34,6 +34,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.few("mixtral_experts-expert_tensor", "mixtral_capacity-expert_fsdp")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "name"),
@@ -57,7 +58,7 @@ def test_experts_on_their_devices_equal_one_device(case, name, note):
     note("experts", case, LAYOUTS[name], *check(case, LAYOUTS[name]))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", few(("mixtral_experts", "mixtral_capacity"), "mixtral_experts"))
 def test_experts_and_stages_equal_one_device(case, note):
     parallel = ParallelConfig(stage=2, data=1, expert=2, tensor=2, pipeline_microbatches=4)

@@ -76,6 +76,7 @@ NARROW = dataclasses.replace(LlamaConfig.tiny(), vocab_size=V, num_layers=1)
 
 
 # ---- model.pad_vocab ----
+@pytest.mark.few("128-whole-parallel1", "4-blocks-parallel2")
 @pytest.mark.parametrize(
     ("multiple", "logits", "parallel"),
     [
@@ -90,6 +91,7 @@ def test_padded_tables_change_neither_loss_nor_gradients(multiple, logits, paral
     equal(loss_and_gradients(pad(NARROW, multiple), parallel, logits), of_one_device(NARROW))
 
 
+@pytest.mark.few("GPT2Config", "Gemma2Config")
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [GPT2Config, Gemma2Config, MixtralConfig, DeepseekConfig])
 def test_gradients_of_every_decoder_family(family):
@@ -114,6 +116,7 @@ def test_padding_moves_no_initial_value_and_is_zero():
         assert not other[len(x) :].any()
 
 
+@pytest.mark.slow
 def test_generation_is_that_of_the_vocabulary():
     """Logits, and what is drawn from them: random weights, a temperature at which every row of the table has a chance."""
     sample = SampleConfig(max_tokens=12, temperature=5.0)
@@ -127,6 +130,7 @@ def test_generation_is_that_of_the_vocabulary():
 
 
 # ---- kv heads ----
+@pytest.mark.few("2-chunked-parallel2", "1-chunked-parallel6")
 @pytest.mark.parametrize(
     ("kv_heads", "attention", "parallel"),
     [

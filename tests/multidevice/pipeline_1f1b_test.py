@@ -44,8 +44,8 @@ LAYOUTS = {
 
 
 @pytest.mark.slow
-# Slow: rounds, and two axes beside the stages; what those hold together is exhaustive.
-@pytest.mark.parametrize("name", few(LAYOUTS, "interleaved", "fsdp_tensor"))
+# Slow: two axes beside the stages; the rounds are those of the kinds below.
+@pytest.mark.parametrize("name", few(LAYOUTS, "fsdp_tensor"))
 def test_every_layout_equals_one_device(name, note):
     note("1f1b", "llama", LAYOUTS[name], *pipelines.check("llama", LAYOUTS[name]))
 
@@ -132,7 +132,7 @@ def test_inside_accumulated_gradients():
 # ------------------------------------------------------------------------------------------------ compiled
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rounds", few((1, 2), 2))
 def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
     parallel = layout(4, 8, rounds, fsdp=2)
@@ -166,7 +166,7 @@ def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("remat", "pipeline_remat"),
     few([("none", False), ("full", False), ("full", True)], ("full", True)),

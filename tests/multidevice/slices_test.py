@@ -92,7 +92,7 @@ def test_bfloat16_between_slices_follows_float32(case):
     assert not np.array_equal(got.norms, base.norms)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_across_slices_bfloat16_inside_one_float32(monkeypatch):
     """Of the program that a TPU's compiler makes for two slices of four chips; a CPU's turns bfloat16 sums into float32."""
     pytest.importorskip("libtpu")

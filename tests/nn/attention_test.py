@@ -38,6 +38,7 @@ def where(length, seed=0):
     return Where(jnp.broadcast_to(jnp.arange(length), (2, length)), jnp.asarray(segments))
 
 
+@pytest.mark.few("True-100")
 @pytest.mark.parametrize("length", [64, 100])
 @pytest.mark.parametrize("causal", [True, False])
 def test_chunked_equals_plain_forward_and_backward(length, causal, monkeypatch):
@@ -201,6 +202,7 @@ def test_what_an_implementation_cannot_do_is_one_line(case):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.few("gpt2", "gemma3", "gpt_oss", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_causality_by_gradient(name):
     """The logits at t have no gradient with respect to the embedding of any later token, and some to every earlier."""
@@ -218,6 +220,7 @@ def test_causality_by_gradient(name):
         assert (grad[t + 1 :] == 0).all(), (t, grad)
 
 
+@pytest.mark.few("llama", "gemma3", "deepseek", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_packed_documents_do_not_see_each_other(name):
     """Two documents in one row give the logits of each alone; changing one leaves the other's bits unchanged."""
@@ -239,6 +242,7 @@ def test_packed_documents_do_not_see_each_other(name):
     assert (np.asarray(apply(p, changed).value[0, :5]) != np.asarray(together[:5])).any()
 
 
+@pytest.mark.few("llama", "gemma3", "deepseek", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoding_with_a_cache_equals_the_full_forward(name):
     model = MODELS[name].tiny().make()

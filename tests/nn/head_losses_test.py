@@ -85,7 +85,7 @@ def test_every_layout_equals_one_device(layout, form):
         equal(evaluate("padded", form, 24), want)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rows", few((V, V + 56), V + 56))
 def test_a_table_with_adapters_is_that_of_the_merged_weight(rows):
     """rows: of the student's table; with more than the teacher's the others are no tokens."""

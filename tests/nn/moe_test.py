@@ -93,6 +93,11 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.few(
+    "grouped-{'data': 2, 'fsdp': 2, 'expert': 2}-",
+    "capacity-{'data': 2, 'fsdp': 2, 'expert': 2}-batch_not_over_experts",
+    "dense-{'data': 2, 'fsdp': 2, 'tensor': 2}-batch_not_over_experts",
+)
 @pytest.mark.parametrize("rules", [Rules(), Rules(batch=("data", "fsdp"))], ids=["", "batch_not_over_experts"])
 @pytest.mark.parametrize("layout", few(LAYOUTS, *LAYOUTS[:2]), ids=str)
 @pytest.mark.parametrize("form", ALL_FORMS)

@@ -26,6 +26,7 @@ def weights(*shape: int, seed: int = 0) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape) * 0.05
 
 
+@pytest.mark.few("compute-int4", "int8-int8", "int8-nf4 doubled", "compute-bfloat16")
 @every_kind
 @pytest.mark.parametrize("matmul", ["compute", "int8"])
 def test_the_gradient_of_the_input_is_that_of_the_dense_weight(kind, matmul):
@@ -60,6 +61,7 @@ def temporaries(w, dtype="float32", **options) -> int:
     return jax.jit(through_layers(**options)).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.few("False-none-int8", "False-dots-nf4", "True-none-int4", "False-dots-nf4 doubled", "True-none-bfloat16")
 @every_kind
 @pytest.mark.parametrize(("unroll", "remat"), [(False, "none"), (False, "dots"), (True, "none")])
 def test_a_step_holds_no_stack_of_dense_weights(kind, unroll, remat):

@@ -74,6 +74,7 @@ FLOW = LatentFlow(autoencoder="run", autoencoder_model=VAE, latent_scale=0.5, la
 MODEL = dataclasses.replace(MMDiTConfig.tiny(), image_shape=VAE.latent_shape)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_a_constant_and_its_latents_are_what_the_flow_sees():
     spec = FLOW.parameters(MODEL)
     assert {p.kind for p in params.paths(spec).values()} == {"constant"}

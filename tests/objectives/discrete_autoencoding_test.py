@@ -48,7 +48,7 @@ def test_an_evaluation_reports_how_many_codes_are_used_and_how_evenly():
     assert {m.name for m in DiscreteAutoencoding.metrics} == set(report)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("codebook_weight", "commitment"), [(0.0, 0.0), (1.0, 0.0)])
 def test_codes_learn_from_their_distance_alone_and_the_encoder_from_the_image_too(codebook_weight, commitment):
     objective = DiscreteAutoencoding(codebook_weight=codebook_weight, commitment=commitment)
@@ -63,6 +63,7 @@ def test_codes_learn_from_their_distance_alone_and_the_encoder_from_the_image_to
     assert np.any(grads["encoder"]["enter"]["kernel"])
 
 
+@pytest.mark.slow
 def test_an_image_comes_back_from_its_codes():
     """What `decode` makes of `encode`'s numbers is what training sees, except for the last bits."""
     weights = params.init(MODEL.spec, jax.random.key(1))

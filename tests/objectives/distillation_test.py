@@ -95,6 +95,7 @@ def alone():
     return gradients(config_of(), batch_of())
 
 
+@pytest.mark.slow
 def test_the_loss_by_hand(alone):
     """The parts as they are written down, over the targets with weight alone, and the sum of them."""
     config, batch = config_of(), batch_of()
@@ -139,6 +140,7 @@ def test_hidden_states_are_those_behind_the_layers_named():
         np.testing.assert_allclose(loss.metrics["divergence"].compute(), 0.0, atol=1e-6)
 
 
+@pytest.mark.few("fsdp_tp")
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["fsdp_tp", *(pytest.param(k, marks=pytest.mark.slow) for k in ("data", "fsdp"))])
 def test_every_layout_equals_one_device(alone, layout):
@@ -147,6 +149,7 @@ def test_every_layout_equals_one_device(alone, layout):
     equal(gradients(config_of(objective, LAYOUTS[layout]), batch_of()), alone)
 
 
+@pytest.mark.few("more1-fsdp_tp")
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", few(("fsdp_tp", "data", "fsdp"), "fsdp_tp"))
 @pytest.mark.parametrize("more", [{"top_k": 5}, {"top_k": 5, "rest": "renormalised", "kind": "reverse_kl"}])

@@ -75,12 +75,14 @@ def of_loss(objective, batch):
     return objective.loss(model, tree, batch, rng=None, train=False)
 
 
+@pytest.mark.few("DPOsigmoid", "KTO")
 @of_each(OBJECTIVES)
 def test_the_loss_falls_and_every_answer_is_in_it(objective):
     found = losses(config_of(objective), make_batch(), 5)
     assert found[-1] < found[0]
 
 
+@pytest.mark.few("ORPO", "KTO", "RewardModel")
 @of_each(OBJECTIVES, quick=True)
 def test_rows_that_fill_up_a_batch_change_nothing(objective):
     batch = make_batch()
@@ -94,6 +96,7 @@ def test_rows_that_fill_up_a_batch_change_nothing(objective):
         assert name in ("nll",) or more[name].count <= ROWS
 
 
+@pytest.mark.few("DPOsigmoid", "RewardModel")
 @of_each([DPO(), SimPO(), RewardModel()])
 def test_microbatches_part_no_pair(objective):
     np.testing.assert_allclose(

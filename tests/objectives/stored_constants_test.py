@@ -105,6 +105,7 @@ def close(got, want):
         np.testing.assert_allclose(got[0][path], grad, rtol=1e-4, atol=1e-5 * np.abs(grad).max(), err_msg=path)
 
 
+@pytest.mark.few("dpo-int4")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "storage"),

@@ -182,6 +182,7 @@ def test_what_is_frozen_is_a_constant_and_the_rest_trains():
         np.testing.assert_array_equal(x, drawn[path], err_msg="the draw that it would have, were it trained")
 
 
+@pytest.mark.few("1f1b")
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp", "1f1b"))
 def test_what_is_beside_frozen_parameters_moves_alike_on_every_layout(layout):

@@ -65,7 +65,7 @@ def test_the_page_has_every_optimizer_and_schedule_that_ships():
     assert list(written()) == [*OPTIMIZERS, *ALL_SCHEDULES]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", few(REPRESENTATIVES, "adamw"))
 def test_the_page_says_what_an_optimizer_does(name, tmp_path):
     """The loss at the page's rate, which no rate beside it betters by much; and it shards and resumes."""

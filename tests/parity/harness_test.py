@@ -72,7 +72,7 @@ PAIRS = [("plain", "one"), ("shots", "one"), ("chat", "one"), ("shots", "many")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "mesh"), few(PAIRS, ("chat", "one"), ("shots", "many")))
+@pytest.mark.parametrize(("case", "mesh"), few(PAIRS, ("shots", "many")))
 def test_answers_are_those_of_the_export_in_transformers(theirs, run_dir, tasks, case, mesh, monkeypatch):
     found = ours(run_dir, tasks, CASES[case], MESHES[mesh], monkeypatch)
     assert found["results"].keys() == theirs[case]["results"].keys() == TASKS.keys()

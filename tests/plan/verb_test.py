@@ -253,7 +253,7 @@ def test_a_tiny_model_is_planned_on_four_chips_of_v5e(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @NEEDS_LIBTPU
 def test_what_does_not_fit_ends_with_a_change_that_was_compiled_and_fits(tmp_path):
     """12,288 rows on one chip: the attention logits alone, 12,288 x 2 x 256 x 256 in float32, are 6 GiB."""

@@ -86,7 +86,7 @@ def test_a_profile_accounts_for_the_whole_time_and_changes_nothing(config, tmp_p
     assert len(list((tmp_path / "with" / "profile").glob("plugins/profile/*/*.trace.json.gz"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_resumed_run_keeps_its_profile_and_refuses_a_window_behind_it(config, tmp_path):
     train(config, tmp_path / "run")
     before = (tmp_path / "run" / "profile.json").read_bytes()

@@ -27,6 +27,7 @@ def dtypes(tree):
     return {str(x.dtype) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
+@pytest.mark.few("adamw", "sgd")
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
 def test_weights_stay_bfloat16_and_moments_and_averages_float32(name):
     optim = OptimConfig(name=name, lr=1e-2, ema_decay=0.9)
@@ -45,6 +46,7 @@ def test_an_average_of_bfloat16_weights_moves():
     assert min(moved) > 0.9, moved
 
 
+@pytest.mark.slow
 def test_a_small_rate_loses_updates_by_rounding_to_the_nearest_and_few_by_chance():
     small = dataclasses.replace(BFLOAT16, optim=OptimConfig(lr=1e-5, weight_decay=0.0, schedule="constant"))
     by_chance = dataclasses.replace(small, precision=Policy(param="bfloat16", rounding="stochastic"))
@@ -102,6 +104,7 @@ def test_parameters_are_rounded_by_draws_of_their_own():
     assert (a != other).any()
 
 
+@pytest.mark.slow
 def test_a_select_and_a_branch_agree_in_bfloat16():
     import functools
 

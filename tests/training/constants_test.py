@@ -109,6 +109,7 @@ def whole():
     return two_steps(config_of())
 
 
+@pytest.mark.few("1f1b")
 @pytest.mark.parametrize("layout", few(LAYOUTS, *QUICK))
 def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, layout):
     trained, statistics, before, after, losses = two_steps(config_of(change=LAYOUTS[layout][0]), LAYOUTS[layout][1])

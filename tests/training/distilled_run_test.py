@@ -97,6 +97,7 @@ def test_a_share_of_the_answers_is_the_records_own(teacher, tmp_path):
     assert all(found[n].tokens == [n] for n in found if n not in recorded)
 
 
+@pytest.mark.exhaustive
 def test_a_student_learns_from_its_own_answers(teacher, tmp_path):
     base = student_of(teacher, 4, kind="reverse_kl", alpha=1.0)
     config = dataclasses.replace(base, data=prompts_of(teacher, tmp_path, 0.5))

@@ -58,6 +58,7 @@ def test_the_page_of_an_autoencoder_shows_its_reconstructions(autoencoder):
     assert "peak signal-to-noise" in (autoencoder / "report.html").read_text().lower()
 
 
+@pytest.mark.exhaustive
 def test_a_flow_among_latents_trains_draws_and_resumes(autoencoder, tmp_path):
     """The autoencoder's weights are no part of what it trains or saves; a run in two parts ends as one in one part."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -70,7 +70,7 @@ def alone():
     return steps(config_of(), 1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", [pytest.param("fsdp", marks=pytest.mark.exhaustive), "fsdp and tensor"])
 def test_steps_on_a_mesh_are_those_of_one_device(alone, layout):
     parallel, devices = LAYOUTS[layout]

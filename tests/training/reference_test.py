@@ -107,7 +107,7 @@ def test_a_run_begins_where_its_reference_stands_and_keeps_it(done):
     assert "The reference reads 11 rows of the train split, once." in QUIET.file.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_row_of_both_splits_has_a_value(begun):
     config, folder = begun
     values = find(config, folder).data.values
@@ -183,7 +183,7 @@ def test_other_rows_other_weights_and_another_precision_have_other_values(begun,
         before = after
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_constants_give_the_same_losses(done, tmp_path):
     """A run that begins at the weights of another one, which are its reference, too."""
     config, folder, _ = done
@@ -231,6 +231,7 @@ def test_eight_devices_are_one(layout, tmp_path):
 # ------------------------------------------------------------------------------------------------ three ways
 
 
+@pytest.mark.exhaustive
 @each_layout
 def test_three_ways_to_a_reference_give_one_loss(layout, tmp_path):
     """Of a run with adapters that have moved: their base is the reference."""

@@ -180,7 +180,8 @@ def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone
     assert len(gaps) == 2
     assert all(1e-4 < gap < 0.1 for gap in gaps)
     assert re.search(r"^step 2/2  loss \S+  .*  reward ", capsys.readouterr().out, re.M)
-    assert "Gap of log-probabilities" in (tmp_path / "run/report.html").read_text()
+    page = (tmp_path / "run/report.html").read_text().replace("<wbr>", "")  # where a title may break
+    assert "Gap of log-probabilities" in page
 
 
 @pytest.mark.slow
@@ -265,7 +266,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, upda
     assert "rollouts<b>" in (tmp_path / "at_once" / "report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_reward_that_fails_ends_the_run_with_one_line_and_loses_no_step(config, alone, tmp_path):
     """Steps until then are saved, and the run goes on once the reward works again."""
     judge = tmp_path / "judge.py"

@@ -36,6 +36,7 @@ def test_an_evaluation_afterwards_is_the_one_of_the_run(run):
     assert {name: last[name] for name in scalars} == pytest.approx(scalars, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_averaged_parameters_are_the_ones_used(run):
     config, run_dir = run
     mesh = sharding.make_mesh(config.parallel)

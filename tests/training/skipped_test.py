@@ -83,7 +83,7 @@ def test_a_run_that_is_never_finite_again_ends_with_code_1_step_and_parameter(di
     assert max(r["step"] for r in read_metrics(run_dir)) >= 9
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_fewer_in_a_row_do_not_end_it(diverging):
     path, run_dir = diverging
     cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "8", "--train.max_skipped", "4"])

@@ -82,6 +82,7 @@ def cut(*names: str):
     return pytest.mark.parametrize("pieces", marked)
 
 
+@pytest.mark.few("data")
 @cut(*PIECES)
 def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(pieces):
     whole, (_, biases, metrics) = deepseek_step(), deepseek_step(pieces)

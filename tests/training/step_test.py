@@ -103,6 +103,7 @@ def test_batch_statistics_pass_through_every_microbatch():
     assert np.abs(moved).sum() > 1.5 * np.abs(moved_once).sum()
 
 
+@pytest.mark.few("int8")
 @pytest.mark.slow
 @pytest.mark.parametrize("matmul", ["int8", "float8"])
 def test_products_in_8_bits_follow_float32(matmul):

@@ -162,7 +162,7 @@ def test_entropy_of_equal_logits_is_that_of_the_keys_seen():
     assert float(windowed.count) == QUERIES
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_unit_whose_bias_holds_it_down_is_dead():
     x = jnp.zeros((2, LENGTH, 10)).at[..., 3:].set(1.0).at[..., :2].set(-1.0)
     mean = watch.kept("units", x)
