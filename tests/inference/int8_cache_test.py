@@ -40,9 +40,7 @@ def test_texts_have_nearly_the_log_probabilities_of_a_whole_cache():
         assert 0 < off.max() < 0.05  # it is read in int8, and read well
 
 
-@pytest.mark.parametrize(
-    "name", few(("gpt2", "gemma3", "mixtral", "gpt_oss"), "gemma3", marks=pytest.mark.slow)
-)
+@pytest.mark.parametrize("name", few(("gpt2", "gemma3", "mixtral", "gpt_oss"), "gemma3", marks=pytest.mark.slow))
 def test_other_decoders_have_it_without_a_line_of_their_own(name):
     cfg = MODELS[name].tiny()
     for got, want in zip(texts(cfg, INT8), texts(cfg, WHOLE), strict=True):
