@@ -49,6 +49,7 @@ def attention_of_bert(model, tree) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama-attention_of_llama-change1", "bert-attention_of_bert-change1")
 @pytest.mark.parametrize("change", [{}, {"remat": "full"}, {"unroll": True}])
 @pytest.mark.parametrize(("name", "attention"), [("llama", attention_of_llama), ("bert", attention_of_bert)])
@@ -69,6 +70,7 @@ def test_layers_of_another_kind_in_front_are_the_first():
     assert found["residual"].shape == found["attention"].shape == (3, 2, 11, 32)
 
 
+@pytest.mark.slow
 def test_a_gradient_goes_through_taps():
     model = MODELS["llama"].tiny().make()
     tree = params.init(model.spec, jax.random.key(0))

@@ -308,6 +308,7 @@ def test_what_published_files_hold_is_passed_over(name, tmp_path, caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_no_key_alone_may_be_left_out_but_the_reviewed_ones(tmp_path):
     """Every key of every fixture, taken away."""
     for name in FOLDERS:

@@ -132,6 +132,7 @@ def test_more_epochs_continue_a_finished_run_as_if_it_had_had_them_from_the_star
     assert config_file.load(tmp_path / "run", ["--train.epochs", "3"]).train.steps is None
 
 
+@pytest.mark.slow
 def test_fewer_epochs_than_a_run_has_are_refused(tmp_path):
     config = config_of(tmp_path)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, epochs=1))
