@@ -47,7 +47,7 @@ def zeros(run):
     return {path: found[path] == 0 for path in targets("", config_file.load(run).make_model().spec)}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sparse_run_heals_and_is_fine_tuned_with_its_zeros(folder, capsys):
     run = folder / "sparse"
     found = made(capsys, folder / "run", run, "--kind", "wanda", "--curve", "0.3", "--sparsity", "0.5", "--heal", "4")

@@ -49,8 +49,8 @@ WINDOWS = {
 }
 
 
+@pytest.mark.few("gemma 2, a local layer", "gpt-oss, the first is local")
 @pytest.mark.slow
-@pytest.mark.few("mistral, two layers", "gemma 2, a local layer", "gpt-oss, the first is local")
 @pytest.mark.parametrize("case", WINDOWS)
 def test_a_window_reaches_as_far_as_it_says(case):
     name, changes, width = WINDOWS[case]
@@ -67,6 +67,7 @@ def scaled(*names: str, by: float, plus: float = 0.0):
     return lambda flat: {path: x * by + plus for path, x in flat.items() if path.endswith(names)}
 
 
+@pytest.mark.few("gemma3")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "qwen3"])
 def test_norms_of_queries_and_keys_turn_with_their_offset(name):
@@ -135,8 +136,8 @@ DROPOUT = {
 }
 
 
+@pytest.mark.few("t5", "mlp")
 @pytest.mark.slow
-@pytest.mark.few("t5", "transformer", "mlp", "bert")
 @pytest.mark.parametrize("name", DROPOUT)
 def test_no_two_dropouts_of_a_model_share_a_key(name, monkeypatch):
     cfg = MODELS[name].tiny()

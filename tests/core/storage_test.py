@@ -113,6 +113,7 @@ def test_selects_look_up_what_a_gather_does():
     np.testing.assert_array_equal(storage._select(storage.NF4, codes), np.asarray(storage.NF4, np.float32))
 
 
+@pytest.mark.few("int8")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_doubled_scales_of_a_layer_are_its_own_and_cost_a_byte(kind):

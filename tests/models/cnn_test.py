@@ -67,8 +67,8 @@ def test_stays_in_bfloat16(cfg):
     )
 
 
+@pytest.mark.few("layout0-cfg1")
 @pytest.mark.slow
-@pytest.mark.few("layout0-cfg1", "layout1-cfg0")
 @pytest.mark.parametrize("cfg", [NNX, LINEN])
 @pytest.mark.parametrize("layout", [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_layouts_equal_one_device_and_gather_no_activation(cfg, layout):

@@ -76,8 +76,8 @@ NARROW = dataclasses.replace(LlamaConfig.tiny(), vocab_size=V, num_layers=1)
 
 
 # ---- model.pad_vocab ----
+@pytest.mark.few("4-blocks-parallel2")
 @pytest.mark.slow
-@pytest.mark.few("128-whole-parallel1", "4-blocks-parallel2")
 @pytest.mark.parametrize(
     ("multiple", "logits", "parallel"),
     [

@@ -92,8 +92,8 @@ TABLES = {
 }
 
 
+@pytest.mark.few("head-dora", "several", "rows")
 @pytest.mark.slow
-@pytest.mark.few("dora", "head-dora", "several", "whole", "rows")
 @pytest.mark.parametrize("name", TABLES)
 def test_logits_in_blocks_have_the_loss_and_the_gradients_of_the_merged_table(name):
     table, x, targets = TABLES[name], draw(5, 2, 7, 6), jnp.arange(14).reshape(2, 7) * 4

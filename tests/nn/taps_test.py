@@ -49,8 +49,8 @@ def attention_of_bert(model, tree) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.few("llama-attention_of_llama-change1")
 @pytest.mark.slow
-@pytest.mark.few("llama-attention_of_llama-change1", "bert-attention_of_bert-change1")
 @pytest.mark.parametrize("change", [{}, {"remat": "full"}, {"unroll": True}])
 @pytest.mark.parametrize(("name", "attention"), [("llama", attention_of_llama), ("bert", attention_of_bert)])
 def test_taps_are_what_the_layers_give_one_by_one(name, attention, change):

@@ -73,7 +73,7 @@ def test_outputs_that_are_not_finite_end_the_matching():
     assert np.isnan(found.compute())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_early_layers_learn_an_object_from_several_queries():
     value, batch = outputs(0, queries=12), batch_of(1)
     layers = {f"layer_{name}": x[:, None] for name, x in value.items()}

@@ -83,8 +83,8 @@ def test_the_loss_falls_and_every_answer_is_in_it(objective):
     assert found[-1] < found[0]
 
 
+@pytest.mark.few("KTO")
 @pytest.mark.slow
-@pytest.mark.few("ORPO", "KTO", "RewardModel")
 @of_each(OBJECTIVES, quick=True)
 def test_rows_that_fill_up_a_batch_change_nothing(objective):
     batch = make_batch()

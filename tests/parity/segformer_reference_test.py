@@ -42,14 +42,14 @@ def test_logits_and_the_state_of_every_stage(reference, measured):
     assert measured(NAME, "forward", worst) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_rows_do_not_see_each_other(reference, measured):
     ref = reference(NAME)
     ours = jax.jit(ref.model.apply)(ref.tree, {"image": batch_of(ref)["image"][-1:]}).value
     assert measured(NAME, "forward", distance(ours, ref.arrays["logits"][-1:])) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_loss_of_an_evaluation_leaves_out_ignored_pixels(reference):
     """Of logits that are brought to the masks' size; a tenth of the pixels has the label 255."""
     ref = reference(NAME)
@@ -76,7 +76,7 @@ def test_gradients_of_every_parameter(reference, measured):
     assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_running_statistics_after_a_training_step(reference, measured):
     """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a channel; here undone."""
     ref = reference(NAME)

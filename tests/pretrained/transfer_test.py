@@ -200,6 +200,7 @@ def test_chat_needs_a_template_and_uses_it(imported, tmp_path, capsys):
     assert "holds no chat_template.jinja" in capsys.readouterr().err
 
 
+@pytest.mark.few("parallel1")
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", [ParallelConfig(data=1), ParallelConfig(data=2, tensor=4)])
 def test_padded_tables_come_in_with_zeros_and_go_out_as_published(imported, tmp_path, parallel):

@@ -128,6 +128,7 @@ def test_forms_that_do_not_fit_together_are_named(server):
         assert said in found.json()["error"]["message"]
 
 
+@pytest.mark.few("required")
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "second"}}])
 def test_a_tool_that_must_be_called_is_called(with_tools, choice):

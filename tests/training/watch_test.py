@@ -54,7 +54,7 @@ def test_who_does_not_watch_has_the_program_as_it_was():
     assert plain != other
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_watched_step_trains_as_the_ordinary_one():
     _, ordinary, watched, _ = steps()
     for path, x in params.paths(ordinary.params).items():
