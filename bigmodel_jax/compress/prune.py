@@ -57,8 +57,8 @@ class Pruned(NamedTuple):
 
 @dataclasses.dataclass
 class Subject:
-    """The run to prune; config: for its evaluation; told: as its folder holds it; batches: for
-    calibration."""
+    """The run to prune. config: the config of its evaluation; told: the config in its folder;
+    batches: the calibration batches."""
 
     config: Config
     told: Config

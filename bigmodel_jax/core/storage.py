@@ -113,7 +113,7 @@ class Blocked:
     def _refuse(self, *_, **__):
         raise ValueError(
             f"a parameter of shape {self.shape} stored in {self.kind} was read as an array; read it through "
-            "nn/linear.py project, or by core/storage.py dense(w, x.dtype), or do not store it so"
+            "nn/linear.py project, or by core/storage.py dense(w, x.dtype), or store it as an array"
         )
 
     # Code that expects an array would use one of these first; each raises a clear error.

@@ -261,7 +261,8 @@ def leave(cfg: DeepseekConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
     """Returns (the multi-token modules' head with x (M, B, T, D), what their routing found). hidden
-    is normed. Modules share its positions: rotary positions depend on differences alone."""
+    is normed. The modules share the positions of the decoder, because rotary positions depend only
+    on differences."""
 
     def run(layer, x, segments):
         at_tokens = Where(at.positions, segments)

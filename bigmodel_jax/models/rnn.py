@@ -170,8 +170,8 @@ def drop_words(
 def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask: jax.Array | float) -> tuple:
     """One step of Flax's cell: (new state, output (B, H)), the state masked only in its products.
 
-    A GRU also passes its state on unmultiplied. Masked there, the state would vanish, or explode
-    through the mask's scale.
+    A GRU also passes its state on without a product. If the mask applied to that path too, the
+    state would vanish, or explode through the mask's scale.
     """
 
     def masked(call, args, kwargs, context):

@@ -96,7 +96,7 @@ def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
 
 
 def _finite(found: np.ndarray) -> np.ndarray:
-    """The model's output itself. Raises Refused where it has numbers that are none."""
+    """Returns the model's output unchanged. Raises Refused where it holds NaN or infinity."""
     if not np.isfinite(found).all():
         raise Refused("input: the model's output for it is not finite", "input")
     return found

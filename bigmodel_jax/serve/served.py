@@ -142,7 +142,7 @@ class Served:
 
     @functools.cached_property
     def embeds(self) -> bool:
-        """Whether the model has states of a text. It is traced once, which tells."""
+        """Whether the model has hidden states of a text. Tracing the model once shows this."""
         if self.tokenizer is None:
             return False
 

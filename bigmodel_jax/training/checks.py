@@ -60,7 +60,7 @@ def check_rows(config: Config, rows: Rows) -> None:
         raise ValueError(
             f"train.spikes.action = 'rollback': there are no batches to spare, {exhausted(most)}; or give 'skip'"
         )
-    made = type(config.data).experience is not DataConfig.experience  # then the batches are not made of these rows
+    made = type(config.data).experience is not DataConfig.experience  # its batches come from elsewhere, not from `rows`
     if not made and not config.data.row():
         held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
         config_reads.check(config.model, config.objective, config.data, held)

@@ -6,7 +6,8 @@ holds a copy of each of these Python files. A difference ends the start with one
 `--accept` names its kind.
 
 A file whose path, size and modification time are as recorded is not read again. Code is compared
-byte by byte, so a new comment is a change. Moving or touching a file is not.
+byte by byte, so a new comment is a change. A file that was only moved or touched counts as
+unchanged.
 """
 
 import functools

@@ -79,7 +79,7 @@ def _serve(args: Sequence[str]) -> None:
 def _run_dir(target: str) -> Path:
     """The run's folder.
 
-    Raises ValueError where it holds no config, without which its servers would not start.
+    Raises ValueError where the folder holds no config, because servers cannot start without one.
     """
     from bigmodel_jax import config_file
 

@@ -81,7 +81,7 @@ def _sparsities(given: Prune) -> tuple[float, ...]:
         if (value := getattr(given, name)) and given.kind not in SPARSE:
             raise ValueError(f"--{name} = {value!r} goes with --kind magnitude and wanda, not with {given.kind}")
     if given.lr is not None and not given.heal:
-        raise ValueError(f"--lr {given.lr} needs --heal N, the steps that it is for")
+        raise ValueError(f"--lr {given.lr} needs --heal N, the number of steps at that rate")
     if not given.pattern:
         kept = 0.5 if given.sparsity is None else given.sparsity
         return (*sorted(set(given.curve) - {kept}), kept)

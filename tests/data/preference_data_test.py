@@ -179,7 +179,7 @@ def test_tools_and_reasoning_reach_the_template(tmp_path):
         (PAIR | {"rejected": None}, "its rejected is no text and no list of messages"),
         (PAIR | {"rejected": PAIR["chosen"]}, "chosen and rejected are the same"),
         ({"chosen": [USER, SAID], "rejected": [USER, SAID]}, "chosen and rejected are the same"),
-        ({"chosen": [USER], "rejected": [USER, SAID]}, "one answer begins with all of the other one"),
+        ({"chosen": [USER], "rejected": [USER, SAID]}, "one answer begins with the whole other answer"),
         (PAIR | {"chosen": []}, "the assistant says nothing; its roles: none"),
         (PAIR | {"chosen": [USER]}, "the assistant says nothing; its roles: user"),
         (PAIR | {"chosen": [{"role": "assistant"}]}, "a message lacks its role or content; its keys: role"),
