@@ -78,7 +78,7 @@ class SampleConfig:
     temperature: NonNegative = 0.8  # logits are divided by it; 0 = always the likeliest token
     top_k: CountOrZero = 0  # sample from the k likeliest tokens; 0 = from all
     top_p: ShareAboveZero = 1.0  # sample from the likeliest tokens whose probabilities sum to this; 1 = from all
-    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: one scale per head and position
+    cache: Literal["compute", "int8"] = "compute"  # cached keys and values; int8: one scale per head and position
     widen: Literal["auto", "never"] = "auto"  # auto: a CPU with enough memory makes quantized weights dense once
 
 

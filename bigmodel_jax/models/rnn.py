@@ -44,8 +44,8 @@ class RecurrentConfig(ModelConfig):
     dropout: ShareBelowOne = 0.0  # dropout rate of the inputs of each layer and of the head
     recurrent_dropout: ShareBelowOne = 0.0  # dropout rate of the state, where the next step multiplies it
     embedding_dropout: ShareBelowOne = 0.0  # share of word types that are dropped
-    activation: Activation = "tanh"  # of the new state; the gates of an LSTM or a GRU are sigmoids
-    init: Initial = "default"  # of the kernels; default: orthogonal for the state's, LeCun's normal for the others
+    activation: Activation = "tanh"  # activation of the new state; the gates of an LSTM or a GRU are sigmoids
+    init: Initial = "default"  # kernels' distribution; default: orthogonal for the state's, LeCun's for the others
     init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     SIZES: ClassVar[tuple] = (Cut("vocab_size", "vocab"), Cut("hidden_dim", "mlp"))

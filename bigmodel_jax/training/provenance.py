@@ -29,7 +29,7 @@ from bigmodel_jax.data import cache
 FILE = "provenance.json"
 KINDS = ("data", "code")
 ENTRIES = {"data": {"digest"}, "code": {"path", "bytes", "digest", "copy"}}  # the keys that each entry must have
-MOST = 1000  # for a field with more files, only one digest of all files is stored
+MOST = 1000  # most files of a field whose digests are stored one by one; more files share one digest
 INSTALLED = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))]
 
 log = logging.getLogger("bigmodel_jax")

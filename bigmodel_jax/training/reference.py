@@ -39,7 +39,7 @@ from bigmodel_jax.training.state import weights as weights_of
 FILE = "reference.json"
 FORMAT = 1
 SPLITS = ("train", "validation")
-ROWS = 256  # so many rows are read at a time for the digest of their content
+ROWS = 256  # rows that are read at a time for the digest of their content
 
 
 class Beside(NamedTuple):

@@ -21,8 +21,8 @@ class Submit:
     options: Unnamed = None  # the engine's own options
     run: bool = False  # submit the job as well
     output: str = ""  # the file to write; empty: in the run's folder
-    run_dir: str | None = None  # as for train
-    accept: str = ""  # as for train
+    run_dir: str | None = None  # the run's folder, as in `train`
+    accept: str = ""  # data, code or data,code: what may have changed, as in `train`
 
 
 def submit(args: Sequence[str]) -> None:
