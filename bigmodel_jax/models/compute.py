@@ -61,7 +61,7 @@ def check(config: Any) -> None:
     attention = getattr(of(config), "attention", "auto")
     if attention != "auto" and ranges.hints(type(config)).get("compute") is StackCompute:
         raise ValueError(
-            f"model.compute.attention = {attention!r}; the attention of {type(config).__name__} has one form alone: "
+            f"model.compute.attention = {attention!r}; the attention of {type(config).__name__} has one implementation: "
             "it must be 'auto'"
         )
 

@@ -218,7 +218,7 @@ def _query_multiplier(path: str, ours: dict[str, Param], theirs: dict[str, Param
 def _ends_branch(path: str, ours: dict[str, Param]) -> bool:
     """Whether a parameter makes what a layer adds to the residual.
 
-    It is then a matrix into "embed" alone, or the bias of one.
+    Such a parameter is a matrix whose only output is "embed", or the bias of such a matrix.
     """
     for end, matrix in (("", ""), ("_bias", ""), ("bias", "kernel")):
         other = ours.get(path.removesuffix(end) + matrix) if path.endswith(end) else None

@@ -58,7 +58,7 @@ def check_rows(config: Config, rows: Rows) -> None:
         raise ValueError(f"train.steps = {steps}: {steps * size:,} examples are asked for, and {exhausted(most)}")
     if most is not None and config.train.spikes.action == "rollback":
         raise ValueError(
-            f"train.spikes.action = 'rollback': there are no batches to spare, {exhausted(most)}; or give 'skip'"
+            f"train.spikes.action = 'rollback' needs further batches after a spike; {exhausted(most)}; or give 'skip'"
         )
     made = type(config.data).experience is not DataConfig.experience  # its batches come from elsewhere, not from `rows`
     if not made and not config.data.row():

@@ -132,7 +132,7 @@ def test_answers_taken_singly(tmp_path):
     ]  # fmt: skip
     first = [[fed[1] for fed, _ in texts(rows, i)] for i in range(4)]
     assert all(a == b for a, b in first), "under the row's own prompt"
-    with pytest.raises(ValueError, match="one record alone"):
+    with pytest.raises(ValueError, match="there is only one record"):
         data(tmp_path, records[:1], UnpairedPreferenceData, template="").open("train")
 
 
