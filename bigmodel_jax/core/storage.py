@@ -38,7 +38,7 @@ NF4 = (
 class Storage(Protocol):
     """The interface of a storage.
 
-    - check: raises ValueError if a parameter of this shape cannot be stored so
+    - check: raises ValueError if a parameter of this shape cannot be stored in this form
     - pack: the node for dense values `w`
     - shardings: the node's shardings, if a dense array of that shape had the sharding `placed`
     """

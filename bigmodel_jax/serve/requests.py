@@ -126,7 +126,8 @@ class Completion(Sampled):
 
     - prompt: a text or its token ids, or several of either.
     - max_tokens: the largest number of generated tokens.
-    - logprobs: how many likeliest tokens to return with log probabilities; None for none at all.
+    - logprobs: how many likeliest tokens to return with log probabilities; None returns no log
+      probabilities.
     - echo: return the prompt before each continuation.
     """
 
