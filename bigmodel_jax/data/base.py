@@ -148,8 +148,9 @@ class DataConfig:
     def sheet(self, first: Callable[[], dict[str, np.ndarray]]) -> tuple[np.ndarray, list[str]] | None:
         """Return training images as the model gets them, with a title each, for a contact sheet.
 
-        The images are (N, H, W, 1 or 3) float32 in 0 .. 1; `first` reads the training rows. None
-        where the rows are not images, or where training does not augment them.
+        The images are (N, H, W, 1 or 3) float32 in 0 .. 1; `first` returns the arrays of the first
+        training rows. The result is None where the rows are not images, or where training does not
+        augment them.
         """
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

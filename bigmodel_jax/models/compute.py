@@ -57,7 +57,8 @@ def remat(config: Any) -> str:
 
 
 def check(config: Any) -> None:
-    """Raises ValueError if the config chooses an attention and the model has one alone."""
+    """Raises ValueError if the config chooses an attention, but the model has only one
+    implementation."""
     attention = getattr(of(config), "attention", "auto")
     if attention != "auto" and ranges.hints(type(config)).get("compute") is StackCompute:
         raise ValueError(
