@@ -34,7 +34,7 @@ SPARSE = ("magnitude", "wanda")  # kinds that keep the model's shapes
 
 
 class Asked(NamedTuple):
-    """The verb's options; sparsities: increasing; the model of the last one is kept."""
+    """The verb's options. sparsities: in increasing order; the model of the last one is kept."""
 
     kind: Kind
     sparsities: tuple[float, ...]
