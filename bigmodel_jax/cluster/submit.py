@@ -200,7 +200,7 @@ class Gcloud:
     """A script for gcloud or, with `gke_cluster`, for xpk."""
 
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
-    nodes: CountOrZero = 0  # hosts; 0: those of one slice
+    nodes: CountOrZero = 0  # hosts; 0: the hosts of one slice
     project: str = ""  # Google Cloud project
     zone: str = ""  # Google Cloud zone
     folder: str = "bigmodel_jax"  # where this project is on the hosts

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """A pruned model; config: that of the model; about: facts for the record."""
+    """A pruned model. config: the pruned model's config; about: facts for the record."""
 
     config: Config
     weights: Tree

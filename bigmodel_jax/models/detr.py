@@ -63,7 +63,7 @@ class DetrConfig(ModelConfig):
     block: Literal["basic", "bottleneck"] = "bottleneck"  # the ResNet's block: 3x3 and 3x3, or 1x1, 3x3 and 1x1
     stem: Literal["imagenet", "cifar"] = "imagenet"  # what precedes the ResNet's stages, as in ResNetConfig
     batch_norm: Literal["frozen", "trained"] = "frozen"
-    "frozen: statistics, scales and biases of the ResNet never change (published models); trained: for a random start"
+    "frozen: statistics, scales and biases of the ResNet never change (published models); trained: they train"
     embed_dim: Count = 256  # width of the residual stream
     num_heads: Count = 8  # attention heads of a layer
     mlp_dim: Count = 2048  # hidden width of the feed-forward layer

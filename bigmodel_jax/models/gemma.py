@@ -175,7 +175,8 @@ def rms(cfg: GemmaConfig, p, x):
 def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, index):
     """Returns (attention's output (B, T, D) without norms and residual, the layer's cache).
 
-    local: whether this layer has the window. angles: those of global and those of local layers.
+    local: whether this layer has the window. angles: the rotary angles of global layers and of
+    local layers.
     """
     q, k, v = attention.qkv(p, x_BTD, norm_eps=cfg.norm_eps, norm_offset=1.0)
     turn = angles[0]

@@ -121,7 +121,8 @@ class Plan(NamedTuple):
 
 
 def make_plan(head: Head, columns: int = 0) -> Plan:
-    """The plan of a head. columns: those of a device's block; 0 = as many as fit in BLOCK_BYTES."""
+    """The plan of a head. columns: the columns of a device's block; 0 = as many as fit in
+    BLOCK_BYTES."""
     at = cut(head.x.shape[:-1], head.table.shape)
     columns = columns or _columns(*local_shape(head, at))
     vocab = head.vocab if head.padded else 0

@@ -54,7 +54,7 @@ def get_config() -> Config:
 class Candidate:
     """One layout, with estimates that need no compiler.
 
-    memory: bytes of one device. seconds: of one step.
+    memory: bytes of one device. seconds: the duration of one step.
     """
 
     config: Config

@@ -65,7 +65,7 @@ class Picture:
 
     - prompt: the name or the number of a class, or a text, depending on the model.
     - model: the name of the served model.
-    - n: how many images; seed: of the noise; steps: of the sampler.
+    - n: how many images; seed: the seed of the noise; steps: the sampler's steps.
     - guidance: the scale of classifier-free guidance.
     - response_format: PNG files in base64.
     """

@@ -154,7 +154,8 @@ class Chat(Sampled):
     - messages: the conversation so far.
     - max_tokens, max_completion_tokens: the largest number of generated tokens; the second one
       wins.
-    - logprobs: return log probabilities; top_logprobs: of so many likeliest tokens.
+    - logprobs: return log probabilities; top_logprobs: the number of likeliest tokens to return
+      with them.
     - tools: the functions that the model may call; tool_choice: whether it may or must.
     """
 

@@ -116,9 +116,10 @@ def experts(
 
     mask_BT: False for padding, which takes no place. capacity_factor: 0 drops no token; otherwise
     an expert has `capacity_factor` times its even share of places in a row, and tokens beyond get
-    0. buffer: for the form without dropping, where tokens travel to the experts: the rows that a
-    device has room for, relative to an even share; 0 = all. implementation: of the form without
-    dropping; "auto" is "dense" on CPUs, which have no grouped product.
+    0. buffer: the rows that a device has room for, relative to an even share; 0 = all; it applies
+    to the form without dropping, where tokens travel to the experts. implementation: the
+    implementation of the form without dropping; "auto" is "dense" on CPUs, which have no grouped
+    product.
     """
     activation = recompute.from_arguments(activation)
     if capacity_factor:
