@@ -79,7 +79,9 @@ def test_the_spec_says_shapes_shardings_and_values_of_blocks():
 
 
 def test_what_cannot_be_stored_in_blocks_is_one_line():
-    with pytest.raises(ValueError, match=r"storage = int8x64 with kind = 'trained'; only a constant is stored so"):
+    with pytest.raises(
+        ValueError, match=r"storage = int8x64 with kind = 'trained'; only a constant can be stored in this form"
+    ):
         Param((4, 4), (None, None), normal(1.0), storage=Blocks())
     with pytest.raises(ValueError, match=r"storage: int4x64 of shape \(4, 3\); its last dimension must be even"):
         Param((4, 3), (None, None), normal(1.0), kind="constant", storage=Blocks("int4"))

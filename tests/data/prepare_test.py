@@ -292,7 +292,7 @@ def test_a_damaged_result_is_one_line_and_another_jobs_folder_is_left_alone(corp
 def test_a_worker_that_dies_is_one_line(corpus, tmp_path):
     dies = dataclasses.replace(corpus, steps=(Function(f"{__name__}:dies"),))
     with pytest.raises(
-        ValueError, match=r"^a worker process was ended from outside \(memory\?\); the same command goes on"
+        ValueError, match=r"^a worker process was killed \(out of memory\?\); the same command continues"
     ):
         made(dies, tmp_path, workers=2)
 

@@ -117,5 +117,5 @@ def test_two_stacks_of_other_shapes_are_one_line():
 def test_a_pipeline_is_refused_in_one_line():
     parallel = ParallelConfig(data=1, stage=2)
     mesh = sharding.make_mesh(parallel, jax.devices()[:2])
-    with sharding.use(mesh, parallel.rules, parallel), pytest.raises(ValueError, match="on a mesh of one stage"):
+    with sharding.use(mesh, parallel.rules, parallel), pytest.raises(ValueError, match="taps need a mesh of one stage"):
         jax.eval_shape(tapped(lambda: stack.run(block, jnp.ones(2), jnp.ones((2, 2))), "h"))

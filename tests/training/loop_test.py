@@ -332,5 +332,5 @@ def test_a_run_whose_local_save_is_damaged_begins_anew(whole, tmp_path, caplog):
         path.write_bytes(bytes(path.stat().st_size))
     said, _ = run(config, tmp_path / "run")
     assert "Resuming" not in said
-    assert "the run begins anew" in (tmp_path / "run" / "log.txt").read_text()
+    assert "the run starts again from its beginning" in (tmp_path / "run" / "log.txt").read_text()
     same(config, folder, tmp_path / "run")

@@ -68,7 +68,11 @@ def test_without_either_a_run_has_the_steps_it_always_had():
     ("data", "train", "says"),
     [
         (Counted(num=8), {"steps": 7, "epochs": 2}, "train.steps = 7 and train.epochs = 2 are both given; give one"),
-        (Generated(num=8), {"epochs": 2}, "train.epochs = 2: Generated has no end to count; give train.steps"),
+        (
+            Generated(num=8),
+            {"epochs": 2},
+            "train.epochs = 2: Generated never ends, so it has no epochs; give train.steps",
+        ),
     ],
     ids=["both", "no end"],
 )
