@@ -176,6 +176,7 @@ def _pattern(weights: tuple[float, ...]) -> _Pattern:
 
 def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
     """Return (..., parts) int64: the examples of each part before `place` (...) of a leg."""
+    # The table is int32 to save memory; the examples of a long run need int64.
     rounds, rest = np.divmod(place, SLOTS)
     return np.asarray(rounds)[..., None] * pattern.before[-1].astype(np.int64) + pattern.before[rest]
 

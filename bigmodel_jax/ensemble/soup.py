@@ -54,7 +54,9 @@ def greedy(
     total: Total = total_of(weights, spec)
     order = [Tried(first, scalars[key], scalars[key], True)]
     for number in ranked[1:]:
+        # The float64 sum is carried on, so the means' rounding to float32 does not add up.
         candidate = total.add(load(number), spec)
+        # Statistics of a batch norm must fit the averaged weights before these are judged.
         mean = finish(candidate.mean())
         found = judge(mean)
         kept = sign * found[key] >= sign * scalars[key]  # false for a metric that is NaN

@@ -19,6 +19,7 @@ def plain(value: Any) -> str:
 
 def breakable(name: str) -> str:
     """A name that may wrap only after its separators."""
+    # The name is escaped first, or the tags that are added would be escaped with it.
     return re.sub(r"([._/-])", r"\1<wbr>", escape(name))
 
 
@@ -113,4 +114,5 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -
 
 
 def _data(png: bytes) -> str:
+    # A page loads nothing from elsewhere, so each picture is a part of it.
     return "data:image/png;base64," + base64.b64encode(png).decode()

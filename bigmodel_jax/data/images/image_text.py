@@ -143,6 +143,7 @@ class ImageTextData(DataConfig):
         folder = decoded_folder(self, split)
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
+        # Texts are tokenized here and not in the cache, so another tokenizer needs no new decoding.
         texts = json.loads((folder / "texts.json").read_text("utf-8"))
         shape = (len(texts), self.image_size, self.image_size, 3)
         images = np.asarray(np.memmap(folder / "image.bin", np.uint8, mode="r", shape=shape))
@@ -198,6 +199,7 @@ class ImageTextRows:
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
             "image": images.astype(np.float32) / np.float32(255),
+            # -1 marks padding, and is no row of an embedding table.
             "tokens": np.maximum(tokens, 0),
             "segment_ids": (tokens >= 0).astype(np.int32),
             "weights": np.ones(len(indices), np.float32),
@@ -219,6 +221,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], seq_len: int) -> np.ndarray:
     """Return (N, seq_len) int32: each text, truncated, then the separator, then -1 as padding."""
     tokens = np.full((len(texts), seq_len), -1, np.int32)
     for row, ids in enumerate(tokenizer.encode_batch(texts)):
+        # The separator survives a truncation, because CLIP takes the text's embedding there.
         ids = ids[: seq_len - 1]
         tokens[row, : len(ids)], tokens[row, len(ids)] = ids, tokenizer.separator
     return tokens

@@ -58,6 +58,7 @@ def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
     decides.
     """
     for name in (columns.messages, columns.conversations):
+        # Tables give every record every column, and None where the record has no value.
         if record.get(name) is not None:
             first = record[name][0] if isinstance(record[name], list) and record[name] else None
             return "sharegpt" if isinstance(first, dict) and "from" in first else "messages"
@@ -163,6 +164,7 @@ def tools_of(value: Any, name: str) -> list | None:
     """Return tools as a list; tables may hold it as JSON text."""
     if isinstance(value, str):
         try:
+            # A CSV cell without tools is an empty text, which is no JSON.
             value = json.loads(value or "null")
         except json.JSONDecodeError as error:
             raise ValueError(f"its {name!r} is no JSON ({error})") from None

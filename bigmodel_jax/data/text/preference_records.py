@@ -188,8 +188,10 @@ def _plain(found: Prompted, tokenizer: Tokenizer, escape: bool) -> tuple[list[in
     sides = [found.prompt, *found.answers]
     if not all(isinstance(side, str) for side in sides):
         raise ValueError("its answers are messages, which need a template (data.template_path)")
+    # `encode` reads control tokens as text anyway, so only the check of `quote` is needed.
     chat.quote([{"role": "user", "content": side} for side in sides], tokenizer, escape=escape)
     # A text begins with the start token, as `generate` feeds it.
+    # A token may span prompt and answer, so both are tokenized as one text.
     return [tokenizer.start, *tokenizer.encode(found.prompt)], [
         [tokenizer.start, *tokenizer.encode(found.prompt + answer)] for answer in found.answers
     ]
