@@ -34,9 +34,7 @@ class Stage:
     weights: tuple[NonNegative, ...] = ()
     "one weight per part; they need not add up to 1; empty: by the parts' sizes"
     temperature: Positive = 1.0
-
-
-"without weights: how strongly the shares are equalized"
+    "without weights: how strongly the shares are equalized"
 
 
 def by_size(sizes: tuple[int, ...], temperature: float) -> tuple[float, ...]:

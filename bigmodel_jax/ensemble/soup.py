@@ -4,6 +4,7 @@ Source: Wortsman et al., arXiv:2203.05482, algorithm 1. The soup's own metric ha
 members, so it does not estimate the metric on other data.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def greedy(
     """
     sign = 1.0 if more_is_better else -1.0
     # The best member is tried first, so the soup starts at its metric.
-    ranked = sorted(range(len(alone)), key=lambda i: -sign * alone[i][key])
+    # Members whose metric is NaN are tried last; sorting by NaN itself would leave them anywhere.
+    ranked = sorted(range(len(alone)), key=lambda i: (math.isnan(alone[i][key]), -sign * alone[i][key]))
     first = ranked[0]
     weights, scalars = load(first), alone[first]
     total: Total = total_of(weights, spec)

@@ -130,7 +130,7 @@ def _short(name: str) -> str:
 
 def _turns(record: dict[str, Any], theme: Theme):
     turns = [one for one in record.get("order", ()) if one["value"] is not None]
-    if not turns:
+    if not any(one["kept"] for one in turns):
         return None
     figure, axes = new_axes(theme, "The soup, turn by turn", "turn")
     kept = [(at, one["value"]) for at, one in enumerate(turns, 1) if one["kept"]]

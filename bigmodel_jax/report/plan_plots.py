@@ -1,5 +1,7 @@
 """Draw a plan: where a device's memory goes, and where a step's time goes."""
 
+import itertools
+
 from bigmodel_jax.report.plot_style import Theme, new_axes, render
 
 GIB = 2.0**30
@@ -23,7 +25,7 @@ def memory(plan: dict, theme: Theme):
     shown = [name for name in PARTS if parts.get(name, 0) > 0.002 * plan["memory"]["used"]]
     unit, suffix, columns = (GIB, "", 3) if plan["memory"]["used"] >= GIB else (2.0**20, " MiB", 2)
     start = 0.0
-    for name, color in zip(shown, theme.series, strict=False):
+    for name, color in zip(shown, itertools.cycle(theme.series)):
         size = parts[name] / GIB
         axes.barh(0, size, left=start, height=0.5, color=color, label=f"{name} {parts[name] / unit:.2f}{suffix}")
         start += size

@@ -174,6 +174,7 @@ class SelfPlayGames:
         number = self._number()
         if number not in self._rounds:
             self._rounds[number] = self._round(number, params.merge(state.params, state.frozen, self._constants))
+            self._rounds = {n: self._rounds[n] for n in self._window(number)}  # older games are never drawn again
         batch = self._place(self._drawn(number))
         self._step += 1
         return batch

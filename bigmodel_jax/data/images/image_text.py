@@ -16,8 +16,7 @@ from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.images.image_rows import shift
-from bigmodel_jax.data.sources.lines import opened_text, parse_json
-from bigmodel_jax.data.sources.opened import opened
+from bigmodel_jax.data.sources.lines import opened_text, parse_json, read_lines
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Listings, Tfds
 from bigmodel_jax.data.text import text
@@ -56,9 +55,8 @@ class CaptionFiles(Listings):
 def _rows(path: Path, fields: tuple[str, str], split: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
     """Yield (where, row, what is wrong with the row) for every line of a caption file."""
     if path.suffix == ".jsonl":
-        with opened(path) as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path} line {number}", *_json_row(line, fields)
+        for number, line, reason in read_lines(path):
+            yield f"{path} line {number}", *((None, reason) if reason else _json_row(line, fields))
     elif path.suffix in (".csv", ".tsv"):
         with opened_text(path) as file:
             rows = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")

@@ -168,7 +168,7 @@ class TextFiles(Files):
                 bad.skip(str(path), f"longer than {MOST_BYTES} bytes")
                 continue
             try:
-                yield str(path), {"text": content.decode("utf-8")}
+                yield str(path), {"text": content.decode("utf-8-sig")}
             except UnicodeDecodeError as error:
                 bad.skip(str(path), f"not UTF-8 ({error.reason} at byte {error.start})")
 

@@ -9,6 +9,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -183,7 +184,9 @@ def with_reasoning(messages: list[Message], reasoning: Reasoning, template: str)
     messages = [{name: x for name, x in m.items() if x is not None or name == "content"} for m in messages]
     if reasoning == "strip":
         return [_stripped(m) for m in messages]
-    lost = next((name for m in messages for name in REASONING if m.get(name) and name not in template), None)
+    # Whole words: a template that reads `reasoning_content` does not read `reasoning`.
+    read = {name for name in REASONING if re.search(rf"\b{name}\b", template)}
+    lost = next((name for m in messages for name in REASONING if m.get(name) and name not in read), None)
     if lost:
         raise ValueError(
             f"a message has {lost!r}, which this template does not write; data.reasoning = 'strip' drops it"

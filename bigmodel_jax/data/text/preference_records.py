@@ -81,7 +81,7 @@ def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
     if reason := lacks(record, columns.prompt, columns.completion, columns.label):
         raise ValueError(reason)
     label = record[columns.label]
-    if label not in (True, False, "true", "false", "True", "False"):
+    if not isinstance(label, bool | int | str) or label not in (True, False, "true", "false", "True", "False"):
         raise ValueError(f"its {columns.label} is {str(label)[:40]!r}; allowed: true, false")
     prompt = _side(record[columns.prompt], columns.prompt)
     answer = _behind(prompt, _side(record[columns.completion], columns.completion))
