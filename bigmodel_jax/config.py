@@ -292,8 +292,7 @@ def check_parts(config: Config) -> None:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """All fields by dotted name: {"optim.lr": 0.0003, ...}; golden files and diffs show fields in
-    this form."""
+    """All fields by dotted name, as golden files and diffs show them: {"optim.lr": 0.0003, ...}."""
     out: dict[str, Any] = {prefix or "config": type(config).__name__}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}.{field.name}".lstrip(".")

@@ -168,8 +168,7 @@ class Programs(NamedTuple):
     # ---- all slots
 
     def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
-        """Makes up to `turns` tokens per slot. It ends early if no text goes on, or if a text ends
-        while requests wait.
+        """Makes up to `turns` tokens per slot, fewer if all texts end or one ends while others wait.
 
         keep: (B,) bool; False ends the slot's text. allowed: (B, W), the tokens that may come
         next; with it, each slot gets one token.

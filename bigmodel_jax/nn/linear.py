@@ -89,7 +89,7 @@ def unembed(p: dict, x: jax.Array) -> jax.Array:
     if isinstance(p["table"], Adapted):
         return _unembed_adapted(p["table"], x)
     if storage.stored(p["table"]):
-        return stored.takes_stored(unembed)({"table": p["table"]}, x)
+        return stored.unembed(unembed, x, p["table"])
     if cpu.active() and x.dtype == jnp.float32:
         return cpu.dense(x, p["table"].T)
     return jnp.einsum("...d,vd->...v", x, p["table"], preferred_element_type=jnp.float32)

@@ -61,6 +61,26 @@ def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
     return jnp.moveaxis(y, range(len(outs)), range(here, here + len(outs))).reshape(*lead, *outs)
 
 
+def unembed(product: Callable, x: jax.Array, node: Blocked) -> jax.Array:
+    """`product({"table": dense table}, x)`: logits (..., V) float32 by a table stored in blocks."""
+    if _few_rows(1, x, node):
+        return unembed_as_stored(x, node)
+    return takes_stored(product)({"table": node}, x)
+
+
+def unembed_as_stored(x: jax.Array, node: Blocked) -> jax.Array:
+    """x (..., D) times the rows of an int8 table (V, D), which is read in 8 bits.
+
+    Each block's product is multiplied by its scale, so that no dense table is in memory: y[v] =
+    sum_k s[v, k] sum_(d in block k) x[d] q[v, d].
+    """
+    rows, (vocab, blocks) = x.reshape(-1, x.shape[-1]), node.scales.shape
+    values, pieces = node.values.reshape(vocab, blocks, -1), rows.reshape(len(rows), blocks, -1)
+    products = jnp.einsum("rkd,vkd->krv", pieces, values.astype(x.dtype), preferred_element_type=jnp.float32)
+    logits = jnp.sum(products * node.scales.astype(jnp.float32).T[:, None], axis=0)
+    return logits.reshape(*x.shape[:-1], vocab)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _project(product, num_dims, x, node):
     node, x = jax.lax.optimization_barrier((node, x))

@@ -13,7 +13,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.inference.compiled import Layout, uncut
 from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.inference.slots import Programs
-from bigmodel_jax.models.bases import BaseConfig
+from bigmodel_jax.models.quantize import QuantizeConfig
 
 Weights = Literal["", "float32", "bfloat16", "int8", "int4", "nf4"]
 DENSE = ("float32", "bfloat16")
@@ -27,14 +27,14 @@ class Serving:
     length: tokens of prompt and answer together for which a slot has room.
     prompt: tokens of a prompt; 0: half of `length`. Prefill is compiled for its padded length.
     weights: storage format; "": precision.compute, as for a run's own weights.
-    block: how many values of a weight share one scale.
+    block: how many values of a weight share one scale; 0: 64, or 32 for int4.
     """
 
     slots: Count = 16
     length: Count = 2048
     prompt: CountOrZero = 0
     weights: Weights = ""
-    block: Count = 128
+    block: CountOrZero = 0
 
     @property
     def unpadded(self) -> int:
@@ -57,12 +57,12 @@ def for_options(config: Config) -> Config:
     return dataclasses.replace(config, parallel=parallel)
 
 
-def stored_spec(config: Config, serving: Serving) -> params.Tree:
-    """The parameter spec, with the layers' matrices quantized if `weights` says so."""
-    spec = config.make_model().spec
-    if serving.weights in ("", *DENSE):
-        return spec
-    return BaseConfig(serving.weights, serving.block).freeze(spec, f"--weights = {serving.weights!r}")
+def stored_config(config: Config, serving: Serving) -> Config:
+    """The config whose weights are stored as `serving.weights` says: as `quantize` stores them."""
+    if not serving.weights:
+        return config
+    kind = "none" if serving.weights in DENSE else serving.weights
+    return dataclasses.replace(config, quantize=QuantizeConfig(kind, serving.block))
 
 
 def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
@@ -70,7 +70,7 @@ def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
 
     Floats have the dtype in which products are computed.
     """
-    spec = stored_spec(config, serving)
+    spec = stored_config(config, serving).make_model().spec
     dtype = serving.weights if serving.weights in DENSE else config.precision.compute
     shapes = jax.eval_shape(lambda tree: cast(tree, dtype), params.abstract(spec))
     places = sharding.shardings(spec, layout.mesh, layout.rules)
@@ -91,7 +91,8 @@ def programs_of(config: Config, serving: Serving) -> Programs:
 
     Tokens are drawn as `eval.sample` draws them by default.
     """
-    return Programs.of(config.make_model(), SampleConfig(), (), serving.slots, serving.length, 1, False)
+    model = stored_config(config, serving).make_model()
+    return Programs.of(model, SampleConfig(), (), serving.slots, serving.length, 1, False)
 
 
 def layout_of(config: Config, devices: list) -> Layout:

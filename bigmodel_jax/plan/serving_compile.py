@@ -10,7 +10,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
 from bigmodel_jax.plan.chips import GIB
 from bigmodel_jax.plan.compile import Compiled, ask, read, root, used_bytes
-from bigmodel_jax.plan.serving import Serving, for_options, stored_spec
+from bigmodel_jax.plan.serving import Serving, for_options, stored_config
 from bigmodel_jax.plan.topology import Topology, divisors
 
 PROGRAMS = ("decode", "prefill")
@@ -96,7 +96,7 @@ def check(config: Config, serving: Serving, topology: Topology) -> None:
         raise ValueError(
             f"--slots {serving.slots} is not divisible by the {rows} devices over which the slots are sharded"
         )
-    stored_spec(config, serving)
+    stored_config(config, serving).make_model()
 
 
 def compile_server(config: Config, topology: Topology, serving: Serving, say: Say) -> Server:

@@ -44,7 +44,9 @@ def cuts(mesh: dict[str, int]) -> str:
 def facts(plan: dict) -> str:
     """Two lines: model and storage of its weights, then slots and prompts."""
     serving = plan["serving"]
-    blocks = f" in blocks of {serving['block']}" if plan["weights"] in ("int8", "int4", "nf4") else ""
+    blocks = (
+        f" in blocks of {serving['block']}" if serving["block"] and plan["weights"] in ("int8", "int4", "nf4") else ""
+    )
     return (
         f"{plan['model']}, {number(plan['parameters'])} parameters; weights in {plan['weights']}{blocks}, "
         f"{plan['compute']} compute\n{serving['slots']:,} slots of {serving['length']:,} tokens; prompts of "

@@ -29,3 +29,12 @@ def test_no_dense_weight_is_made():
     made = jax.make_jaxpr(lambda x, node: stored.project_as_stored(1, x, node))(jnp.ones((2, 64)), node)
     sizes = [(one.primitive.name, var.aval.size) for one in made.eqns for var in one.outvars]
     assert {name for name, size in sizes if size >= 64 * 96} == {"reshape", "convert_element_type"}
+
+
+@pytest.mark.parametrize("block", [16, 64])
+def test_logits_by_a_stored_table_are_those_of_the_dense_one(block):
+    node = Blocks("int8", block).pack(jax.random.normal(jax.random.key(0), (96, 64)))
+    x = jax.random.normal(jax.random.key(1), (2, 3, 64))
+    found = stored.unembed_as_stored(x, node)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, x @ node.dense(jnp.float32).T, atol=1e-4)
