@@ -34,11 +34,16 @@ HEADS = {
     "electra-classification": "classification",
     "electra-token-classification": "token_classification",
     "electra-question-answering": "question_answering",
+    "modernbert-encoder": "none",
+    "modernbert-classification": "classification",
+    "modernbert-mean-classification": "classification",
+    "modernbert-token-classification": "token_classification",
+    "modernbert-question-answering": "question_answering",
     "deberta-encoder": "none",
     "xlnet-encoder": "none",
 }
-ENCODERS = ["bert", "roberta", "distilbert", "electra", "deberta", "xlnet"]
-TRAINED = ["bert", "electra"]
+ENCODERS = ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta", "xlnet"]
+TRAINED = ["bert", "electra", "modernbert"]
 
 every_family = pytest.mark.parametrize("name", [*ENCODERS, *HEADS])
 # A head adds nothing to these.
