@@ -88,7 +88,7 @@ def from_hf(head: str, hf: dict) -> ModernBertConfig:
     untied embeddings, and for layers in another order.
     """
     # transformers reads no kind of positions here, and published files name several.
-    check_fixed(hf, **PLAIN, position_embedding_type=("absolute", "sans_pos", "rope", None))
+    check_fixed(hf, **PLAIN, position_embedding_type=("absolute", "sans_pos", None))
     check_fixed(hf, classifier_pooling=("cls", "mean"))
     check_fixed(hf, head_dim=(None, hf["hidden_size"] // hf["num_attention_heads"]))
     return ModernBertConfig(
