@@ -30,9 +30,10 @@ Head = Literal["none", "masked_lm", "classification", "token_classification", "q
 
 @dataclasses.dataclass(frozen=True)
 class ModernBertConfig(ModelConfig):
-    """A ModernBERT (Warner et al., arXiv:2412.13663) with one of five heads; defaults: the base model.
+    """A ModernBERT (Warner et al., arXiv:2412.13663) with one of five heads.
 
-    The reference implementation is transformers' `ModernBertModel` and its heads.
+    The reference implementation is transformers' `ModernBertModel` and its heads. The defaults are
+    those of ModernBERT-base.
     """
 
     vocab_size: Count = 50_368  # tokens in the vocabulary
@@ -123,7 +124,7 @@ def head_spec(cfg: ModernBertConfig) -> params.Tree:
 
 
 def spec(cfg: ModernBertConfig) -> params.Tree:
-    """The table (V, D), the stacked layers with the norms before attention (L - 1, D), and the head."""
+    """The table (V, D), the stacked layers, the norms before attention (L - 1, D), and the head."""
     plain = norm.layer_spec(cfg.embed_dim, bias=False)
     norms = {"attn_norm": params.stack(plain, cfg.num_layers - 1, axis=None)}
     return {
@@ -196,7 +197,9 @@ def leave(cfg: ModernBertConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bo
     if cfg.head == "none":
         return Out({"hidden": x_BTD})
     features = pool(cfg, x_BTD, entry.shared[0].segments) if cfg.head == "classification" else x_BTD
-    h = norm.layer(p["transform"]["norm"], bert.gelu(linear.linear(p["transform"]["dense"], features)), eps=cfg.norm_eps)
+    h = norm.layer(
+        p["transform"]["norm"], bert.gelu(linear.linear(p["transform"]["dense"], features)), eps=cfg.norm_eps
+    )
     if cfg.head == "masked_lm":
         head = TableHead(h, p["embed"]["table"], p["logits_bias"])
         return Out(head.logits(), head=head)

@@ -42,7 +42,7 @@ KINDS = ("full_attention", "sliding_attention")
 
 
 def layer_types(num_layers: int, global_every: int) -> list[str]:
-    """transformers' `layer_types`: layers 0, n, 2n, ... have full attention, the others a window."""
+    """transformers' `layer_types`: layers 0, n, 2n, ... have full attention, others a window."""
     return [KINDS[i % global_every != 0] for i in range(num_layers)]
 
 
@@ -124,7 +124,9 @@ def to_hf(head: str, cfg: ModernBertConfig) -> dict:
         "intermediate_size": cfg.mlp_dim,
         "max_position_embeddings": cfg.max_seq_len,
         "classifier_pooling": cfg.pooling,
-        "local_attention": max(2 * (cfg.window - 1), 1),  # of both sides; 1 stands for the token alone, and 0 is refused
+        "local_attention": max(
+            2 * (cfg.window - 1), 1
+        ),  # of both sides; 1 stands for the token alone, and 0 is refused
         "global_attn_every_n_layers": cfg.global_every,
         "global_rope_theta": cfg.rope_theta,
         "local_rope_theta": cfg.local_rope_theta,

@@ -32,7 +32,9 @@ def test_presets_have_their_published_size_and_survive_the_way_out_and_in(name):
 
 def test_initial_distributions():
     """transformers' _init_weights: normals cut off at two deviations, narrower ones where a layer adds to the residual."""
-    cfg = ModernBertConfig(vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256, head="classification")
+    cfg = ModernBertConfig(
+        vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256, head="classification"
+    )
     cfg = dataclasses.replace(cfg, num_classes=40)
     cut = 0.8796  # the deviation of a standard normal that is cut off at two
     for path, x in params.paths(tree_of(cfg)).items():
