@@ -181,9 +181,11 @@ def pool(cfg: ModernBertConfig, x_BTD, segments_BT):
     """Returns (B, D): the state of each row's first token, or the mean over its tokens."""
     if cfg.pooling == "cls":
         return jax.lax.index_in_dim(x_BTD, 0, 1, keepdims=False)
-    real = (segments_BT > 0).astype(x_BTD.dtype)[..., None]
+    real = (segments_BT > 0)[..., None]
+    # The sums are float32: bfloat16 has no odd numbers above 256.
+    total = jnp.sum(jnp.where(real, x_BTD, 0), axis=1, dtype=jnp.float32)
     # A row without tokens has the mean 0 and not NaN.
-    return jnp.sum(x_BTD * real, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
+    return (total / jnp.maximum(jnp.sum(real, axis=1, dtype=jnp.float32), 1)).astype(x_BTD.dtype)
 
 
 def leave(cfg: ModernBertConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool) -> Out:
