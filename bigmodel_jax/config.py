@@ -78,7 +78,7 @@ class SampleConfig:
     temperature: NonNegative = 0.8  # logits are divided by it; 0 = always the likeliest token
     top_k: CountOrZero = 0  # sample from the k likeliest tokens; 0 = from all
     top_p: ShareAboveZero = 1.0  # sample from the likeliest tokens whose probabilities sum to this; 1 = from all
-    cache: Literal["compute", "int8"] = "compute"  # of keys and values; int8: one scale per head and position
+    cache: Literal["compute", "int8"] = "compute"  # cached keys and values; int8: one scale per head and position
     widen: Literal["auto", "never"] = "auto"  # auto: a CPU with enough memory makes quantized weights dense once
 
 
@@ -292,7 +292,8 @@ def check_parts(config: Config) -> None:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """All fields by dotted name: {"optim.lr": 0.0003, ...}; golden files and diffs show them so."""
+    """All fields by dotted name: {"optim.lr": 0.0003, ...}; golden files and diffs show fields in
+    this form."""
     out: dict[str, Any] = {prefix or "config": type(config).__name__}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}.{field.name}".lstrip(".")

@@ -78,7 +78,9 @@ def check_duration(config: Config) -> None:
     if train.steps is not None:
         raise ValueError(f"train.steps = {train.steps} and train.epochs = {train.epochs:g} are both given; give one")
     if data.endless:
-        raise ValueError(f"train.epochs = {train.epochs:g}: {data.__name__} has no end to count; give train.steps")
+        raise ValueError(
+            f"train.epochs = {train.epochs:g}: {data.__name__} never ends, so it has no epochs; give train.steps"
+        )
 
 
 def check_paths(config: Config) -> None:

@@ -19,7 +19,7 @@ from bigmodel_jax.core import interrupts, processes
 def together[T](read: Callable[[], T]) -> T:
     """The result of `read()`; if one process finds damage, all raise Damaged.
 
-    So all processes go on with the same checkpoint.
+    So all processes continue with the same checkpoint.
     """
     found, text = None, ""
     try:

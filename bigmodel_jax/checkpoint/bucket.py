@@ -20,7 +20,8 @@ def is_finished(folder: Path) -> bool:
 
 
 def bound_retries() -> None:
-    """Makes a store that does not answer an error within a minute.
+    """Limits a store's retries, so that a store that does not answer raises an error within a
+    minute.
 
     By default TensorStore retries for a quarter of an hour. Orbax passes no TensorStore options on,
     so this changes the contexts that it uses.

@@ -67,7 +67,7 @@ def _tidy(directory: Path, damaged: Iterable[int]) -> None:
         try:
             json.loads(file.read_bytes())
         except (ValueError, RecursionError):
-            log.warning("checkpoint: %s is damaged and was deleted; that step counts as never the best", file)
+            log.warning("checkpoint: %s is damaged and was deleted; that step ranks last among the saves", file)
             file.unlink()
 
 

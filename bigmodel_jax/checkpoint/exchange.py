@@ -133,7 +133,7 @@ def partner(hosts: list[str], process: int) -> int:
     if len(set(hosts)) == 1:
         return (process + 1) % len(hosts)
     order = sorted(range(len(hosts)), key=lambda p: (hosts.index(hosts[p]), p))
-    # Processes are ordered by host. A step as long as the largest host leads to another host,
-    # unless that host has more than half of the processes.
+    # Processes are ordered by host. The partner is as many processes further on as the largest host
+    # has. So it is on another host, unless one host has more than half of the processes.
     step = max(hosts.count(host) for host in hosts)
     return order[(order.index(process) + step) % len(hosts)]

@@ -276,7 +276,7 @@ def _newest_good(
     if not damaged:
         raise ValueError(f"checkpoint: no finished checkpoint in {store.directory}")
     if load_local and not found:
-        log.warning("checkpoint: damaged: %s; the run begins anew", "; ".join(damaged))
+        log.warning("checkpoint: damaged: %s; the run starts again from its beginning", "; ".join(damaged))
         return None
     raise ValueError(f"checkpoint: no undamaged checkpoint in {store.directory}: {'; '.join(damaged)}")
 

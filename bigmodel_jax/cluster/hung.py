@@ -27,8 +27,8 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The finding that the job hangs; silent: processes that cannot be told; text: who waits for
-    whom."""
+    """The finding that the job hangs; silent: the processes that report nothing; text: which
+    process waits for which."""
 
     silent: tuple[Member, ...]
     text: str

@@ -172,7 +172,7 @@ def slice_of(topology: str, nodes: int) -> dict[str, Any]:
     kind, _, shape = topology.partition(":")
     if kind not in TPUS:
         raise ValueError(
-            f"submit: --topology {topology!r}: there is {', '.join(TPUS)}{nearest(kind, TPUS)}, as v5e:4x4"
+            f"submit: --topology {topology!r}: known: {', '.join(TPUS)}{nearest(kind, TPUS)}; for instance v5e:4x4"
         )
     if not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
         raise ValueError(f"submit: --topology {topology!r}: the shape is not like 4x4 or 4x4x8")
@@ -200,7 +200,7 @@ class Gcloud:
     """A script for gcloud or, with `gke_cluster`, for xpk."""
 
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
-    nodes: CountOrZero = 0  # hosts; 0: those of one slice
+    nodes: CountOrZero = 0  # hosts; 0: the hosts of one slice
     project: str = ""  # Google Cloud project
     zone: str = ""  # Google Cloud zone
     folder: str = "bigmodel_jax"  # where this project is on the hosts

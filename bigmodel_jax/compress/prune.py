@@ -34,7 +34,7 @@ SPARSE = ("magnitude", "wanda")  # kinds that keep the model's shapes
 
 
 class Asked(NamedTuple):
-    """The verb's options; sparsities: increasing; the model of the last one is kept."""
+    """The verb's options. sparsities: in increasing order; the model of the last one is kept."""
 
     kind: Kind
     sparsities: tuple[float, ...]
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """A pruned model; config: that of the model; about: facts for the record."""
+    """A pruned model. config: the pruned model's config; about: facts for the record."""
 
     config: Config
     weights: Tree
@@ -57,8 +57,8 @@ class Pruned(NamedTuple):
 
 @dataclasses.dataclass
 class Subject:
-    """The run to prune; config: for its evaluation; told: as its folder holds it; batches: for
-    calibration."""
+    """The run to prune. config: the config of its evaluation; told: the config in its folder;
+    batches: the calibration batches."""
 
     config: Config
     told: Config

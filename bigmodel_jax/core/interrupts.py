@@ -3,7 +3,7 @@
 The training loop handles signals itself (training/signals.py), because it saves first. Everywhere
 else an `Interrupt` unwinds the main thread. That can fail: the main thread may be inside XLA's
 compiler, where no Python runs, or inside a callback that swallows exceptions. So a thread also
-learns of each signal, and ends the process if the main thread goes on.
+receives each signal, and ends the process if the main thread keeps running.
 """
 
 import atexit

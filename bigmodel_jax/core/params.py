@@ -107,7 +107,9 @@ class Param:
             raise ValueError(f"Param: shape {self.shape} and axes {self.axes} differ in length")
         self.storage.check(self.shape)
         if self.storage != Dense() and self.kind != "constant":
-            raise ValueError(f"Param: storage = {self.storage} with kind = {self.kind!r}; only a constant is stored so")
+            raise ValueError(
+                f"Param: storage = {self.storage} with kind = {self.kind!r}; only a constant can be stored in this form"
+            )
         if self.decay is None:
             object.__setattr__(self, "decay", self.trainable and len(self.shape) >= 2)
 
@@ -231,7 +233,7 @@ def merge(*trees: Tree) -> Tree:
 
 
 def count(spec: Tree, trainable: bool | None = None) -> int:
-    """The number of parameters; with `trainable`, of only those that are, or are not, trained."""
+    """The number of parameters. trainable: True counts only trained ones, False only the others."""
     return sum(p.size for p in paths(spec).values() if trainable is None or p.trainable == trainable)
 
 

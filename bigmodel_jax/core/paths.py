@@ -134,7 +134,7 @@ def files(scheme: str) -> Any:
     store = STORES[scheme]
     # Orbax writes past fsspec, so a cached listing would miss its files.
     fsspec.config.conf.setdefault(store.protocol, {})["use_listings_cache"] = False
-    logging.getLogger(store.package).addFilter(lambda record: False)  # it logs tracebacks of what it raises
+    logging.getLogger(store.package).addFilter(lambda record: False)  # it logs a traceback of each error that it raises
     try:
         return fsspec.filesystem(store.protocol)
     except ImportError as error:

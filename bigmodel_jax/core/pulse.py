@@ -3,7 +3,7 @@ step.
 
 The training loop calls `at(...)`, which takes a microsecond and never blocks. In a run of one
 process a thread of this module ends a step that takes too long. In a job of several processes
-cluster/peers.py does so. This module does not use JAX.
+cluster/peers.py ends it. This module does not use JAX.
 """
 
 import collections

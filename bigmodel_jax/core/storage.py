@@ -38,7 +38,7 @@ NF4 = (
 class Storage(Protocol):
     """The interface of a storage.
 
-    - check: raises ValueError if a parameter of this shape cannot be stored so
+    - check: raises ValueError if a parameter of this shape cannot be stored in this form
     - pack: the node for dense values `w`
     - shardings: the node's shardings, if a dense array of that shape had the sharding `placed`
     """
@@ -113,7 +113,7 @@ class Blocked:
     def _refuse(self, *_, **__):
         raise ValueError(
             f"a parameter of shape {self.shape} stored in {self.kind} was read as an array; read it through "
-            "nn/linear.py project, or by core/storage.py dense(w, x.dtype), or do not store it so"
+            "nn/linear.py project, or by core/storage.py dense(w, x.dtype), or store it as an array"
         )
 
     # Code that expects an array would use one of these first; each raises a clear error.

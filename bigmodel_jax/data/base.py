@@ -55,9 +55,9 @@ class DataConfig:
     required_by: ClassVar[dict[str, str]] = {}
     "name of a requirement -> the field of this config that causes it, for messages"
     exact: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "decoder_start_token_id", "bos_token_id", "text_bos"})
-    "requirements that must be met exactly, because the number is the id of a token, or true or false"
+    "requirements whose value must be equal and not only large enough: token ids, and true or false"
     compared: ClassVar[dict[str, Compared]] = {"cache_dir": "place", "max_bad_records": "training"}
-    "field -> its kind when two runs are compared; a field that is missing changes which rows are held out"
+    "field -> its kind when two runs are compared; a field not listed here changes which rows are held out"
     cut: ClassVar[str] = ""
     "the field that cuts validation rows from the training rows where the source has no validation split"
     endless: ClassVar[bool] = False
@@ -148,8 +148,9 @@ class DataConfig:
     def sheet(self, first: Callable[[], dict[str, np.ndarray]]) -> tuple[np.ndarray, list[str]] | None:
         """Return training images as the model gets them, with a title each, for a contact sheet.
 
-        The images are (N, H, W, 1 or 3) float32 in 0 .. 1; `first` reads the training rows. None
-        where the rows are not images, or where training does not augment them.
+        The images are (N, H, W, 1 or 3) float32 in 0 .. 1; `first` returns the arrays of the first
+        training rows. The result is None where the rows are not images, or where training does not
+        augment them.
         """
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

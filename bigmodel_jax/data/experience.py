@@ -68,7 +68,7 @@ class Experience(Protocol):
         ...
 
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
-        """Continue at `step` from a saved position; None: as a run that begins at that step."""
+        """Continue at `step` from a saved position; None: begin as a new run at that step."""
         ...
 
 

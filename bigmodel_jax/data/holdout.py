@@ -42,7 +42,7 @@ def folds(units: Sequence[bytes], k: int, labels: Sequence[str] | None = None, s
     for unit, label in zip(units, labels or [""] * len(units), strict=True):
         members[hashlib.sha256(f"{seed} ".encode() + unit).digest()][label] += 1
     if len(members) < k:
-        raise ValueError(f"{k} folds of {len(members)} different records or groups: each fold needs one at least")
+        raise ValueError(f"{k} folds of {len(members)} different records or groups: each fold needs at least one")
     # Large units come first, because later units can make up for their size. Then units are sorted
     # by label.
     common = {unit: min(found, key=lambda label: (-found[label], label)) for unit, found in members.items()}

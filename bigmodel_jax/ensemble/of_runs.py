@@ -1,5 +1,5 @@
-"""Makes an ensemble of runs: evaluates the members, combines them, evaluates that, and writes a
-record and a run."""
+"""Makes an ensemble of runs: evaluates the members and their combination, and writes a record and a
+run."""
 
 import dataclasses
 import functools

@@ -17,7 +17,7 @@ AT_ONCE = 8  # points of the path per compiled pass, so that one program serves 
 class Attributions(NamedTuple):
     """Attributions and their completeness (proposition 1).
 
-    - values: in the shape of the input; total: their sum
+    - values: the attributions, in the shape of the input; total: their sum
     - steps: number of points on the path
     - difference: f(x) - f(baseline), which the total would equal if the integral were exact
     """

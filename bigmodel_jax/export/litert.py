@@ -81,7 +81,7 @@ def check_size(subject: Subject) -> None:
     if size >= MOST_BYTES:
         raise ValueError(
             f"{OPTION}: the weights of {subject.kind} are {size / 1e9:.1f} GB, and a .tflite file holds less than "
-            f"{MOST_BYTES / 1e9:.1f} GB; --format onnx or stablehlo keeps them apart"
+            f"{MOST_BYTES / 1e9:.1f} GB; --format onnx or stablehlo stores the weights in another file"
         )
 
 

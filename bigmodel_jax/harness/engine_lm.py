@@ -122,7 +122,7 @@ class EngineLM(TemplateLM):
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         groups = collections.defaultdict(list)
         for number, request in enumerate(requests):
-            # The engine has one set of sampling settings, so requests are grouped by theirs.
+            # An engine has one set of sampling settings, so requests are grouped by their settings.
             groups[json.dumps(request.args[1], sort_keys=True)].append(number)
         found = [""] * len(requests)
         for settings, numbers in groups.items():

@@ -55,7 +55,8 @@ def uncut(layout: Layout) -> Layout:
 
 
 def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Compiled:
-    """The jitted programs. All have the same shardings of the slots, so that none compiles twice.
+    """The jitted programs. All programs have the same shardings of the slots, so that no program
+    compiles twice.
 
     mesh: the mesh of the weights, used without a layout. dtype: that of the cache.
     """

@@ -71,8 +71,8 @@ class Prefixes:
         """(cache row, length of the shared prefix) of the kept prompt that shares most with this
         one.
 
-        room: the columns that prompt and answer may take. adapters: those that read the prompt;
-        others computed other keys and values.
+        room: the columns that prompt and answer may take. adapters: those that the prompt uses; a
+        row of other adapters has other keys and values.
         """
         found, num = Read(), 0
         for read in (read for read in self._kept.values() if read.adapters == adapters):

@@ -38,7 +38,8 @@ class Rollout(NamedTuple):
 
     - log_probs: of each token under the weights that sampled it, at temperature 1
     - finished: whether it ended with a stop token
-    - own: 1 for the policy's tokens, 0 for an environment's; None = all are the policy's
+    - own: 1 for tokens that the policy sampled, 0 for tokens of an environment; None = the policy
+      sampled all
     """
 
     tokens: list[int]

@@ -168,9 +168,10 @@ class Programs(NamedTuple):
     # ---- all slots
 
     def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
-        """Up to `turns` tokens per slot; ends when none continues, or one ends while others wait.
+        """Makes up to `turns` tokens per slot. It ends early if no text goes on, or if a text ends
+        while requests wait.
 
-        keep: (B,) bool; False drops the slot's text. allowed: (B, W), the tokens that may come
+        keep: (B,) bool; False ends the slot's text. allowed: (B, W), the tokens that may come
         next; with it, each slot gets one token.
         """
         turns = self.turns if allowed is None else 1

@@ -67,7 +67,7 @@ def rules_of(tokenizer: Tokenizer, vocab: int, *, times: bool) -> Rules:
     never, first = (np.zeros(vocab, bool) for _ in range(2))
     end = names.get(starts.END, tokenizer.separator)
     never[[i for i in kept.get("suppress_tokens") or () if 0 <= i < vocab]] = True
-    # Of the control tokens, only the end token may be written.
+    # The end token is the only control token that may be written.
     never[[i for name, i in names.items() if i != end and i < vocab]] = True
     time = 1 + names[starts.NO_TIMES] if starts.NO_TIMES in names else vocab
     never[time:] = not times

@@ -16,7 +16,7 @@ THRESHOLDS = np.round(np.arange(0.5, 1.0, 0.05), 2)
 COUNTS = ("right", "found", "objects")
 BINS, REACH = 512, 10.0  # the bins cover logits of scores from -REACH to REACH
 RECALLS = np.linspace(0, 1, 101)
-MOST = 100  # at most so many found boxes of a picture count
+MOST = 100  # most found boxes of a picture that count
 
 
 def counts(corners, labels, scores, batch: dict, num_classes: int) -> dict[str, jax.Array]:

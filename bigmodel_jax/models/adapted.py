@@ -93,9 +93,9 @@ def is_table(p: Param) -> bool:
 def matrix(path: str, p: Param) -> Matrix | None:
     """How a product reads the weight at `path`; None for a vector of any number of dimensions.
 
-    A table maps tokens to rows; a table below "head/" maps features to its rows instead. Of the
-    other weights, (embed, heads, head_dim) has one input dimension, its first, and (heads,
-    head_dim, embed) has one output dimension, its last.
+    A table maps tokens to rows; a table below "head/" maps features to its rows instead. In all
+    other weights, the logical axes decide: the only input dimension of (embed, heads, head_dim) is
+    its first, and the only output dimension of (heads, head_dim, embed) is its last.
     """
     lead = next((n for n, axis in enumerate(p.axes) if axis not in STACKS), len(p.axes))
     shape, axes = p.shape[lead:], p.axes[lead:]

@@ -203,11 +203,11 @@ class Several(AdapterConfig):
 
 
 def _spread(axes: tuple[str | None, ...], others: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """The axes of one side of a weight, in the adapter's half that has this side alone.
+    """The axes of the adapter matrix that has one side of a weight, its inputs or its outputs.
 
-    The weight is sharded along "embed", which may lie on its other side. This half is then sharded
+    The weight is sharded along "embed", which may lie on its other side. The matrix is then sharded
     as finely along its own side: along the heads, or along head_dim where kv heads come first,
-    since these are few. A table's rows keep the table's axes.
+    since there are few kv heads. A table's rows keep the table's axes.
     """
     if "embed" not in others or "embed" in axes or "vocab" in axes:
         return axes

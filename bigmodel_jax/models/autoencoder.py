@@ -195,7 +195,7 @@ def spec(cfg: AutoencoderConfig) -> params.Tree:
 def conv(p: params.Tree, x_BHWC: jax.Array, stride: int = 1, padding="SAME") -> jax.Array:
     """A square convolution; "SAME" with stride 1 keeps height and width.
 
-    Every device has all channels of what comes out. Without this constraint, XLA's partitioner made
+    Every device holds all channels of the output. Without this constraint, XLA's partitioner made
     wrong gradients on the mesh data x fsdp x tensor (JAX 0.12, CPU; tests/contract/models_test.py
     finds it). SegFormer and Whisper constrain activations too. U-Net, ResNet, EfficientNet and CNN
     have no constraint; tests/contract/convolutions_test.py compares their gradients on six meshes.

@@ -45,8 +45,8 @@ class BagOfEmbeddingsConfig(ModelConfig):
     embed_std: NonNegative = 0.1  # standard deviation of the initial embeddings
     dropout: ShareBelowOne = 0.0  # dropout rate of the mean, in training
     word_dropout: ShareBelowOne = 0.0  # share of a text's words that are left out, in training
-    activation: Activation = "relu"  # of the hidden layer
-    init: Initial = "default"  # of the kernels; default: He's normal for the hidden layer, LeCun's for the head
+    activation: Activation = "relu"  # activation of the hidden layer
+    init: Initial = "default"  # kernels' distribution; default: He's normal for the hidden layer, LeCun's for the head
     init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     SIZES: ClassVar[tuple] = (

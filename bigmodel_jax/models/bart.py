@@ -57,7 +57,9 @@ class BartConfig(TransformerConfig):
     def validate(self, parallel) -> None:
         super().validate(parallel)
         if self.forced_bos and not self.text_bos:
-            raise ValueError("model.forced_bos = True needs model.text_bos = True: no text of the data begins so")
+            raise ValueError(
+                "model.forced_bos = True needs model.text_bos = True: texts must begin with the forced token"
+            )
 
 
 PRESETS = {

@@ -206,7 +206,7 @@ class ModelConfig:
 
 
 def with_parameters(model: Model, more: Tree) -> Model:
-    """The model with more parameters, which its `apply` does not read.
+    """The model with additional parameters, which its `apply` does not read.
 
     Raises ValueError if the model already has a parameter of one of these names.
     """

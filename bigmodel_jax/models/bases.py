@@ -17,10 +17,10 @@ APART = re.compile(r"(^|/)router(/|$)")
 class BaseConfig:
     """How constant weights are stored in memory and on disk.
 
-    matrices: of the stacks of layers; "int8", "int4" and "nf4" have one scale per block of values
-    (core/storage.py `Blocks`). block: values in one block. double: the scales are stored in 8 bits
-    (QLoRA, arXiv:2305.14314, section 3). tables: of the embeddings and the head. Vectors, norms and
-    routers keep the dtype of the spec, float32.
+    matrices: storage of the matrices in the stacks of layers; "int8", "int4" and "nf4" have one
+    scale per block of values (core/storage.py `Blocks`). block: values in one block. double: the
+    scales are stored in 8 bits (QLoRA, arXiv:2305.14314, section 3). tables: storage of the tables
+    of the embeddings and the head. Vectors, norms and routers keep the dtype of the spec, float32.
     """
 
     matrices: Literal["float32", "bfloat16", "int8", "int4", "nf4"] = "float32"

@@ -31,7 +31,7 @@ class Tower:
     embed_dim: Count = 768  # width of the residual stream
     num_heads: Count = 12  # attention heads of a layer
     mlp_dim: Count = 3072  # hidden width of the feed-forward layer
-    activation: Activation = "quick_gelu"  # of the feed-forward layer
+    activation: Activation = "quick_gelu"  # activation of the feed-forward layer
     norm_eps: NonNegative = 1e-5  # added to the variance in every norm
     compute: Compute = Compute()
 

@@ -41,11 +41,11 @@ class CNNConfig(ModelConfig):
 
     image_shape: tuple[Count, Count, Count] = (28, 28, 1)  # height, width and channels
     num_classes: Count = 10  # number of classes
-    channels: tuple[Count, ...] = (32, 64)  # of each stage; a stage halves height and width
+    channels: tuple[Count, ...] = (32, 64)  # output channels of each stage; a stage halves height and width
     hidden_dim: Count = 128  # width of the layer before the head
     dropout: ShareBelowOne = 0.0  # dropout rate after the hidden layer, in training
-    activation: Activation = "relu"  # of the stages and the hidden layer
-    init: Initial = "default"  # of the kernels; default: He's normal
+    activation: Activation = "relu"  # activation of the stages and the hidden layer
+    init: Initial = "default"  # distribution of kernels; default: He's normal
     init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
     door: Literal["nnx", "linen"] = "nnx"  # which of the two implementations is used
 

@@ -57,11 +57,12 @@ def remat(config: Any) -> str:
 
 
 def check(config: Any) -> None:
-    """Raises ValueError if the config chooses an attention and the model has one alone."""
+    """Raises ValueError if the config chooses an attention, but the model has only one
+    implementation."""
     attention = getattr(of(config), "attention", "auto")
     if attention != "auto" and ranges.hints(type(config)).get("compute") is StackCompute:
         raise ValueError(
-            f"model.compute.attention = {attention!r}; the attention of {type(config).__name__} has one form alone: "
+            f"model.compute.attention = {attention!r}; the attention of {type(config).__name__} has one implementation: "
             "it must be 'auto'"
         )
 

@@ -57,7 +57,7 @@ class DeepseekConfig(ModelConfig):
     max_seq_len: Count = 4096  # longest sequence, in tokens
     rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()
-    mscale: NonNegative = 0.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two scales
+    mscale: NonNegative = 0.0  # cos and sin are multiplied by the ratio of its scale and that of mscale_all_dim
     mscale_all_dim: NonNegative = 0.0  # logits are multiplied by (0.1 mscale_all_dim ln(factor) + 1)^2
     norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
     init_std: NonNegative = 0.006  # standard deviation of the initial weights
@@ -261,7 +261,8 @@ def leave(cfg: DeepseekConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
     """Returns (the multi-token modules' head with x (M, B, T, D), what their routing found). hidden
-    is normed. Modules share its positions: rotary positions depend on differences alone."""
+    is normed. The modules share the positions of the decoder, because rotary positions depend only
+    on differences."""
 
     def run(layer, x, segments):
         at_tokens = Where(at.positions, segments)

@@ -39,7 +39,7 @@ from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.dropout import dropout
 
-EPS = 1e-5  # of every LayerNorm: torch's default
+EPS = 1e-5  # epsilon of every LayerNorm: torch's default
 TEMPERATURE = 10_000.0  # base of the wavelengths of the position vectors
 BOX_LAYERS = 3  # linear layers of the box head
 FROZEN = ("scale", "bias")  # parameters of a batch norm that a frozen one does not train
@@ -59,18 +59,18 @@ class DetrConfig(ModelConfig):
     "object queries of an image; with queries = 'places' it must be the number of places of the feature map"
     depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # blocks of the ResNet's stages
     channels: tuple[Count, ...] = (256, 512, 1024, 2048)  # output channels of the ResNet's stages
-    stem_channels: Count = 64  # as in ResNetConfig
-    block: Literal["basic", "bottleneck"] = "bottleneck"  # as in ResNetConfig
-    stem: Literal["imagenet", "cifar"] = "imagenet"  # as in ResNetConfig
+    stem_channels: Count = 64  # output channels of the ResNet's first convolution
+    block: Literal["basic", "bottleneck"] = "bottleneck"  # the ResNet's block: 3x3 and 3x3, or 1x1, 3x3 and 1x1
+    stem: Literal["imagenet", "cifar"] = "imagenet"  # what precedes the ResNet's stages, as in ResNetConfig
     batch_norm: Literal["frozen", "trained"] = "frozen"
-    "frozen: statistics, scales and biases of the ResNet never change (published models); trained: for a random start"
+    "frozen: statistics, scales and biases of the ResNet never change (published models); trained: they train"
     embed_dim: Count = 256  # width of the residual stream
     num_heads: Count = 8  # attention heads of a layer
     mlp_dim: Count = 2048  # hidden width of the feed-forward layer
     num_layers: Depth = 6  # layers of the encoder
     num_decoder_layers: Depth = 6  # layers of the decoder
     queries: Literal["learned", "places"] = "learned"  # learned: a table; places: one query per place of the map
-    activation: Activation = "relu"  # of the feed-forward layer
+    activation: Activation = "relu"  # activation of the feed-forward layer
     dropout: ShareBelowOne = 0.1  # dropout rate of what each sublayer adds to the residual
     init_std: NonNegative = 0.02  # standard deviation of the initial weights
     compute: Compute = Compute()

@@ -83,7 +83,7 @@ def dtype_of(p: params.Tree):
 def apply(
     cfg: DiscreteAutoencoderConfig, p: params.Tree, batch: dict, *, rng=None, train: bool = False, cache=None
 ) -> Out:
-    """`Coded` of batch["image"] (B, H, W, C). Gradients of the image pass the codebook by."""
+    """`Coded` of batch["image"] (B, H, W, C). The gradients of the image bypass the codebook."""
     image = batch["image"].astype(dtype_of(p))
     found = codebook.quantise(p["codebook"], autoencoder.encoded(cfg, p, image))
     made = autoencoder.decode(cfg, p, codebook.straight_through(found).astype(image.dtype))

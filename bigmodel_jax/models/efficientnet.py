@@ -24,7 +24,7 @@ from bigmodel_jax.models.sizes import Cut, SameLength
 from bigmodel_jax.nn import cpu
 
 ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
-EPS = 1e-3  # of batch norm
+EPS = 1e-3  # epsilon of batch norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EfficientNetConfig(ModelConfig):
     stem_channels: Count = 32  # output channels of the first convolution
     head_channels: Count = 1280  # channels that are pooled for the classifier
     dropout: ShareBelowOne = 0.2  # dropout rate before the classifier
-    momentum: Share = 0.99  # of batch norm's running statistics
+    momentum: Share = 0.99  # momentum of batch norm's running statistics
 
     SIZES: ClassVar[tuple] = (
         *(SameLength(name, "repeats") for name in ("widths", "strides", "expansions", "channels")),

@@ -44,13 +44,13 @@ class GemmaConfig(ModelConfig):
     mlp_dim: Count = 24_576  # hidden width of the feed-forward layer
     max_seq_len: Count = 8192  # longest sequence, in tokens
     rope_theta: Positive = 10_000.0  # base of the rotary frequencies
-    rope_scaling: position.RopeScaling = position.RopeScaling()  # of global layers
+    rope_scaling: position.RopeScaling = position.RopeScaling()  # scaling of the rotary positions of global layers
     local_rope_theta: Positive = 10_000.0  # rope_theta of local layers
     window: CountOrZero = 0  # tokens that a token of a local layer sees, itself included; 0 = no local layers
     global_every: Count = 1  # every n-th layer is global: layers n - 1, 2n - 1, ... counted from 0
     query_pre_attn_scalar: CountOrZero = 0  # queries are divided by its square root; 0 = head_dim
     attn_softcap: NonNegative = 0.0  # attention's logits become c tanh(logits / c); 0 = no cap
-    final_softcap: NonNegative = 0.0  # the same for the model's logits
+    final_softcap: NonNegative = 0.0  # the model's logits become c tanh(logits / c); 0 = no cap
     post_norms: bool = False  # whether norms also follow attention and MLP
     qk_norm: bool = False  # whether each head's queries and keys are normalised
     norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
@@ -175,7 +175,8 @@ def rms(cfg: GemmaConfig, p, x):
 def attend(cfg: GemmaConfig, p, x_BTD, cache, local, q_where, k_where, angles, index):
     """Returns (attention's output (B, T, D) without norms and residual, the layer's cache).
 
-    local: whether this layer has the window. angles: those of global and those of local layers.
+    local: whether this layer has the window. angles: the rotary angles of global layers and of
+    local layers.
     """
     q, k, v = attention.qkv(p, x_BTD, norm_eps=cfg.norm_eps, norm_offset=1.0)
     turn = angles[0]

@@ -43,7 +43,7 @@ class GptOssConfig(MixtralConfig):
     num_experts: Count = 32
     experts_per_token: Count = 4
     load_balancing_loss: NonNegative = 0.001
-    swiglu_alpha: float = 1.702  # with 1.702, x sigmoid(alpha x) approximates GELU
+    swiglu_alpha: float = 1.702  # alpha in x sigmoid(alpha x), which approximates GELU at 1.702
     swiglu_limit: NonNegative = 7.0  # gates are clipped to at most this, linear parts to -this .. this
 
     def make(self) -> Model:

@@ -18,7 +18,7 @@ class LinearConfig(ModelConfig):
 
     feature_shape: tuple[Count, ...] = (10,)  # shape of one example's features
     num_outputs: Count = 1  # predicted numbers, or classes
-    init: Initial = "default"  # of the kernels; default: zeros
+    init: Initial = "default"  # distribution of kernels; default: zeros
     init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     def inputs(self):

@@ -26,8 +26,8 @@ class MLPConfig(ModelConfig):
     num_classes: Count = 10  # number of classes
     hidden_dims: tuple[Count, ...] = (256, 256)  # widths of the hidden layers
     dropout: ShareBelowOne = 0.0  # dropout rate after each hidden layer, in training
-    activation: Activation = "relu"  # of the hidden layers
-    init: Initial = "default"  # of the kernels; default: He's normal where an activation follows, LeCun's for the head
+    activation: Activation = "relu"  # activation of the hidden layers
+    init: Initial = "default"  # kernels' distribution; default: He's normal before an activation, LeCun's for the head
     init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     def inputs(self):

@@ -79,7 +79,7 @@ class MMDiTConfig(ModelConfig):
     def validate(self, parallel) -> None:
         super().validate(parallel)
         if self.num_layers < 2:
-            raise ValueError("model.num_layers = 1; an MM-DiT has 2 or more: the last one gives no text")
+            raise ValueError("model.num_layers = 1; an MM-DiT has 2 or more, since the last layer has no text output")
         rows = max(self.image_shape[:2]) // self.patch_size
         if rows > self.position_grid:
             raise ValueError(

@@ -111,8 +111,8 @@ def check_published(mup: MupConfig, model: Model) -> None:
     """Raises ValueError if the logits have a multiplier, which published formats cannot express."""
     if mup.base and model.make_cache is not None and (tied := _tied(model.spec)):
         raise ValueError(
-            f"export: with mup.base the logits are multiplied, which published forms have no place for, since {tied[0]} is "
-            "the head as well; a model with tied_embeddings = False is exported"
+            f"export: with mup.base the logits have a multiplier, because {tied[0]} is also the head, and no published "
+            "form holds it; only a model with tied_embeddings = False can be exported"
         )
 
 
@@ -218,7 +218,7 @@ def _query_multiplier(path: str, ours: dict[str, Param], theirs: dict[str, Param
 def _ends_branch(path: str, ours: dict[str, Param]) -> bool:
     """Whether a parameter makes what a layer adds to the residual.
 
-    It is then a matrix into "embed" alone, or the bias of one.
+    Such a parameter is a matrix whose only output is "embed", or the bias of such a matrix.
     """
     for end, matrix in (("", ""), ("_bias", ""), ("bias", "kernel")):
         other = ours.get(path.removesuffix(end) + matrix) if path.endswith(end) else None

@@ -40,7 +40,7 @@ class QuantizeConfig:
     layers, and store other matrices as "int8".
     block: values per scale; 0 = 64, or 32 for int4. For a dimension that this does not divide, the
     block is its largest smaller divisor, or the weight stays as it is if that is below 8.
-    tables: of the embeddings and the head.
+    tables: storage of the tables of the embeddings and the head.
     keep: a regular expression of whole paths of parameters that stay as they are.
     aware: the weights train, and every pass reads them rounded as they would be stored; the
     gradient ignores the rounding (arXiv:1712.05877, arXiv:1308.3432).

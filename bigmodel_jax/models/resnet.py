@@ -22,7 +22,7 @@ from bigmodel_jax.models.sizes import Cut, SameLength
 
 KERNEL_INIT = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al., arXiv:1502.01852
 ZEROS, ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
-MOMENTUM, EPS = 0.9, 1e-5  # of batch norm; torch writes this momentum as 0.1
+MOMENTUM, EPS = 0.9, 1e-5  # momentum and epsilon of batch norm; torch writes this momentum as 0.1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,8 +44,8 @@ class RecurrentConfig(ModelConfig):
     dropout: ShareBelowOne = 0.0  # dropout rate of the inputs of each layer and of the head
     recurrent_dropout: ShareBelowOne = 0.0  # dropout rate of the state, where the next step multiplies it
     embedding_dropout: ShareBelowOne = 0.0  # share of word types that are dropped
-    activation: Activation = "tanh"  # of the new state; the gates of an LSTM or a GRU are sigmoids
-    init: Initial = "default"  # of the kernels; default: orthogonal for the state's, LeCun's normal for the others
+    activation: Activation = "tanh"  # activation of the new state; the gates of an LSTM or a GRU are sigmoids
+    init: Initial = "default"  # kernels' distribution; default: orthogonal for the state's, LeCun's for the others
     init_std: NonNegative = 0.02  # standard deviation of "normal", "truncated_normal" and "uniform"
 
     SIZES: ClassVar[tuple] = (Cut("vocab_size", "vocab"), Cut("hidden_dim", "mlp"))
@@ -170,8 +170,8 @@ def drop_words(
 def call_cell(cell: nn.Module, p: params.Tree, carry: Any, x_BD: jax.Array, mask: jax.Array | float) -> tuple:
     """One step of Flax's cell: (new state, output (B, H)), the state masked only in its products.
 
-    A GRU also passes its state on unmultiplied. Masked there, the state would vanish, or explode
-    through the mask's scale.
+    A GRU also passes its state on without a product. If the mask applied to that path too, the
+    state would vanish, or explode through the mask's scale.
     """
 
     def masked(call, args, kwargs, context):

@@ -32,8 +32,8 @@ from bigmodel_jax.nn.activations import ACTIVATIONS, Activation
 from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.lora import Adapted
 
-EPS = 1e-5  # of every norm: transformers' layers use torch's default and ignore config.json's value
-MOMENTUM = 0.9  # of the head's batch norm; torch writes this momentum as 0.1
+EPS = 1e-5  # epsilon of every norm: transformers' layers use torch's default and ignore config.json's value
+MOMENTUM = 0.9  # momentum of the head's batch norm; torch writes this momentum as 0.1
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -56,7 +56,7 @@ class SegformerConfig(ModelConfig):
     strides: tuple[Count, ...] = (4, 2, 2, 2)  # stride of the convolution that makes patches
     decoder_dim: Count = 256  # width of the head
     dropout: ShareBelowOne = 0.1  # dropout rate before the head's last map
-    activation: Activation = "gelu"  # of the feed-forward layer
+    activation: Activation = "gelu"  # activation of the feed-forward layer
     init_std: NonNegative = 0.02  # standard deviation of the initial weights
     compute: Compute = Compute()
 

@@ -48,7 +48,7 @@ class TransformerConfig(ModelConfig):
     num_heads: Count = 8  # attention heads of a layer
     mlp_dim: Count = 2048  # hidden width of the feed-forward layer
     max_seq_len: Count = 1024  # longest sequence, in tokens
-    activation: Activation = "relu"  # of the feed-forward layer
+    activation: Activation = "relu"  # activation of the feed-forward layer
     scale_embedding: bool = True  # whether embeddings are multiplied by sqrt(embed_dim)
     logits_bias: bool = False  # whether the logits have a bias, as in Marian's models
     init_std: NonNegative = 0.02  # standard deviation of the initial weights
@@ -64,7 +64,7 @@ class TransformerConfig(ModelConfig):
     )
     LEARNED: ClassVar[bool] = False  # whether each side has a table of positions and a norm of its embeddings
     FIRST_POSITION: ClassVar[int] = 0  # the row of that table that a text's first token reads
-    BIAS_KIND: ClassVar[params.Kind] = "trained"  # of the logits' bias
+    BIAS_KIND: ClassVar[params.Kind] = "trained"  # the kind of the logits' bias
 
     @property
     def head_dim(self) -> int:

@@ -40,7 +40,7 @@ class ViTConfig(ModelConfig):
     embed_dim: Count = 768  # width of the residual stream
     num_heads: Count = 12  # attention heads of a layer
     mlp_dim: Count = 3072  # hidden width of the feed-forward layer
-    activation: Activation = "gelu"  # of the feed-forward layer
+    activation: Activation = "gelu"  # activation of the feed-forward layer
     norm_eps: NonNegative = 1e-12  # added to the variance in every norm
     init_std: NonNegative = 0.02  # standard deviation of the initial weights
     head: Literal["class", "class_and_mean", "pixels", "none"] = "class"

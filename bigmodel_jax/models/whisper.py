@@ -51,7 +51,7 @@ class WhisperConfig(ModelConfig):
     mlp_dim: Count = 2048  # hidden width of the feed-forward layer
     max_audio_len: Count = 1500  # positions of the encoder, 20 ms each: 30 seconds
     max_seq_len: Count = 448  # positions of the decoder, in tokens
-    activation: Activation = "gelu"  # of the feed-forward layer
+    activation: Activation = "gelu"  # activation of the feed-forward layer
     norm_eps: NonNegative = 1e-5  # added to the variance in every norm
     init_std: NonNegative = 0.02  # standard deviation of the initial weights
     decoder_start_token_id: CountOrZero = 50_257  # token that the decoder's input begins with

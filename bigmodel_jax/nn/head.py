@@ -121,7 +121,8 @@ class Plan(NamedTuple):
 
 
 def make_plan(head: Head, columns: int = 0) -> Plan:
-    """The plan of a head. columns: those of a device's block; 0 = as many as fit in BLOCK_BYTES."""
+    """The plan of a head. columns: the columns of a device's block; 0 = as many as fit in
+    BLOCK_BYTES."""
     at = cut(head.x.shape[:-1], head.table.shape)
     columns = columns or _columns(*local_shape(head, at))
     vocab = head.vocab if head.padded else 0
@@ -241,7 +242,7 @@ def statistics(plan: Plan, x, table, bias, targets):
         own, top = top, jax.lax.pmax(top, plan.at.vocab)
         # The sums are stacked into one array, because the GPU compiler has failed on a psum of two.
         total, picked = jax.lax.psum(jnp.stack([total * jnp.exp(own - top), picked]), plan.at.vocab)
-        # Of equal maxima on several devices, the smallest column counts.
+        # If several devices have the same maximum, the smallest column counts.
         best = jax.lax.pmin(jnp.where(own == top, best, jnp.iinfo(best.dtype).max), plan.at.vocab)
     log_z = jnp.log(total) + top
     return tuple(y.reshape(shape) for y in (log_z - picked, log_z, best))

@@ -18,7 +18,7 @@ from bigmodel_jax.nn.head import NOWHERE, Form, Head, Plan
 def likeliest(head: Head, num: int, form: Form = "auto", *, columns: int = 0) -> jax.Array:
     """The columns of the `num` largest logits, (..., T, num) int32, the largest first.
 
-    Of equal logits, the first column counts as larger. form, columns: as in head.py's
+    If logits are equal, the first column counts as larger. form, columns: as in head.py's
     `cross_entropy`.
     """
     plan = heads.make_plan(head, columns)

@@ -86,7 +86,7 @@ def _entropy_by_device(plan: Plan, x, table, bias):
     starts, size = heads.starts(plan, table)
 
     def moved(total, weighted, by):
-        """Both sums relative to a maximum that is larger by -by."""
+        """Both sums, rescaled to a new maximum; by: the old maximum minus the new one."""
         return total * jnp.exp(by), (weighted + total * by) * jnp.exp(by)
 
     def step(carry, start):

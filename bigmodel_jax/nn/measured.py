@@ -19,7 +19,7 @@ from bigmodel_jax.nn.lora import Adapted
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Measured(Adapted):
-    """The weight w; probe: of the shape of its input, (*lead, *I) float32."""
+    """The weight w. probe: an array (*lead, *I) float32; its gradient is the sum."""
 
     probe: Any = None
 

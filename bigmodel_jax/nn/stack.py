@@ -66,7 +66,7 @@ def run(
     if not pipeline.active():
         return layers(stacked, x, xs, shared=shared)
     if taps.asked():
-        raise ValueError("parallel.stage: taps are read on a mesh of one stage; a pipeline's layers return sums alone")
+        raise ValueError("parallel.stage: taps need a mesh of one stage, because a pipeline's layers return only sums")
     return pipeline.run(layers, stacked, x, xs, shared, _kept(remat))
 
 

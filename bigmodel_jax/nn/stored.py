@@ -34,7 +34,7 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
 def _few_rows(num_dims: int, x: jax.Array, node: Blocked) -> bool:
     """Whether scaled inputs are smaller than a dense weight, as in decoding.
 
-    Never on a CPU, which multiplies mixed dtypes slowly.
+    It is False on a CPU, which multiplies mixed dtypes slowly.
     """
     mesh = sharding.current_mesh()
     if mesh is None or mesh.devices.flat[0].platform == "cpu" or node.kind != "int8" or node.groups is not None:

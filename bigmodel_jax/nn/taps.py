@@ -95,8 +95,8 @@ def _gathered(harvest: Harvest, fn: Callable, *args, **kwargs) -> Any:
 def watch(block: Callable) -> tuple[Callable, Callable]:
     """Returns (the block that also returns its taps, the function that removes them).
 
-    It is for code that runs layers. The function takes the taps out of the stacked results and
-    stores them.
+    Code that runs layers calls `watch`. The second function takes the taps out of the stacked
+    results and stores them.
     """
     harvest = _asked.get()
     if harvest is None:

@@ -92,7 +92,7 @@ class Objective:
     computed_with: ClassVar[str] = ""
     "the branch of `parameters` that alone makes the values of `computed`; empty: the whole model makes them"
     instead_of_texts: ClassVar[str] = ""
-    "what a run gives that continues no text of a user's; empty: it continues texts"
+    "what a run produces if it does not continue a user's text; empty: it continues texts"
     answers_by: ClassVar[str] = ""
     "the branch of `parameters` that makes the answer; empty: the model's own output is the answer"
     endings: ClassVar[tuple[Any, ...]] = ("text",)

@@ -51,7 +51,7 @@ class Distillation(NextToken):
     teacher_storage: BaseConfig = BaseConfig()  # how the teacher's weights are stored, as in `adapters.base`
     teacher_dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of weights that `teacher_storage` leaves in float32
     kind: Kind = "forward_kl"  # the divergence
-    beta: ProperShare = 0.5  # for kind "jsd": the teacher's share of the mixture
+    beta: ProperShare = 0.5  # the teacher's share of the mixture, for kind "jsd"
     temperature: Positive = 1.0  # both models' logits are divided by it
     alpha: Share = 0.5  # weight of the divergence; the cross-entropy has 1 - alpha
     top_k: CountOrZero = 0  # the teacher's so many likeliest tokens count; 0 = all

@@ -32,7 +32,8 @@ class Reconstruction(OfPictures):
     "held-out images that the run's page shows beside their reconstructions; 0: none"
 
     def checked(self, value: Any) -> Any:
-        """The model's value. Raises a one-line ValueError for another kind of model."""
+        """The model's value. Raises a one-line ValueError for a model that makes no
+        reconstruction."""
         return value
 
     def inputs(self, batch, rng):

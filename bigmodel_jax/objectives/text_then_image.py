@@ -60,7 +60,7 @@ class TextThenImage(OfPictures):
     offset: float = 0.5  # the autoencoder sees (image - offset) * scale, as in its own run
     scale: Positive = 2.0
     image_weight: Share = 0.875
-    "share of the codes in the loss, 7/8 as in the paper; 1: the text is only read"
+    "share of the codes in the loss, 7/8 as in the paper; 1: the text is not trained on"
     pictures: CountOrZero = 10
     "names of the training split, and as many held-out ones, that the run draws at its end; 0: none"
     candidates: Count = 1

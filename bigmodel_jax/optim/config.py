@@ -52,7 +52,7 @@ class OptimConfig:
     decay_share: ProperShare = 0.1  # "wsd" decays over this share of the steps, at the end
     drops: tuple[tuple[ProperShare, NonNegative], ...] = ((0.5, 0.1), (0.75, 0.1))
     'for "piecewise": pairs (share of the steps, factor on the learning rate from there on)'
-    plateau: PlateauConfig = PlateauConfig()  # for "plateau": when the learning rate falls
+    plateau: PlateauConfig = PlateauConfig()  # the "plateau" schedule: when the learning rate falls
     clip: NonNegative = 1.0  # largest global gradient norm; 0 = no clipping
     ema_decay: ShareBelowOne = 0.0  # decay of the moving average of the weights, which evaluation uses; 0 = none
     prune: PruneConfig = PruneConfig()  # weights that are zero and stay zero

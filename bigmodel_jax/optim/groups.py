@@ -30,11 +30,11 @@ class Group:
 
     pattern: str
     lr: NonNegative | None = None  # the peak learning rate; the schedule keeps its form
-    weight_decay: NonNegative | None = None  # as optim.weight_decay
-    optimizer: names.Name | None = None  # as optim.name
+    weight_decay: NonNegative | None = None  # the group's optim.weight_decay
+    optimizer: names.Name | None = None  # the group's optim.name
     freeze: bool = False  # makes them constants: without gradient and moments, outside the train state
-    l1: NonNegative | None = None  # as optim.l1
-    l2: NonNegative | None = None  # as optim.l2
+    l1: NonNegative | None = None  # the group's optim.l1
+    l2: NonNegative | None = None  # the group's optim.l2
     layer_decay: ShareAboveZero = 1.0  # each layer's rate is this factor times that of the layer above
     unfreeze: Share = 0.0  # share of the steps until the first layer trains; the last trains at once
 

@@ -1,6 +1,6 @@
 """Predict how long a run samples the answers that it trains on, from the engine's two programs.
 
-The programs are compiled for the run's mesh and stand at the roofline, as those of a server's plan.
+The programs are compiled for the run's mesh. Their times are roofline times, as in a server's plan.
 """
 
 import math

@@ -23,7 +23,7 @@ from bigmodel_jax.plan.topology import Topology, divisors
 
 # Values of model.compute.remat that the search tries.
 REMATS = ("none", "dots", "save_qkv_attn_mlp", "save_qkv_attn", "full", "offload_qkv_attn", "offload_input")
-MOST_TENSOR = 16  # with more, a layer's activations cross the network to save few bytes of weights
+MOST_TENSOR = 16  # largest tensor axis; beyond it, activations cross the network to save few bytes of weights
 FORMAT = '''"""{title}
 
 Written by `launch.py plan --search`.
@@ -54,7 +54,7 @@ def get_config() -> Config:
 class Candidate:
     """One layout, with estimates that need no compiler.
 
-    memory: bytes of one device. seconds: of one step.
+    memory: bytes of one device. seconds: the duration of one step.
     """
 
     config: Config

@@ -141,10 +141,10 @@ def cuts_sequence(parallel: ParallelConfig) -> bool:
 class Facts(NamedTuple):
     """Sizes of a config's parameters.
 
-    trained: number of trained parameters. met: how many of them one token is multiplied with; an
-    expert counts in proportion to the tokens that it receives. constants_met: the same for the
-    constants' matrices. constant_bytes: bytes of all constants. moments: bytes of the optimizer
-    state.
+    trained: number of trained parameters. met: the number of trained parameters by which one token
+    is multiplied; an expert counts in proportion to the tokens that it receives. constants_met: the
+    same for the constants' matrices. constant_bytes: bytes of all constants. moments: bytes of the
+    optimizer state.
     """
 
     trained: int

@@ -98,7 +98,8 @@ def _nf4(name: str, x: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
 def _int8(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
     x = x.astype(np.float16).astype(np.float32)  # bitsandbytes quantises half-precision values
     largest = np.abs(x).max(axis=1)
-    # The scale is rounded twice, by the division and by the product, because torch computes it so.
+    # The scale is rounded twice, by the division and by the product, because torch computes it in
+    # this way.
     scale = np.float32(1) / np.where(largest > 0, largest, np.float32(1)) * np.float32(TOP)
     codes = np.round(x * scale[:, None]).astype(np.int8)
     part = name.removesuffix(".weight")

@@ -173,6 +173,6 @@ def check_model_type(ours: str, hf: dict) -> None:
     allowed = known.get(ours, (given,))
     if any(given in types for types in known.values()) and given not in allowed:
         raise ValueError(
-            f"config.json: model_type = {given!r} is another model than {hf.get('architectures')}; "
+            f"config.json: model_type = {given!r} names another model than {hf.get('architectures')}; "
             f"supported: {', '.join(allowed)}"
         )

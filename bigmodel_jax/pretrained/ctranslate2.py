@@ -83,8 +83,8 @@ def _tensor(reader: Reader) -> tuple[str, np.ndarray]:
         raise ValueError(f"{reader.path}: damaged: {name[:60]!r} has {dims} dimensions")
     shape, kind = tuple(reader.number("I") for _ in range(dims)), reader.number("B")
     raw = reader.bytes(reader.number("I"))
-    # Scalars of the specification are integers. So are quantised weights: they are returned empty
-    # here, and the check of shapes refuses them.
+    # Scalars of the specification are integers. Quantised weights are integers too: they are
+    # returned empty here, and the check of shapes refuses them.
     if kind not in DTYPES:
         return name, np.zeros(0, np.int8) if dims else np.frombuffer(raw, np.uint8)
     found = np.frombuffer(raw, DTYPES[kind])

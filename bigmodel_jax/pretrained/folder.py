@@ -189,7 +189,7 @@ def check_copies(family: Family, cfg: ModelConfig, source: Source) -> None:
             choice = any(field.name == "tied_embeddings" for field in dataclasses.fields(cfg))
             untied = choice and any(row.theirs == copy for row in family.rows)
             way = '; with "tie_word_embeddings": false in config.json both are read' if untied else ""
-            raise ValueError(f"weights: {copy} differs from {said}, and the model has one for both{way}")
+            raise ValueError(f"weights: {copy} differs from {said}, and the model has one parameter for both{way}")
 
 
 def _same(a: np.ndarray, b: np.ndarray, *, exact: bool) -> bool:

@@ -183,7 +183,7 @@ def _tensor(path: Path, tensor: Any, heads: dict[str, int]) -> tuple[str, Tensor
 
 
 def written_as(family: Family, hf: dict[str, Any]) -> str:
-    """The general.architecture with which a family's GGUF file is written.
+    """Returns the value of the key general.architecture in the GGUF file of a family.
 
     hf: the config.json that the family would write. Raises a ValueError of one line where the
     family has no GGUF form.

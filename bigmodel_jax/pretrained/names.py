@@ -108,7 +108,7 @@ class Tensor(NamedTuple):
 Source = Mapping[str, Tensor]
 
 MOST_UNNAMED = 10_000  # with more missing tensors than this, they are not looked up one by one
-MOST_NAMED = 50  # at most so many tensors are named in one message
+MOST_NAMED = 50  # most tensors that one message names
 
 
 def layer_norm(ours: str, theirs: str) -> tuple[Row, Row]:

@@ -12,7 +12,7 @@ NO_PADDING = {"pad_token_id": None}
 def from_hf(hf: dict) -> SmolLM3Config:
     """The SmolLM3Config that a config.json of transformers' SmolLM3ForCausalLM describes.
 
-    Raises ValueError unless every n-th layer, and no other, has no rotary positions.
+    Raises ValueError unless exactly every n-th layer lacks rotary positions.
     """
     check_fixed(hf, hidden_act="silu", **FIXED)
     check_layer_types(hf)

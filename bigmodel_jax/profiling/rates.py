@@ -18,8 +18,8 @@ _HALF = ("bf16", "f16")
 class Rates(NamedTuple):
     """Rates of one device.
 
-    peak: FLOP/s by operand type as printed in a program's text. bandwidth: bytes/s. source: where
-    both are from.
+    peak: FLOP/s by operand type as printed in a program's text. bandwidth: bytes/s. source: the
+    origin of both figures.
     """
 
     peak: Callable[[str], float]

@@ -59,7 +59,8 @@ def _batch(run: Run) -> Any:
 
 
 def _needs(key: str, per_token: bool) -> dict[str, Callable[[Run], Any]]:
-    """{property: function that reads it from a run}: what must be equal for a figure to compare."""
+    """{property: function that reads it from a run}: the properties that must be equal in all runs
+    before the figure may be compared."""
     tokens = {"preparation of the data": _prepared, "tokenizer": _tokenizer} if per_token else {}
     # Shares of time compare between any runs.
     if key in ("mfu", "data_wait_share", "goodput"):

@@ -46,8 +46,8 @@ SAMPLE_CHARACTERS = 4000
 def build_report(run_dirs: list[Path], output: Path, differences: Sequence[str] = ()) -> Path:
     """Write the page of one run, or of several side by side, to `output`, and return `output`.
 
-    For one run it also writes plots/*.png into its folder. Folders of scaling benchmarks, sweeps
-    and cross-validations have pages of their own kinds. differences: sentences on where two runs
+    For one run it also writes plots/*.png into its folder. The folder of a scaling benchmark, a
+    sweep or a cross-validation gets the page of its kind. differences: sentences on where two runs
     diverge. Raises ValueError for a folder without a run.
     """
     if all((Path(run_dir) / RECORDS_FILE).is_file() for run_dir in run_dirs):

@@ -69,7 +69,7 @@ STEP_NAMES = {
 def measured(run: Run) -> list[str]:
     """Names of the metrics that evaluations and objectives record, without "eval/".
 
-    Neither levels (values that simple methods reach) nor the keys in `STEP_NAMES` are among them.
+    Levels (values that simple methods reach) and the keys in `STEP_NAMES` are left out.
     """
     own = (name for name in run.names() if name not in STEP_NAMES and not name.startswith(HIDDEN))
     names = dict.fromkeys(name.removeprefix("eval/") for name in own)

@@ -20,7 +20,7 @@ from bigmodel_jax.optim import groups
 
 BAR_SECONDS = 0.5  # seconds between two redraws
 LINE_SECONDS = 10.0  # seconds between two plain lines
-BAR_PARTS = 4  # with more parts of a mixture, the bar leaves out their epochs
+BAR_PARTS = 4  # most parts of a mixture whose epochs the bar shows
 WINDOW_SECONDS = 60.0  # history from which the time left is estimated; short, so that compilation soon drops out
 
 

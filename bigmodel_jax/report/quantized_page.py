@@ -1,5 +1,6 @@
 """Write quantize.html: a model's weights in every format, by size, quality and speed."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -49,8 +50,16 @@ def build_quantized_page(record: dict[str, Any], table: tuple[Sequence[str], lis
 def _quality(record: dict[str, Any], theme: Theme):
     metric = record["metric"].replace("_", " ")
     figure, axes = new_axes(theme, f"Size and {metric}", "size of the weights, share of float32")
-    for row, color in zip(record["rows"], theme.series * 2, strict=False):
-        axes.plot([row["share"]], [row["value"]], "o", color=color, markersize=8, label=row["name"])
+    values = [row["value"] for row in record["rows"]]
+    spread = max(values) - min(values) or 1.0
+    drawn: list[tuple[float, float]] = []
+    for row, color in zip(record["rows"], itertools.cycle(theme.series)):
+        x, y = row["share"], row["value"] / spread
+        # Points that lie closer than 3 % of the axes cover each other, so the later ones are rings.
+        rings = sum(abs(x - a) < 0.03 and abs(y - b) < 0.03 for a, b in drawn)
+        drawn.append((x, y))
+        style = {"markersize": 8 + 6 * rings, "fillstyle": "none" if rings else "full", "markeredgewidth": 2}
+        axes.plot([row["share"]], [row["value"]], "o", linestyle="none", color=color, label=row["name"], **style)
     axes.set_ylabel(metric)
     axes.set_xlim(0, 1.05)
     axes.ticklabel_format(axis="y", useOffset=False)

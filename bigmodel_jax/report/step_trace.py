@@ -26,8 +26,8 @@ class StepTrace:
     """
 
     def __init__(self, run_dir: Path, step: int):
-        """step: where the run stands. Lines of later steps are deleted, since those steps are
-        repeated.
+        """step: the step that the run has reached. Lines of later steps are deleted, since those
+        steps are repeated.
         """
         self._path, self._file = Path(run_dir) / FILE, None
         if processes.first():

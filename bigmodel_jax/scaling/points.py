@@ -13,8 +13,8 @@ Mode = Literal["weak", "strong"]
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One point; config: with the batch size and mesh of the point; devices: of all processes
-    together."""
+    """One point. config: the config with the point's batch size and mesh; devices: the devices of
+    all processes together."""
 
     layout: str
     devices: int

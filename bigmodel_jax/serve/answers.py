@@ -105,7 +105,7 @@ class Answering(NamedTuple):
 
 
 def _check_held(reply: Reply, index: int) -> None:
-    """Raises Refused if the constraint on the text has gone over one of its limits of work."""
+    """Raises Refused if the constraint on the text has exceeded one of its limits of work."""
     held = reply.requests[index].constraint
     if held is not None and held.error:
         raise Refused(f"the answer could not be held to its form any longer: {held.error}", status=422)

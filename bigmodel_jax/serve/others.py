@@ -65,7 +65,7 @@ class Picture:
 
     - prompt: the name or the number of a class, or a text, depending on the model.
     - model: the name of the served model.
-    - n: how many images; seed: of the noise; steps: of the sampler.
+    - n: how many images; seed: the seed of the noise; steps: the sampler's steps.
     - guidance: the scale of classifier-free guidance.
     - response_format: PNG files in base64.
     """
@@ -96,7 +96,7 @@ def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
 
 
 def _finite(found: np.ndarray) -> np.ndarray:
-    """The model's output itself. Raises Refused where it has numbers that are none."""
+    """Returns the model's output unchanged. Raises Refused where it holds NaN or infinity."""
     if not np.isfinite(found).all():
         raise Refused("input: the model's output for it is not finite", "input")
     return found

@@ -19,7 +19,7 @@ from bigmodel_jax.models import Model
 from bigmodel_jax.models.base import Out
 
 CHUNK = 64  # positions of a prompt whose logits are in memory at the same time
-MOST_ROWS, MOST_TOKENS = 32, 16_384  # of one call of a program, so that memory is bounded
+MOST_ROWS, MOST_TOKENS = 32, 16_384  # most rows and tokens of one call of a program, which bounds the memory
 
 
 class PromptScores(NamedTuple):

@@ -126,7 +126,8 @@ class Completion(Sampled):
 
     - prompt: a text or its token ids, or several of either.
     - max_tokens: the largest number of generated tokens.
-    - logprobs: how many likeliest tokens to return with log probabilities; None for none at all.
+    - logprobs: how many likeliest tokens to return with log probabilities; None returns no log
+      probabilities.
     - echo: return the prompt before each continuation.
     """
 
@@ -153,7 +154,8 @@ class Chat(Sampled):
     - messages: the conversation so far.
     - max_tokens, max_completion_tokens: the largest number of generated tokens; the second one
       wins.
-    - logprobs: return log probabilities; top_logprobs: of so many likeliest tokens.
+    - logprobs: return log probabilities; top_logprobs: the number of likeliest tokens to return
+      with them.
     - tools: the functions that the model may call; tool_choice: whether it may or must.
     """
 

@@ -44,7 +44,7 @@ class Served:
     - weights: by the names that clients may give as `model`. The first is the run itself. Arrays
       that several names share are in memory once.
     - tokenizer: None for a model that reads no text; template: the chat template, or "".
-    - length: tokens of a slot; step: of the checkpoint; created: when the server started, in
+    - length: tokens of a slot; step: the checkpoint's step; created: when the server started, in
       seconds.
     - lock: held while `encoder` encodes.
     """
@@ -142,7 +142,7 @@ class Served:
 
     @functools.cached_property
     def embeds(self) -> bool:
-        """Whether the model has states of a text. It is traced once, which tells."""
+        """Whether the model has hidden states of a text. Tracing the model once shows this."""
         if self.tokenizer is None:
             return False
 

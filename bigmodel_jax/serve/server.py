@@ -38,9 +38,9 @@ class Server(uvicorn.Server):
 def timed_protocol(seconds: float) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1 protocol with time limits for slow clients.
 
-    A connection ends if it sends part of a request, and the head is not complete after `seconds`;
-    if it still sends the body of an answered request; and if it takes nothing of an answer for
-    `seconds`.
+    A connection is closed in three cases: the head of a request is not complete after `seconds`;
+    the client still sends the body of a request that has been answered; the client takes nothing of
+    an answer for `seconds`.
     """
 
     class Timed(H11Protocol):

@@ -23,7 +23,7 @@ class Sweep:
 
     config: the config whose fields are varied. source: its file. space: the searched fields.
     search: metric, sampler and pruner. run_dir: the sweep's folder. storage: "journal" or "sqlite".
-    trials: how many trials there are to be.
+    trials: the number of trials that the sweep should reach.
     """
 
     config: Config

@@ -22,7 +22,8 @@ def check(groups: Sequence[str]) -> None:
         raise ValueError(f"{said}: device {twice} is named twice; each belongs to one group")
     if len(sizes := sorted({len(names(group)) for group in groups})) > 1:
         raise ValueError(
-            f"{said}: the groups have {' and '.join(map(str, sizes))} devices; give all as many, so that trials compare"
+            f"{said}: the groups have {' and '.join(map(str, sizes))} devices; give each the same number, so that "
+            "trials compare"
         )
     num = virtual()
     if wrong := [name for name in found if num and not (name.isdecimal() and int(name) < num)]:

@@ -26,5 +26,7 @@ def judged_by(config: Config, name: str) -> tuple[str, Direction]:
     better = declared.find(known, key).better
     if not better:
         usable = ", ".join(key for key, metric in known.items() if metric.better)
-        raise ValueError(f"--metric {key}: it declares no better direction; these metrics do: {usable}")
+        raise ValueError(
+            f"--metric {key}: it does not declare whether more or less is better; these metrics do: {usable}"
+        )
     return key, "minimize" if better == "less" else "maximize"

@@ -228,5 +228,5 @@ def check_logged(config: Config, logged: float, rate: float) -> None:
     if abs(logged - rate) > 1e-3 * rate:
         raise ValueError(
             f"find-rate: {type(config.optim).__name__} trains at {logged:.3g} where the test gives optim.lr = {rate:.3g}; a "
-            "schedule of one's own must heed optim.schedule = 'constant' and no warm-up"
+            "schedule of your own must follow optim.schedule = 'constant' without a warm-up"
         )

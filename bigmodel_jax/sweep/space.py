@@ -69,8 +69,8 @@ class Choice:
 
 
 def _written(value: Any) -> str:
-    """A value as one would write it: of a part of a config, only the fields that are not the
-    default."""
+    """A value as a user would write it. A part of a config shows only the fields that differ from
+    their defaults."""
     if not dataclasses.is_dataclass(value):
         return repr(value)
     fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))

@@ -34,8 +34,9 @@ class Search:
     """How a study is searched.
 
     metric: key of an evaluated metric. direction: whether less or more is better. sampler: how
-    values are drawn. pruner: how bad trials are stopped early. seed: of the sampler. first_rung:
-    steps after which ASHA first compares trials. several: whether trials run in parallel.
+    values are drawn. pruner: how bad trials are stopped early. seed: the sampler's seed.
+    first_rung: steps after which ASHA first compares trials. several: whether trials run in
+    parallel.
     """
 
     metric: str

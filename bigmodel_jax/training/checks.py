@@ -58,9 +58,9 @@ def check_rows(config: Config, rows: Rows) -> None:
         raise ValueError(f"train.steps = {steps}: {steps * size:,} examples are asked for, and {exhausted(most)}")
     if most is not None and config.train.spikes.action == "rollback":
         raise ValueError(
-            f"train.spikes.action = 'rollback': there are no batches to spare, {exhausted(most)}; or give 'skip'"
+            f"train.spikes.action = 'rollback' needs further batches after a spike; {exhausted(most)}; or give 'skip'"
         )
-    made = type(config.data).experience is not DataConfig.experience  # then the batches are not made of these rows
+    made = type(config.data).experience is not DataConfig.experience  # its batches come from elsewhere, not from `rows`
     if not made and not config.data.row():
         held = rows.batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
         config_reads.check(config.model, config.objective, config.data, held)

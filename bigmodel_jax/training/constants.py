@@ -1,9 +1,9 @@
 """A run's constant parameters on disk, stored once, or not at all if another run stores them.
 
-`<run>/constants.json` says for each constant in which leaf of which save of another run it lies,
-and its digest; every start reads the values there. Other constants are copied: `<run>/constants/0/`
-is one save of checkpoint/store.py, atomic and with a digest per leaf. Both can be opened on every
-mesh.
+For each constant that another run stores, `<run>/constants.json` names that run's save, the leaf in
+it, and a digest. Every start reads the values from that save. Other constants are copied:
+`<run>/constants/0/` is one save of checkpoint/store.py, atomic and with a digest per leaf. Both can
+be opened on every mesh.
 """
 
 import json
@@ -67,7 +67,8 @@ def places(config: Config, run_dir: Path, step: int) -> dict[str, Place]:
 
 
 def read(config: Config, mesh, found: Places) -> dict[str, Any]:
-    """Reads constants of this run from where they lie: {path: node in this run's storage}.
+    """Reads constants of this run from the saves that hold them: {path: node in this run's
+    storage}.
 
     Raises a one-line ValueError.
     """

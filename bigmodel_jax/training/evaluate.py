@@ -63,10 +63,11 @@ def check_metrics(config: Config, eval_step: Callable, weights: params.Tree, bat
 def _of_parts(
     eval_step: Callable, weights: params.Tree, batches: Any, number: int, sums: dict[str, Mean]
 ) -> dict[str, dict[str, Mean]]:
-    """The sums of batch `number` by part of a mixture; the rows of a part follow one another.
+    """Returns the metric sums of batch `number` for each part of a mixture.
 
-    A batch inside one part belongs to it. A batch across a border is evaluated again for each of
-    its parts, with weight 0 for the rows of the others.
+    The rows of one part are consecutive, so most batches lie inside one part, and their sums belong
+    to it. A batch with rows of several parts is evaluated again for each of these parts, with
+    weight 0 for the rows of the others.
     """
     ranges = batches.parts(number) if hasattr(batches, "parts") else {}
     if len(ranges) == 1:

@@ -227,8 +227,8 @@ def _merges(origin: Origin, spec: Mapping[str, params.Param], prefix: str) -> bo
         return bool(theirs)
     if lacking := sorted(theirs - spec.keys()):
         raise ValueError(
-            f"{origin.name} holds {lacking[0]}, which this run lacks; give this run the same adapters, or merge them there "
-            "first: a run without adapters that starts from there, or `export` and `import`"
+            f"{origin.name} holds {lacking[0]}, which this run lacks; give this run the same adapters, or merge them "
+            "into their base first: by a run without adapters that starts from there, or by `export` and `import`"
         )
     return False
 
@@ -276,7 +276,7 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
     if int(found["step"]) >= config.train.steps:
         raise ValueError(
             f"train.steps = {config.train.steps} is not above step {int(found['step'])}, where {config.train.init_from} "
-            "stands; train.init_state = 'all' goes on counting from there"
+            "stands; train.init_state = 'all' continues from that step"
         )
     ema = found.get("ema")
     if config.optim.ema_decay and ema is None:

@@ -103,7 +103,7 @@ class Run:
         rows = start_rows(config, self.mesh, left, self.tokens_per_step, self.unit, programs.memory)
         rows += [("MFU is of", self.peak_source), ("run folder", mirror.address(self.run_dir))]
         self.known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
-        # A metric beside the loss, because a loss on centred advantages says little.
+        # The bar shows a metric beside the loss: a loss on centred advantages says little.
         self.headline = [m.name for m in config.objective.metrics if m.headline and m.name != "loss"][:1]
         if processes.first():
             declared.write(self.run_dir, self.known, self.unit, declared.compared(config.data))

@@ -77,8 +77,8 @@ class Policy:
     def rows(self, answers: list[Answer]) -> dict[str, np.ndarray]:
         """The answers as arrays of a batch.
 
-        An answer without a reward gets no loss weight. Nor does one that was cut off, if the
-        objective leaves such answers out.
+        An answer without a reward gets no loss weight. An answer that was cut off gets none either,
+        if the objective leaves such answers out.
         """
         own = []
         for _, rollout, _, scored in answers:

@@ -6,7 +6,8 @@ holds a copy of each of these Python files. A difference ends the start with one
 `--accept` names its kind.
 
 A file whose path, size and modification time are as recorded is not read again. Code is compared
-byte by byte, so a new comment is a change. Moving or touching a file is not.
+byte by byte, so a new comment is a change. A file that was only moved or touched counts as
+unchanged.
 """
 
 import functools
@@ -28,7 +29,7 @@ from bigmodel_jax.data import cache
 FILE = "provenance.json"
 KINDS = ("data", "code")
 ENTRIES = {"data": {"digest"}, "code": {"path", "bytes", "digest", "copy"}}  # the keys that each entry must have
-MOST = 1000  # for a field with more files, only one digest of all files is stored
+MOST = 1000  # most files of a field whose digests are stored one by one; more files share one digest
 INSTALLED = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))]
 
 log = logging.getLogger("bigmodel_jax")

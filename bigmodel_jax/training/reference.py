@@ -39,7 +39,7 @@ from bigmodel_jax.training.state import weights as weights_of
 FILE = "reference.json"
 FORMAT = 1
 SPLITS = ("train", "validation")
-ROWS = 256  # so many rows are read at a time for the digest of their content
+ROWS = 256  # rows that are read at a time for the digest of their content
 
 
 class Beside(NamedTuple):
@@ -175,7 +175,7 @@ class Source:
         if self.known and _digest(weights) != self.known:
             raise ValueError(
                 f"objective.reference_run = {run!r}: the reference's weights are no longer those with which this run began, "
-                "and what was computed with them is not in the cache; bring either back, or start another run"
+                "and what was computed with them is not in the cache; restore one of the two, or start another run"
             )
         return weights
 
@@ -208,8 +208,8 @@ def _of_split(config: Config, mesh, split: str, source: Source, console: Console
 
 
 def _content(rows: Rows, names: tuple[str, ...]) -> str:
-    """A digest of these arrays of all rows; equal rows share values, whatever file they come
-    from.
+    """A digest of these arrays over all rows. Equal rows have an equal digest, so they share the
+    computed values, whatever file they come from.
     """
     found = hashlib.sha256()
     for first in range(0, len(rows), ROWS):

@@ -64,7 +64,7 @@ class Judges:
         Calls start and are awaited in order. So this one started at the latest when the previous
         one ended.
         """
-        # In seconds after the previous result. The first call also waits for the imports.
+        # The limit counts from the previous result. The first call also waits for the imports.
         limit = self.seconds * len(self.names) + GRACE_SECONDS + (0.0 if self._started else START_SECONDS)
         if pool is self._pool:
             result.wait(max(self._seen + limit - time.monotonic(), 0.0))

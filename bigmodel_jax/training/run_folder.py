@@ -76,7 +76,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
 def check(run_dir: Path, config: Config, step: int = 0) -> None:
     """Raises ValueError if the folder holds another run or cannot be made; writes nothing.
 
-    `step` is where the run stands, if beyond the newest checkpoint in the folder.
+    `step` is the step that the run has reached, if it is beyond the newest checkpoint in the
+    folder.
     """
     path = run_dir / "config.json"
     parent = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())

@@ -148,7 +148,8 @@ def evaluate_all(
 def judged(metric: str, all_sets: Sequence[OpenSet], now: Sequence[OpenSet], whole: bool) -> bool:
     """Whether this evaluation computes `metric`, by which the best save is chosen.
 
-    `now` has the sets that are evaluated; `whole` says whether the validation split is.
+    `now` has the sets that are evaluated; `whole` says whether the validation split is evaluated
+    too.
     """
     owner = next((one for one in all_sets if metric.startswith(f"eval/{one.name}/")), None)
     return whole if owner is None else owner in now

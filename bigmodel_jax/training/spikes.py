@@ -28,7 +28,7 @@ def judge(config: SpikeConfig, recent: Recent, loss: jax.Array, norm: jax.Array)
     """(whether this step is a spike, its deviations above the median, the new window).
 
     The deviations are the larger of those of loss and gradient norm. They are 0 until the window is
-    full, so no step is a spike before.
+    full, so no step counts as a spike before that.
     """
     values, count = recent["values"], recent["count"]
     now = jnp.stack([loss, norm]).astype(jnp.float32)

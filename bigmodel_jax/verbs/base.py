@@ -44,7 +44,7 @@ def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Pa
 
     Raises ValueError for no target or for several.
 
-    what: CONFIG, RUN or SOURCE, for messages; a SOURCE may be no object store's address.
+    what: CONFIG, RUN or SOURCE, for messages; a SOURCE must not be the address of an object store.
     """
     targets, options = split(args)
     if len(targets) != 1:
@@ -66,7 +66,7 @@ def local(option: str, path: str) -> Path:
 def place(option: str, path: str) -> Path:
     """Like `local`, but also takes a run's folder, or its config.json, in a bucket.
 
-    It returns the copy on this machine, which is fetched anew.
+    It downloads the folder again, and returns the copy on this machine.
     """
     if not paths.is_remote(path):
         return local(option, path)

@@ -22,7 +22,7 @@ class Ensemble:
 
     how: Literal["predictions", "logits", "weights", "soup"] = "predictions"  # what is averaged
     run_dir: str = ""  # the new run's folder, for weights and soup
-    last: CountOrZero = 0  # with a single run: its newest so many checkpoints are the members
+    last: CountOrZero = 0  # the members are this many newest checkpoints of a single run; 0 = off
     metric: str = ""  # compares the members; empty: checkpoint.best_metric, else eval/loss
     batches: CountOrZero = 0  # training batches for batch statistics; 0 = one pass over the training rows
     output: str = ""  # the page to write; its numbers go to a .json file beside it

@@ -21,8 +21,8 @@ class Submit:
     options: Unnamed = None  # the engine's own options
     run: bool = False  # submit the job as well
     output: str = ""  # the file to write; empty: in the run's folder
-    run_dir: str | None = None  # as for train
-    accept: str = ""  # as for train
+    run_dir: str | None = None  # the run's folder, as in `train`
+    accept: str = ""  # data, code or data,code: what may have changed, as in `train`
 
 
 def submit(args: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def _serve(args: Sequence[str]) -> None:
 def _run_dir(target: str) -> Path:
     """The run's folder.
 
-    Raises ValueError where it holds no config, without which its servers would not start.
+    Raises ValueError where the folder holds no config, because servers cannot start without one.
     """
     from bigmodel_jax import config_file
 

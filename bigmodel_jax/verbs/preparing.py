@@ -105,8 +105,8 @@ BEAM, OF_BYTES = "apache-beam==2.77.0", ("array-record", "ftfy", "py3langid", "r
 def _engine(given: Prepare, args: Sequence[str]):
     """Returns the Apache Beam engine, or None if processes of this machine do the work.
 
-    Raises a ValueError of one line where Beam is not installed. It has the command that installs
-    it.
+    Raises a ValueError of one line where Beam is not installed. The message has the command that
+    installs it.
     """
     if given.engine == "processes":
         if given.beam:

@@ -25,7 +25,7 @@ class Prune:
     sparsity: ProperShare | None = None  # the share that is pruned; None = 0.5, or the share of --pattern
     pattern: str = ""  # N:M, for magnitude and wanda: N of every M inputs stay
     curve: tuple[ProperShare, ...] = ()  # further sparsities that are evaluated and not kept
-    targets: str = ""  # for magnitude and wanda: a regular expression over whole paths of parameters
+    targets: str = ""  # regular expression over whole paths of parameters, for magnitude and wanda
     heal: CountOrZero = 0  # training steps after pruning, at each sparsity
     lr: Positive | None = None  # the learning rate of these steps; None = a tenth of the run's
     calibration: Count = 8  # training batches on which inputs are measured
@@ -81,7 +81,7 @@ def _sparsities(given: Prune) -> tuple[float, ...]:
         if (value := getattr(given, name)) and given.kind not in SPARSE:
             raise ValueError(f"--{name} = {value!r} goes with --kind magnitude and wanda, not with {given.kind}")
     if given.lr is not None and not given.heal:
-        raise ValueError(f"--lr {given.lr} needs --heal N, the steps that it is for")
+        raise ValueError(f"--lr {given.lr} needs --heal N, the number of steps at that rate")
     if not given.pattern:
         kept = 0.5 if given.sparsity is None else given.sparsity
         return (*sorted(set(given.curve) - {kept}), kept)

@@ -73,9 +73,9 @@ class Evaluate(OfJob):
     adapter: str = ""  # the names of adapters, with commas between; empty: all of the run's
     json: bool = False  # print one JSON object instead of a table
     harness: tuple[str, ...] = ()  # tasks of lm-eval to evaluate instead: names, YAML files, or folders of them
-    fewshot: CountOrZero | None = None  # with --harness: examples before each question; None = the task's own
-    limit: Count | None = None  # with --harness: only the first so many questions of each task; None = all
-    chat: tyro.conf.FlagConversionOff[bool] = False  # with --harness: put questions into the chat template
+    fewshot: CountOrZero | None = None  # examples before each question of --harness; None = the task's own number
+    limit: Count | None = None  # evaluate this many first questions of each task of --harness; None = all
+    chat: tyro.conf.FlagConversionOff[bool] = False  # put the questions of --harness into the run's chat template
 
 
 def evaluate(args: Sequence[str]) -> None:
@@ -138,7 +138,7 @@ class Generate:
     """Options of `generate`, beside those of sampling."""
 
     sample: Unnamed
-    seed: Seed = 0  # of sampling; another seed gives another text
+    seed: Seed = 0  # seed of sampling; another seed gives another text
     num_samples: int = 1  # the number of continuations
     step: str = ""  # the checkpoint: a step, or best; empty: the newest
     adapter: str = ""  # the names of adapters, with commas between; empty: all of the run's

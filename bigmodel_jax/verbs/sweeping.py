@@ -21,7 +21,7 @@ class Sweep:
     sampler: Literal["tpe", "random", "grid"] = "tpe"  # how the next trial is chosen
     pruner: Literal["none", "median", "asha"] = "none"  # what ends bad trials early
     metric: str = ""  # compares trials; empty: checkpoint.best_metric, else eval/loss
-    seed: Seed = 0  # of the sampler
+    seed: Seed = 0  # seed of the sampler
     storage: Literal["journal", "sqlite"] = "journal"  # the format of the study's file
     processes: Count = 1  # trials that run at the same time, each in a process
     groups: tuple[str, ...] = ()  # the devices of each process, such as 0,1 2,3

@@ -31,7 +31,7 @@ class CrossValidate(OfConfig):
     metric: str = ""  # the metric to report; empty: checkpoint.best_metric, else eval/loss
     stratify: Literal["labels", "none"] = "labels"  # labels: each label is spread evenly over the folds
     together: str = ""  # a field of the records: records with equal values stay in one fold
-    fold_seed: Seed = 0  # of the assignment to folds
+    fold_seed: Seed = 0  # seed of the assignment of records to folds
 
 
 def find_rate(args: Sequence[str]) -> None:

@@ -86,7 +86,7 @@ def export(args: Sequence[str]) -> None:
     parsed = parse(Arguments(), options, prog="launch.py export RUN FOLDER")
     name = formats.check_name(parsed.format)
     if parsed.peft and name not in ("huggingface", "peft"):
-        raise ValueError(f"--peft means --format peft, and --format {name} is given as well; give one of both")
+        raise ValueError(f"--peft means --format peft, and --format {name} is given as well; give one of the two")
     run, folder = place("export", targets[0]), local("export", targets[1])
     config, run_dir = run_folder.load(run), run_dir_of(run)
     given = {name: getattr(parsed, name) for name in ("dtype", "kind", "adapter", "batch", "length")}

@@ -39,6 +39,7 @@ def test_every_verb_that_opens_a_run_takes_a_step(saved, tmp_path, capsys):
     assert weights[0] != weights[1] == weights[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["eval", "generate", "export"])
 @pytest.mark.parametrize(
     ("step", "says"),

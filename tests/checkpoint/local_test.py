@@ -100,6 +100,7 @@ def test_what_is_saved_comes_back_bit_for_bit(run):
     assert_same(found.state, make_state(make_mesh(), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shared", "newest"), [((2,), 3), ((3,), 3), ((), 3)])
 def test_the_newest_of_both_kinds_is_used(run, shared, newest):
     run.save([1, 2, 3], shared)

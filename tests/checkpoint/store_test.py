@@ -111,6 +111,7 @@ def test_abstract_leaves_without_sharding_land_on_one_device(copy):
     assert all(len(x.sharding.device_set) == 1 for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_buffers_may_be_donated_once_save_returns(tmp_path):
     state = make_state(1, rows=100_000)
     expected = jax.tree.map(jnp.copy, state)
@@ -140,6 +141,7 @@ def test_another_step_by_number(copy):
 # ---------------------------------------------------------------- what is kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
 def test_the_newest_and_the_best_stay(tmp_path, mode, best):
     losses = {1: 9.0, 2: 0.5, 3: float("nan"), 4: 3.0, 5: None, 6: 2.0}
@@ -312,6 +314,7 @@ def test_another_model_is_one_line_that_names_leaves(copy, change, message):
 # ---------------------------------------------------------------- failing and dying
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_costs_one_save(tmp_path):
     big = make_state(3, rows=100_000)
     with open_plain(tmp_path) as saves:

@@ -52,6 +52,7 @@ def start(path, run_dir):
     return jobs.job(PROCESSES, "train", path, "--run_dir", run_dir, *local, *layout, devices=2, environments=homes)
 
 
+@pytest.mark.exhaustive
 def test_a_job_that_loses_a_process_goes_on_beside_the_base_bit_for_bit(tmp_path):
     done = runs.launch("train", runs.write(tmp_path), "--run_dir", tmp_path / "base", "--train.steps", "2")
     assert done.returncode == 0, done.stderr

@@ -34,6 +34,7 @@ def wait_for_step(job, run_dir, step):
     raise AssertionError(f"step {step} was not reached\n{job.everything()}")
 
 
+@pytest.mark.slow
 @pytest.mark.few("1")
 @pytest.mark.parametrize("dies", [0, 1])
 def test_a_process_that_dies_takes_the_job_with_it_in_15_seconds_and_is_named(path, tmp_path, dies):
@@ -49,6 +50,7 @@ def test_a_process_that_dies_takes_the_job_with_it_in_15_seconds_and_is_named(pa
         assert "died" in said
 
 
+@pytest.mark.exhaustive
 def test_sigterm_to_one_saves_the_same_step_and_ends_all(path, tmp_path):
     """SLURM's test sends it to all."""
     run_dir = tmp_path / "run"

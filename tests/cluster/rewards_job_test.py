@@ -55,6 +55,7 @@ FAILS = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", few(FAILS, "hangs", marks=pytest.mark.slow))
 def test_a_reward_that_fails_is_one_line_of_the_job_and_loses_nothing(case, tmp_path):
     fails, says = FAILS[case]

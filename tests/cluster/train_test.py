@@ -122,6 +122,7 @@ def notes(path, split, process, count):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.exhaustive
 def test_each_process_reads_its_share_and_the_global_batches_are_the_same(path, alone, two, four):
     """By hash: the shares of 2 and of 4 processes, put together, are the batches of one, and those of the config."""
     config = config_file.load(path)

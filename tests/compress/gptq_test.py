@@ -31,6 +31,7 @@ def correlated(rng, rows: int, inputs: int) -> np.ndarray:
     return (rng.standard_normal((rows, inputs // 3)) @ rng.standard_normal((inputs // 3, inputs))).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "top"), [("int4", 7), ("int8", 127)])
 def test_codes_are_those_of_the_algorithm_and_the_output_is_nearer_than_of_rounding(kind, top):
     rng = np.random.default_rng(0)
@@ -52,6 +53,7 @@ def test_codes_are_those_of_the_algorithm_and_the_output_is_nearer_than_of_round
     assert off["gptq"] < 0.5 * off["round"]
 
 
+@pytest.mark.slow
 def test_inputs_that_are_never_seen_are_rounded_to_the_nearest():
     rng = np.random.default_rng(1)
     w, x = rng.standard_normal((12, 8)).astype(np.float32), rng.standard_normal((50, 12))

@@ -54,6 +54,7 @@ def test_inputs_of_a_perceptrons_layers():
         x = np.maximum(x @ np.asarray(weights[layer]["kernel"], np.float64) + np.asarray(weights[layer]["bias"]), 0)
 
 
+@pytest.mark.slow
 def test_inputs_of_each_layer_of_a_stack():
     config, mesh, weights = opened(LLAMA, NextToken())
     wanted = targets("layers/.*", LLAMA.make().spec)

@@ -28,6 +28,7 @@ def batch_of(model):
     return {"tokens": rng.integers(0, 64, (2, 8)).astype(np.int32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [LLAMA, pytest.param(VIT, marks=pytest.mark.slow)], ids=["llama", "vit"])
 def test_fewer_channels_are_the_model_with_those_channels_zeroed(model):
     weights, readers = weights_of(model), prune_structured.channel_readers(model)

@@ -47,7 +47,7 @@ def zeros(run):
     return {path: found[path] == 0 for path in targets("", config_file.load(run).make_model().spec)}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_sparse_run_heals_and_is_fine_tuned_with_its_zeros(folder, capsys):
     run = folder / "sparse"
     found = made(capsys, folder / "run", run, "--kind", "wanda", "--curve", "0.3", "--sparsity", "0.5", "--heal", "4")
@@ -117,7 +117,7 @@ def test_a_run_that_prunes_itself_resumes_bit_for_bit(folder, capsys):
             "--sparsity 0.7: --pattern 2:4 already prunes 0.5 of the weights",
         ),
         (["--kind", "mlp_channels", "--targets", "x"], "--targets = 'x' goes with --kind magnitude and wanda"),
-        (["--lr", "0.1"], "--lr 0.1 needs --heal N, the steps that it is for"),
+        (["--lr", "0.1"], "--lr 0.1 needs --heal N, the number of steps at that rate"),
         (["--sparsity", "1.0"], "it must be above 0 and below 1"),
         (["--targets", "layers/mlp/upp"], "the nearest: layers/mlp/up"),
         (["--targets", "embed/table"], "--targets leaves it out"),

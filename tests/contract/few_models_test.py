@@ -49,7 +49,8 @@ WINDOWS = {
 }
 
 
-@pytest.mark.few("mistral, two layers", "gemma 2, a local layer", "gpt-oss, the first is local")
+@pytest.mark.few("gemma 2, a local layer", "gpt-oss, the first is local")
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WINDOWS)
 def test_a_window_reaches_as_far_as_it_says(case):
     name, changes, width = WINDOWS[case]
@@ -66,6 +67,8 @@ def scaled(*names: str, by: float, plus: float = 0.0):
     return lambda flat: {path: x * by + plus for path, x in flat.items() if path.endswith(names)}
 
 
+@pytest.mark.few("gemma3")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "qwen3"])
 def test_norms_of_queries_and_keys_turn_with_their_offset(name):
     """A query's norm makes its size the scale alone: 1 + 0 in Gemma, 1 in Qwen. Twice the queries change nothing."""
@@ -79,6 +82,7 @@ def test_norms_of_queries_and_keys_turn_with_their_offset(name):
     assert np.abs(flat - want).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_gemmas_norms_are_one_plus_their_scale():
     """Scales begin at 0; at -1 nothing passes: the logits of a model whose last norm is so are all 0."""
     for name in ("gemma", "gemma2", "gemma3"):
@@ -98,6 +102,7 @@ def test_the_clamped_gate_of_gpt_oss():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixtral", "deepseek"])
 def test_padding_has_no_part_in_what_balances_experts(name):
     """Other tokens in the padding change neither losses nor the new biases; other tokens in the text do."""
@@ -131,7 +136,8 @@ DROPOUT = {
 }
 
 
-@pytest.mark.few("t5", "transformer", "mlp", "bert")
+@pytest.mark.few("t5", "mlp")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DROPOUT)
 def test_no_two_dropouts_of_a_model_share_a_key(name, monkeypatch):
     cfg = MODELS[name].tiny()

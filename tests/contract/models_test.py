@@ -376,6 +376,7 @@ def test_loss_falls_on_one_batch(pair):
     assert losses[-1] < losses[0] - 0.05
 
 
+@pytest.mark.slow
 @of_each_kind
 def test_jit_equals_eager(pair):
     c = case(pair)
@@ -432,6 +433,7 @@ def test_updates_are_the_frozen_parameters(pair):
     assert all((after[k] != params.paths(c.params)[k]).any() for k in frozen), "a statistic that never moves"
 
 
+@pytest.mark.slow
 @of_each_kind
 def test_bfloat16_is_finite_and_near(pair):
     c = case(pair)
@@ -442,6 +444,7 @@ def test_bfloat16_is_finite_and_near(pair):
     assert abs(loss - one_device(pair)[0][0]) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.exhaustive), {"data": 2, "fsdp": 2, "tensor": 2}],

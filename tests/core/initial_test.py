@@ -182,7 +182,8 @@ def is_weight(path: str) -> bool:
     return path.endswith("kernel") or path == "head/table"
 
 
-@pytest.mark.few("mlp", "lstm", "gru", "cnn in linen")
+@pytest.mark.few("mlp", "cnn in linen")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSICS)
 def test_the_field_changes_every_kernel_of_a_classic_and_nothing_else(kind):
     default = values_of(CLASSICS[kind])

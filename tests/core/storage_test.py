@@ -34,6 +34,7 @@ def test_values_are_the_nearest_of_their_blocks_steps(kind, top):
     np.testing.assert_array_equal(again.values, node.values)
 
 
+@pytest.mark.slow
 def test_a_layer_of_a_stack_is_that_layers_own():
     w = jax.random.normal(jax.random.key(0), (3, 4, 8))
     node = Blocks("int4", 4).pack(w)
@@ -41,6 +42,7 @@ def test_a_layer_of_a_stack_is_that_layers_own():
     np.testing.assert_array_equal(layers, node.dense("float32"))
 
 
+@pytest.mark.slow
 def test_a_product_takes_blocks_as_any_weight():
     w, x = jax.random.normal(jax.random.key(0), (6, 2, 8)), jax.random.normal(jax.random.key(1), (3, 6, 2))
     node = Blocks("int8", 8).pack(w)
@@ -77,7 +79,9 @@ def test_the_spec_says_shapes_shardings_and_values_of_blocks():
 
 
 def test_what_cannot_be_stored_in_blocks_is_one_line():
-    with pytest.raises(ValueError, match=r"storage = int8x64 with kind = 'trained'; only a constant is stored so"):
+    with pytest.raises(
+        ValueError, match=r"storage = int8x64 with kind = 'trained'; only a constant can be stored in this form"
+    ):
         Param((4, 4), (None, None), normal(1.0), storage=Blocks())
     with pytest.raises(ValueError, match=r"storage: int4x64 of shape \(4, 3\); its last dimension must be even"):
         Param((4, 3), (None, None), normal(1.0), kind="constant", storage=Blocks("int4"))
@@ -111,6 +115,8 @@ def test_selects_look_up_what_a_gather_does():
     np.testing.assert_array_equal(storage._select(storage.NF4, codes), np.asarray(storage.NF4, np.float32))
 
 
+@pytest.mark.few("int8")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_doubled_scales_of_a_layer_are_its_own_and_cost_a_byte(kind):
     w = jax.random.normal(jax.random.key(0), (3, 70, 256)) * jnp.asarray([1.0, 2.0, 0.1])[:, None, None]

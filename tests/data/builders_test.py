@@ -95,6 +95,7 @@ def test_a_package_that_a_builder_lacks_is_named(tmp_path, monkeypatch):
         Tfds("mnist", data_dir=str(tmp_path)).fingerprint("train", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_prepared_folder_is_read_by_name(cache_dir, digits):
     """As any TFDS set in a data_dir, from a process that does not know the builder's class, and without TensorFlow."""
     code = f"""

@@ -29,6 +29,7 @@ def test_a_key_is_of_facts_and_not_of_their_order():
     assert len({cache.key(1, 2), cache.key(2, 1), cache.key([1, 2]), cache.key("1", 2), cache.key(1, 2, None)}) == 5
 
 
+@pytest.mark.slow
 def test_two_processes_build_once(tmp_path):
     processes = [start(tmp_path / "data", 0.5, str(i)) for i in range(2)]
     outputs = [p.communicate(timeout=60)[0] for p in processes]
@@ -36,6 +37,7 @@ def test_two_processes_build_once(tmp_path):
     assert (tmp_path / "data/done").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_that_is_used(tmp_path):
     process = start(tmp_path / "data", 60)
     while not list(tmp_path.glob("data.partial-*/started")):

@@ -194,7 +194,7 @@ def test_a_template_without_an_assistant_is_one_line(folder, tmp_path):
         path.write_text(template)
         data = data_of(folder, tmp_path, [{"messages": TALK}], template_path=str(path), max_bad_records=9)
         with pytest.raises(
-            ValueError, match=r"data\.template_path = '.*jinja': it has no assistant: it writes nothing"
+            ValueError, match=r"data\.template_path = '.*jinja': it has no assistant: the template leaves out"
         ):
             data.open("train")
 

@@ -66,7 +66,7 @@ def test_equal_records_lie_in_one_fold_and_large_groups_are_balanced():
 
 
 def test_more_folds_than_records_is_one_line():
-    with pytest.raises(ValueError, match="^3 folds of 2 different records or groups: each fold needs one at least$"):
+    with pytest.raises(ValueError, match="^3 folds of 2 different records or groups: each fold needs at least one$"):
         folds([b"a", b"b", b"a"], 3)
 
 

@@ -147,10 +147,12 @@ def test_neither_an_engine_nor_this_process_goes_on_from_work_of_the_other(corpu
 
     with pytest.raises(KeyboardInterrupt):
         made(corpus, tmp_path, "out", engine=cut)
-    with pytest.raises(ValueError, match="was begun by --engine beam in chunks of 512 .* processes cannot go on"):
+    with pytest.raises(
+        ValueError, match="was begun by --engine beam in chunks of 512 .* processes cannot continue its work"
+    ):
         made(corpus, tmp_path, "out")
     monkeypatch.setattr(prepare, "CHUNK_RECORDS", 64)
-    with pytest.raises(ValueError, match="chunks of 512 .* chunks of 64 .* delete the folder to begin anew"):
+    with pytest.raises(ValueError, match="chunks of 512 .* chunks of 64 .* delete the folder to start again"):
         made(corpus, tmp_path, "out", engine=in_groups)
     monkeypatch.undo()
     assert made(corpus, tmp_path, "out", engine=in_groups) == straight

@@ -132,7 +132,7 @@ def test_answers_taken_singly(tmp_path):
     ]  # fmt: skip
     first = [[fed[1] for fed, _ in texts(rows, i)] for i in range(4)]
     assert all(a == b for a, b in first), "under the row's own prompt"
-    with pytest.raises(ValueError, match="one record alone"):
+    with pytest.raises(ValueError, match="there is only one record"):
         data(tmp_path, records[:1], UnpairedPreferenceData, template="").open("train")
 
 
@@ -179,7 +179,7 @@ def test_tools_and_reasoning_reach_the_template(tmp_path):
         (PAIR | {"rejected": None}, "its rejected is no text and no list of messages"),
         (PAIR | {"rejected": PAIR["chosen"]}, "chosen and rejected are the same"),
         ({"chosen": [USER, SAID], "rejected": [USER, SAID]}, "chosen and rejected are the same"),
-        ({"chosen": [USER], "rejected": [USER, SAID]}, "one answer begins with all of the other one"),
+        ({"chosen": [USER], "rejected": [USER, SAID]}, "one answer begins with the whole other answer"),
         (PAIR | {"chosen": []}, "the assistant says nothing; its roles: none"),
         (PAIR | {"chosen": [USER]}, "the assistant says nothing; its roles: user"),
         (PAIR | {"chosen": [{"role": "assistant"}]}, "a message lacks its role or content; its keys: role"),

@@ -85,6 +85,7 @@ def test_two_processes_give_the_bytes_of_one(corpus, tmp_path, small_chunks):
     assert {CARD, "manifest.json", "train-00001.array_record", "validation-00000.array_record"} <= one.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [30, 700, 1350])
 def test_a_run_that_is_cut_off_goes_on_to_the_same_bytes(at, corpus, tmp_path, small_chunks, monkeypatch):
     _, expected = made(corpus, tmp_path / "straight")
@@ -287,10 +288,11 @@ def test_a_damaged_result_is_one_line_and_another_jobs_folder_is_left_alone(corp
     assert (other / "mine.txt").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_one_line(corpus, tmp_path):
     dies = dataclasses.replace(corpus, steps=(Function(f"{__name__}:dies"),))
     with pytest.raises(
-        ValueError, match=r"^a worker process was ended from outside \(memory\?\); the same command goes on"
+        ValueError, match=r"^a worker process was killed \(out of memory\?\); the same command continues"
     ):
         made(dies, tmp_path, workers=2)
 
@@ -320,6 +322,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do(corpus, tmp_path, capsys):
     (tmp_path / "own.py").write_text(CONFIG.format(tmp_path).replace("0.003", "0"))
     args = ["prepare", str(tmp_path / "own.py"), "--data.cache_dir", str(tmp_path / "cache")]

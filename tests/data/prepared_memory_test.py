@@ -16,7 +16,7 @@ def peaks(*megabytes, **how):
     return module.memory(*megabytes, starts=(), **how)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_twice_the_corpus_takes_the_same_memory():
     # A peak is sampled five times a second, and misses some per cent; what grows with the corpus fails each time.
     found = []

@@ -252,7 +252,7 @@ def test_elsewhere_the_systems_library_speaks_or_one_line_says_what_is_pinned(mo
     monkeypatch.setattr(espeak.ctypes.util, "find_library", lambda name: f"lib{name}.so.1")
     assert espeak.library() == ("libespeak-ng.so.1", "")
     monkeypatch.setattr(espeak.ctypes.util, "find_library", lambda _: None)
-    said = r"archive of espeakng-loader==0\.2\.4 is that of Linux x86_64, not of Linux aarch64, and the system has no library"
+    said = r"espeakng-loader==0\.2\.4 holds a library for Linux x86_64, and this machine is Linux aarch64 without a library"
     with pytest.raises(ValueError, match=said) as error:
         espeak.library()
     assert "\n" not in str(error.value)

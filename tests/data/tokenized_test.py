@@ -202,7 +202,7 @@ def test_a_flipped_bit_of_much_data_is_one_line_when_its_block_is_read_and_verif
     flip(folder / TOKENS)
     rows = data.open("train")
     with pytest.raises(
-        ValueError, match=rf"^{folder / TOKENS} is damaged; delete it, and the same command makes it anew: .*"
+        ValueError, match=rf"^{folder / TOKENS} is damaged; delete it, and the same command makes it again: .*"
     ):
         rows.stream[:]
     assert token_shards.changed(folder) == [(2, folder / TOKENS)]

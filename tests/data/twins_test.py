@@ -50,6 +50,7 @@ def test_the_first_of_twins_stays_wherever_the_other_is(corpus, tmp_path):
     assert len(kept["train"]) == 3 * 300 + 400 - 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [900, 1500])
 def test_a_kill_between_two_twins_changes_nothing(at, corpus, tmp_path, monkeypatch):
     """The keys of what stayed are read back: without them the twins behind the cut would stay, too."""

@@ -102,6 +102,7 @@ def test_a_new_run_is_read_as_any_other_with_an_average_of_its_parameters_too(tm
         write(tmp_path, "run", config)
 
 
+@pytest.mark.slow
 def test_adapters_on_one_base_are_compared_by_its_digests(tmp_path):
     config = dataclasses.replace(ONE, model=MODELS["llama"].tiny(), adapters=Lora(rank=2))
     one, same = write(tmp_path, "one", config), write(tmp_path, "same", config)

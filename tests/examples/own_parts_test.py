@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 import runs
 from bigmodel_jax import cli
 
@@ -19,6 +21,7 @@ def digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_adds_every_part_and_touches_no_file_of_the_package(tmp_path, monkeypatch, capsys):
     """Trained, resumed from its folder alone, evaluated, shown and compared, as from that folder's parent."""
     shutil.copytree(HERE / "own_parts", tmp_path / "own_parts", ignore=shutil.ignore_patterns("__pycache__"))

@@ -30,6 +30,7 @@ def theirs(request, tmp_path_factory):
         return dict(arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_maps_are_those_of_transformers(theirs, name):
     found = load(HERE.parent / "parity" / "fixtures" / name)
@@ -38,6 +39,7 @@ def test_maps_are_those_of_transformers(theirs, name):
     np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_kernel_without_weights_gives_those_of_the_definition():
     cfg = dataclasses.replace(MODELS["llama"].tiny(), window=3)
     tree, batch = params.init(cfg.make().spec, jax.random.key(0)), {"tokens": jnp.arange(8)[None]}

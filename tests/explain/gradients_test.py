@@ -61,6 +61,7 @@ def test_steps_double_until_the_sum_is_complete_and_the_figure_is_honest():
     assert fine.difference == pytest.approx(0.05, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "mlp", pytest.param("vit", marks=pytest.mark.slow)])
 def test_attributions_of_a_model_sum_to_the_output_difference_within_one_percent(name):
     cfg = MODELS[name].tiny()

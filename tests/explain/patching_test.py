@@ -19,6 +19,7 @@ def made(name: str):
     return model, params.init(model.spec, jax.random.key(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "deepseek"))]
 )
@@ -52,6 +53,7 @@ def test_patching_every_layer_gives_the_other_texts_logits(name):
     np.testing.assert_allclose(patched(last)[:, 3:], own[:, 3:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trace_patches_one_layer_and_token_at_a_time():
     model, tree = made("llama")
     found = patching.trace(model, tree, TEXT, OTHER, lambda value: value[0, -1, 9])

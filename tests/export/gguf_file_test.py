@@ -102,6 +102,7 @@ def test_each_kind_comes_back_within_its_rounding(kind, worst, tmp_path):
     assert changed > 10
 
 
+@pytest.mark.slow
 def test_the_tokenizer_reads_texts_as_the_runs_does(tmp_path):
     run = run_of("llama", tmp_path)
     (run / "special_tokens.json").unlink(missing_ok=True)  # as of a tokenizer that was trained here

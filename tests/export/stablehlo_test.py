@@ -181,6 +181,7 @@ def test_prefill_takes_what_a_model_reads_beside_texts(name, beside):
     assert set(batch) == tokens | ({beside} if beside else set())
 
 
+@pytest.mark.slow
 def test_weights_are_inputs_and_no_constants(tmp_path):
     saved_runs.save_run(model_of("llama"), tmp_path / "run")
     cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format", "stablehlo", "--dtype", "bfloat16"])
@@ -197,6 +198,7 @@ def test_weights_are_inputs_and_no_constants(tmp_path):
     assert (tmp_path / "out" / "forward.stablehlo").stat().st_size < 60_000
 
 
+@pytest.mark.slow
 def test_a_model_without_open_sizes_is_one_line_with_the_operation(tmp_path, capsys):
     saved_runs.save_run(model_of("xlnet"), tmp_path / "run")
     with pytest.raises(SystemExit, match="2"):

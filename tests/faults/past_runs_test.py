@@ -25,6 +25,7 @@ def past(request, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_a_past_run_is_used_as_its_own_version_would(past, capsys):
     # --- evaluated: what its own last evaluation said
     recorded = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

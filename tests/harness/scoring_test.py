@@ -61,6 +61,7 @@ def test_each_continuation_is_scored_given_its_context_in_the_order_of_the_pairs
         assert one.greedy == greedy
 
 
+@pytest.mark.slow
 def test_the_likeliest_continuation_is_greedy_and_an_empty_one_costs_nothing(state):
     model, text = CONFIG.make_model(), [3, 7]
     for _ in range(4):

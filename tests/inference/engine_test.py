@@ -55,6 +55,7 @@ def llama():
     return fresh(LlamaConfig)
 
 
+@pytest.mark.slow
 @pytest.mark.few("LlamaConfig")
 @pytest.mark.parametrize(
     "cfg", [LlamaConfig, Gemma3Config, RNNConfig, pytest.param(T5Config, marks=pytest.mark.exhaustive)]
@@ -71,6 +72,7 @@ def test_a_text_depends_neither_on_its_neighbours_nor_on_the_slots(cfg):
             assert texts(made) == alone, "the ring goes on where it stands"
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_those_of_the_whole_text_and_a_stop_token_is_given_out(llama):
     model, weights = llama
     stop = texts(engine(model, weights, GREEDY, slots=1, turns=16), REQUESTS[:1])[0][2]
@@ -124,6 +126,7 @@ def test_what_is_cancelled_says_no_more_and_its_slot_goes_on_with_the_next(llama
     assert not made.step()
 
 
+@pytest.mark.slow
 def test_the_step_after_is_on_its_way_before_the_host_reads_the_last(llama):
     made = engine(*llama, GREEDY, slots=2)
     for request in REQUESTS[2:4]:

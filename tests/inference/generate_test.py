@@ -42,10 +42,12 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(model, greedy):
     assert len({token for row in greedy for token in row}) > 3, "the model says one thing only; the test sees nothing"
 
 
+@pytest.mark.slow
 def test_prompts_of_different_lengths_together_equal_each_alone(model, greedy):
     assert generate(*model, PROMPTS, GREEDY, stop=NEVER) == greedy
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama")
 def test_layers_that_lie_apart_say_the_same(model, greedy, monkeypatch):
     _, weights = model
@@ -58,13 +60,15 @@ def test_layers_that_lie_apart_say_the_same(model, greedy, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, seen[-1]["layers"][1], second)
 
 
-@pytest.mark.few("llama-change0", "gpt2-change1")
+@pytest.mark.few("llama-change0")
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])
 def test_sampling_from_one_token_is_greedy(model, greedy, change):
     cfg = dataclasses.replace(GREEDY, **{"temperature": 1.0} | change)
     assert generate(*model, PROMPTS, cfg, stop=NEVER, seed=3) == greedy
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama")
 def test_the_stop_token_ends_a_row_and_is_left_out(model, greedy):
     stop = greedy[0][2]
@@ -73,6 +77,7 @@ def test_the_stop_token_ends_a_row_and_is_left_out(model, greedy):
     assert len(ended[0]) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama")
 def test_each_of_several_stop_tokens_ends_a_row(model, greedy):
     spoken = {token for row in greedy for token in row}
@@ -83,6 +88,7 @@ def test_each_of_several_stop_tokens_ends_a_row(model, greedy):
         assert generate(*model, PROMPTS, GREEDY, stop=stops) == ended
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama")
 def test_a_seed_repeats_its_text_and_another_gives_another(model):
     cfg = SampleConfig(max_tokens=12, temperature=2.0)
@@ -91,6 +97,7 @@ def test_a_seed_repeats_its_text_and_another_gives_another(model):
     assert one != other
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama")
 def test_rows_of_one_prompt_differ_when_sampled(model):
     rows = generate(*model, [PROMPTS[0]] * 4, SampleConfig(max_tokens=12, temperature=2.0), stop=NEVER)

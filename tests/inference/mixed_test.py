@@ -73,6 +73,7 @@ def test_a_text_is_that_of_its_adapters_alone():
     assert len({tuple(text) for text in tokens}) > 4, "the adapters change texts"
 
 
+@pytest.mark.slow
 def test_an_engine_takes_the_adapters_that_it_was_given_alone():
     model, _ = adapted(LlamaConfig.tiny(), ONE, TWO)
     mixed = Engine(model, slots=2, length=64, adapters=("one", "two"))

@@ -36,6 +36,7 @@ def say(prompts, *, scale, stop=(), seed=0, tokens=12, temperature=0.0):
     return generate(counting(scale), PARAMS, prompts, cfg, stop=stop, seed=seed)
 
 
+@pytest.mark.slow
 def test_every_token_of_every_row_is_drawn_anew():
     """With one key for two tokens both would be the same one of 4,096."""
     rows = say([[1]] * 3, scale=0.0, temperature=1.0)
@@ -54,6 +55,7 @@ def test_each_of_several_stop_tokens_ends_a_row_where_it_comes(stop):
     assert say([[3], [7], [20]], scale=1.0, stop=stop) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [(7, 9), (9, 7)])
 def test_nothing_is_computed_once_every_row_has_stopped(stop):
     """Rows that meet 7 after three tokens and 9 after one: three of forty turns, and one before the loop knows."""

@@ -58,6 +58,7 @@ def rounded(probabilities):
     return np.floor((odds + scores.FURTHEST) * scores.THRESHOLDS / (2 * scores.FURTHEST))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_random_scores_have_scikit_learns_areas(num_classes):
     rng = np.random.default_rng(num_classes)

@@ -120,6 +120,7 @@ MARKED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama", "mixtral")
 @pytest.mark.parametrize("name", MARKED)
 def test_every_model_takes_adapters_without_a_line_of_its_own(name):
@@ -127,6 +128,7 @@ def test_every_model_takes_adapters_without_a_line_of_its_own(name):
     check_contract(cfg.make(), batch_of(cfg), Lora(targets=".*", rank=1, alpha=16.0))
 
 
+@pytest.mark.slow
 def test_a_users_model_in_one_file_takes_adapters():
     cfg = NgramConfig(vocab_size=64, embed_dim=8, hidden_dim=16)
     tree = check_contract(cfg.make(), BATCH, Lora(targets=".*kernel|embed/table", rank=2, alpha=4.0, dora=True))
@@ -135,6 +137,7 @@ def test_a_users_model_in_one_file_takes_adapters():
     }
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_read_in_another_way_is_merged():
     """A model of its own that knows no product of ours."""
 
@@ -205,6 +208,7 @@ def test_products_go_through_the_low_rank_form(cfg, monkeypatch):
     assert merged == experts
 
 
+@pytest.mark.slow
 def test_initial_values_are_those_of_the_base_and_of_peft():
     tree = initial(Lora(targets=".*", rank=4).adapt(LLAMA.make()))
     base, flat = params.paths(initial(LLAMA.make())), params.paths(tree)
@@ -232,6 +236,7 @@ def test_scales():
     assert found["layers/attn/k"].spec["a"].shape[-1] == 8
 
 
+@pytest.mark.slow
 def test_parameters_trained_in_full_and_new_tokens_leave_the_base_as_it_is():
     lora = Lora(targets="layers/attn/q", trained="norm/scale|layers/mlp/up", new_tokens_from=60, rank=2)
     check_contract(LLAMA.make(), BATCH, lora)
@@ -241,6 +246,7 @@ def test_parameters_trained_in_full_and_new_tokens_leave_the_base_as_it_is():
     assert spec["adapters/default/layers/mlp/up/whole"] == (2, 32, 64)
 
 
+@pytest.mark.slow
 def test_dropout_differs_by_layer_and_path_and_is_off_in_evaluation():
     model = Lora(targets="layers/.*", rank=2, dropout=0.5).adapt(LLAMA.make())
     tree = shaken(initial(model))
@@ -281,6 +287,7 @@ def test_layers_that_lie_apart_compute_the_same():
     assert_near(run(apart), run(tree))
 
 
+@pytest.mark.slow
 def test_several_adapters_add_up_and_are_chosen_by_name():
     one, two = (
         Lora(name="one", targets="layers/attn/q|head/table", rank=2),
@@ -302,6 +309,7 @@ def test_several_adapters_add_up_and_are_chosen_by_name():
     assert_near(run(tree), LLAMA.make().apply(merge(model, tree), {"tokens": TOKENS}).value)
 
 
+@pytest.mark.slow
 def test_two_rates_are_a_group():
     """LoRA+ (arXiv:2402.12354): Adam's first step is as long as its rate."""
     optim = OptimConfig(lr=1e-3, warmup_steps=0, weight_decay=0.0, groups=(Group("adapters/.*/b", lr=16e-3),))

@@ -33,6 +33,7 @@ def test_both_doors_declare_the_same_parameters():
     assert params.paths(NNX.make().spec) == params.paths(LINEN.make().spec)
 
 
+@pytest.mark.slow
 def test_both_doors_compute_the_same():
     nnx, linen, batch = NNX.make(), LINEN.make(), batch_of()
     p = nnx.init(jax.random.key(0))  # names are equal, so the weights go over as they are
@@ -49,6 +50,7 @@ def test_both_doors_compute_the_same():
     assert not np.allclose(evaluate[0](after), before), "statistics do nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [NNX, LINEN])
 def test_stays_in_bfloat16(cfg):
     """A batch norm that answers in float32 would quietly put every later layer into float32."""
@@ -65,7 +67,8 @@ def test_stays_in_bfloat16(cfg):
     )
 
 
-@pytest.mark.few("layout0-cfg1", "layout1-cfg0")
+@pytest.mark.few("layout0-cfg1")
+@pytest.mark.slow
 @pytest.mark.parametrize("cfg", [NNX, LINEN])
 @pytest.mark.parametrize("layout", [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_layouts_equal_one_device_and_gather_no_activation(cfg, layout):

@@ -106,6 +106,7 @@ def test_init_is_the_linen_modules_own():
         np.testing.assert_array_equal(params.paths(got)[path], value)
 
 
+@pytest.mark.slow
 def test_annotated_module_inside_a_mesh():
     """Flax would place annotated parameters by their logical names, which are no mesh axes."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -320,6 +321,7 @@ def test_inputs_choose_what_the_module_reads():
 
 
 # ---- under JAX's transformations ----
+@pytest.mark.slow
 @both_doors
 def test_grad_and_jit(make):
     model = make(0.5)
@@ -335,6 +337,7 @@ def test_grad_and_jit(make):
     assert [k for k, g in params.paths(trainable).items() if np.abs(g).max() < 1e-3] == ["hidden/bias"]
 
 
+@pytest.mark.slow
 @both_doors
 def test_vmap_over_parameters_is_an_ensemble(make):
     model = make()
@@ -345,6 +348,7 @@ def test_vmap_over_parameters_is_an_ensemble(make):
         close((out.value[i], {k: v[i] for k, v in out.updates.items()}), (one.value, one.updates))
 
 
+@pytest.mark.slow
 @both_doors
 def test_per_device_step_has_the_whole_batchs_statistics(make):
     """Inside a shard_map or pmap over BATCH_AXIS, batch norm averages over the devices."""
@@ -362,6 +366,7 @@ def test_per_device_step_has_the_whole_batchs_statistics(make):
     close(jax.tree.map(lambda x: x[5], mapped[1]), whole.updates)
 
 
+@pytest.mark.slow
 @both_doors
 def test_fsdp_stores_the_unannotated_in_shards_and_equals_one_device(make):
     model, rules = make(), Rules()

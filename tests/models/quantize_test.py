@@ -29,6 +29,7 @@ def storages(config: QuantizeConfig, model=TINY) -> dict[str, params.Param]:
     return params.paths(config.stored(model.make(), "float32").spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_every_model_computes_what_it_does_with_the_dense_weights(name):
     cfg = MODELS[name].tiny()
@@ -63,6 +64,7 @@ def test_products_of_int8_round_their_inputs_by_rows_or_by_a_calibrated_scale(st
     np.testing.assert_allclose(linear.project(x, node, num_dims=2), products(x, w, scale), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MARKED)
 def test_every_models_products_of_int8_are_near_those_of_float32(name):
     if name == "discrete_autoencoder":
@@ -124,6 +126,7 @@ def test_adapters_and_rounded_inputs_are_refused_in_training():
         QuantizeConfig("int8_static", aware=True).stored(TINY.make(), "float32")
 
 
+@pytest.mark.slow
 def test_a_model_computes_in_bfloat16_with_stored_tables():
     model = QuantizeConfig("int8").stored(TINY.make(), "bfloat16")
     weights = jax.jit(functools.partial(params.init, model.spec))(jax.random.key(0))

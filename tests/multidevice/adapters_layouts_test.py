@@ -78,7 +78,7 @@ def marks(pair: tuple[str, str]) -> list:
 CASES = [pytest.param(*pair, marks=marks(pair)) for pair in itertools.product(LORAS, LAYOUTS)]
 
 
-@pytest.mark.few("lora-1f1b", "dora-pmap")
+@pytest.mark.few("lora-1f1b")
 @pytest.mark.parametrize(("lora", "layout"), CASES)
 def test_every_layout_equals_one_device(lora, layout):
     check(lora, LAYOUTS[layout])

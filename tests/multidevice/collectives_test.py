@@ -84,6 +84,7 @@ def test_fsdp_moves_no_activation(fsdp):
     assert set(fsdp) <= {"all-gather", "all-reduce", "reduce-scatter"}
 
 
+@pytest.mark.slow
 def test_plain_data_parallel_gathers_nothing():
     found = collectives(ParallelConfig(data=8))
     assert set(found) == {"all-reduce"}
@@ -92,6 +93,7 @@ def test_plain_data_parallel_gathers_nothing():
     assert set(found["all-reduce"]) <= set(stacked) | set(weight_shapes())
 
 
+@pytest.mark.slow
 def test_a_model_whose_activations_travel_is_caught(monkeypatch):
     """The reading itself works: an embedding cut along its dimension exchanges activations."""
     from bigmodel_jax.nn import linear

@@ -76,7 +76,8 @@ NARROW = dataclasses.replace(LlamaConfig.tiny(), vocab_size=V, num_layers=1)
 
 
 # ---- model.pad_vocab ----
-@pytest.mark.few("128-whole-parallel1", "4-blocks-parallel2")
+@pytest.mark.few("4-blocks-parallel2")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("multiple", "logits", "parallel"),
     [
@@ -130,6 +131,7 @@ def test_generation_is_that_of_the_vocabulary():
 
 
 # ---- kv heads ----
+@pytest.mark.slow
 @pytest.mark.few("2-chunked-parallel2", "1-chunked-parallel6")
 @pytest.mark.parametrize(
     ("kv_heads", "attention", "parallel"),
@@ -191,6 +193,7 @@ def test_the_line_names_the_ways_out(change, says, parallel):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "rules"),
     [

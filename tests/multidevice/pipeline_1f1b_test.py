@@ -52,11 +52,10 @@ def test_every_layout_equals_one_device(name, note):
 
 KEPT = ("llama_remat", "llama_unrolled", "gemma3", "bert", "deberta", "vit", "deepseek")
 AGAIN = ("llama_remat", "gemma3", "deberta", "deepseek")
-SLOW = [("gemma3", True), ("vit", False)]
+SLOW = [("gemma3", True)]
 
 
 @pytest.mark.slow
-# Slow: one kind in each of the two ways.
 @pytest.mark.parametrize(
     ("case", "remat"),
     [

@@ -145,32 +145,20 @@ LAYOUTS = {
 
 
 @pytest.mark.slow
-# Slow: each of these once; what they hold together is exhaustive.
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=pytest.mark.exhaustive) if n in ("stage_data", "stage_fsdp", "stage_tensor") else n
-        for n in LAYOUTS
-    ],
-)
+# Slow: rounds, and two axes beside the stages; what those hold together is exhaustive.
+@pytest.mark.parametrize("name", few(LAYOUTS, "circular", "stage_fsdp_tensor"))
 def test_every_layout_equals_one_device(name, note):
     note("gpipe", "llama", LAYOUTS[name], *check("llama", LAYOUTS[name]))
 
 
-EXHAUSTIVE = ("llama_remat", "llama_unrolled", "deberta", "gemma3", "vit", "bert", "dit", "deepseek")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(c, marks=pytest.mark.exhaustive) if c in EXHAUSTIVE else c for c in CASES if c != "llama"],
-)
+@pytest.mark.parametrize("case", few([case for case in CASES if case != "llama"], "t5"))
 def test_every_kind_of_model_equals_one_device(case, note):
     parallel = layout(2, 4, 1 if case in ("t5", "deepseek") else 2, fsdp=2)
     note("gpipe", case, parallel, *check(case, parallel))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pipeline_inside_accumulated_gradients():
     check("llama", layout(2, 4, 2, data=2), microbatches=2)
 

@@ -18,6 +18,7 @@ def found(compiled_for_tpus):
     return compiled_for_tpus(PROGRAMS)
 
 
+@pytest.mark.exhaustive
 def test_a_head_in_blocks_is_gathered_and_scattered_and_never_whole(found):
     """On 64 chips: a block of 8,192 rows of 1,024, its gradient summed in two rings of 8."""
     whole, blocks = found["head_whole"], found["head_blocks"]

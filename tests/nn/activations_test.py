@@ -71,7 +71,8 @@ MODELS = {
 }
 
 
-@pytest.mark.few("mlp", "cnn in linen", "lstm", "transformer")
+@pytest.mark.few("mlp", "lstm")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_field_is_what_a_model_computes_with(kind):
     config, batch = MODELS[kind]

@@ -38,6 +38,7 @@ def where(length, seed=0):
     return Where(jnp.broadcast_to(jnp.arange(length), (2, length)), jnp.asarray(segments))
 
 
+@pytest.mark.slow
 @pytest.mark.few("True-100")
 @pytest.mark.parametrize("length", [64, 100])
 @pytest.mark.parametrize("causal", [True, False])
@@ -60,6 +61,7 @@ def test_chunked_equals_plain_forward_and_backward(length, causal, monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_chunked_needs_little_memory():
     shapes = [jax.ShapeDtypeStruct((1, 4096, heads, 64), jnp.float32) for heads in (4, 2, 2)]
     at = Where(jnp.arange(4096)[None], jnp.ones((1, 4096), jnp.int32))
@@ -127,6 +129,7 @@ def test_splash_pads_to_whole_lanes():
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_dot_product_equals_plain():
     q, k, v = random_qkv(64, 64)
     at = where(64)
@@ -136,6 +139,7 @@ def test_dot_product_equals_plain():
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pair_of_blocks_without_a_visible_key_is_not_computed(monkeypatch):
     """Poisoned keys that causality hides from every query of the block leave the outputs finite."""
     monkeypatch.setattr(blockwise, "CHUNK", 32)
@@ -203,6 +207,7 @@ def test_what_an_implementation_cannot_do_is_one_line(case):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.few("gpt2", "gemma3", "gpt_oss", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_causality_by_gradient(name):
@@ -243,6 +248,7 @@ def test_packed_documents_do_not_see_each_other(name):
     assert (np.asarray(apply(p, changed).value[0, :5]) != np.asarray(together[:5])).any()
 
 
+@pytest.mark.slow
 @pytest.mark.few("llama", "gemma3", "deepseek", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoding_with_a_cache_equals_the_full_forward(name):

@@ -30,6 +30,7 @@ def test_weights_are_those_of_the_affinities_alone(p, x):
     np.testing.assert_allclose(bias_routing.route(biased, x, K, normalize=False).weights, scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_token_stays_in_its_groups(p, x):
     """Against the definition, one token after the other: groups by the sum of their two best, then the best experts."""
     routing = bias_routing.route(p, x, 3, num_groups=4, num_chosen_groups=2)
@@ -40,6 +41,7 @@ def test_a_token_stays_in_its_groups(p, x):
         assert set(np.asarray(chosen).tolist()) == set(sorted(allowed, key=lambda e: -scores[e])[:3])
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_the_bias(p, x):
     grads = jax.grad(lambda p: bias_routing.route(p, x, K).weights[..., 0].sum())(p)
     assert not grads["choice_bias"].any()
@@ -73,6 +75,7 @@ def test_padding_counts_for_nothing(p, x):
         jax.tree.map(np.testing.assert_array_equal, measure(routing, mask), measure(elsewhere, mask))
 
 
+@pytest.mark.slow
 def test_sequence_balance_is_the_formula_of_the_paper(p, x):
     """arXiv:2412.19437, eq. 17-20, on rows of unequal length; 1 where all is even."""
     lengths = [32, 20, 5, 1]

@@ -90,6 +90,7 @@ def test_an_embedding_is_its_row():
     np.testing.assert_array_equal(linear.embed({"table": table}, jnp.array([[6, 0], [3, 3]])), table[[[6, 0], [3, 3]]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absorb", [False, True])
 def test_latent_attention_head_by_head(absorb):
     """Keys and values of unequal width out of one latent, and one rotary key for all heads."""
@@ -217,6 +218,7 @@ def test_what_stands_further_on_is_of_the_same_document_or_nothing():
     np.testing.assert_array_equal(multi_token.segments_ahead(SEGMENTS, 2), [[1, 0, 0, 0, 0, 0]])
 
 
+@pytest.mark.slow
 def test_the_loss_of_further_tokens_is_a_sum_over_those_that_can_be_known():
     """Module k predicts at i the target of i + k, where it is of the same document and has weight."""
     targets, weights = np.array([[3, 1, 0, 2, 1, 0]]), np.array([[1, 1, 0.5, 1, 1, 0]], np.float32)

@@ -47,6 +47,7 @@ def test_products(columns):
     close(dw, x.reshape(6, 4).T @ dy.reshape(6, columns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inner", "outer"), [((6,), (2, 4)), ((2, 4), (6,))], ids=str)
 def test_a_weight_with_an_adapter_is_their_sum(inner, outer):
     x, w, a, b = normal(2, 9, *inner), normal(*inner, *outer), normal(*inner, 3), normal(3, *outer)

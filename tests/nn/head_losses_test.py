@@ -71,12 +71,14 @@ def equal(got, want):
         np.testing.assert_allclose(got[1][name], grad, rtol=1e-5, atol=2e-6 * np.abs(grad).max(), err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "columns"), [("padded", 64), pytest.param("plain", 7, marks=pytest.mark.slow)])
 def test_blocks_equal_the_logits_in_memory(case, columns):
     """64 and 7 do not divide the vocabulary: the last block shares columns with the one before."""
     equal(evaluate(case, "blocks", columns), evaluate(case, "whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp_tp"))
 @pytest.mark.parametrize("form", ["blocks", pytest.param("whole", marks=pytest.mark.exhaustive)])
 def test_every_layout_equals_one_device(layout, form):
@@ -170,6 +172,7 @@ def test_log_probabilities_and_entropy_by_numpy():
     np.testing.assert_allclose(got, -(np.exp(log_p) * log_p).sum(-1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_distribution_is_no_divergence_however_it_is_measured():
     head = Head(X, TABLE, BIAS)
     for kind in KINDS.values():
@@ -178,6 +181,7 @@ def test_the_same_distribution_is_no_divergence_however_it_is_measured():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["blocks", pytest.param("whole", marks=pytest.mark.slow)])
 def test_unlikely_tokens_stay_finite(form):
     """Logits so far apart that the probabilities of most tokens are zero in float32."""

@@ -66,6 +66,7 @@ def test_blocks_equal_the_logits_in_memory(case, columns):
     equal(evaluate("blocks", columns, **CASES[case]), evaluate("whole", **CASES[case]))
 
 
+@pytest.mark.slow
 @pytest.mark.few("fsdp_tp", "seq")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_equals_one_device(layout):

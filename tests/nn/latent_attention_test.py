@@ -49,6 +49,7 @@ def test_absorbing_is_the_same_function(q_lora_rank):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-5)
 
 
+@pytest.mark.slow
 def test_is_the_formula_of_the_paper():
     """arXiv:2405.04434, eq. 37-47, one query at a time in numpy."""
     p, x, at = setup(24)

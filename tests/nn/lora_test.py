@@ -92,7 +92,8 @@ TABLES = {
 }
 
 
-@pytest.mark.few("dora", "head-dora", "several", "whole", "rows")
+@pytest.mark.few("head-dora", "several", "rows")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_logits_in_blocks_have_the_loss_and_the_gradients_of_the_merged_table(name):
     table, x, targets = TABLES[name], draw(5, 2, 7, 6), jnp.arange(14).reshape(2, 7) * 4
@@ -144,6 +145,7 @@ def test_dropout_is_of_the_adapters_input_alone():
     np.testing.assert_allclose(y, 0.5 * (x * kept / 0.5) @ low.a @ low.b, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_the_base_may_be_stored_in_blocks(dtype):
     w, x = node((8,), (6,), storage=Blocks(dtype, 6)), draw(5, 3, 8)
@@ -153,6 +155,7 @@ def test_the_base_may_be_stored_in_blocks(dtype):
     np.testing.assert_allclose(w.dense(), want, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "merged"), [(2, False), (3, True)])
 def test_on_a_cpu_device_many_rows_meet_one_matrix(rows, merged):
     """(6, 5) holds 30 numbers; three rows in and out hold 33."""

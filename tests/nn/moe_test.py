@@ -67,6 +67,7 @@ def test_every_form_is_the_weighted_sum_over_the_chosen_experts(form, bias):
     close(ours[MASK], one_by_one(p, X)[np.asarray(MASK)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("form", ["grouped", "capacity"])
 def test_every_form_has_the_same_gradients(form, bias):
@@ -76,6 +77,7 @@ def test_every_form_has_the_same_gradients(form, bias):
     assert all(np.any(g) for g in jax.tree.leaves(gradients[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ALL_FORMS)
 def test_another_activation_and_weights_that_do_not_sum_to_one(form):
     def activation(gate, up):
@@ -93,6 +95,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.few(
     "grouped-{'data': 2, 'fsdp': 2, 'expert': 2}-",
     "capacity-{'data': 2, 'fsdp': 2, 'expert': 2}-batch_not_over_experts",
@@ -116,6 +119,7 @@ def test_eight_devices_equal_one(form, layout, rules):
     close(jax.tree.map(np.asarray, eight), jax.tree.map(np.asarray, one), 1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_routes_in_float32():
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (layer(bias=True), X))
     routing = moe.route(half[0]["router"], half[1], K)
@@ -197,6 +201,7 @@ def test_an_even_load_costs_k_and_a_lopsided_one_more():
     assert balance(jnp.zeros((D, E)), jnp.array([9.0, 9.0, 0.0, 0.0])) == pytest.approx(E, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_padding_has_no_part_in_the_losses():
     def total(x):
         loads = jax.tree.map(lambda a: a[None], moe.load(moe.route(layer()["router"], x, K), MASK))

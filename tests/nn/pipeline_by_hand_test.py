@@ -69,6 +69,7 @@ def test_a_pipeline_is_its_layers_one_after_the_other(case):
     np.testing.assert_allclose(ys[1], weighted, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "remat"), [("more pieces than stages", False), ("two rounds", True)])
 def test_its_gradients_are_those_of_the_layers(case, remat):
     def loss(p, x, shift):
@@ -81,6 +82,7 @@ def test_its_gradients_are_those_of_the_layers(case, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["two rounds", "stages and data"])
 def test_experts_in_a_pipeline_are_those_of_one_device(case):
     """Outputs, and the loads that the auxiliary losses are made of: sums over all pieces, without padding."""

@@ -16,6 +16,7 @@ KINDS = ("int8", "float8")
 STEP = {"int8": 0.5 / 127, "float8": 2.0**-4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantization_is_off_by_half_a_step_at_most(kind):
     x = X.at[0, 0].set(0.0)
@@ -45,6 +46,7 @@ def test_a_product_is_off_by_no_more_than_its_operands_are(kind):
     assert jnp.sqrt(jnp.mean((got - want) ** 2) / jnp.mean(want**2)) < {"int8": 0.012, "float8": 0.05}[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_weights_gradient_is_exact_and_the_inputs_is_near(kind):
     dy = jax.random.normal(jax.random.key(2), (2, N // 2, H, F))

@@ -9,6 +9,7 @@ from bigmodel_jax.core.storage import Blocks
 from bigmodel_jax.nn import stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "num_dims", "block"),
     [((64, 96), 1, 32), ((64, 4, 16), 1, 16), ((4, 16, 64), 2, 32), ((64, 96), 1, 96)],

@@ -26,7 +26,8 @@ def weights(*shape: int, seed: int = 0) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape) * 0.05
 
 
-@pytest.mark.few("compute-int4", "int8-int8", "int8-nf4 doubled", "compute-bfloat16")
+@pytest.mark.few("compute-int4", "int8-nf4 doubled")
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("matmul", ["compute", "int8"])
 def test_the_gradient_of_the_input_is_that_of_the_dense_weight(kind, matmul):
@@ -61,7 +62,8 @@ def temporaries(w, dtype="float32", **options) -> int:
     return jax.jit(through_layers(**options)).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.few("False-none-int8", "False-dots-nf4", "True-none-int4", "False-dots-nf4 doubled", "True-none-bfloat16")
+@pytest.mark.few("False-dots-nf4 doubled", "True-none-int4")
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize(("unroll", "remat"), [(False, "none"), (False, "dots"), (True, "none")])
 def test_a_step_holds_no_stack_of_dense_weights(kind, unroll, remat):
@@ -82,6 +84,7 @@ def test_without_it_a_step_would_hold_them():
     assert usage.temp_size_in_bytes > 4 * LAYERS * WIDTH * WIDTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("implementation", "capacity"),
     [("dense", 0.0), *(pytest.param(*form, marks=pytest.mark.slow) for form in (("grouped", 0.0), ("dense", 2.0)))],
@@ -104,6 +107,8 @@ def test_experts_take_stored_weights_in_every_form(implementation, capacity):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.few("int8", "nf4 doubled")
+@pytest.mark.slow
 @every_kind
 def test_a_stored_table_is_looked_up_and_multiplied(kind):
     node, ids, x = HOW[kind].pack(weights(8, 64)), jnp.asarray([[1, 7, 2]]), weights(3, 64)

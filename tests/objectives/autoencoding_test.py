@@ -36,6 +36,7 @@ def test_the_divergence_is_that_of_two_normal_distributions():
     np.testing.assert_allclose(found, [values * of_one] * 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "of_a_tenth"), [("l1", 0.2), ("l2", 0.04)])
 def test_the_loss_is_error_and_weighted_divergence_per_value(error, of_a_tenth):
     """Every pixel is off by 0.1 of 0 .. 1, which is 0.2 of what the model sees; a row without weight is left out."""

@@ -19,6 +19,7 @@ def loss(logits=LOGITS, batch=BATCH, train=False, **options):
     return Classification(**options).loss(MODEL, logits, batch, rng=None, train=train)
 
 
+@pytest.mark.slow
 def test_scalars_are_sklearns():
     scalars = Classification().summarize(loss().metrics)
     predicted = np.asarray(LOGITS).argmax(-1)
@@ -50,6 +51,7 @@ def test_curves_and_calibration_are_recorded_as_lists():
     assert np.sum(tables["confusion"]) == sum(row[0] for row in tables["calibration"]) == 12
 
 
+@pytest.mark.slow
 def test_rows_that_only_pad_the_batch_change_nothing():
     padded = {"label": np.append(BATCH["label"], [0, 0]), "weights": np.append(BATCH["weights"], [0, 0])}
     got = loss(jnp.concatenate([LOGITS, jnp.ones((2, 3))]), padded)

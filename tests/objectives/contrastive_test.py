@@ -41,6 +41,7 @@ def test_sigmoid_asks_every_pair_for_itself():
     assert float(loss("sigmoid", x, np.ones(6)).mean.compute()) == pytest.approx(-np.log(right).sum() / 6, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_rows_without_weight_change_nothing(kind):
     x = embeddings(6)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
@@ -9,6 +10,7 @@ LOGITS = jax.random.normal(jax.random.key(0), (3, 5, 7))
 TARGETS = jax.random.randint(jax.random.key(1), (3, 5), 0, 7)
 
 
+@pytest.mark.slow
 def test_equals_optax_in_value_and_gradient():
     def theirs(x):
         return optax.softmax_cross_entropy_with_integer_labels(x, TARGETS)

@@ -125,6 +125,7 @@ def test_what_is_heard_in_silence_counts_and_silence_heard_rightly_does_not():
     assert rates([[], [2]], [[], []])["wer"] == 1
 
 
+@pytest.mark.slow
 def test_the_loss_is_per_label_and_a_row_of_weight_0_adds_nothing():
     said, out = [[2, 3], [4, 4, 5]], heard([[2, 3], [4, 5]])
     whole = CTC().score(out, batch_of(said), params=None, train=True).mean

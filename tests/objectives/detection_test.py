@@ -51,6 +51,7 @@ def test_objects_take_the_queries_of_least_cost():
         assert sum(cost[found[row, m], m] for m in range(num)) == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_of_weight_zero_and_a_batch_without_objects():
     value, batch = outputs(0), batch_of(1)
     score = jax.jit(lambda v, b: Detection().score(Out(v), b, params={}, train=True).mean)
@@ -64,6 +65,7 @@ def test_a_row_of_weight_zero_and_a_batch_without_objects():
     assert np.abs(gradient["logits"]).max() > 0
 
 
+@pytest.mark.slow
 def test_outputs_that_are_not_finite_end_the_matching():
     value, batch = outputs(0), batch_of(1)
     value["boxes"] = value["boxes"].at[2].set(jnp.nan)
@@ -71,7 +73,7 @@ def test_outputs_that_are_not_finite_end_the_matching():
     assert np.isnan(found.compute())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_early_layers_learn_an_object_from_several_queries():
     value, batch = outputs(0, queries=12), batch_of(1)
     layers = {f"layer_{name}": x[:, None] for name, x in value.items()}
@@ -90,6 +92,7 @@ def test_a_model_without_boxes_is_refused():
         Detection().score(Out(jnp.zeros((B, K))), batch_of(1), params={}, train=True)
 
 
+@pytest.mark.slow
 def test_mean_average_precision_equals_the_librarys():
     """Of found boxes near true ones, and others; summed over two batches. Scores of one bin are as one: 0.005."""
     rows, most, queries = 60, 4, 12
@@ -114,6 +117,7 @@ def test_mean_average_precision_equals_the_librarys():
     assert ours == pytest.approx(theirs, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_no_true_boxes_at_all():
     objective, value = Detection(), outputs(0)
     batch = dict(batch_of(1), classes=jnp.full((B, M), -1))

@@ -120,6 +120,7 @@ def test_the_loss_by_hand(alone):
     np.testing.assert_allclose(loss, total / weights.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hidden_states_are_those_behind_the_layers_named():
     """A student that is its own teacher: the same layers are equal, others are not."""
     same = dataclasses.replace(

@@ -29,6 +29,7 @@ def loss(logits=LOGITS, batch=BATCH, objective=None, train=False, losses=None):
     return (objective or NextToken()).loss(model(losses), logits, batch, rng=None, train=train)
 
 
+@pytest.mark.slow
 def test_only_weighted_targets_count():
     other = dict(BATCH, targets=np.where(BATCH["weights"] > 0, BATCH["targets"], (BATCH["targets"] + 1) % V))
     jax.tree.map(np.testing.assert_array_equal, loss().metrics, loss(batch=other).metrics)
@@ -36,6 +37,7 @@ def test_only_weighted_targets_count():
     assert (np.abs(grad).sum(-1) > 0).astype(int).tolist() == BATCH["weights"].astype(int).tolist()
 
 
+@pytest.mark.slow
 def test_microbatches_of_unequal_weight_sum_to_the_batch():
     whole = loss().metrics
     halves = [loss(LOGITS[s], {k: v[s] for k, v in BATCH.items()}).metrics for s in (slice(0, 1), slice(1, 4))]

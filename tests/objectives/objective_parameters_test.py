@@ -37,6 +37,7 @@ class Scored(Objective):
         return Loss(mean, {"loss": mean}, {})
 
 
+@pytest.mark.slow
 def test_a_head_of_the_objective_trains_and_its_constants_stay():
     config = Config(LlamaConfig.tiny(), Scored(), DataConfig(), train=TrainConfig(steps=5, batch_size=2))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])

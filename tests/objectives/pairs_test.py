@@ -75,6 +75,7 @@ def of_loss(objective, batch):
     return objective.loss(model, tree, batch, rng=None, train=False)
 
 
+@pytest.mark.slow
 @pytest.mark.few("DPOsigmoid", "KTO")
 @of_each(OBJECTIVES)
 def test_the_loss_falls_and_every_answer_is_in_it(objective):
@@ -82,7 +83,8 @@ def test_the_loss_falls_and_every_answer_is_in_it(objective):
     assert found[-1] < found[0]
 
 
-@pytest.mark.few("ORPO", "KTO", "RewardModel")
+@pytest.mark.few("KTO")
+@pytest.mark.slow
 @of_each(OBJECTIVES, quick=True)
 def test_rows_that_fill_up_a_batch_change_nothing(objective):
     batch = make_batch()
@@ -96,6 +98,7 @@ def test_rows_that_fill_up_a_batch_change_nothing(objective):
         assert name in ("nll",) or more[name].count <= ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.few("DPOsigmoid", "RewardModel")
 @of_each([DPO(), SimPO(), RewardModel()])
 def test_microbatches_part_no_pair(objective):

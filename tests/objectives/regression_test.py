@@ -23,6 +23,7 @@ def loss(part, train=False, **more):
     return Regression().loss(MODEL, PARAMS, batch, rng=None, train=train)
 
 
+@pytest.mark.slow
 def test_metrics_are_scikit_learns_and_batches_add_up():
     whole = slice(None)
     sums = metrics.add(

@@ -50,6 +50,7 @@ def numpy_dice(logits, mask):
     return np.average(losses, weights=pixels)
 
 
+@pytest.mark.slow
 def test_cross_entropy_is_the_mean_over_labelled_pixels():
     loss, known = score(Segmentation(), LOGITS, MASK).mean, MASK != IGNORED
     expected = -np.take_along_axis(log_softmax(LOGITS)[known], MASK[known][:, None], axis=1).mean()
@@ -62,6 +63,7 @@ def test_dice_is_added_with_its_weight():
     np.testing.assert_allclose(both - plain, 0.7 * numpy_dice(LOGITS, MASK), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_ignored_pixels_and_rows_that_fill_a_batch_have_no_gradient():
     weights = np.array([1, 1, 0], np.float32)
     loss = lambda x: score(Segmentation(dice=1.0), x, MASK, weights, train=True).mean.compute()  # noqa: E731
@@ -83,6 +85,7 @@ def test_metrics_are_those_of_counted_pixels():
     assert [row[3] for row in table] == [(c == MASK).sum() for c in range(CLASSES)]
 
 
+@pytest.mark.slow
 def test_a_class_that_nobody_has_is_left_out_of_the_mean():
     mask = np.zeros((1, 2, 2), np.int32)
     logits = np.zeros((1, 2, 2, CLASSES), np.float32)
@@ -93,6 +96,7 @@ def test_a_class_that_nobody_has_is_left_out_of_the_mean():
     assert [row[0] for row in Segmentation().tables(loss.metrics)["overlap"]] == [0.75, 0.0, None, None]
 
 
+@pytest.mark.slow
 def test_sums_of_parts_are_those_of_the_whole():
     objective = Segmentation(dice=0.5)
     whole = score(objective, LOGITS, MASK)
@@ -103,6 +107,7 @@ def test_sums_of_parts_are_those_of_the_whole():
     np.testing.assert_allclose(mean.compute(), whole.mean.compute(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_small_logits_are_brought_to_the_size_of_the_mask():
     """Every logit over a 3x3 square of equal ones: resized, the likeliest class in the middle of each is the same."""
     small = RNG.standard_normal((1, 4, 4, CLASSES)).astype(np.float32)

@@ -41,6 +41,7 @@ def test_a_sequence_is_the_text_behind_the_codes_vocabulary_and_then_the_codes()
     assert set(batch) == {"tokens", "targets", "of_text", "of_image", "weights"}, "the model never sees the image"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.875, 1.0])
 def test_the_loss_weights_the_mean_of_codes_and_the_mean_of_text(share):
     objective = dataclasses.replace(OBJECTIVE, image_weight=share)
@@ -59,6 +60,7 @@ def test_the_loss_weights_the_mean_of_codes_and_the_mean_of_text(share):
     assert {m.name for m in objective.metrics} == set(report)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_a_constant_and_its_codes_give_the_image_back():
     spec = params.paths(OBJECTIVE.parameters(MODEL))
     assert {p.kind for p in spec.values()} == {"constant"}

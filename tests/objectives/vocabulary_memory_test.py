@@ -66,6 +66,7 @@ def largest(text: str) -> int:
     return max(int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "adapters"),
     [

@@ -101,6 +101,7 @@ def test_groups_are_saved_and_read_and_other_options_leave_them():
 # ------------------------------------------------------------------------------------------------ what is done
 
 
+@pytest.mark.slow
 def test_a_group_has_the_rate_the_decay_and_the_rule_that_it_says():
     """Against each rule alone on the same gradients."""
     groups = (Group("layers/attn/.*", lr=0.5), Group("layers/mlp/.*", optimizer="sgd", weight_decay=0.0))
@@ -167,6 +168,7 @@ def kinds(spec) -> dict[str, str]:
     return {path: p.kind for path, p in params.paths(spec).items()}
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_a_constant_and_the_rest_trains():
     spec = with_groups(*FROZEN).make_model().spec
     assert {path for path, kind in kinds(spec).items() if kind == "constant"} == FIXED

@@ -85,6 +85,7 @@ def marks(name: str) -> tuple:
     return () if name in QUICK else (pytest.mark.slow if name in SLOW else pytest.mark.exhaustive,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in OPTIMIZERS])
 def test_an_optimizer_learns_and_its_state_comes_back_bit_for_bit(name, tmp_path):
     optim = OptimConfig(name=name, lr=RATES.get(name, 1e-2), schedule="constant", weight_decay=1e-4)
@@ -145,6 +146,7 @@ def test_a_schedule_free_rule_is_evaluated_at_its_average():
         dataclasses.replace(optim, ema_decay=0.9).make(config.model.make().spec, 10)
 
 
+@pytest.mark.slow
 def test_a_rule_that_keeps_its_first_weights_begins_with_those_of_another_run():
     config = dataclasses.replace(LLAMA, optim=OptimConfig(name="schedule_free_adamw"))
     state = init_state(config, sharding.make_mesh(FSDP))

@@ -46,6 +46,7 @@ def trained(cfg: OptimConfig, steps: int, zeros: float = 0.0):
     return found, average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "muon"])
 def test_zeros_stay_exactly_zero_and_all_else_moves(name):
     found, _ = trained(OptimConfig(name=name, lr=0.1, prune=KEEP), 4, zeros=0.5)

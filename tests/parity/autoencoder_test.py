@@ -69,6 +69,7 @@ def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
     assert folder.read_config(tmp_path) == (ref.family, ref.cfg)
 
 
+@pytest.mark.slow
 def test_older_names_of_the_attention_are_read(reference, tmp_path):
     """Files written before diffusers 0.16 call its maps query, key, value and proj_attn."""
     from safetensors.numpy import save_file

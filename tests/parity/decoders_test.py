@@ -84,6 +84,7 @@ def test_logits_of_packed_documents(name, reference, measured):
     assert measured(name, "forward", distance(ours, theirs)) <= TOLERANCE
 
 
+@pytest.mark.slow
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer; the reference's last hidden state is normed, which the logits prove."""
@@ -107,6 +108,7 @@ def mean_loss(model, tree, tokens):
     return loss.mean.total / loss.mean.count
 
 
+@pytest.mark.slow
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
     """Relative to the norm of the parameter's gradient."""
@@ -128,6 +130,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """20 steps of AdamW from the same weights on the same batches."""
@@ -155,6 +158,7 @@ def test_training_curve(name, reference, measured):
     assert measured(name, "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
 
 
+@pytest.mark.slow
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
     """From layers that lie apart, as large models do on a CPU; the next test decodes from stacks."""
@@ -166,6 +170,7 @@ def test_greedy_generation(name, reference, measured, monkeypatch):
     assert measured(name, "decode", int(np.sum(np.asarray(ours) != theirs))) == 0
 
 
+@pytest.mark.slow
 @every_family
 def test_decoding_equals_the_full_forward(name, reference, measured):
     ref = reference(name)

@@ -47,6 +47,7 @@ def test_positions(reference, measured):
     assert measured(name, "forward", distance(positions(ref.cfg), theirs)) <= TOLERANCE
 
 
+@pytest.mark.exhaustive
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer."""

@@ -27,6 +27,7 @@ def batch_of(ref):
     return batch | {"weights": jnp.ones(len(batch["image"]))}
 
 
+@pytest.mark.slow
 def test_logits_and_boxes(reference, measured):
     ref = reference(NAME)
     ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
@@ -57,6 +58,7 @@ def test_gradients_of_every_parameter(reference, measured):
     assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.slow
 def test_the_loss_of_several_layers_and_its_gradients(reference):
     """Each layer has a matching of its own."""
     ref = reference(NAME)

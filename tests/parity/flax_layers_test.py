@@ -67,6 +67,7 @@ def test_embedding_and_its_transpose():
     np.testing.assert_allclose(*[g["table"] for g in grads], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
 def test_rms_norm(eps):
     p = drawn(norm.rms_spec(D))
@@ -90,6 +91,7 @@ def test_norms_of_bfloat16_are_taken_in_float32(ours):
     np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 def test_rope(theta):
     """Flax rotates pairs (i, i + head_dim/2) too; positions of several documents, so not a plain range."""
@@ -152,6 +154,7 @@ def test_attend(implementation, kv_heads, causal, monkeypatch):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=2e-5), *results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 def test_multi_head_attention(bias):
     """Projections and all, against Flax's whole layer."""

@@ -52,6 +52,7 @@ def theirs(request, tmp_path_factory):
     return family, *models, arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "form"), quick_first(GKD))
 def test_divergence_of_logits_is_that_of_gkd(theirs, case, form):
     arrays = theirs[-1]
@@ -82,6 +83,7 @@ def config_of(cfg, teacher, case, logits):
     return Config(cfg, objective, DataConfig(), optim=optim, train=TrainConfig(steps=20, batch_size=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "logits"), quick_first(TRAINER))
 def test_loss_and_gradients_of_a_student_are_those_of_trl(theirs, case, logits):
     family, (cfg, tree), (teacher, constants), arrays = theirs

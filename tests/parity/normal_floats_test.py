@@ -23,6 +23,7 @@ def test_tables_are_the_references(theirs):
     np.testing.assert_allclose(decoded, theirs["map"], rtol=3e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", ["single", "double"])
 def test_codes_scales_and_values_are_the_references(theirs, scales):
     """Two codes lie in a byte otherwise: theirs are neighbours, the first one in the upper bits."""

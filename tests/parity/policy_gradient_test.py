@@ -109,6 +109,7 @@ def test_the_batch_tells_the_forms_apart(theirs):
         assert 0.2 < float(sums["log_prob_gap"].compute()) < 0.8
 
 
+@pytest.mark.exhaustive
 @pytest.mark.few("dapo", "gspo")
 @pytest.mark.parametrize("case", ["grpo", "dr_grpo", "dapo", "gspo"])
 def test_microbatches_add_up_to_the_batch(theirs, case):

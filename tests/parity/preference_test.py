@@ -148,6 +148,7 @@ def test_twenty_steps(name, case):
     assert distance(losses, theirs) <= 1e-3
 
 
+@pytest.mark.slow
 def test_the_distance_of_kto_is_above_its_floor(case):
     batch = with_reference(case, "kto", batch_of(case, "kto"))
     sums = OBJECTIVES["kto"].loss(case.model, case.other, batch, rng=None, train=True).metrics

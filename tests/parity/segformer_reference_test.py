@@ -31,6 +31,7 @@ def batch_of(ref, prefix=""):
     return {"image": jnp.asarray(ref.arrays[prefix + "image"]), "mask": masks}
 
 
+@pytest.mark.slow
 def test_logits_and_the_state_of_every_stage(reference, measured):
     ref = reference(NAME)
     states = jax.jit(functools.partial(segformer.encode, ref.cfg))(ref.tree, batch_of(ref)["image"])
@@ -41,12 +42,14 @@ def test_logits_and_the_state_of_every_stage(reference, measured):
     assert measured(NAME, "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.exhaustive
 def test_rows_do_not_see_each_other(reference, measured):
     ref = reference(NAME)
     ours = jax.jit(ref.model.apply)(ref.tree, {"image": batch_of(ref)["image"][-1:]}).value
     assert measured(NAME, "forward", distance(ours, ref.arrays["logits"][-1:])) <= TOLERANCE
 
 
+@pytest.mark.exhaustive
 def test_loss_of_an_evaluation_leaves_out_ignored_pixels(reference):
     """Of logits that are brought to the masks' size; a tenth of the pixels has the label 255."""
     ref = reference(NAME)
@@ -55,6 +58,7 @@ def test_loss_of_an_evaluation_leaves_out_ignored_pixels(reference):
     assert abs(float(value) - float(ref.arrays["loss_eval"])) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_gradients_of_every_parameter(reference, measured):
     """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the batch."""
     ref = reference(NAME)
@@ -72,6 +76,7 @@ def test_gradients_of_every_parameter(reference, measured):
     assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.exhaustive
 def test_running_statistics_after_a_training_step(reference, measured):
     """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a channel; here undone."""
     ref = reference(NAME)

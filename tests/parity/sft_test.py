@@ -104,6 +104,7 @@ def test_the_tokens_that_are_trained(case, path, arrays, tmp_path):
     assert 0 < sum(x >= 0 for _, asked in ours for x in asked) < sum(len(asked) for _, asked in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(x, marks=[] if x == "packed" else pytest.mark.slow) for x in CASES])
 def test_loss_and_gradients(case, path, arrays, tmp_path, measured):
     """The loss to 1e-5 of the sum of its terms, which are all positive; a gradient to 1e-4 of its norm."""

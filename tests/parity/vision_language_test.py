@@ -176,6 +176,7 @@ def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
     assert folder.read_config(tmp_path) == (ref.family, ref.cfg)
 
 
+@pytest.mark.slow
 def test_a_prefix_needs_data_that_marks_it(reference):
     ref = reference("paligemma")
     batch = {name: x for name, x in batch_of(ref).items() if name != "prefix"}
@@ -183,6 +184,7 @@ def test_a_prefix_needs_data_that_marks_it(reference):
         ref.model.apply(ref.tree, batch)
 
 
+@pytest.mark.slow
 def test_the_prompt_is_read_in_both_directions(reference):
     """By gradient: the logits at the image's first place depend on the prompt's last token with the mask alone."""
     ref = reference("paligemma")

@@ -35,6 +35,7 @@ def test_logits(ref, measured):
     assert measured("whisper", "forward", distance(ours, theirs)) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_hidden_states(ref, measured, monkeypatch):
     """What goes into every layer of both stacks; the last hidden states are behind the logits."""
     stacks = record_layers(monkeypatch)
@@ -52,6 +53,7 @@ def mean_loss(model, tree, batch):
     return loss.mean.total / loss.mean.count
 
 
+@pytest.mark.slow
 def test_gradients_of_every_parameter(ref, measured):
     value, ours = jax.jit(jax.value_and_grad(lambda tree: mean_loss(ref.model, tree, pair(ref))))(ref.tree)
     assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
@@ -83,6 +85,7 @@ def test_training_curve(ref, measured):
     assert measured("whisper", "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
 
 
+@pytest.mark.slow
 def test_greedy_decoding_with_a_cache(ref, measured):
     """The first call encodes and reads the start; those after it have neither spectrogram nor the encoder's output."""
     start, theirs = ref.arrays["greedy/start"], ref.arrays["greedy/tokens"]
@@ -101,6 +104,7 @@ def test_greedy_decoding_with_a_cache(ref, measured):
     assert measured("whisper", "decode", int(np.sum(np.stack(made, 1) != theirs))) == 0
 
 
+@pytest.mark.slow
 def test_decoding_equals_the_full_forward(ref, measured):
     batch, ones = pair(ref), jnp.ones((2, 1), jnp.int32)
     full = ref.model.apply(ref.tree, batch).value

@@ -67,11 +67,13 @@ def close(found, want):
     assert np.abs(found - want).max() <= 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.slow
 @kinds
 def test_an_imported_adapter_gives_pefts_logits(kind, runs):
     close(of_run(runs[kind]), np.load(FOLDERS / kind / "logits.npy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
 def test_it_gives_them_on_another_mesh(kind, runs):
     close(of_run(runs[kind], data=2, fsdp=2, tensor=2), np.load(FOLDERS / kind / "logits.npy"))
@@ -114,6 +116,7 @@ def test_peft_reads_our_folder_and_gives_our_logits(kind, runs, tmp_path, reques
     close(np.load(tmp_path / "out/logits.npy"), of_run(runs[kind]))
 
 
+@pytest.mark.slow
 @kinds
 def test_the_merged_folder_has_the_same_logits(kind, runs, tmp_path):
     export_weights(config_file.load(runs[kind]), runs[kind], tmp_path / "merged")
@@ -121,6 +124,7 @@ def test_the_merged_folder_has_the_same_logits(kind, runs, tmp_path):
     close(of_run(tmp_path / "run"), of_run(runs[kind]))
 
 
+@pytest.mark.slow
 def test_a_run_without_adapters_starts_from_the_merged_weights(runs):
     config = config_file.load(runs["lora"])
     train = dataclasses.replace(config.train, init_from=str(runs["lora"]))
@@ -141,6 +145,7 @@ def test_a_run_with_the_same_adapters_takes_them_and_refers_to_the_base(runs):
     close(logits(config, weights(fresh.state, fresh.constants)), np.load(FOLDERS / "lora/logits.npy"))
 
 
+@pytest.mark.slow
 def test_fresh_adapters_begin_as_the_base_bit_for_bit_and_are_named(runs, capsys):
     config = config_file.load(runs["base"])
     train = TrainConfig(init_from=str(runs["base"]))
@@ -249,6 +254,7 @@ def test_mistakes_are_one_line_and_write_nothing(args, says, runs, tmp_path, cap
         raise ValueError(str(stop.value.__context__))
 
 
+@pytest.mark.slow
 def test_adapters_of_another_base_are_one_line(tmp_path):
     import_weights(BASE.parent / "gpt2", tmp_path / "gpt2")
     with pytest.raises(ValueError, match=r"lora_A\.weight, .* are of another base") as error:

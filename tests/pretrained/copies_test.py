@@ -57,7 +57,9 @@ def with_tensor(name: str, tmp_path: Path, tensor: str, make) -> Path:
 @pytest.mark.parametrize(("name", "copy", "origin"), COPIES)
 def test_a_copy_that_differs_is_refused_and_an_equal_one_passed_over(name, copy, origin, tmp_path):
     load(with_tensor(name, tmp_path / "equal", copy, lambda tensors: tensors[origin]))
-    with pytest.raises(ValueError, match=f"weights: {copy} differs from {origin}, and the model has one for both"):
+    with pytest.raises(
+        ValueError, match=f"weights: {copy} differs from {origin}, and the model has one parameter for both"
+    ):
         load(with_tensor(name, tmp_path / "other", copy, lambda tensors: tensors[origin] + 0.01))
 
 
@@ -73,7 +75,7 @@ def test_the_way_out_is_named_where_there_is_one(tmp_path):
 
 def test_no_way_out_is_named_where_there_is_none(tmp_path):
     path = with_tensor("gemma", tmp_path, LM_HEAD[0], lambda tensors: 2 * tensors[LM_HEAD[1]])
-    with pytest.raises(ValueError, match="the model has one for both$"):
+    with pytest.raises(ValueError, match="the model has one parameter for both$"):
         load(path)
 
 

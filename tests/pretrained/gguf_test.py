@@ -391,6 +391,7 @@ def test_the_tokenizer_comes_back(tmp_path):
     assert tokenizer.decode(tokenizer.encode("cab").ids) == "cab"
 
 
+@pytest.mark.slow
 def test_a_model_written_as_gguf_generates(tmp_path, capsys):
     write(tmp_path / "m.gguf", GGMLQuantizationType.Q8_0)
     run = tmp_path / "run"

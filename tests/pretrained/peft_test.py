@@ -177,6 +177,7 @@ def test_an_embedding_beside_its_adapter_must_be_the_bases(base, tmp_path):
         peft.read(FOLDERS / "embedding", family, spec, cfg, other)
 
 
+@pytest.mark.slow
 def test_a_pickle_is_not_opened(base, tmp_path):
     shutil.copytree(FOLDERS / "lora", tmp_path / "lora")
     (tmp_path / "lora" / peft.WEIGHTS).rename(tmp_path / "lora/adapter_model.bin")

@@ -88,6 +88,7 @@ def classifier(tmp_path):
     return path, hf
 
 
+@pytest.mark.slow
 def test_a_classifier_with_dropout_goes_out_again_with_its_names(classifier, tmp_path):
     source, hf = classifier
     import_weights(source, tmp_path / "run")

@@ -48,6 +48,7 @@ def exported(tmp_path_factory):
     return tmp / "out", np.asarray(rewards_of(out, jnp.ones_like(tokens), tree["reward"]["kernel"]))
 
 
+@pytest.mark.slow
 def test_the_head_is_one_score_and_no_token_has_logits(exported):
     found = folder.open_weights(exported[0])
     assert found["score.weight"].shape == (1, 32)

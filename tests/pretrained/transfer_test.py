@@ -68,6 +68,7 @@ def test_out_again_is_bit_for_bit_what_came_in(imported, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_weights_go_straight_to_their_shards(imported, tmp_path):
     """FSDP x TP on 8 devices: what lies on them is what the rules say, and the same values."""
     source, run = imported
@@ -90,6 +91,7 @@ def test_an_export_says_how_its_pictures_were_cut(imported, tmp_path):
     assert (found["image_mean"], found["image_std"], found["do_normalize"]) == ([0.5] * 3, [0.25] * 3, True)
 
 
+@pytest.mark.slow
 def test_bfloat16_halves_the_export(imported, tmp_path):
     _source, run = imported
     export_weights(config_file.load(run), run, tmp_path / "half", dtype="bfloat16")
@@ -110,6 +112,7 @@ def config_of(run: Path, **model):
     )
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_imported_weights(imported):
     _, run = imported
     config = config_of(run)
@@ -120,6 +123,7 @@ def test_a_run_starts_from_imported_weights(imported):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), jax.device_get(want))
 
 
+@pytest.mark.slow
 def test_what_the_source_lacks_is_named_and_starts_fresh(imported):
     _, run = imported
     config = config_of(run, qk_norm=True)
@@ -139,6 +143,7 @@ def test_weights_of_another_shape_are_refused(imported, field, value, said):
         fresh_state(config, sharding.make_mesh(config.parallel))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)], ids=str)
 def test_tables_of_a_larger_vocabulary_have_new_rows_at_the_mean_of_the_old(imported, parallel, capsys):
     _, run = imported
@@ -180,6 +185,7 @@ def test_a_config_without_a_published_form_is_refused():
         family_of(dataclasses.replace(LlamaConfig.tiny(), window=4))
 
 
+@pytest.mark.slow
 def test_chat_needs_a_template_and_uses_it(imported, tmp_path, capsys):
     _source, run = imported
     config = json.loads((run / "config.json").read_text())
@@ -194,6 +200,8 @@ def test_chat_needs_a_template_and_uses_it(imported, tmp_path, capsys):
     assert "holds no chat_template.jinja" in capsys.readouterr().err
 
 
+@pytest.mark.few("parallel1")
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [ParallelConfig(data=1), ParallelConfig(data=2, tensor=4)])
 def test_padded_tables_come_in_with_zeros_and_go_out_as_published(imported, tmp_path, parallel):
     source, run = imported
@@ -212,6 +220,7 @@ def test_padded_tables_come_in_with_zeros_and_go_out_as_published(imported, tmp_
     assert folder.read_config(tmp_path / "out") == folder.read_config(source)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_tables_with_another_padding(imported, tmp_path):
     """From a run without padding into one with it, and the other way round."""
     source, run = imported

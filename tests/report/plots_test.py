@@ -30,6 +30,7 @@ def size(png):
 COMMON = {"loss", "learning_rate", "grad_norm", "throughput", "step_time"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "extra"),
     [
@@ -66,6 +67,7 @@ def test_two_metrics_of_one_plot_are_drawn_in_training_too_under_one_title(tmp_p
     assert sorted(len(line.get_xdata()) for line in axes.lines) == [1, 1, 3, 3]
 
 
+@pytest.mark.slow
 def test_one_evaluation_is_no_curve(tmp_path):
     made = {path.stem for path in make_plots(folders.own_metrics_run(tmp_path / "run", evaluations=1))}
     assert made == COMMON | {"router_entropy"}
@@ -78,6 +80,7 @@ def test_a_steps_time_has_the_unit_that_a_reader_would_choose(tmp_path, seconds,
     assert plots.step_time_figure(run, LIGHT).axes[0].get_title(loc="left") == title
 
 
+@pytest.mark.slow
 def test_plots_of_an_earlier_report_do_not_stay(tmp_path):
     run = folders.own_metrics_run(tmp_path / "run")
     make_plots(run)

@@ -59,6 +59,7 @@ def test_a_schema_holds_chats_and_completions(with_tools):
     check("".join(chunk.choices[0].text for chunk in chunks))
 
 
+@pytest.mark.slow
 def test_a_regex_holds_and_texts_beside_it_are_as_ever(server):
     client = server.client()
     alone = client.completions.create(prompt="beside", model="tiny", temperature=0, max_tokens=40).choices[0].text
@@ -127,6 +128,8 @@ def test_forms_that_do_not_fit_together_are_named(server):
         assert said in found.json()["error"]["message"]
 
 
+@pytest.mark.few("required")
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "second"}}])
 def test_a_tool_that_must_be_called_is_called(with_tools, choice):
     client = with_tools.client()

@@ -8,6 +8,7 @@ import pytest
 from bigmodel_jax.serve.document import BODIES, document
 
 
+@pytest.mark.slow
 def test_every_route_and_every_field_is_described(server):
     served = httpx.get(f"{server.url}/openapi.json").json()
     assert served == document()

@@ -128,6 +128,7 @@ def test_the_name_of_a_model_is_no_path(server, name):
     assert "known: tiny" in error["message"]
 
 
+@pytest.mark.slow
 def test_special_tokens_in_prompts_and_messages_are_text(server):
     end = server.served.tokenizer
     assert len(server.served.prompt("<|endoftext|>")) == 1 + len("<|endoftext|>")
@@ -219,6 +220,7 @@ def test_more_texts_than_may_wait_are_refused(server):
     assert busy.headers["retry-after"] == "1"
 
 
+@pytest.mark.slow
 def test_with_a_key_nothing_but_the_probes_is_open():
     with running(tiny_served(), dataclasses.replace(OPTIONS, key="sécret")) as server:
         assert httpx.get(f"{server.url}/health").status_code == 200

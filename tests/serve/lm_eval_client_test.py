@@ -61,6 +61,7 @@ def by_document(samples: list[dict]) -> list[dict]:
     return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
+@pytest.mark.slow
 def test_tokens_over_http_are_the_tokenizers(tiny_server):
     ids = tiny_server.post("/tokenize", prompt="a cat", add_special_tokens=False).json()["tokens"]
     assert ids == tiny_server.served.tokenizer.encode("a cat")

@@ -53,6 +53,7 @@ def test_a_stream_is_the_same_text_in_pieces(server):
     assert len(chunks) > 3
 
 
+@pytest.mark.slow
 def test_a_seed_draws_what_generate_draws_and_n_texts_differ(server):
     drawn = {"model": "tiny", "temperature": 0.9, "top_p": 0.9, "max_tokens": 16, "seed": 7}
     said = server.client().completions.create(prompt="abc", n=3, **drawn)
@@ -98,6 +99,7 @@ def test_log_probabilities_of_completions_and_of_chats(server):
     assert all(len(row.bytes) <= 1 for row in rows), "a token of this tokenizer is a byte"
 
 
+@pytest.mark.slow
 def test_a_chat_is_the_template_continued(server):
     client, served = server.client(), server.served
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]

@@ -30,6 +30,7 @@ def served_of(config: Config, tmp_path: Path, tokenizer=None) -> Served:
     return Served(config, tmp_path, model, weights, tokenizer, "", 64, 0, 0)
 
 
+@pytest.mark.slow
 def test_embeddings_are_the_mean_of_the_last_states(server):
     client, served = server.client(), server.served
     found = client.embeddings.create(model="tiny", input=["one", "another text"])
@@ -48,6 +49,7 @@ def test_embeddings_are_the_mean_of_the_last_states(server):
     assert "no classifier" in wrong.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_the_log_probabilities_of_a_prompt(server):
     served, ids = server.served, server.served.prompt("prompt")
     asked = {"model": "tiny", "prompt": [ids], "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}

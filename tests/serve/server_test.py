@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ASKED = {"model": "tiny", "prompt": "a", "max_tokens": 4, "temperature": 0}
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_end_ends_ready_and_not_health():
     options = dataclasses.replace(OPTIONS, stuck_seconds=0.3)
     with running(tiny_served(), options) as server:

@@ -35,6 +35,7 @@ def test_names_of_special_tokens_stay_text_while_another_thread_reads_them_as_to
     assert lengths == {1 + 500 * len(name)}
 
 
+@pytest.mark.slow
 def test_slow_heads_and_slow_bodies_are_ended(server):
     began = time.monotonic()
     post = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
     ("given", "text"),
     [
         (("0,1", "1,2"), "--groups 0,1 1,2: device 1 is named twice; each belongs to one group"),
-        (("0,1,2", "3,4"), "the groups have 2 and 3 devices; give all as many"),
+        (("0,1,2", "3,4"), "the groups have 2 and 3 devices; give each the same number"),
         (("0,", "1"), "a device has no name; give groups such as 0,1 2,3"),
         (("0,1,2,3", "4,5,6,8"), "device 8 is not there; JAX_NUM_CPU_DEVICES = 8 makes the devices 0 to 7"),
         (("0,1,2", "3,4,5"), "--groups 0,1,2 3,4,5: each process has 3 devices; parallel: .*fsdp=2 .*3 devices"),

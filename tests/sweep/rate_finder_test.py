@@ -86,6 +86,7 @@ class Branching(OptimConfig):
         return optax.sgd(rate) if self.lr > 1e-3 else optax.adam(rate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optim", "message"),
     [
@@ -109,6 +110,7 @@ def test_prompts_alone_and_pmap_are_refused(tmp_path):
         find(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_loss_that_no_rate_lowers_is_one_line_and_a_page(tmp_path):
     with pytest.raises(ValueError, match="no more than its noise between 1e-09 and 1e-08; see .*rate.html"):
         find(config_of(), tmp_path, Span(1e-9, 1e-8, 20))

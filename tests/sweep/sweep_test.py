@@ -52,6 +52,7 @@ def fake(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_runs_a_record_and_the_best_config(tmp_path, monkeypatch):
     compiled, said = [], []
     compile_step = fits.compile_step

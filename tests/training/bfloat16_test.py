@@ -27,7 +27,8 @@ def dtypes(tree):
     return {str(x.dtype) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
-@pytest.mark.few("adamw", "sgd")
+@pytest.mark.few("adamw")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
 def test_weights_stay_bfloat16_and_moments_and_averages_float32(name):
     optim = OptimConfig(name=name, lr=1e-2, ema_decay=0.9)
@@ -37,6 +38,7 @@ def test_weights_stay_bfloat16_and_moments_and_averages_float32(name):
     assert dtypes(state.ema) == {"float32"}
 
 
+@pytest.mark.slow
 def test_an_average_of_bfloat16_weights_moves():
     """In bfloat16 no entry of it would: a thousandth of the difference is below half a step."""
     optim = OptimConfig(lr=1e-2, ema_decay=0.999, schedule="constant")

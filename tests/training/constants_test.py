@@ -109,6 +109,7 @@ def whole():
     return two_steps(config_of())
 
 
+@pytest.mark.slow
 @pytest.mark.few("1f1b")
 @pytest.mark.parametrize("layout", few(LAYOUTS, *QUICK))
 def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, layout):
@@ -123,6 +124,7 @@ def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, la
         np.testing.assert_allclose(trained[path], x, atol=1e-3 if layout == "slices" else 3e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_what_is_trained_beside_constants_moves_as_in_a_model_without():
     """The gradient of the same function: a constant changes what has a gradient, and no gradient."""
     config, frozen = config_of(LlamaConfig(**{f.name: getattr(DENSE, f.name) for f in FIELDS})), config_of(DENSE)
@@ -296,6 +298,7 @@ def test_checkpoints_do_not_repeat_constants_and_a_resumed_run_has_them(kept, tm
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
+@pytest.mark.slow
 def test_a_run_with_constants_is_evaluated_on_another_mesh(kept):
     config, folder = kept
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
@@ -305,6 +308,7 @@ def test_a_run_with_constants_is_evaluated_on_another_mesh(kept):
         assert (step, scalars["eval/loss"]) == (4, pytest.approx(last["eval/loss"], rel=1e-5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["weights", "all"])
 def test_another_run_starts_with_the_constants_of_the_first(kept, tmp_path, state):
     config, folder = kept
@@ -347,6 +351,7 @@ def test_4_bit_constants_that_an_older_version_packed_otherwise_are_refused(tmp_
         constants.load(config, tmp_path, mesh)
 
 
+@pytest.mark.slow
 def test_a_parameter_that_a_users_model_freezes_trains_resumes_and_evaluates(tmp_path):
     """`trainable=False`, of which the model says nothing in Out.updates: it keeps its value and is saved with the state."""
     config = run_config(tmp_path, dataclasses.replace(Features("int8"), kind="statistic"), steps=2)
@@ -403,6 +408,7 @@ def test_a_run_in_blocks_starts_from_one_without(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, fixed["features"], after["features"])
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_with_constants_in_bfloat16_and_keeps_them_as_they_are():
     config = config_of(change={"precision": Policy(compute="bfloat16", param="bfloat16")})
     *_, after, losses = two_steps(config)

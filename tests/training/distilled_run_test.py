@@ -48,6 +48,7 @@ def values(config, folder):
     return jax.device_get(load_weights(config, folder, sharding.make_mesh(config.parallel))[0])
 
 
+@pytest.mark.exhaustive
 def test_a_student_learns_resumes_and_is_evaluated_beside_its_teacher(teacher, tmp_path):
     run(student_of(teacher, 4, kind="jsd"), tmp_path / "student")
     config = student_of(teacher, 8, kind="jsd")

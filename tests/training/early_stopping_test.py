@@ -136,6 +136,7 @@ def test_a_run_that_was_interrupted_stops_where_it_would_have(tmp_path, evaluati
     assert "Stopped early" in said
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_or_one_by_its_step_is_loaded(tmp_path, evaluations):
     config, folder = stopping(tmp_path), tmp_path / "run"
     run(config, folder)

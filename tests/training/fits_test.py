@@ -38,6 +38,7 @@ def limit(monkeypatch, size: int) -> None:
     monkeypatch.setattr(loader, "host_memory", lambda: size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "match"),
     [

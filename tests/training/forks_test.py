@@ -45,6 +45,7 @@ def test_a_fork_of_all_goes_on_bit_for_bit_as_its_source_did(source, tmp_path):
     assert records(source[1])[6]["loss"] == records(tmp_path / "fork")[6]["loss"]
 
 
+@pytest.mark.slow
 def test_a_fork_of_weights_begins_at_step_0_with_those_of_that_step(source, tmp_path):
     mesh = sharding.make_mesh(source[0].parallel)
     state, *_ = begin(fork(source, "@3"), mesh, Console(quiet=True))
@@ -90,6 +91,7 @@ def test_a_changed_config_is_told_of_the_fork(source):
         train(changed, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
 def test_an_average_begins_at_the_weights_where_the_source_has_none(source, tmp_path, ema_decay):
     config, _ = source

@@ -58,6 +58,7 @@ def test_checkpoints_do_not_repeat_what_is_frozen_and_it_keeps_its_bits(frozen):
     np.testing.assert_array_equal(all_of(config, folder)["features"], init_constants(config, mesh)["features"])
 
 
+@pytest.mark.slow
 def test_a_run_that_saved_it_with_the_rest_is_read_forked_and_goes_on(frozen, tmp_path):
     config, straight = frozen
     as_before(config, straight, tmp_path / "run")

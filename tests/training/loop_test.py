@@ -218,6 +218,7 @@ def test_a_run_may_make_its_batches_from_its_state(whole, tmp_path):
     assert records(tmp_path / "at_once")[6]["brightness"] == records(tmp_path / "in_two")[6]["brightness"] != 0
 
 
+@pytest.mark.slow
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(whole, tmp_path):
     """The start is not taken for one of two, though the newest step is another one once it is read."""
     config, folder, _, _ = whole
@@ -244,6 +245,7 @@ def test_a_run_that_starts_from_another_ones_weights_averages_from_there(whole):
     assert not averages & {id(x) for x in jax.tree.leaves(state.params)}, "one buffer cannot be donated twice"
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_while_it_saves_is_no_second_end(whole, tmp_path, monkeypatch):
     """The first comes in step 2, two more while the save that it asked for is written; the run goes on from there."""
     config, folder, _, _ = whole
@@ -271,6 +273,7 @@ def test_a_second_sigterm_while_it_saves_is_no_second_end(whole, tmp_path, monke
     same(config, folder, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_only_with_the_data_that_it_had_unless_others_are_accepted(tmp_path, monkeypatch):
     config = dataclasses.replace(config_of(tmp_path), checkpoint=CheckpointConfig(every=3))
     run(config, tmp_path / "run")
@@ -288,6 +291,7 @@ def test_a_run_is_continued_only_with_the_data_that_it_had_unless_others_are_acc
     run(dataclasses.replace(longer, train=dataclasses.replace(longer.train, steps=9)), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_goes_on_from_its_local_save(whole, tmp_path, monkeypatch):
     """Nothing is on the shared disk when it dies, at step 5; and nothing stays on the local one at its end."""
     config, folder, _, _ = whole
@@ -313,6 +317,7 @@ def test_a_run_that_dies_goes_on_from_its_local_save(whole, tmp_path, monkeypatc
     assert not any((tmp_path / "disk").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_whose_local_save_is_damaged_begins_anew(whole, tmp_path, caplog):
     config, folder, _, _ = whole
     local = CheckpointConfig(every=0, local_dir=str(tmp_path / "disk"), local_every=2)
@@ -327,5 +332,5 @@ def test_a_run_whose_local_save_is_damaged_begins_anew(whole, tmp_path, caplog):
         path.write_bytes(bytes(path.stat().st_size))
     said, _ = run(config, tmp_path / "run")
     assert "Resuming" not in said
-    assert "the run begins anew" in (tmp_path / "run" / "log.txt").read_text()
+    assert "the run starts again from its beginning" in (tmp_path / "run" / "log.txt").read_text()
     same(config, folder, tmp_path / "run")

@@ -69,6 +69,7 @@ def records(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_metrics_say_what_each_part_gave_and_the_page_draws_it(whole):
     _, folder = whole
     steps = [r for r in records(folder) if "loss" in r]
@@ -138,6 +139,7 @@ def test_tokens_given_are_what_throughput_counts(tmp_path):
 # ---------------------------------------------------------------- stages that are appended
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_stages_that_lie_ahead_and_keeps_them_all(whole, tmp_path):
     config, folder = whole
     shutil.copytree(folder, tmp_path / "run")
@@ -187,6 +189,7 @@ def test_a_local_save_beyond_the_newest_checkpoint_counts(whole):
         run_folder.check(folder, changed, 6)
 
 
+@pytest.mark.slow
 def test_a_run_longer_than_its_caps_allow_is_refused_before_it_begins(tmp_path):
     config = config_of(tmp_path, max_epochs=(1, 1))
     with pytest.raises(

@@ -68,6 +68,7 @@ def test_an_answer_that_was_cut_off_counts_or_asks_for_nothing(config, monkeypat
     np.testing.assert_array_equal(rows["weights"].sum(1), asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["grpo", "dr_grpo", "dapo", "bnpo", "gspo"])
 def test_a_batch_that_asks_for_nothing_has_no_loss(form):
     objective = PolicyGradient(form=form, length=4)

@@ -92,6 +92,7 @@ def size(tree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "precision"),
     [(NF4, BFLOAT16), pytest.param(HALF, Policy(), marks=pytest.mark.slow)],

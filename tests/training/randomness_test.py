@@ -106,6 +106,7 @@ PIECES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PIECES)
 def test_every_piece_of_a_pipeline_draws_anew_in_every_layer(case):
     """ys are sums over pieces, so each layer writes what it draws at the place of the piece's first row."""
@@ -131,6 +132,7 @@ def test_every_piece_of_a_pipeline_draws_anew_in_every_layer(case):
     assert len(set(found.tolist())) == layers * pieces
 
 
+@pytest.mark.slow
 def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped():
     """Both forms of the skip, and the reverse: a loss that is not finite with a finite gradient."""
     model = CONFIG.model.make()

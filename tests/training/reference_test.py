@@ -115,6 +115,7 @@ def test_every_row_of_both_splits_has_a_value(begun):
     assert (values["train"]["reference"] < -1).all()
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_value(begun):
     config, folder = begun
     rows = find(config, folder).data.open("train")

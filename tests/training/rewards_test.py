@@ -60,6 +60,7 @@ def test_each_function_gives_a_number_or_says_why_not(names):
     assert failure(functions[:1], given[:1], sample) == ""
 
 
+@pytest.mark.slow
 def test_a_function_that_hangs_or_ends_its_process_costs_its_own_samples_alone(names):
     judges = Judges(names("hangs"), 0.3)
     first, slow, last = scored(judges, "quick", "slow", "quick")

@@ -131,6 +131,7 @@ MESHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meshes", MESHES, ids=["one", "many", "all"])
 def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config, meshes):
     found = []
@@ -159,6 +160,7 @@ def test_a_rollout_is_a_function_of_seed_step_and_weights_on_any_mesh(config, me
     assert len(np.unique(one["targets"], axis=0)) > 4
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_sampling_are_those_of_training(config):
     config = one_device(config)
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
@@ -208,6 +210,7 @@ def test_groups_of_equal_rewards_are_replaced(config):
     assert not sharding.to_host(bounded.next(state))["advantages"].any()
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_base_of_the_adapters(config):
     """Answers are those of base and adapters; old log-probabilities theirs, and the reference's the base's."""
     kl = {"kl": 0.1, "reference": "adapters_off"}
@@ -314,6 +317,7 @@ def two_turns(config, mesh):
     return Guessing(turn, [ord("?"), ord("!")])
 
 
+@pytest.mark.slow
 def test_an_environment_of_several_turns_trains_on_the_policys_own_tokens(config):
     config = changed(one_device(config), data={"rollouts": f"{HERE}:two_turns", "max_tokens": 10})
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])

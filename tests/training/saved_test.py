@@ -48,6 +48,7 @@ def test_the_averaged_parameters_are_the_ones_used(run):
     assert any(params.paths(different).values())
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_on_another_mesh(run):
     config, run_dir = run
     split = ParallelConfig(data=2, fsdp=2, tensor=2)
@@ -56,6 +57,7 @@ def test_weights_are_the_same_on_another_mesh(run):
     chex.assert_trees_all_equal(here, there)
 
 
+@pytest.mark.slow
 def test_every_text_begins_with_the_prompt_and_the_seed_repeats_it(run):
     sample = SampleConfig(prompt="the quick", max_tokens=6)
     texts = generate_from_run(*run, sample, seed=1, num_samples=3)

@@ -182,7 +182,8 @@ def of_schedule(case: str, model: Model):
     return run(TREE, BATCH), parallel
 
 
-@pytest.mark.few("gpipe", "1f1b, two rounds")
+@pytest.mark.few("1f1b, two rounds")
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SHAPES)
 def test_gradients_and_keys_of_a_schedule(case):
     (grads, mean, sums, _), parallel = of_schedule(case, Chain().make())

@@ -98,6 +98,7 @@ def test_a_killed_run_goes_on_with_the_same_figures(whole, tmp_path):
         assert {k: v for k, v in again.items() if "eval/" in k} == {k: v for k, v in record.items() if "eval/" in k}
 
 
+@pytest.mark.slow
 def test_the_verb_evaluates_the_sets_as_the_run_did(whole):
     config, folder = whole
     step, scalars = evaluate_run(config, folder)

@@ -56,6 +56,7 @@ def test_one_step_serves_other_rates_decays_and_seeds_and_computes_what_their_ow
     assert shared.compiled == 1
 
 
+@pytest.mark.slow
 def test_another_shape_has_a_step_of_its_own():
     shared = SharedPrograms(FIELDS)
     for width in (8, 16):
@@ -88,6 +89,7 @@ def test_the_rate_of_every_schedule_may_be_a_number_of_the_step(schedule):
     assert traceable(config, ("optim.lr",)) == ("optim.lr",)
 
 
+@pytest.mark.slow
 def test_a_field_that_no_program_reads_shares_them_for_rows_of_one_shape():
     """Which rows are held out changes no program; rows that are longer have one of their own."""
     programs = SharedPrograms((), unread=("data.source.fold",))

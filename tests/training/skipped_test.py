@@ -20,6 +20,7 @@ from changed_batches import change_batches
 from step_test import CONFIG, LENGTH, ROWS, one_device, text_batch
 
 
+@pytest.mark.slow
 def test_the_rate_that_is_logged_is_the_one_that_was_used():
     """After skipped steps the schedule stands where the optimizer does, not at the number of steps."""
     optim = OptimConfig(
@@ -43,6 +44,7 @@ def test_the_rate_that_is_logged_is_the_one_that_was_used():
             assert np.sqrt(sum(jax.tree.leaves(moved))) / norm == pytest.approx(logged, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_named():
     mesh = one_device()
     state = init_state(CONFIG, mesh)

@@ -82,6 +82,7 @@ def test_off_nothing_is_kept_and_the_program_is_the_same():
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_a_spike_changes_no_weight():
     config, mesh = spiking(), one_device()
     state, step = init_state(config, mesh), make_train_step(config, mesh)

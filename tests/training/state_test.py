@@ -40,6 +40,7 @@ def made(request):
     return config, mesh, init_state(config, mesh)
 
 
+@pytest.mark.slow
 def test_abstract_state_is_the_state_without_its_values(made):
     config, mesh, state = made
 
@@ -79,6 +80,7 @@ def test_the_average_starts_as_a_copy_and_is_what_an_evaluation_uses(made):
     assert set(merged) == set(params.paths(state.params)) | set(params.paths(state.frozen))
 
 
+@pytest.mark.slow
 def test_the_state_is_a_function_of_the_seed_on_any_mesh(made):
     config, _, state = made
     alone = dataclasses.replace(config, parallel=ParallelConfig(data=1))

@@ -82,6 +82,7 @@ def cut(*names: str):
     return pytest.mark.parametrize("pieces", marked)
 
 
+@pytest.mark.slow
 @pytest.mark.few("data")
 @cut(*PIECES)
 def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(pieces):
@@ -93,6 +94,7 @@ def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(pieces):
     assert not any("statistic" in name for name in metrics), "loads are no metrics"
 
 
+@pytest.mark.slow
 @cut(*[p for p in PIECES if p != "slices"])  # those round gradients
 def test_the_balance_of_sequences_has_the_gradient_of_the_whole_batch(pieces):
     whole, (trained, _, metrics) = deepseek_step(), deepseek_step(pieces)

@@ -82,6 +82,7 @@ def test_microbatches_equal_the_large_batch(microbatches):
     np.testing.assert_allclose(parts[2]["loss"].compute(), whole[2]["loss"].compute(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_five_steps_with_microbatches_equal_five_without():
     batches = [text_batch(i) for i in range(5)]
     pieces = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, microbatches=4))
@@ -89,6 +90,7 @@ def test_five_steps_with_microbatches_equal_five_without():
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_statistics_pass_through_every_microbatch():
     """Running statistics see all microbatches, one after the other: they end elsewhere than after one."""
     config = dataclasses.replace(CONFIG, model=CNNConfig.tiny(), objective=Classification())
@@ -141,6 +143,7 @@ def test_remat_lowers_memory():
     assert sizes["full"] < 0.7 * sizes["none"], sizes
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32():
     """40 steps on one batch: the bfloat16 curve stays within 3 % of float32's loss at every step, and learns as much."""
     batches = [text_batch()] * 40
@@ -164,6 +167,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     chex.assert_trees_all_equal(after.replace(step=0), before.replace(step=0))
 
 
+@pytest.mark.slow
 def test_a_select_skips_what_a_branch_skips():
     """On TPUs and GPUs the step has no branch: the same states, after a good step and after a bad one."""
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.9))
@@ -179,6 +183,7 @@ def test_a_select_skips_what_a_branch_skips():
     chex.assert_trees_all_equal(select.replace(step=0), state.replace(step=0))
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_parameters():
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.75))
     mesh = one_device()
@@ -196,6 +201,7 @@ def test_the_state_is_donated():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_the_step_compiles_once():
     mesh = one_device()
     step, state = make_train_step(CONFIG, mesh), init_state(CONFIG, mesh)
@@ -231,6 +237,7 @@ def test_pmap_on_devices_that_are_not_there_is_the_step():
         chex.assert_trees_all_close(mine, sharding.to_host(want.params), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_clipping_bounds_the_update_and_reports_the_norm_before():
     config = dataclasses.replace(
         CONFIG, optim=OptimConfig(name="sgd", lr=1.0, betas=(0.0, 0.0), weight_decay=0, clip=0.01)
@@ -246,6 +253,7 @@ def test_clipping_bounds_the_update_and_reports_the_norm_before():
     np.testing.assert_allclose(total, 0.01, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_weight_decay_reaches_matrices_alone():
     spec = CONFIG.model.make().spec
     tx = OptimConfig(lr=1.0, weight_decay=0.5).make(spec, 10).tx

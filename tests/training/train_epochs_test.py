@@ -68,7 +68,11 @@ def test_without_either_a_run_has_the_steps_it_always_had():
     ("data", "train", "says"),
     [
         (Counted(num=8), {"steps": 7, "epochs": 2}, "train.steps = 7 and train.epochs = 2 are both given; give one"),
-        (Generated(num=8), {"epochs": 2}, "train.epochs = 2: Generated has no end to count; give train.steps"),
+        (
+            Generated(num=8),
+            {"epochs": 2},
+            "train.epochs = 2: Generated never ends, so it has no epochs; give train.steps",
+        ),
     ],
     ids=["both", "no end"],
 )
@@ -132,6 +136,7 @@ def test_more_epochs_continue_a_finished_run_as_if_it_had_had_them_from_the_star
     assert config_file.load(tmp_path / "run", ["--train.epochs", "3"]).train.steps is None
 
 
+@pytest.mark.slow
 def test_fewer_epochs_than_a_run_has_are_refused(tmp_path):
     config = config_of(tmp_path)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, epochs=1))

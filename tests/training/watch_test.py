@@ -54,7 +54,7 @@ def test_who_does_not_watch_has_the_program_as_it_was():
     assert plain != other
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_watched_step_trains_as_the_ordinary_one():
     _, ordinary, watched, _ = steps()
     for path, x in params.paths(ordinary.params).items():
@@ -150,6 +150,7 @@ def test_entropy_is_that_of_the_weights():
     assert float(entropy(Rule(), q, k, where, where).compute()) == pytest.approx(found / counted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_entropy_of_equal_logits_is_that_of_the_keys_seen():
     q = jnp.zeros((1, 64, 2, 4))
     where = Where(jnp.arange(64)[None], jnp.ones((1, 64), jnp.int32))

@@ -59,9 +59,9 @@ def library() -> tuple[str, str]:
     found = ctypes.util.find_library("espeak-ng")
     if found is None:
         raise ValueError(
-            f"voices of espeak-ng: the pinned archive of {PACKAGE.requirement} is that of {' '.join(PACKAGED)}, not of "
-            f"{' '.join(machine)}, and the system has no library; apt-get install libespeak-ng1, or brew install "
-            "espeak-ng, brings one"
+            f"voices of espeak-ng: {PACKAGE.requirement} holds a library for {' '.join(PACKAGED)}, and this machine is "
+            f"{' '.join(machine)} without a library of its own; install one by apt-get install libespeak-ng1, or by "
+            "brew install espeak-ng"
         )
     return found, ""
 

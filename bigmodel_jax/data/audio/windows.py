@@ -15,7 +15,7 @@ from bigmodel_jax.data.audio.spectrogram import HOP, RATE, filters
 
 FFT = 400
 SECONDS = 30.0  # length of Whisper's window in seconds
-FLOOR, RANGE = 1e-10, 8.0  # the least power; the largest distance of log10(power) from its maximum
+FLOOR, RANGE = 1e-10, 8.0  # powers below FLOOR are raised to it; log10(power) is raised to its maximum minus RANGE
 
 
 def log_mel(samples_N: np.ndarray, num_mels: int, num_frames: int = round(SECONDS * RATE) // HOP) -> np.ndarray:

@@ -158,7 +158,7 @@ def _clean(item: OfChunk, work: Packed) -> OfChunk:
     def run() -> list:
         if records is None:
             file = finished.path(given.folder, name)
-            raise ValueError(f"{file} is damaged; delete it, and the same command goes on")
+            raise ValueError(f"{file} is damaged; delete it, and the same command continues")
         return finished.to_json(outcomes(given.job.steps, given.job.splits, (split, records)))
 
     return position, pickle.dumps((split, finished.from_json(finished.once(given.folder, name, run))))

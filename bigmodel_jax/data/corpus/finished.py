@@ -1,4 +1,5 @@
-"""The finished pieces of an engine's work on a corpus, from which an interrupted pipeline goes on.
+"""The finished pieces of an engine's work on a corpus, from which an interrupted pipeline
+continues.
 
 Each piece is one file in <folder>/finished, which appears whole or not at all: the events of a
 chunk, the facts of a part of the source, the verdicts of a large group, the facts of a shard. A

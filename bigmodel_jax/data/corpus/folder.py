@@ -33,7 +33,7 @@ def parsed(content: bytes, folder: str) -> dict:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("shards"), list):
-        raise ValueError(f"{folder}/{MANIFEST} is damaged; delete {folder!r}, and the same command makes it anew")
+        raise ValueError(f"{folder}/{MANIFEST} is damaged; delete {folder!r}, and the same command makes it again")
     return found
 
 
@@ -50,7 +50,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             wrong = "is missing" if size is None else f"has {size} bytes"
-            raise ValueError(f"{path} {wrong}, not {shard['bytes']} bytes; delete {str(folder)!r} to prepare it anew")
+            raise ValueError(f"{path} {wrong}, not {shard['bytes']} bytes; delete {str(folder)!r} to prepare it again")
         if shard["split"] == split:
             found.append(path)
     return found

@@ -152,8 +152,8 @@ def _continued(job: Job, folder: Path, by: str) -> dict:
             return found
         if found["read"] or (folder / finished.FOLDER).exists():
             raise ValueError(
-                f"{str(folder)!r} was begun by {was}, and {by} cannot go on from there; go on with the former, or "
-                "delete the folder to begin anew"
+                f"{str(folder)!r} was begun by {was}, and {by} cannot continue its work; continue with {was}, or "
+                "delete the folder to start again"
             )
     if folder.exists():
         _delete(folder, found)

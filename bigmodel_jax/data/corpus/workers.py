@@ -42,7 +42,7 @@ def mapped[A, B](work: Callable[[A], B], items: Iterable[A], workers: int) -> It
             yield _answered(*waiting.popleft())
     except BrokenProcessPool as error:
         raise ValueError(
-            "a worker process was ended from outside (memory?); the same command goes on from here"
+            "a worker process was killed (out of memory?); the same command continues from here"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

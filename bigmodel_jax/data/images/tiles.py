@@ -32,7 +32,7 @@ FITS = {"cut": pictures.square, "pad": padded}
 def grid(height: int, width: int, most: int) -> tuple[int, int]:
     """Return (rows, columns) of at most `most` tiles with an aspect ratio nearest to the image's.
 
-    Of equally near grids the larger one is taken.
+    If several grids are equally near, the largest one is taken.
     """
     found = [(rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1)]
 

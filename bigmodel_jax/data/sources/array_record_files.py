@@ -80,7 +80,7 @@ class Records:
         try:
             return self._reader.read(list(numbers))
         except (RuntimeError, IndexError) as error:
-            anew = "delete it, and the same command makes it anew"
+            anew = "delete it, and the same command makes it again"
             raise ValueError(f"{self._path} is damaged; {anew}: {str(error)[:100]}") from error
 
 

@@ -89,7 +89,8 @@ class DigitScenes(Source):
             digit = np.asarray(pictures.to_pillow(images[chosen][..., None]).resize((size, size)))
             for _ in range(TRIES):
                 place, ink = _place(rng, image, digit)
-                # The digit stays if it hides few pixels of the others. Else another place is tried.
+                # The digit stays if it hides few pixels of the others. Otherwise another place is
+                # tried.
                 if (mask[place][ink] > 0).sum() <= self.overlap * (mask > 0).sum():
                     image[place][ink] = digit[ink]
                     mask[place][ink] = 1 + labels[chosen]

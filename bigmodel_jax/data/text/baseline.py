@@ -33,7 +33,7 @@ def _compressed(text: bytes) -> int:
 def sample(documents: Iterable[str], most: int) -> bytes:
     """Join documents with an empty line between them, up to `most` bytes.
 
-    Of a longer text every n-th document is taken.
+    If the text is longer, every n-th document is taken.
     """
     found, size = [], 0
     for document in documents:

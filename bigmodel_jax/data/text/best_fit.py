@@ -38,7 +38,8 @@ class _Rows:
         while count:
             at = bisect.bisect_left(self._rooms, length)
             room = self._rooms[at] if at < len(self._rooms) else self._capacity
-            fit = room // length  # pieces per row: a row that has just taken a piece has the least room of all
+            # Pieces per row: after one piece, the same row is the tightest that takes the next.
+            fit = room // length
             wanted = -(-count // fit)
             rows = self._from(at, wanted) if at < len(self._rooms) else self._new(wanted)
             placed = np.repeat(rows, fit)[:count]

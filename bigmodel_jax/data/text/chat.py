@@ -75,7 +75,7 @@ def check(template: str, names: dict[str, str]) -> None:
         return
     if said not in text:
         raise ValueError(
-            "it has no assistant: it writes nothing of the assistant's messages, so nothing can be trained"
+            "it has no assistant: the template leaves out the assistant's messages, so nothing can be trained"
         )
 
 

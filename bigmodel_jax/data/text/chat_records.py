@@ -52,7 +52,7 @@ class Columns:
 
 
 def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
-    """Return the form of a record by its columns; None where it has none of the three forms.
+    """Return the form of a record by its columns; None for a record in none of the three forms.
 
     Both columns of lists may hold either form of messages; the key of the first message's speaker
     decides.

@@ -78,7 +78,7 @@ def hide(
     """Hide tokens, as `noise` (B,) uint64 decides. Return (tokens, whether each was chosen), both
     (B, T).
 
-    Each allowed token is chosen with probability `rate`. Of the chosen tokens 80 % become `mask`,
+    Each allowed token is chosen with probability `rate`. 80 % of the chosen tokens become `mask`,
     10 % become a random token, and 10 % stay, so that the model cannot tell which tokens are wrong
     (Devlin et al., arXiv:1810.04805, section 3.1).
     """

@@ -184,7 +184,9 @@ class UnpairedPreferenceData(PreferenceData):
         prompts = stream.prompts[:-1]
         firsts = np.flatnonzero(np.diff(prompts, prepend=-1))  # the first row of each record
         if len(firsts) < 2:
-            raise ValueError("data.source: one record alone; an answer under another's prompt needs two at least")
+            raise ValueError(
+                "data.source: there is only one record; a row needs an answer of another record, so give two or more"
+            )
         counts = np.diff(firsts, append=len(prompts))
         record = np.repeat(np.arange(len(firsts)), counts)
         nth = np.arange(len(prompts)) - firsts[record]

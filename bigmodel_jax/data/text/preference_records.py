@@ -130,7 +130,7 @@ def _shared(answers: list[Side]) -> tuple[Side, list[Side]]:
     if isinstance(first, str) and same > 0 and first[same - 1] == " ":
         same -= 1
     if isinstance(first, list) and same == min(len(first), len(second)) and first != second:
-        raise ValueError("one answer begins with all of the other one, so no prompt can be told from them")
+        raise ValueError("one answer begins with the whole other answer, so their common prompt is not known")
     if first == second:
         raise ValueError("chosen and rejected are the same")
     return first[:same], [first[same:], second[same:]]
@@ -179,7 +179,7 @@ def _templated(
             raise ValueError(f"in one answer the assistant says nothing; its roles: {roles}")
         ids = chat.encode(template, asked + answer, tokenizer, tools=found.tools, escape=escape).ids.tolist()
         if _common(prompt, ids) == len(ids) and any(m.get("content") for m in answer):
-            raise ValueError("the template writes nothing of the assistant's answer, so nothing can be trained")
+            raise ValueError("the template leaves out the assistant's answer, so nothing can be trained")
         whole.append(ids)
     return prompt, whole
 

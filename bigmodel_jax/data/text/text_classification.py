@@ -149,7 +149,8 @@ class TextClassificationData(DataConfig):
         files.replace(folder / "vocabulary.json", text + "\n")
 
     def _own_split(self, split: str) -> str:
-        """Return the source's split that is read for `split`; "" if it is cut from training."""
+        """Return the source's split that is read for `split`; "" if `split` is cut from the
+        training split."""
         found = self.evaluate_on if split == "validation" else split
         held_out_here = not self.source.has("validation", self.root()) and found != "test"
         return "" if held_out_here else found

@@ -40,7 +40,7 @@ SENTENCEPIECE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "Mist
 
 
 def from_folder(folder: Path) -> Any:
-    """Return the tokenizer of a Hugging Face folder; None where it has none.
+    """Return the tokenizer of a Hugging Face folder; None where the folder has no tokenizer.
 
     Raises ValueError for one that cannot be read exactly.
     """

@@ -127,7 +127,7 @@ def _reorder(x: jax.Array, axis: str, back: bool = False) -> jax.Array:
 def _swapped(x: jax.Array, axis: str) -> jax.Array:
     """x with its halves swapped on devices of odd number.
 
-    There the even one of pieces i and 2n-1-i arrived first.
+    On these devices the even-numbered one of pieces i and 2n-1-i arrived first.
     """
     odd = jax.lax.axis_index(axis) % 2 == 1
     return jnp.where(odd, jnp.roll(x, x.shape[1] // 2, axis=1), x)

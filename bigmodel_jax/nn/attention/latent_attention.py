@@ -18,7 +18,7 @@ from bigmodel_jax.nn.attention import attention
 from bigmodel_jax.nn.attention.attention import Implementation, Where
 from bigmodel_jax.nn.taps import tap
 
-EPS = 1e-6  # of the latents' norms, whatever norm_eps the model has
+EPS = 1e-6  # epsilon of the latents' norms, whatever norm_eps the model has
 
 
 def spec(

@@ -4,9 +4,10 @@ Liu et al., arXiv:2310.01889. Turns are merged by the logarithms of their sums, 
 each turn needs only the whole row's sum and outputs (Dao, arXiv:2307.08691).
 
 In zig-zag order (context.py) device i holds pieces i and 2n-1-i. Every query of device i sees the
-first piece of the keys that an earlier device holds, and no query sees the second piece. Of a later
-device's keys, the queries of the second piece see all and those of the first piece none. Of its own
-keys, a query sees those before it. These three masks are known when the program is traced.
+first piece of the keys that an earlier device holds, and no query sees the second piece. Queries of
+the second piece see all keys that a later device holds, and queries of the first piece see none of
+them. A query sees those keys of its own device that come before it. These three masks are known
+when the program is traced.
 
 Shapes: B batch, T query, S key of one device, H heads, K kv heads, h head_dim, w value dimensions.
 """

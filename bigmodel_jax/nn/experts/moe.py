@@ -116,9 +116,10 @@ def experts(
 
     mask_BT: False for padding, which takes no place. capacity_factor: 0 drops no token; otherwise
     an expert has `capacity_factor` times its even share of places in a row, and tokens beyond get
-    0. buffer: for the form without dropping, where tokens travel to the experts: the rows that a
-    device has room for, relative to an even share; 0 = all. implementation: of the form without
-    dropping; "auto" is "dense" on CPUs, which have no grouped product.
+    0. buffer: the rows that a device has room for, relative to an even share; 0 = all; it applies
+    to the form without dropping, where tokens travel to the experts. implementation: the
+    implementation of the form without dropping; "auto" is "dense" on CPUs, which have no grouped
+    product.
     """
     activation = recompute.from_arguments(activation)
     if capacity_factor:
@@ -198,7 +199,8 @@ def _grouped_by_shard(mesh, weights, x_BTD, routing, activation, buffer):
 
 
 def _sorted_by_expert(p, x_BTD, chosen, weights, *, first=0, activation):
-    """What the len(p["gate"]) experts from `first` on add to the sum, without the last bias."""
+    """The part of the sum that len(p["gate"]) experts, those from `first` on, contribute, without
+    the last bias."""
     (B, T, D), k, E = x_BTD.shape, chosen.shape[-1], p["gate"].shape[0]
     ours = chosen.reshape(-1) - first
     present = (ours >= 0) & (ours < E)
@@ -275,8 +277,8 @@ def load(routing: Routing, mask_BT: jax.Array) -> Load:
 def token_share(batch: dict) -> jax.Array | float:
     """The factor that makes the token means of a batch's pieces add up to the batch's mean.
 
-    Pieces count by the weight of their targets. 1 without batch["token_share"] (B,), which
-    training/step.py defines.
+    Pieces count by the weight of their targets. It is 1 for a batch without "token_share" (B,),
+    which training/step.py adds.
     """
     if "token_share" not in batch:
         return 1.0
@@ -286,7 +288,7 @@ def token_share(batch: dict) -> jax.Array | float:
 def losses(layers: Load, *, balance: float, z: float, share: jax.Array | float = 1.0) -> dict[str, jax.Array]:
     """Auxiliary losses of all layers' stacked loads, times coefficient and `share`.
 
-    load_balancing_loss: E sum_e assigned_e probs_e, which is k if all is even (Switch,
+    load_balancing_loss: E sum_e assigned_e probs_e, which is k if the load is even (Switch,
     arXiv:2101.03961, eq. 4-6). Means over all layers are taken before the product, as in
     transformers' load_balancing_loss_func. router_z_loss: mean of log(Z)^2 over tokens and layers
     (ST-MoE, arXiv:2202.08906, eq. 5). Over the pieces of a batch, the z-loss adds up to the

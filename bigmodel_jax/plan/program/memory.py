@@ -25,8 +25,9 @@ SAME = ("bitcast", "opt-barrier", "add-dependency", "optimization-barrier")  # t
 class Buffer:
     """One buffer in HBM.
 
-    bytes: its size. shape: as printed. operation: the JAX name of what makes or fills it. frame:
-    number of a stack frame of the program. stacked: whether a loop fills it slice by slice.
+    bytes: its size. shape: as printed. operation: the JAX name of the instruction that makes or
+    fills the buffer. frame: number of a stack frame of the program. stacked: whether a loop fills
+    it slice by slice.
     """
 
     bytes: int

@@ -61,7 +61,7 @@ class Program:
     def times(self, name: str) -> int:
         """How often one run of the program runs this computation.
 
-        Of a conditional's branches only the longest one counts.
+        Only the longest branch of a conditional counts.
         """
         return 1 if name == self.entry else sum(self.times(caller) * n for caller, n in self.callers[name])
 
