@@ -51,9 +51,10 @@ def global_every_from_hf(hf: dict) -> int:
 
     Raises ValueError unless every n-th layer, the first one included, is global.
     """
-    types, depth = hf.get("layer_types"), hf["num_hidden_layers"]
-    if not types:
-        return hf["global_attn_every_n_layers"]
+    types, depth, asked = hf.get("layer_types"), hf["num_hidden_layers"], hf["global_attn_every_n_layers"]
+    # The layers of a shallow model are those of several periods, of which the file's own is kept.
+    if not types or types == layer_types(depth, asked):
+        return asked
     every = (*types[1:], KINDS[0]).index(KINDS[0]) + 1
     if types != layer_types(depth, every):
         raise ValueError(
@@ -127,9 +128,8 @@ def to_hf(head: str, cfg: ModernBertConfig) -> dict:
         "intermediate_size": cfg.mlp_dim,
         "max_position_embeddings": cfg.max_seq_len,
         "classifier_pooling": cfg.pooling,
-        "local_attention": max(
-            2 * (cfg.window - 1), 1
-        ),  # of both sides; 1 stands for the token alone, and 0 is refused
+        # Of both sides; 1 stands for the token alone, and 0 is refused.
+        "local_attention": max(2 * (cfg.window - 1), 1),
         "global_attn_every_n_layers": cfg.global_every,
         "global_rope_theta": cfg.rope_theta,
         "local_rope_theta": cfg.local_rope_theta,

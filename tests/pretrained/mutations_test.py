@@ -53,6 +53,7 @@ ABSENT = config_keys.words("""
 # A Qwen3 MoE whose layers all have experts has no dense MLP; latent attention has as many keys as queries.
 NOTES = {
     ("qwen3_moe", "intermediate_size"),
+    ("segformer", "layer_norm_eps"),
     ("phi3", "original_max_position_embeddings"),
     ("phi3", "partial_rotary_factor"),
     ("phi4", "original_max_position_embeddings"),
