@@ -135,7 +135,7 @@ def to_hf(head: str, cfg: ModernBertConfig) -> dict:
         "local_rope_theta": cfg.local_rope_theta,
         "norm_eps": cfg.norm_eps,
         "initializer_range": cfg.init_std,
-        # The class makes row `pad_token_id` of its table, so a smaller vocabulary may not have the default.
+        # The class zeroes this row of its table, so a smaller vocabulary may not have the default.
         "pad_token_id": PAD if cfg.vocab_size > PAD else None,
         **PLAIN,
         **(labels_to_hf(cfg.num_classes) if cfg.num_classes else {}),
