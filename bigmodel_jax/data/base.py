@@ -235,6 +235,7 @@ def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[P
         if dataclasses.is_dataclass(value):
             says = value.reads(root) if hasattr(value, "reads") else None
             found |= named_files(value, root, name) if says is None else {f"{name}.{k}": v for k, v in says.items()}
+        # Only a field of type str names a file; a choice may equal a file's name by chance.
         elif ranges.hints(type(part))[field.name] is str and os.path.isfile(path := os.path.expanduser(value)):
             found[name] = [Path(path)]
     return found

@@ -76,10 +76,12 @@ def packed(arrays: dict[str, np.ndarray]) -> str:
     """Arrays as a text, without loss, for the position that a checkpoint keeps."""
     out = io.BytesIO()
     np.savez_compressed(out, **arrays)
+    # A position is stored as JSON, which cannot hold bytes.
     return base64.b64encode(out.getvalue()).decode()
 
 
 def unpacked(text: str) -> dict[str, np.ndarray]:
     """The inverse of `packed`."""
+    # Unpickling could run code of whoever wrote the checkpoint.
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)

@@ -54,6 +54,7 @@ def counts(data: DataConfig) -> dict[str, Any]:
     try:
         return data.source.counts(data.root(), data.max_bad_records, data.record_form())
     except ValueError as error:
+        # The source's message names its own fields, but the user typed options of cross-validate.
         said = str(error).replace("data.source.together", "--together").replace("data.source.stratify", "--stratify")
         raise ValueError(f"--k {data.source.k}: {said}" if "folds of" in said else said) from None
 

@@ -117,6 +117,7 @@ def _pieces(tok: Tokenizer, ids: np.ndarray) -> Text:
 
 def _row_with_border(rows: Rows) -> tuple[int, int]:
     """Return (row, column) where a second segment first begins, or else (0, 0)."""
+    # The search is bounded, because rows of long documents may hold no border at all.
     for first in range(0, min(len(rows), 4096), 64):
         numbers = np.arange(first, min(first + 64, len(rows)))
         hits = np.argwhere(np.diff(rows.batch(numbers, None)["segment_ids"], axis=1) > 0)
@@ -171,6 +172,7 @@ def _token_table(tok: Tokenizer, count: np.ndarray, token_bytes: np.ndarray) -> 
         ("vocabulary ", "bold"), f"{tok.vocab_size:,}   ",
         ("never used ", "bold"), f"{unused:,} ({100 * unused / tok.vocab_size:.1f} %)   ",
         ("entropy ", "bold"), f"{-(p * np.log2(p)).sum():.2f} bits/token   ",
+        # Separators stand for no text, so they do not count as tokens here.
         ("bytes per token ", "bold"), f"{token_bytes @ count / max(count.sum() - count[tok.separator], 1):.2f}",
     )  # fmt: skip
     long = Text("longest: ", style="bold")
@@ -228,8 +230,10 @@ def _picture(image: np.ndarray) -> Text:
     """Draw an image in characters, two pixel rows per line; list the numbers of a feature row."""
     if image.ndim != 3:
         return Text(" ".join(f"{x:.3g}" for x in image[:8]) + (" …" if len(image) > 8 else ""))
+    # Three pictures of at most 28 columns fit into the width of the page.
     step = -(-image.shape[1] // 28)
     gray = image[::step, ::step].mean(axis=2)
+    # A terminal's character is about twice as high as wide.
     gray = gray[: len(gray) // 2 * 2].reshape(-1, 2, gray.shape[1]).mean(axis=1)[:, :28]
     levels = np.clip(gray / max(float(gray.max()), 1e-9) * (len(SHADES) - 1), 0, len(SHADES) - 1).round().astype(int)
     return Text("\n".join("".join(SHADES[v] for v in line) for line in levels), no_wrap=True)

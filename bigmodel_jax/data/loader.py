@@ -116,6 +116,7 @@ class BatchIterator:
 
         Each step takes one batch.
         """
+        # A batch that was prepared for the former position is dropped.
         self._next, self._ahead = step if position is None else int(position["next_batch"]), None
 
 
@@ -153,6 +154,7 @@ class Placement:
         """Build a global array from this process's rows."""
 
         def shard(index):
+            # The callback counts rows of the global batch, and `local` begins with row `low` of it.
             start, stop, _ = index[0].indices(self.batch_size)
             return local[(slice(start - self.low, stop - self.low), *index[1:])]
 

@@ -34,6 +34,7 @@ class MixedRows:
     def mixture(self, batch_size: int) -> Mixture:
         """Return the order of the mixture for this batch size."""
         if batch_size not in self._mixtures:
+            # The parts' sizes are known only here, so the config itself cannot check a temperature.
             for i, stage in enumerate(self.stages):
                 if not stage.weights and (low := too_low(by_size(self.sizes, stage.temperature))):
                     raise ValueError(
@@ -98,6 +99,7 @@ def _common(parts: list[Rows], train: bool) -> dict[str, tuple]:
     rows = [part.batch(np.zeros(1, np.int64), noise) for part in parts]
     kinds = [{name: (x.shape[1:], x.dtype) for name, x in row.items()} for row in rows]
     for i, kind in enumerate(kinds):
+        # Training needs the same arrays from all parts; an evaluation leaves out what some lack.
         for name in kind.keys() | kinds[0].keys() if train else kind.keys() & kinds[0].keys():
             if kind.get(name) != kinds[0].get(name):
                 said = [f"{k[name][1]} {k[name][0]}" if name in k else "none" for k in (kind, kinds[0])]

@@ -149,6 +149,7 @@ class MixtureData(DataConfig):
         return [dataclasses.replace(part, cache_dir=part.cache_dir or self.cache_dir) for part in self.parts]
 
     def _check_tokenizers(self) -> None:
+        # One model embeds all parts, so an id must mean the same token in each of them.
         known = [tokenizer and tokenizer.model.to_str() for tokenizer in (p.open_tokenizer() for p in self._parts())]
         for i, text in enumerate(known):
             if text != known[0]:

@@ -34,9 +34,7 @@ class Stage:
     weights: tuple[NonNegative, ...] = ()
     "one weight per part; they need not add up to 1; empty: by the parts' sizes"
     temperature: Positive = 1.0
-
-
-"without weights: how strongly the shares are equalized"
+    "without weights: how strongly the shares are equalized"
 
 
 def by_size(sizes: tuple[int, ...], temperature: float) -> tuple[float, ...]:
@@ -176,6 +174,7 @@ def _pattern(weights: tuple[float, ...]) -> _Pattern:
 
 def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
     """Return (..., parts) int64: the examples of each part before `place` (...) of a leg."""
+    # The table is int32 to save memory; the examples of a long run need int64.
     rounds, rest = np.divmod(place, SLOTS)
     return np.asarray(rounds)[..., None] * pattern.before[-1].astype(np.int64) + pattern.before[rest]
 

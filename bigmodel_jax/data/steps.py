@@ -29,6 +29,7 @@ class Steps(Source):
     "the functions or their names, in order"
 
     def __post_init__(self):
+        # config.json can hold only names of functions. A frozen dataclass forbids plain assignment.
         object.__setattr__(self, "steps", tuple(user_code.name_of(OPTION, step) for step in self.steps))
 
     def short_name(self):

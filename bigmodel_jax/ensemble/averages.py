@@ -22,6 +22,7 @@ class Total(NamedTuple):
 
     def mean(self) -> Tree:
         """The merged parameters with the mean, in float32, of trained parameters and statistics."""
+        # JAX has no float64 unless it is enabled; only these sums need it.
         with jax.enable_x64(True):
             return params.merge(jax.tree.map(lambda x: _divided(x, self.count), self.sums), self.fixed)
 
@@ -34,6 +35,7 @@ class Total(NamedTuple):
 def total_of(weights: Tree, spec: Tree) -> Total:
     """The total of one model; weights: its merged parameters."""
     with jax.enable_x64(True):
+        # The first member is made wide here, so every later addition is in float64.
         sums = jax.tree.map(lambda x: x.astype(jnp.float64) if _is_float(x) else x, _summed(weights, spec))
     return Total(sums, params.of_kind(weights, spec, "constant"), 1)
 

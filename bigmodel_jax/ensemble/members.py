@@ -57,6 +57,7 @@ def open_members(sources: list[str], last: int, how: How, parallel: ParallelConf
     names = [member.name for member in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"ensemble: {twice[0]} is named twice; each member counts once")
+    # Runs may have trained on different meshes, but their arrays meet in one program.
     found = [m._replace(config=dataclasses.replace(m.config, parallel=parallel)) for m in found]
     for other in found[1:]:
         check_same(found[0], other, how)
@@ -70,6 +71,7 @@ def _open(source: str) -> Member:
     if not mirror.origin(folder / "checkpoints").is_dir():
         raise ValueError(f"ensemble: {source!r} holds no checkpoints; train it first")
     config = run_folder.load(folder)
+    # A missing step is reported here, before any member is evaluated.
     kept.find(folder, config.checkpoint, which, f"ensemble: {source}")
     return Member(source, folder, config, which)
 

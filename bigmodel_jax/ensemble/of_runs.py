@@ -115,9 +115,11 @@ def make_ensemble(sources: list[str], asked: Asked) -> dict[str, Any]:
     combined.
     """
     if asked.run_dir:
+        # The folder is written last; a taken one must fail before the evaluations.
         new_run.check_free(asked.run_dir)
     members = open_members(sources, asked.last, asked.how, asked.parallel)
     first = members[0]
+    # Vocabulary and scaling come from the run; new ones would not fit its weights.
     config = dataclasses.replace(first.config, data=first.config.data.of_run(first.folder))
     validate(config, jax.device_count())
     key, direction = judged_by(config, asked.metric)
@@ -126,6 +128,7 @@ def make_ensemble(sources: list[str], asked: Asked) -> dict[str, Any]:
     check_data(config)
     mesh = sharding.make_mesh(config.parallel)
     kitchen = Kitchen(members, asked, config, mesh, validation(config, mesh, first.folder, resumes=True))
+    # All members are judged on the same rows, each with its own model.
     alone = [kitchen.judge(dataclasses.replace(m.config, data=config.data))(m.weights(mesh), m.name) for m in members]
     if key not in alone[0]:
         raise ValueError(f"--metric {key}: the evaluation gave no such number; it gave {', '.join(sorted(alone[0]))}")

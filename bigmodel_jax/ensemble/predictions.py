@@ -37,6 +37,7 @@ def mean_values(*values: jax.Array) -> jax.Array:
 def check(objective: Objective, model_config, how: Literal["predictions", "logits"]) -> None:
     """Raises ValueError, one line, if the objective's predictions cannot be averaged."""
     name = type(objective).__name__
+    # An objective looks for its own parameters at the tree's top, where the ensemble holds members.
     if not (objective.predicts and objective.scores) or objective.parameters(model_config):
         raise ValueError(
             f"--how = {how!r}: {name} does not declare predictions of which a mean can be taken; --how weights averages "

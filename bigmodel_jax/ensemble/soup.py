@@ -4,6 +4,7 @@ Source: Wortsman et al., arXiv:2203.05482, algorithm 1. The soup's own metric ha
 members, so it does not estimate the metric on other data.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,13 +49,16 @@ def greedy(
     """
     sign = 1.0 if more_is_better else -1.0
     # The best member is tried first, so the soup starts at its metric.
-    ranked = sorted(range(len(alone)), key=lambda i: -sign * alone[i][key])
+    # Members whose metric is NaN are tried last; sorting by NaN itself would leave them anywhere.
+    ranked = sorted(range(len(alone)), key=lambda i: (math.isnan(alone[i][key]), -sign * alone[i][key]))
     first = ranked[0]
     weights, scalars = load(first), alone[first]
     total: Total = total_of(weights, spec)
     order = [Tried(first, scalars[key], scalars[key], True)]
     for number in ranked[1:]:
+        # The float64 sum is carried on, so the means' rounding to float32 does not add up.
         candidate = total.add(load(number), spec)
+        # Statistics of a batch norm must fit the averaged weights before these are judged.
         mean = finish(candidate.mean())
         found = judge(mean)
         kept = sign * found[key] >= sign * scalars[key]  # false for a metric that is NaN

@@ -74,6 +74,7 @@ def import_adapters(
     are not supported. Then `run_dir` is not written.
     """
     origin = open_origin(base, "--base")
+    # The base class stands for no adapters; every kind of adapter is a subclass.
     if type(origin.config.adapters) is not AdapterConfig:
         raise ValueError(f"{origin.name} has adapters itself; export it merged, and import that, to put others on it")
     cfg = unpadded(origin.config.model)
@@ -189,6 +190,7 @@ def export_adapters(
 
     Raises ValueError where PEFT's format cannot hold these adapters.
     """
+    # `load_weights` needs the config with all adapters, and the export that with the one.
     whole, config = config, dataclasses.replace(config, adapters=_one(config, run_dir, adapter))
     if rows := [path for path in params.paths(config.make_model().spec) if path.endswith("/rows")]:
         raise ValueError(
@@ -252,6 +254,7 @@ def _alpha(own: Lora, path: str) -> float:
 
 def _matrix(path: str, p: params.Param, base: np.ndarray, mine: Mapping[str, np.ndarray], alpha: float) -> Matrix:
     rank = mine["a"].shape[-1]
+    # Each layer of a stack and each expert has an adapter of its own.
     num_lead = sum(name in ("layers", "experts") for name in p.axes)
     lead = p.shape[:num_lead]
     a = mine["a"].reshape(*lead, -1, rank)

@@ -54,6 +54,7 @@ def from_hf(hf: dict) -> BartConfig:
     check_fixed(hf, normalize_before=False, normalize_embedding=True, add_final_layer_norm=False)
     check_fixed(hf, static_position_embeddings=False, add_bias_logits=False)
     forced = hf.get("forced_bos_token_id")
+    # The flag is the older form of `forced_bos_token_id`.
     if hf.get("force_bos_token_to_be_generated") and forced is None:
         forced = hf["bos_token_id"]
     if forced not in (None, hf["bos_token_id"]):
@@ -89,6 +90,7 @@ def to_hf(cfg: BartConfig) -> dict:
         "scale_embedding": cfg.scale_embedding,
         "dropout": cfg.dropout,
         "bos_token_id": cfg.bos_token_id,
+        # Every published BART pads with token 1.
         "pad_token_id": 1,
         "forced_bos_token_id": cfg.bos_token_id if cfg.forced_bos else None,
         "forced_eos_token_id": cfg.eos_token_id,

@@ -99,6 +99,7 @@ def sizes_to_hf(cfg) -> dict:
         "initializer_range": cfg.init_std,
         "hidden_act": "gelu",
         "hidden_dropout_prob": cfg.dropout,
+        # Our models drop nothing inside attention.
         "attention_probs_dropout_prob": 0.0,
     }
 

@@ -112,6 +112,7 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "max_target_positions": 448,
         "decoder_attention_heads": 6,
         "decoder_ffn_dim": 1536,
+        # Both ids are those of the English-only models.
         "decoder_start_token_id": 50_257,
         "eos_token_id": 50_256,
     },
@@ -152,6 +153,7 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
         "activation_function": "gelu",
         "decoder_attention_heads": 16,
         "decoder_ffn_dim": 4096,
+        # Marian's decoder begins with the padding token, the last id.
         "decoder_start_token_id": 58_100,
         "scale_embedding": False,
         "eos_token_id": 0,
@@ -190,6 +192,7 @@ def with_defaults(family: Family) -> Family:
     """The family with a `from_hf` that fills in the class's defaults for keys that a config.json
     lacks.
     """
+    # `Keys` stands on the right of `|`, so it still notes which keys are read.
     defaults = OF_ARCHITECTURE.get(family.architecture, DEFAULTS.get(family.config, {}))
     read = family.from_hf
     return dataclasses.replace(family, from_hf=lambda hf: read(defaults | hf)) if defaults else family

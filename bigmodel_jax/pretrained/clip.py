@@ -86,6 +86,7 @@ def text_to_hf(tower: TextTower) -> dict:
     return {**sizes, **encoder_to_hf(tower)}
 
 
+# The defaults of transformers' CLIPVisionConfig and CLIPTextConfig.
 LAYERS = {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "image_size": 224, "patch_size": 32}
 TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}

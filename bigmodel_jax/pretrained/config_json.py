@@ -133,6 +133,7 @@ def check_unread(family: Family, hf: Keys) -> None:
     ours = family.config.__name__
     check_model_type(ours, hf)
     aliases, unknown = model_types.ALIASES.get(ours, {}), []
+    # The list is made first, because looking up an alias below marks that key as read.
     for path, name, value in list(hf.unread()):
         above = path.removesuffix(name).rstrip(".")
         inside = above.rpartition(".")[2]
@@ -158,6 +159,7 @@ def check_fields(config: ModelConfig) -> None:
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), field.default
         kinds = (int, float) if isinstance(default, float) else (type(default),)
+        # `type` is compared, because isinstance takes true and false for integers.
         if type(value) not in kinds:
             raise ValueError(
                 f"config.json has {field.name} = {value!r}; in a {type(config).__name__} it must be a {kinds[-1].__name__}"

@@ -21,6 +21,7 @@ def words(text: str) -> list[str]:
 
 def is_number(x: Any) -> bool:
     """Whether `x` is a finite number of moderate size (below 1e30), and no boolean."""
+    # The comparison is false for NaN as well, which Python's JSON reader accepts.
     return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e30
 
 

@@ -46,7 +46,9 @@ def from_hf(head: str, hf: dict) -> DebertaConfig:
     """
     length = hf["max_position_embeddings"]
     check_fixed(hf, relative_attention=True, position_biased_input=False, share_att_key=True, type_vocab_size=0)
+    # -1 stands for max_position_embeddings.
     check_fixed(hf, norm_rel_ebd="layer_norm", max_relative_positions=(-1, length), conv_kernel_size=0)
+    # Older files write one text, with "|" between the terms.
     check_fixed(hf, pos_att_type=(["p2c", "c2p"], ["c2p", "p2c"], "p2c|c2p", "c2p|p2c"))
     check_fixed(hf, attention_head_size=hf["hidden_size"] // hf["num_attention_heads"])
     check_fixed(hf, embedding_size=hf["hidden_size"])

@@ -54,6 +54,7 @@ ROWS = (
     *norm("decoder_norm", "model.decoder.layernorm"),
     Row("queries", "model.query_position_embeddings.weight"),
     *pair("classes", "class_labels_classifier", linear()),
+    # DETR's box head has three layers, whatever the size of the model.
     *(row for n in range(3) for row in pair(f"box/layer{n}", f"bbox_predictor.layers.{n}", linear())),
 )
 IGNORED = (r".*\.num_batches_tracked",)  # a counter that batch norm with frozen statistics ignores
@@ -96,6 +97,7 @@ def backbone_from_hf(hf: dict) -> dict:
             "stem_channels": table.get("embedding_size", 64),
             "block": table.get("layer_type", "bottleneck"),
         }
+    # The class's default is timm's resnet50, which older files therefore do not name.
     name = (table or hf).get("backbone", "resnet50" if flag else None)
     if not table and name is None:
         raise KeyError("backbone_config")

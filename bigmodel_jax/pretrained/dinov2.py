@@ -16,6 +16,7 @@ LAYER = "encoder.layer.{i}."
 # Names in a file of the bare encoder. A classifier's file puts "dinov2." or
 # "dinov2_with_registers." before each of them.
 ENCODER = (
+    # Their tensors have a leading axis of length 1 for the batch.
     Row("cls", "embeddings.cls_token", VECTOR._replace(theirs=lambda x: x[None])),
     Row("registers", "embeddings.register_tokens", VECTOR._replace(theirs=lambda x: x[None])),
     Row("positions", "embeddings.position_embeddings", VECTOR._replace(theirs=lambda x: x[None])),
@@ -112,6 +113,7 @@ def to_hf(head: str, registers: bool, cfg: ViTConfig) -> dict:
             f"model.layer_scale = {cfg.layer_scale}, model.image_shape = {cfg.image_shape}: the architecture has a scale "
             "above 0 and square images"
         )
+    # Our model has no mask token, which pretraining alone uses.
     mask = {"num_register_tokens": cfg.num_registers} if registers else {"use_mask_token": False}
     return {
         "model_type": REGISTERS if registers else "dinov2",

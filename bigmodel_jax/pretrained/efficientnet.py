@@ -12,6 +12,7 @@ from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.names import CONV, Row, batch_norm, linear
 
+# More than any published network has; rows of other blocks are skipped.
 MAX_BLOCKS = 64
 
 
@@ -40,6 +41,7 @@ ROWS = (
     Row("head/kernel", "_fc.weight", linear()),
     Row("head/bias", "_fc.bias"),
 )
+# A counter that batch norm with a fixed momentum ignores.
 IGNORED = (r".*\.num_batches_tracked",)
 
 
@@ -48,6 +50,7 @@ def fields_from_hf(config: type[ModelConfig], hf: dict) -> ModelConfig:
     defaults.
     """
     fields = {f.name: hf[f.name] for f in dataclasses.fields(config) if f.name in hf}
+    # JSON knows lists alone, and a config's fields hold tuples.
     return config(**{name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()})
 
 

@@ -117,7 +117,9 @@ def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, Rope
     found = rope_settings(hf)
     check_fixed(hf, partial_rotary_factor=(1.0, None))
     check_fixed(found, partial_rotary_factor=(1.0, None))
+    # transformers 5 writes theta into the table, and version 4 beside it.
     theta = float(found.get("rope_theta") or hf.get("rope_theta") or default_theta)
+    # `type` is the older name of `rope_type`.
     kind = found.get("rope_type", found.get("type", "default"))
     if kind in ("default", "none"):
         return theta, RopeScaling()
@@ -129,6 +131,7 @@ def rope_from_hf(hf: dict, default_theta: float = 10_000.0) -> tuple[float, Rope
     length = hf.get("original_max_position_embeddings") or found.get("original_max_position_embeddings")
     length = int(length or hf["max_position_embeddings"])
     factor = found["factor"]
+    # transformers computes a missing factor from the two lengths.
     if kind == "yarn" and factor is None:
         factor = hf["max_position_embeddings"] / length
     if kind == "linear":

@@ -14,6 +14,7 @@ ROWS = (
     *shared.vision_rows("model.vision_model"),
     Row("connector/up/kernel", "model.connector.modality_projection.proj.weight", linear()),
 )
+# The defaults of transformers' vision config, for keys that a file leaves out.
 VISION = {
     "hidden_size": 1152,
     "intermediate_size": 3072,

@@ -46,6 +46,7 @@ def of_run(run_dir: Path) -> tuple[str, ...]:
     published, own = run_dir / KEPT, run_dir / "vocabulary.json"
     if published.is_file():
         names = json.loads(published.read_text()).get("id2label", {})
+        # Keys of JSON are texts, and as a text "10" would come before "9".
         return tuple(names[number] for number in sorted(names, key=int))
     return tuple(json.loads(own.read_text()).get("labels", ())) if own.is_file() else ()
 

@@ -42,6 +42,7 @@ def sizes_from_hf(hf: dict) -> dict:
         "num_layers": hf["num_hidden_layers"],
         "embed_dim": hf["hidden_size"],
         "num_heads": hf["num_attention_heads"],
+        # null means one head of keys and values for each head of queries.
         "num_kv_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
         "head_dim": hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
         "mlp_dim": hf["intermediate_size"],

@@ -20,6 +20,7 @@ RENAMED = (
     (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
     (r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
 )
+# `vision_feature_select_strategy` -> whether the class token's output reaches the text.
 STRATEGIES = {"default": False, "full": True}
 
 

@@ -62,6 +62,7 @@ COPIES = (
     *((f"model.{side}.embed_tokens.weight", "model.shared.weight") for side in ("encoder", "decoder")),
     *((f"model.{side}.embed_positions.weight", sinusoids) for side in ("encoder", "decoder")),
 )
+# swish is the older name of silu.
 ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}
 
 
@@ -140,6 +141,7 @@ def to_hf(cfg: TransformerConfig) -> dict:
         "share_encoder_decoder_embeddings": True,
         "static_position_embeddings": True,
         "dropout": cfg.dropout,
+        # Marian's decoder begins with the padding token.
         "pad_token_id": cfg.decoder_start_token_id,
         "forced_eos_token_id": cfg.eos_token_id,
     }

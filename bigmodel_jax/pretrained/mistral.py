@@ -7,6 +7,7 @@ from bigmodel_jax.pretrained.llama import COPIES, IGNORED, ROWS, sizes_from_hf, 
 
 def from_hf(hf: dict) -> MistralConfig:
     """The MistralConfig that a config.json of transformers' MistralForCausalLM describes."""
+    # null means no window, and a missing key means the class's default.
     window = hf.get("sliding_window", 4096) or 0
     check_fixed(hf, hidden_act="silu")
     check_layer_types(hf, window)

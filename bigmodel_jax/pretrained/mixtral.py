@@ -12,6 +12,7 @@ ROWS = (
     *ATTENTION,
     MLP_NORM,
     Row("layers/router/kernel", "model.layers.{i}.block_sparse_moe.gate.weight", linear()),
+    # The published names number the matrices: w1 is the gate, w3 goes up, w2 goes down.
     Row("layers/experts/gate", f"{EXPERT}.w1.weight", linear()),
     Row("layers/experts/up", f"{EXPERT}.w3.weight", linear()),
     Row("layers/experts/down", f"{EXPERT}.w2.weight", linear()),

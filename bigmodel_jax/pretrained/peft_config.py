@@ -60,6 +60,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _is_number(x: Any) -> bool:
+    # `type` is compared, because isinstance takes true and false for integers.
     return type(x) in (int, float) and math.isfinite(x)
 
 
@@ -161,6 +162,7 @@ def read(folder: Path) -> PeftConfig:
             raise ValueError(f"{path}: {key} = {json.dumps(value)}; allowed: {KINDS[key][1]}")
         if key in NEUTRAL and value not in NEUTRAL[key]:
             raise ValueError(f"{path}: {key} = {json.dumps(value)} is not supported; supported: {_supported(key)}")
+        # Each version of PEFT adds keys, with a default that turns the feature off.
         if key not in KINDS and key not in NEUTRAL and key not in INERT and value not in (None, False, [], {}):
             raise ValueError(f"{path}: {key} = {json.dumps(value)} is unknown here; supported: files without it")
     begun = table.get("init_lora_weights")

@@ -33,6 +33,7 @@ def from_hf(hf: dict) -> Phi3Config:
     rotary_dim, whole = rotary_dim_from_hf(hf, head_dim, default=1.0)
     long_rope, found = long_rope_from_hf(hf), whole["rope_parameters"]
     if long_rope.short:
+        # `sizes_from_hf` refuses LongRoPE as a kind of scaling, so its settings are taken out.
         whole["rope_parameters"] = {
             name: found[name] for name in ("rope_theta", "partial_rotary_factor") if name in found
         }

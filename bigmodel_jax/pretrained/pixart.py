@@ -59,6 +59,7 @@ def from_hf(hf: dict) -> PixArtConfig:
             "supported: false"
         )
     width = hf["num_attention_heads"] * hf["attention_head_dim"]
+    # A model that learns the variance has twice the channels.
     check_fixed(hf, **FIXED, cross_attention_dim=width, out_channels=(2 * channels, channels))
     return PixArtConfig(
         image_shape=(size, size, channels),
@@ -67,6 +68,7 @@ def from_hf(hf: dict) -> PixArtConfig:
         embed_dim=width,
         num_heads=hf["num_attention_heads"],
         text_dim=hf["caption_channels"],
+        # The scale that diffusers computes where the file gives none.
         position_scale=float(max(size // 64, 1) if scale is None else scale),
         learn_sigma=hf.get("out_channels", 2 * channels) == 2 * channels,
         **{name: hf[name] for name in ("text_dropout", "zero_init") if name in hf},

@@ -21,6 +21,7 @@ MASKED_LM = (
     Row("mlm/bias", "lm_head.bias"),
 )
 CLASSIFIER = (
+    # RoBERTa's classifier has a dense layer of its own instead of the pooler.
     *(row for row in ENCODER if ".pooler." not in row.theirs),
     Row("pooler/kernel", "classifier.dense.weight", linear()),
     Row("pooler/bias", "classifier.dense.bias"),
@@ -65,6 +66,7 @@ def to_hf(head: str, cfg: RobertaConfig) -> dict:
         **sizes_to_hf(cfg),
         "max_position_embeddings": cfg.max_seq_len + POSITIONS_BEFORE,
         "type_vocab_size": cfg.num_token_types,
+        # RoBERTa's vocabulary begins with <s>, <pad> and </s>.
         "bos_token_id": 0,
         "pad_token_id": POSITIONS_BEFORE - 1,
         "eos_token_id": 2,

@@ -29,6 +29,7 @@ ROWS = (
     *dense("vision/pool/mlp/up", POOL + "mlp.fc1"),
     *dense("vision/pool/mlp/down", POOL + "mlp.fc2"),
 )
+# The defaults of transformers' SiglipVisionConfig and SiglipTextConfig.
 LAYERS = {"num_hidden_layers": 12, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
 VISION = {"image_size": 224, "patch_size": 16}

@@ -121,6 +121,7 @@ def to_hf(cfg: T5Config) -> dict:
         "initializer_factor": cfg.init_factor,
         "dropout_rate": cfg.dropout,
         "decoder_start_token_id": cfg.decoder_start_token_id,
+        # T5's decoder begins with the padding token.
         "pad_token_id": cfg.decoder_start_token_id,
         "eos_token_id": cfg.eos_token_id,
     }

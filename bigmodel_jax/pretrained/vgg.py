@@ -26,6 +26,7 @@ ROWS = (
     *(row for n in range(MAX_FEATURES) for row in feature(n)),
     *(row for n in range(MAX_CLASSIFIER) for row in dense(f"dense{n}", f"classifier.{n}")),
 )
+# A counter that batch norm with a fixed momentum ignores.
 IGNORED = (r".*\.num_batches_tracked",)
 
 

@@ -23,6 +23,7 @@ def attention(layer: str) -> tuple[Row, ...]:
 
 
 ROWS = (
+    # Their tensors have a leading axis of length 1 for the batch.
     Row("cls", "vit.embeddings.cls_token", VECTOR._replace(theirs=lambda x: x[None])),
     Row("positions", "vit.embeddings.position_embeddings", VECTOR._replace(theirs=lambda x: x[None])),
     Row("patches/kernel", "vit.embeddings.patch_embeddings.projection.weight", CONV),
@@ -44,6 +45,7 @@ ROWS = (
 IGNORED = (r"vit\.pooler\..*",)  # the bare encoder's pooler in older files, unused by a classifier
 
 # transformers' names of activations -> ours, and back.
+# gelu_new and gelu_pytorch_tanh are two names of the tanh approximation.
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "quick_gelu": "quick_gelu"}
 THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 

@@ -38,6 +38,7 @@ ROWS = (
     Row("layers/mlp_norm/bias", "transformer.layer.{i}.ff.layer_norm.bias"),
     Row("lm/bias", "lm_loss.bias"),
 )
+# A tied copy of the embedding.
 IGNORED = (r"lm_loss\.weight",)
 COPIES = (("lm_loss.weight", "transformer.word_embedding.weight"),)
 
@@ -82,6 +83,7 @@ def to_hf(head: str, cfg: XLNetConfig) -> dict:
         "dropout": cfg.dropout,
         "ff_activation": "gelu",
         "attn_type": "bi",
+        # Without memory, each text is read on its own.
         "mem_len": None,
     }
 

@@ -34,6 +34,7 @@ def _lines(text: str) -> list[dict]:
     for line in text.splitlines()[:MOST_ROWS]:
         try:
             value = json.loads(line)
+        # One damaged line must not cost the page; deep nesting overflows the parser's stack.
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
@@ -94,6 +95,7 @@ def _picture(row: dict) -> list[str]:
     Only a PNG data URI is shown, so that the page loads nothing from elsewhere.
     """
     address = str(row["picture"])
+    # The text lands in an attribute without escaping, so only characters of base64 pass.
     known = address.startswith(PNG) and not set(address.removeprefix(PNG)) - BASE64
     image = f'<img src="{address}" width="64" alt="">' if known else ""
     return [f"<td>{image}</td>", f"<td>{_text(row.get('answer', ''))}</td>"]

@@ -28,6 +28,7 @@ def write_games(path: Path, games: list[dict[str, Any]]) -> None:
         values.plot(game["turns"], game["values"], color=MODEL, marker="o", markersize=3)
         values.locator_params(axis="x", integer=True)
         values.axhline(0, color="#999999", linewidth=0.6)
+        # Values may reach 1; the extra keeps their markers whole.
         values.set(ylim=(-1.05, 1.05), xlabel="move")
     axes[1, 0].set_ylabel("value for the model")
     out = io.BytesIO()
@@ -41,6 +42,7 @@ def _board(axes: Any, game: dict[str, Any]) -> None:
 
     heights = [0] * COLUMNS
     for number, column in enumerate(game["moves"]):
+        # The list of moves does not say whose they are, but they alternate.
         ours = (number % 2 == 0) == game["first"]
         at = column, heights[column]
         axes.add_patch(Circle(at, 0.44, color=MODEL if ours else OTHER))

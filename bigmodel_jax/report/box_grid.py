@@ -27,6 +27,7 @@ def write_boxes(
     rows = (("true", true), ("model", found))
     for (title, boxes), line in zip(rows, figure.subplots(2, columns, squeeze=False), strict=True):
         for n, axes in enumerate(line):
+            # A single channel would be drawn in the default colour map, not in grey.
             axes.imshow(np.broadcast_to(images[n], (*images[n].shape[:2], 3)), vmin=0, vmax=1)
             _draw(axes, boxes[n], name_of)
             axes.set_xticks([])
@@ -46,4 +47,5 @@ def _draw(axes, boxes: Boxes, name_of: Callable[[int], str]) -> None:
         said = name if boxes.scores is None else f"{name} {100 * boxes.scores[n]:.0f}"
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.5))
         around = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 0.6}
+        # The name of a box that begins above the picture would be cut off.
         axes.text(left, max(top, 0), said, color=color, fontsize=7, va="top", clip_on=True, bbox=around)

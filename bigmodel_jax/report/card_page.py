@@ -78,6 +78,7 @@ def _cards(card: dict) -> list[str]:
     read, kept = sum(card.get("read", {}).values()), _kept(card)
     splits, tokens = card["splits"], card.get("tokens", {})
     bars = [("all", 1.0, short(kept))]
+    # A filter can drop every record; the page must still be written.
     bars += [(name, split["records"] / max(kept, 1), short(split["records"])) for name, split in splits.items()]
     share = f"{100 * kept / read:.1f} % of the records read" if read else ""
     found = [elements.hero("Records kept", f"{kept:,}", share, bars)]
@@ -126,6 +127,7 @@ def _dropped(card: dict, compares: bool) -> str:
 
 
 def _why(rule: str, why: str) -> str:
+    # Each reason begins with its rule, which is the table's title already.
     return "an earlier record has the same text" if why == "exact duplicate" else why.removeprefix(f"{rule}: ")
 
 
@@ -166,6 +168,7 @@ def _histogram(title: str, counts: dict[str, int]) -> str:
 
 def _tokens(card: dict) -> str:
     splits = card.get("tokens", {})
+    # Histograms and lists among the values have tables of their own.
     figures = dict.fromkeys(
         name for found in splits.values() for name, n in found.items() if isinstance(n, int | float)
     )
@@ -182,6 +185,7 @@ def _tokens(card: dict) -> str:
 
 def _skipped(card: dict) -> str:
     rows = [entry for entries in card.get("skipped", {}).values() for entry in entries]
+    # Only the file's name is shown: the folders above it may be private.
     return _table(("Where", "Why"), [(Path(where).name, why) for where, why in rows], texts=True)
 
 

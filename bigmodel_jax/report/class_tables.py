@@ -43,6 +43,7 @@ def average_precision(run: Run) -> str:
     Empty if the run does not detect objects.
     """
     lines = run.last("eval/precision_by_class") or []
+    # A class without true boxes has no recall, so its average precision is undefined.
     rows = "".join(_precision_row(run.label(c), *line) for c, line in enumerate(lines) if line[2])
     return _table(("Class", "AP@.5", "AP@[.5:.95]", "True boxes"), rows) if rows else ""
 
@@ -67,6 +68,7 @@ def by_group(run: Run) -> str:
     """Each metric of each group of rows, with its interval; "" if the run has no groups."""
     lines = group_lines(run)
     rows = ""
+    # groupby joins neighbours only; the lines come ordered by metric.
     for name, of_metric in itertools.groupby(lines, key=lambda line: line[0]):
         metric = run.metric(f"eval/{name}")
         unit = f" {metric.unit}" if metric.unit else ""

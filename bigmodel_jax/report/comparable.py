@@ -19,6 +19,7 @@ def _data(run: Run, *kinds: str) -> Any:
     The fields of kind "" decide which rows are held out. A nested field has the kind of its
     parent unless it has one of its own.
     """
+    # Values become text because lists and numbers have no common order to sort by.
     found = ((name, str(value), _kind(name, run.compared)) for name, value in _fields(run, "data").items())
     return sorted((name, value) for name, value, kind in found if kind in kinds)
 
@@ -43,10 +44,12 @@ def _prepared(run: Run) -> Any:
 
 
 def _tokenizer(run: Run) -> Any:
+    # A run without a saved tokenizer is told apart by the fields that chose one.
     return run.tokenizer or _data(run, "tokenizer")
 
 
 def _objective(run: Run) -> Any:
+    # "logits" chooses how the loss is computed and leaves its value the same.
     return sorted((k, str(v)) for k, v in _fields(run, "objective").items() if k != "logits")
 
 

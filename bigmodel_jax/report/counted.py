@@ -23,6 +23,7 @@ def counting(total: int, text: str, console: Console | None = None) -> Iterator[
     Nothing is shown if stderr is not a terminal.
     """
     columns = (
+        # A name with brackets would otherwise be read as a style.
         TextColumn("{task.description}", markup=False),
         BarColumn(complete_style="blue", finished_style="blue"),
         MofNCompleteColumn(),

@@ -82,6 +82,7 @@ def read(run_dir: Path, config: dict) -> tuple[Known, str, dict[str, str]]:
         found = json.loads(path.read_text(encoding="utf-8"))
         metrics = [Metric(**m) for m in found["metrics"]]
         for metric in metrics:
+            # A dataclass takes values of any type; a wrong one would fail later, inside the page.
             ranges.check(metric)
         known = {f"eval/{m.name}": m for m in metrics}
         return known, str(found["counts"]), dict(found["compared"]) if "compared" in found else compared(data)
@@ -121,9 +122,11 @@ def _by_class(config: dict) -> Known:
 def _class(tag: str, base: type) -> type:
     """The class of this package that "module:Class" names, else `base`."""
     module, _, name = tag.partition(":")
+    # Making a page must not run a user's code, which an import would do.
     if not module.startswith("bigmodel_jax."):
         return base
     try:
+        # An old config names a module by the path that it had then.
         cls = getattr(importlib.import_module(formats.module_now(module)), name, base)
     except ImportError:
         return base  # a module that only another version has

@@ -19,6 +19,7 @@ def plain(value: Any) -> str:
 
 def breakable(name: str) -> str:
     """A name that may wrap only after its separators."""
+    # The name is escaped first, or the tags that are added would be escaped with it.
     return re.sub(r"([._/-])", r"\1<wbr>", escape(name))
 
 
@@ -45,11 +46,12 @@ def hero(name: str, value: str, note: str, bars: list[tuple[str, float, str]]) -
 def stacked(parts: list[tuple[str, float, str]]) -> str:
     """One bar of full width, split into (name, share 0 to 1, text), above a legend.
 
-    The position of a piece decides its colour. There is one piece more than there are colours, and
-    it is grey. Pieces of share 0 are left out.
+    The position of a piece decides its colour. Pieces beyond the number of colours are grey. Pieces
+    of share 0 are left out.
     """
     colors = [f"light-dark({light},{dark})" for light, dark in zip(LIGHT.series, DARK.series, strict=True)]
-    shown = [(*part, color) for part, color in zip(parts, [*colors, "var(--rest)"], strict=False) if part[1]]
+    colors += ["var(--rest)"] * max(0, len(parts) - len(colors))
+    shown = [(*part, color) for part, color in zip(parts, colors, strict=False) if part[1]]
     pieces = "".join(f'<i style="flex-grow:{share:.6f};background:{color}"></i>' for _, share, _, color in shown)
     rows = "".join(
         f'<li><i style="background:{color}"></i>{escape(name)}<b>{100 * share:.1f} %</b><span>{escape(text)}</span></li>'
@@ -113,4 +115,5 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -
 
 
 def _data(png: bytes) -> str:
+    # A page loads nothing from elsewhere, so each picture is a part of it.
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -43,6 +43,7 @@ def environment() -> dict:
         "devices": [f"{count} x {kind}" for kind, count in kinds.items()],
         "process_count": jax.process_count(),
         "cpu": cpu_model(),
+        # A container or a batch job may use fewer cores than the machine has.
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -95,6 +96,7 @@ def git_revision(root: Path) -> str | None:
         revision = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
+        # Untracked files do not count: a checkout often holds notes and outputs.
         changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None

@@ -29,6 +29,7 @@ def build_explain_page(run_dir: Path, found: Explained, output: Path) -> Path:
     of_text = isinstance(found.result, TextExplanation)
     body = _header(run_dir, found) + _answer(found)
     body += explain_texts.sections(found) if of_text else explain_arrays.sections(found)
+    # Which methods apply depends on the model, so the page itself says which were drawn.
     used = {name: source for name, source in METHODS.items() if f">{name}" in body}
     body += elements.section("How it was made", elements.panel(elements.definitions(used)), CAUTION)
     files.replace(output, shell(f"{found.title} · {run_dir.name}", body))
@@ -64,6 +65,7 @@ def _answer(found: Explained) -> str:
 def _note(found: Explained) -> str:
     answer = found.result.answer
     likeliest = max(answer.top, key=lambda one: one[1])[0] == answer.name
+    # A share below 0.05 % would be written as 0.0 %, which reads as impossible.
     share = f"{answer.probability:.1%}" if answer.probability >= 0.0005 else "less than 0.1%"
     note = share + ("" if likeliest else ", not the likeliest")
     if found.truth:

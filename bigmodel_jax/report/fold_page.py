@@ -31,6 +31,7 @@ def build_fold_page(folder: Path, output: Path) -> Path:
     """Write the page of the cross-validation in `folder`, finished or not; returns `output`."""
     record = read_folds(folder)
     folders = {n: Path(folder) / FOLDER / str(n) for n in range(record["k"])}
+    # A fold that has not begun has no metrics yet, and the page may be asked for at any time.
     runs = {n: load_run(path) for n, path in folders.items() if (path / METRICS_FILE).is_file()}
     subject = record, runs
     light, dark = (
@@ -143,6 +144,7 @@ def values_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
         low, high = one["corrected"]
         ends = [[one["mean"] - low], [high - one["mean"]]]
         style = {"fmt": "D", "color": theme.series[1], "markersize": 9, "capsize": 6, "linewidth": 2}
+        # Folds are numbered from 0, so the mean stands right of the last one.
         axes.errorbar(record["k"], one["mean"], ends, **style)
         axes.axhline(one["mean"], color=theme.series[1], linewidth=1, linestyle="--")
     axes.set_xticks([*range(record["k"]), record["k"]], [*map(str, range(record["k"])), "mean"])
@@ -155,6 +157,7 @@ def curves_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
     record, runs = subject
     if not runs:
         return None
+    # One point draws no line; if any fold was evaluated only once, all show their losses.
     evaluated = all(len(run.series(record["metric"])[0]) > 1 for run in runs.values())
     key = record["metric"] if evaluated else "loss"
     found = {n: run.series(key) for n, run in runs.items()}
@@ -170,6 +173,7 @@ def curves_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
         # The scale leaves out the first twentieth, where the loss is far above the rest.
         later = np.concatenate([values[len(values) // 20 :] for _, values in found.values() if len(values)])
         axes.set_ylim(min(0.0, later.min()), later.max() * 1.05)
+    # With more folds than colours, a legend would give one colour to several.
     if len(found) <= len(theme.series):
         axes.legend(frameon=False, fontsize=10, labelcolor=theme.muted, ncols=2)
     return figure

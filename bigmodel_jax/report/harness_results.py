@@ -36,6 +36,7 @@ def read(run_dir: Path) -> list[Row]:
     A file without results is skipped with a warning.
     """
     found = {}
+    # File names begin with the step in eight digits, so a later step overrides an earlier one.
     for path in sorted(Path(run_dir).glob(f"{FOLDER}/*.json")):
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
@@ -68,6 +69,7 @@ def rows(results: dict[str, Any]) -> list[Row]:
 
 
 def _is_number(value: Any) -> bool:
+    # In Python a bool is an int, and True would be shown as 1.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -76,6 +78,7 @@ def written(row: Row) -> tuple[str, ...]:
     error = "" if row.error is None else f"± {row.error:.4f}"
     counts = ("" if n is None else f"{n:,}" for n in (row.shots, row.questions))
     arrow = {"more": " ↑", "less": " ↓"}.get(row.better, "")
+    # A perplexity can have so many digits that four decimals would fill the column.
     value = f"{row.value:.4f}" if abs(row.value) < 1000 else f"{row.value:.5g}"
     return row.task, f"{row.metric}{arrow}", value, error, *counts
 

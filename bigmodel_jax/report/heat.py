@@ -34,6 +34,7 @@ def png(values: np.ndarray, color: tuple[int, int, int] | None = None) -> bytes:
 
     rgba = np.zeros((*values.shape, 4), np.uint8)
     rgba[..., :3] = color or np.where(values[..., None] < 0, AGAINST, FOR)
+    # The strength is opacity, so one PNG suits the light and the dark page.
     rgba[..., 3] = np.round(255 * np.clip(np.abs(values), 0, 1))
     file = io.BytesIO()
     imsave(file, rgba, format="png")
@@ -117,6 +118,7 @@ def bars(names: Sequence[str], notes: Sequence[str], values: np.ndarray, numbers
     """One row per name with a bar: to the right of the centre for positive values, else
     to the left.
     """
+    # The bound avoids 0 / 0 where all values are 0.
     most = max(float(np.abs(values).max(initial=0)), 1e-12)
     rows = ""
     for name, note, value, number in zip(names, notes, values, numbers, strict=True):

@@ -90,6 +90,7 @@ class Run:
 
     def tokens(self, steps: np.ndarray) -> np.ndarray:
         """Tokens seen at each of `steps`."""
+        # Tokens are the product of the two, so a record counts only with both.
         records = [r for r in self.metrics if r.get("tokens_per_second") and r.get("step_seconds")]
         at = np.asarray([r["step"] for r in records], float)
         return _accumulate(steps, at, np.asarray([r["tokens_per_second"] * r["step_seconds"] for r in records]))
@@ -100,6 +101,7 @@ def load_run(run_dir: Path) -> Run:
 
     Raises ValueError without metrics.jsonl. Other missing files leave their fields empty.
     """
+    # "." has no name, and the run's name is that of its folder.
     path = Path(run_dir).resolve()
     metrics = read_metrics(run_dir)
     samples = [
@@ -121,6 +123,7 @@ def load_run(run_dir: Path) -> Run:
 
 def metric_of(runs: list[Run], key: str) -> Metric:
     """The declaration of the metric under `key`, from the first run that has one."""
+    # Later entries replace earlier ones, so the reversed order lets the first run win.
     return declared.find({k: m for run in reversed(runs) for k, m in run.known.items()}, key)
 
 
@@ -143,6 +146,7 @@ def headline(run: Run) -> dict[str, float]:
             k: float(np.median(rates[k])) for k in ("step_seconds", "tokens_per_second", "mfu") if len(rates[k])
         }
         if len(rates["data_wait_seconds"]):
+            # The share of the sums, so that one long wait counts with its whole length.
             figures["data_wait_share"] = float(rates["data_wait_seconds"].sum() / rates["step_seconds"].sum())
     if run.split is not None:
         figures["goodput"] = run.split.goodput

@@ -88,6 +88,7 @@ def _iso_flops(subject: tuple[dict, Any], theme: Theme):
     sizes = np.geomspace(N.min() / 2, max(N.max(), *(one["N"] for one in record["expected"])) * 2, 200)
     # Each run has the colour of the iso-FLOP level nearest to its own FLOPs.
     nearest = np.abs(np.log(6 * N * D)[:, None] - np.log(levels)[None]).argmin(axis=1)
+    # The law rises steeply towards small sizes, so curves are cut just above the runs.
     top, ends = loss.max() * 1.1, []
     for i, (compute, color) in enumerate(zip(levels, theme.series, strict=False)):
         # Training takes about 6 N D FLOPs (arXiv:2001.08361, section 2.1), so D = FLOPs / (6 N).

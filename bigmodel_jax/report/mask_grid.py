@@ -35,6 +35,7 @@ def write_masks(
             axes.set_xticks([])
             axes.set_yticks([])
         line[0].set_ylabel(title, fontsize=9)
+    # Neither the background (0) nor unknown pixels (-1) have a colour to explain.
     shown = [int(c) for c in np.unique([masks, predicted]) if c > 0]
     patches = [Patch(color=color_of(c), label=name_of(c)) for c in shown]
     if patches:

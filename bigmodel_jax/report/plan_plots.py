@@ -1,5 +1,7 @@
 """Draw a plan: where a device's memory goes, and where a step's time goes."""
 
+import itertools
+
 from bigmodel_jax.report.plot_style import Theme, new_axes, render
 
 GIB = 2.0**30
@@ -19,10 +21,11 @@ def memory(plan: dict, theme: Theme):
         return None
     parts, limit = plan["memory"]["parts"], plan["memory"]["limit"] / GIB
     figure, axes = new_axes(theme, "Memory of a device", "GiB", height=3.5)
+    # A part below 0.2 % is thinner than a pixel or two and would only fill the legend.
     shown = [name for name in PARTS if parts.get(name, 0) > 0.002 * plan["memory"]["used"]]
     unit, suffix, columns = (GIB, "", 3) if plan["memory"]["used"] >= GIB else (2.0**20, " MiB", 2)
     start = 0.0
-    for name, color in zip(shown, theme.series, strict=False):
+    for name, color in zip(shown, itertools.cycle(theme.series)):
         size = parts[name] / GIB
         axes.barh(0, size, left=start, height=0.5, color=color, label=f"{name} {parts[name] / unit:.2f}{suffix}")
         start += size
@@ -46,6 +49,7 @@ def resources(plan: dict, program: dict, title: str, theme: Theme):
         return None
     line = program["roofline"]
     gpu = plan["chip"]["platform"] == "cuda"
+    # Where the compiler expects no more than peak rates give, the bar would say nothing new.
     as_compiled = {"expected": "both, as compiled"} if line["expected"] > line["busy"] else {}
     names = {
         "compute": "compute",
@@ -64,6 +68,7 @@ def collectives(plan: dict, theme: Theme):
     rows = plan.get("collectives", [])[:6]
     if not rows:
         return None
+    # One network for all needs no mention in every row.
     several = len({row["network"] for row in rows}) > 1
     shown = [
         (f"{row['kind']} {' x '.join(row['axes'])}{_network(row) if several else ''}", row["seconds"]) for row in rows

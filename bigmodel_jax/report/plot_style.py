@@ -65,6 +65,7 @@ def render(figures: dict[str, Callable], subject: Any, theme: Theme) -> dict[str
 
     The result has no entry for figures that return None.
     """
+    # Imported here, so that commands without figures start sooner.
     import matplotlib
 
     pictures = {}

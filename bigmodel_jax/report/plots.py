@@ -55,6 +55,7 @@ def write(run_dir: Path, pictures: dict[str, bytes]) -> list[Path]:
 def draw(run: Run, theme: Theme) -> dict[str, bytes]:
     """{name: PNG} of one run's figures."""
     own = {file_name(group[0]): functools.partial(metric_figure, group) for group in groups(run)}
+    # The loss comes first: a key keeps its first place when FIGURES names it again.
     return render({"loss": loss_figure} | own | FIGURES, run, theme)
 
 
@@ -204,6 +205,7 @@ def throughput_figure(run: Run, theme: Theme):
     axes.set_ylim(0, 1.15 * rate.max())
     axes.yaxis.set_major_formatter(short_tick)
     mfu = run.series("mfu")[1]
+    # An unknown peak is recorded as an MFU of 0.
     if len(mfu) and mfu[-1] > 0 and rate[-1] > 0:
         # One curve with two scales, since MFU is throughput times a constant.
         ratio = 100 * mfu[-1] / rate[-1]
@@ -229,10 +231,12 @@ def step_time_figure(run: Run, theme: Theme):
     title = f"Step time, {name}" + (f"   ({beyond} slower not shown)" if beyond else "")
     figure, axes = new_axes(theme, title, xlabel=name)
     axes.hist(shown, bins=min(40, max(5, len(shown) // 4)), color=theme.series[0], alpha=0.55, linewidth=0)
+    # The room above the bars holds the two texts.
     top = axes.get_ylim()[1] * 1.3
     axes.set_ylim(0, top)
     for value, text, height in ((median, "median", 0.97), (p95, "p95", 0.86)):
         axes.axvline(value, color=theme.ink, linewidth=1.2, linestyle="-" if text == "median" else (0, (4, 3)))
+        # The text stands on the side that has more room.
         right = value > np.mean(axes.get_xlim())
         axes.annotate(
             f"{text} {value:.3g}",

@@ -150,6 +150,7 @@ def _stack(record: dict[str, Any], name: str) -> str:
 
 def _bars(name: str) -> Callable:
     def draw(record: dict[str, Any], theme: Theme):
+        # A bar chart counts upwards, so the longest comes last.
         shown = sorted(record[name], key=lambda one: -one["seconds"])[:SHOWN][::-1]
         figure, axes = new_axes(theme, f"By {_SINGULAR[name]}", "ms a step", height=1.4 + 0.36 * len(shown))
         places = range(len(shown))

@@ -100,6 +100,7 @@ class Progress:
         return self
 
     def __exit__(self, *exception) -> None:
+        # A step that was shown already is not printed twice.
         if self._enabled and self._step != self._printed_step:
             self._show(time.perf_counter())
         if self._bar:

@@ -112,6 +112,7 @@ def _curve(record: dict[str, Any], theme: Theme):
     for n, (name, of) in enumerate((("pruned", lambda p: p["scalars"]), ("healed", lambda p: p.get("healed") or {}))):
         found = [start, *((_size(record, p)[0], of(p).get(key)) for p in points)]
         found = [(x, y) for x, y in found if y is not None]
+        # The start alone is no curve; without a finite start, one point is enough.
         if len(found) > (start[1] is not None):
             x, y = zip(*found, strict=True)
             labels.append(curve(axes, x, y, theme.series[n], name, marker="o"))

@@ -52,6 +52,7 @@ class RunClock:
         self._ended.set()
         with self._lock:
             file, self._file, self._kept = self._file, None, None
+        # No thread writes any more, so the file is closed outside of the lock.
         if file is not None:
             file.close()
             log.info("%s", text)
@@ -67,6 +68,7 @@ class RunClock:
         try:
             file = open(self._path, "ab+", buffering=0)  # noqa: SIM115 - closed by __exit__
             size = file.seek(0, os.SEEK_END)
+            # A kill in the middle of a write leaves a line without its end.
             self._torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
         except OSError as error:
             log.warning("%s: %s; the wall time of this process is not recorded", self._path, error.strerror)
@@ -77,6 +79,7 @@ class RunClock:
             self._step, self._file = step, file
             for line in kept:
                 self._write(line | {"step": step})
+        # A daemon thread does not keep a process alive whose main thread has failed.
         threading.Thread(target=self._beats, name="run clock", daemon=True).start()
 
     @contextlib.contextmanager
@@ -127,6 +130,7 @@ class RunClock:
     def _beats(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             with self._lock:
+                # A line that a change of phase has written meanwhile counts as a beat.
                 if self._now() - self._last >= 1000 * BEAT_SECONDS:
                     self._line()
 

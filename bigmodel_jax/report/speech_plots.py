@@ -36,6 +36,7 @@ def write_hearings(path: Path, hearings: Sequence[Hearing]) -> None:
     figure = Figure(figsize=(COLUMNS * INCHES[0], rows * INCHES[1]), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(h_pad=0.12)  # a transcript stands nearer to its own picture
     axes = np.ravel(figure.subplots(rows, COLUMNS, squeeze=False))
+    # The last row may have a place to spare.
     for one, hearing in zip(axes, hearings, strict=False):
         _draw(one, hearing)
     for unused in axes[len(hearings) :]:

@@ -28,7 +28,9 @@ def drop_after(run_dir: Path, batches: int) -> None:
     consumes the later batches again.
     """
     records = read(run_dir)
+    # Batches are compared, not steps: a rollback sets steps back and goes on with later batches.
     kept = [record for record in records if record["batches"] <= batches]
+    # An unchanged file is not rewritten, because most resumptions drop nothing.
     if processes.first() and kept != records:
         files.replace(Path(run_dir) / FILE, "".join(json.dumps(record) + "\n" for record in kept))
 

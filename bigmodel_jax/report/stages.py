@@ -27,6 +27,7 @@ class Stages:
             self.console.print(f"{text} ...", markup=False, highlight=False)
             return
         self._status.update(f"{text} ...")
+        # `say` and `end` stop the line, so every stage starts it again.
         self._status.start()
 
     def end(self) -> None:

@@ -105,6 +105,7 @@ def _trial(folder: Path, trial: dict) -> Trial:
 
 
 def _losses(folder: Path) -> list[tuple[int, float]]:
+    # A trial can fail before its first record, and `read_metrics` would raise.
     if not (folder / METRICS_FILE).is_file():
         return []
     records = [(record["step"], record["loss"]) for record in read_metrics(folder) if "loss" in record]

@@ -66,6 +66,7 @@ def _trials(sweep: SweepRecord) -> str:
     names = list(sweep.space)
     head = "".join(f"<th>{elements.breakable(text)}</th>" for text in ("trial", sweep.metric, *names, "time"))
     sign = 1 if sweep.better == "less" else -1
+    # Trials without a value come last, whichever direction is better.
     order = sorted(sweep.trials, key=lambda t: (t.value is None, sign * (t.value or 0.0), t.number))
     rows = "".join(_row(sweep, trial, names) for trial in order)
     table = f'<table class="compare"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'

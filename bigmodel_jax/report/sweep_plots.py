@@ -74,6 +74,7 @@ def coordinates_figure(sweep: SweepRecord, theme: Theme):
     for rank, trial in enumerate(ranked):
         places = [*(_place(sweep.space[n], trial.values[n]) for n in names), _share(trial.value, low, high)]
         best = trial is ranked[-1]
+        # Even the worst trial stays visible.
         strength = 0.15 + 0.6 * rank / len(ranked)
         style = {"color": theme.series[1], "linewidth": 2.6} if best else {"color": theme.series[0], "alpha": strength}
         axes.plot(range(len(places)), places, **({"linewidth": 1.3} | style))
@@ -125,6 +126,7 @@ def seeds_figure(seeds: dict[str, Any], theme: Theme):
     for at, one in enumerate((first, second)):
         if one["mean"] is not None:
             color = theme.series[at]
+            # A single seed has a mean but no spread.
             axes.errorbar(at, one["mean"], one["std"] or 0, fmt="D", color=color, markersize=9, capsize=6, linewidth=2)
     axes.set_xticks([0, 1], [first["name"], second["name"]])
     axes.set_xlim(-0.4, 1.4)
@@ -156,6 +158,7 @@ def _zoom(axes, values: list[float], better: str) -> None:
     if not finite:
         return
     low, high = _core(finite, better)
+    # Equal values have no spread, and limits that coincide would be widened by matplotlib at will.
     margin = 0.07 * (high - low) or 0.07 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
 
@@ -166,6 +169,7 @@ def _share(value: float, low: float, high: float) -> float:
 
 def _place(dimension: dict[str, Any], value: Any) -> float:
     ends = dimension["ends"]
+    # Choices stand in the middles of equal parts, where `_labels` writes their names.
     if dimension["kind"] == "choice":
         return (ends.index(value) + 0.5) / len(ends)
     if dimension["log"]:

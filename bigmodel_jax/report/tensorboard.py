@@ -31,6 +31,7 @@ class Board:
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         except OSError as error:
             self._give_up(error)
+        # TensorBoard expects the version as a file's first record.
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
         restart = SessionLog(status=SessionLog.START)
         self._append(Event(wall_time=time.time(), step=purge_step, session_log=restart))

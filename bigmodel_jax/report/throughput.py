@@ -176,11 +176,13 @@ def _measured_peak(platform: str, dtype: str, seconds: float = 0.4) -> float:
     """
     size = 1024 if platform == "cpu" else 4096
     x = jax.device_put(jnp.ones((size, size), dtype), jax.local_devices(backend=platform)[0])
+    # The first call compiles, so it is made before the clock starts.
     product = jax.jit(lambda x: x @ x)
     product(x).block_until_ready()
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         product(x).block_until_ready()
+        # The shortest time counts, since other processes can only add to it.
         best = min(best, time.perf_counter() - start)
     return 2.0 * size**3 / best

@@ -43,6 +43,7 @@ def panels(run: Run, name: str) -> dict[str, Panel]:
     for key in keys:
         quantity, _, kind = key.removeprefix(PREFIX).partition("/")
         records = [(r["step"], r[key]) for r in run.metrics if isinstance(r.get(key), list)]
+        # Rows of different lengths do not form one array.
         if quantity != name or not records or len({len(row) for _, row in records}) > 1:
             continue
         steps, values = (np.array(x, float) for x in zip(*records, strict=True))
@@ -101,6 +102,7 @@ def _panel(ax, theme: Theme, panel: Panel, norm, title: str):
     middle = (steps[1:] + steps[:-1]) / 2
     edges = np.concatenate([[2 * steps[0] - middle[0]], middle, [2 * steps[-1] - middle[-1]]])
     mesh = ax.pcolormesh(edges, np.arange(len(values) + 1), values, norm=norm, cmap="viridis", rasterized=True)
+    # At most eight names fit beside a panel without overlap.
     every = -(-len(names) // 8)
     ax.set_yticks(np.arange(len(names))[::every] + 0.5, names[::every], fontsize=11)
     ax.invert_yaxis()

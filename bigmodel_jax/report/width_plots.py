@@ -39,6 +39,7 @@ def _panels(curves: Curves, theme: Theme, names: tuple[str, str, str], best: boo
             if best:
                 axes.plot(*min(points, key=lambda point: point[1]), color=color, marker="o", markersize=7)
         axes.set_title(FORMS[form], loc="left", fontsize=13, weight="bold")
+        # Multiples of a width are read in powers of two, rates in powers of ten.
         axes.set_xscale("log", base=2 if not best else 10)
         axes.set_xlabel(x_name)
         if not best:

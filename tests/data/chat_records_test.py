@@ -186,6 +186,16 @@ def test_reasoning_is_kept_or_stripped_and_never_lost_unsaid(folder, tmp_path):
         chat_records.with_reasoning(REASONED, "keep", "{{ messages }}")
 
 
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [("reasoning", "{{ m.reasoning_content }}"), ("thinking", "{% if enable_thinking %}{{ m.content }}{% endif %}")],
+)
+def test_a_longer_name_in_the_template_does_not_read_the_reasoning(name, template):
+    messages = [{"role": "assistant", "content": "4", name: "2 and 2"}]
+    with pytest.raises(ValueError, match=rf"a message has '{name}', which this template does not write"):
+        chat_records.with_reasoning(messages, "keep", template)
+
+
 def test_a_template_without_an_assistant_is_one_line(folder, tmp_path):
     for n, template in enumerate(
         ["", "{{ messages[0].content }}", "{% for m in messages if m.role == 'user' %}{% endfor %}"]

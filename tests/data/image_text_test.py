@@ -54,6 +54,12 @@ def test_pairs_are_what_the_files_say(folder, name):
     assert batch["weights"].tolist() == [1, 1]
 
 
+def test_blank_lines_and_a_byte_order_mark_are_no_records(folder):
+    lines = (folder / "captions.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines) + b"\n\n")
+    assert len(config(folder, "marked.jsonl").open("train").texts) == 3
+
+
 def test_a_long_text_is_cut_before_its_end_token(folder):
     batch = dataclasses.replace(config(folder), seq_len=5).open("train").batch(np.array([0]), None)
     assert batch["tokens"][0].tolist() == [b + 1 for b in b"a re"] + [0]

@@ -39,6 +39,13 @@ def test_a_picture_is_turned_as_its_exif_data_says(tmp_path):
     np.testing.assert_array_equal(turned[..., 0], np.rot90(RAMP, -1))
 
 
+def test_a_picture_of_sixteen_bits_is_turned_too(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = saved(tmp_path, RAMP.astype(np.uint16) * 257, exif=exif)
+    np.testing.assert_array_equal(turned[..., 0], np.rot90(RAMP, -1))
+
+
 def test_what_is_transparent_lies_on_white(tmp_path):
     rgba = np.zeros((2, 2, 4), np.uint8)
     rgba[0, 0] = (10, 20, 30, 255)

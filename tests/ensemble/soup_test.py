@@ -50,3 +50,14 @@ def test_a_mean_that_is_not_finite_stays_out():
     found = soup.greedy(trees.__getitem__, [{KEY: 1.0}, {KEY: 2.0}], SPEC, lambda mean: mean, judge, KEY, False)
     assert [one.kept for one in found.order] == [True, False]
     assert found.scalars == {KEY: 1.0}
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_member_whose_figure_is_not_finite_is_tried_last(at):
+    """Sorting by NaN would leave it first, and then no other member joins."""
+    alone = [{KEY: 1.0}, {KEY: 2.0}]
+    alone.insert(at, {KEY: float("nan")})
+    trees = [{"w": jnp.float32(i)} for i in range(3)]
+    found = soup.greedy(trees.__getitem__, alone, SPEC, lambda mean: mean, lambda _: {KEY: float("nan")}, KEY, False)
+    assert found.order[-1].number == at
+    assert found.scalars == {KEY: 1.0}

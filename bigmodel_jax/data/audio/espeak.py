@@ -71,6 +71,7 @@ def spoken(utterances: Sequence[Utterance]) -> Iterator[np.ndarray]:
 
     Raises ValueError where a voice is unknown or the library's process ends early.
     """
+    # -P keeps the worker's folder off its module path, so no file there can shadow a module.
     command = [sys.executable, "-P", str(Path(__file__).with_name("espeak_worker.py")), *library()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
         try:

@@ -144,6 +144,7 @@ class SpeechRows:
             frames, labels = self.row(index)
             out["log_mel"][row, : len(frames)], out["labels"][row, : len(labels)] = frames, labels
             out["num_frames"][row], out["num_labels"][row] = len(frames), len(labels)
+            # Only training rows have noise, so an evaluation sees whole spectrograms.
             if noise is not None:
                 cfg.spec_augment(out["log_mel"][row], len(frames), int(noise[row]))
         return out
@@ -171,6 +172,7 @@ class SpeechRows:
 
 def prepared(cfg: SpeechData, split: str) -> Path:
     """Return the cache folder of a split, and fill it where it does not exist yet."""
+    # `spec_augment` is no part of the key: it masks batches, and changes no cached file.
     facts = (cfg.num_mels, cfg.max_seconds, cfg.max_labels, cfg.characters, cfg.subsampling, cfg.max_bad_records)
     name = cache.key(cfg.source.fingerprint(split, cfg.root()), facts, FORMAT)
     return cache.build(cfg.root() / f"speech-{FORMAT}" / name, lambda folder: _write(cfg, split, folder))

@@ -31,6 +31,7 @@ class SpeechFiles(Listings):
 
     def listed(self, split, root):
         # This lists the paths alone; `records` would decode every recording.
+        # The limit is out of reach: a listing must not fail on bad lines, which `records` counts.
         return [path for _, path, _ in self._named(split, BadRecords(1 << 62))]
 
     def _named(self, split: str, bad: BadRecords):
@@ -78,6 +79,7 @@ def rows_of(manifest: Path, split: str) -> Iterator[tuple[str, Any, str]]:
         with opened_text(manifest) as file:
             rows = csv.DictReader(file, delimiter="," if manifest.suffix == ".csv" else "\t")
             for row in rows:
+                # `line_num` counts lines and not rows: a quoted field may hold line breaks.
                 yield f"{manifest} line {rows.line_num}", row, ""
     else:
         raise ValueError(

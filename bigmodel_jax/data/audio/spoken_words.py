@@ -173,10 +173,12 @@ class Drawn:
 
 def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
     """Draw utterance `number` of a split; a longer split begins with the same utterances."""
+    # SHA-256 gives the same seed in every process; Python's hash() of a text does not.
     seed = int.from_bytes(hashlib.sha256(f"{cfg.seed} {split} {number}".encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)
     voices = cfg.voices if split == "train" else cfg.held_out_voices
     words = rng.choice(cfg.words, rng.integers(1, cfg.most_words + 1))
+    # The words are drawn for a silent utterance too, so `silent` changes no other choice.
     text = "" if rng.random() < cfg.silent else " ".join(words)
     voice = f"{rng.choice(cfg.accents)}+{rng.choice(voices)}"
     speed, pitch = int(rng.integers(cfg.slowest, cfg.fastest + 1)), int(rng.integers(20, 81))
@@ -187,8 +189,10 @@ def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
 
 def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
     """Return (n,) float32 at 16 kHz: the voice between two silences, in white or pink noise."""
+    # The 1 makes another stream than that of `draw`, which has the same seed.
     rng = np.random.default_rng((drawn.seed, 1))
     speech = waveforms.resampled(voice, espeak.RATE, RATE) if len(voice) else voice
+    # The samples are whole numbers of int16 here, so the bound 1 only prevents a division by 0.
     speech = speech * (drawn.level / max(np.abs(speech).max(initial=0), 1.0))
     x = np.concatenate([np.zeros(int(drawn.before * RATE)), speech, np.zeros(int(drawn.after * RATE))])
     x = x if len(voice) else np.zeros(int(rng.uniform(0.4, 1.5) * RATE))

@@ -95,6 +95,7 @@ class TranscriptData(DataConfig):
             "num_mels": self.num_mels,
             "vocab_size": tokenizer.vocab_size,
             "max_seq_len": self.seq_len,
+            # The model's limit counts positions after the encoder has halved the frames.
             "max_audio_len": self.num_frames // 2,
             "decoder_start_token_id": self._start(tokenizer)[0],
             "eos_token_id": tokenizer.separator,
@@ -180,6 +181,7 @@ def _write(cfg: TranscriptData, split: str, folder: Path) -> None:
     # The end token is only a target, so it needs no room in the row.
     room = cfg.seq_len - len(transcript_start.start(tokenizer, cfg.language))
     with Column(folder / "audio.npy", np.int16) as audio, Column(folder / "text.npy", np.int32) as texts:
+        # Empty chunks fix the shapes and types, even where no record follows.
         audio.extend(np.zeros(0, np.int16))
         texts.extend(np.zeros(0, np.int32))
         for where, record in cfg.source.records(split, cfg.root(), bad):

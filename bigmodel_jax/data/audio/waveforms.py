@@ -44,6 +44,7 @@ def _decoded(path: Path) -> tuple[int, np.ndarray]:
     """Return (sample rate, (n,) or (n, channels) float32) of 8 to 32 bits or floats."""
     from scipy.io import wavfile  # not at the top: importing SciPy takes as long as importing JAX
 
+    # SciPy only warns about a truncated file, and returns the samples that are there.
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", wavfile.WavFileWarning)
         try:
@@ -56,6 +57,7 @@ def _decoded(path: Path) -> tuple[int, np.ndarray]:
     if samples.dtype == np.uint8:
         return rate, (samples.astype(np.float32) - 128) / 128
     if samples.dtype.kind == "i":  # 24-bit samples come as the upper bits of 32
+        # The divisor is 2**15 or 2**31, so the most negative sample becomes exactly -1.
         return rate, samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
     return rate, samples.astype(np.float32)
 

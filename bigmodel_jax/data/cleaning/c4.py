@@ -10,6 +10,7 @@ from bigmodel_jax.data.cleaning.step import Step, text_of
 
 END_MARKS = (".", "!", "?", '"', "\u201d")
 POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+# Some pages of the web crawl come from Wikipedia, whose marks interrupt sentences.
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 SENTENCE_END = re.compile(r"[.!?]+[\"\u201d')\]]*(?=\s|$)")
 
@@ -53,6 +54,7 @@ class C4(Step):
         lower = text.lower()
         if "lorem ipsum" in lower:
             return "lorem ipsum"
+        # Most programming languages use curly brackets, and natural text hardly ever does.
         if "{" in text:
             return "curly bracket"
         for path in self.reads():
@@ -62,7 +64,9 @@ class C4(Step):
 
     def _stays(self, line: str) -> bool:
         lower = line.lower()
+        # An ellipsis marks text that was cut off. The rule is that of C4's code, not of the paper.
         ended = line.endswith(END_MARKS) and not line.endswith("...")
+        # Pages that ask for JavaScript or cookies are notices and not texts.
         return (
             ended and len(line.split()) >= self.least_words and not any(p in lower for p in ("javascript", *POLICIES))
         )
@@ -74,4 +78,5 @@ def _bad_words(path: Path) -> re.Pattern:
     words = [re.escape(word.strip().lower()) for word in path.read_text("utf-8").splitlines() if word.strip()]
     if not words:
         raise ValueError(f"bad_words: {path} holds no words")
+    # Word boundaries keep a bad word from matching inside a harmless one.
     return re.compile(rf"\b(?:{'|'.join(words)})\b")

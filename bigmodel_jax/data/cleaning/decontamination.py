@@ -68,6 +68,7 @@ class Decontaminate(Step):
         return [record | {self.field: piece} for piece in left], ""
 
 
+# `clean` runs for every record, so each process looks for the files only once.
 @functools.cache
 def _files(step: Decontaminate) -> list[Path]:
     return step.reads()
@@ -124,4 +125,5 @@ def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tup
 def _between(cuts: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
     """Return (begin, end) of the pieces that remain between the cuts."""
     begins, ends = [0] + [b for _, b in cuts], [a for a, _ in cuts] + [length]
+    # A cut may reach beyond the text; the piece next to it then has no length and is left out.
     return [(a, b) for a, b in zip(begins, ends, strict=True) if b > a]

@@ -19,6 +19,7 @@ def digest(text: str) -> bytes:
     """Return a hash of a text, which does not depend on the whitespace at its ends or on the amount
     of whitespace between words.
     """
+    # JSON may contain half of a surrogate pair, which plain UTF-8 refuses to encode.
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
 
 
@@ -158,6 +159,7 @@ class _NearTexts:
         if alike >= self.threshold:
             return f"near duplicate: similarity {alike:.2f}, {self.threshold:g} or more, to a text before{self._beginning()}"
         self.known.add(signature, hashes, slots)
+        # Both lists grow together, so a text has the same number in the index and here.
         if len(self.beginnings) < REMEMBERED:
             self.beginnings.append(key[self.permutations + 8 * self.bands :])
         return ""

@@ -47,12 +47,14 @@ class GopherQuality(Filter):
             return f"few words: {len(words)}, fewer than {self.least_words}"
         if len(words) > self.most_words:
             return f"many words: {len(words)}, more than {self.most_words}"
+        # With `least_words` = 0 even an empty document gets here, so the divisor is at least 1.
         length = sum(map(len, words)) / max(len(words), 1)
         if not self.least_word_length <= length <= self.most_word_length:
             return f"word length: {length:.2f}, outside {self.least_word_length:g} to {self.most_word_length:g}"
         alphabetic = sum(any(map(str.isalpha, word)) for word in words) / max(len(words), 1)
         if alphabetic < self.least_alphabetic:
             return f"words without letters: {alphabetic:.2f} have one, less than {self.least_alphabetic:g}"
+        # A stop word next to a comma or a quotation mark counts as well.
         found = {word.strip(PUNCTUATION).lower() for word in words} & set(self.stop_words)
         if len(found) < self.least_stop_words:
             return f"stop words: {len(found)} of them, fewer than {self.least_stop_words}"

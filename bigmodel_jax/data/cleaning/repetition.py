@@ -73,6 +73,7 @@ def _duplicated(name: str, parts: list[str], most: float, most_characters: float
 
 
 def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    # The slices differ in length on purpose: zip stops at the last whole n-gram.
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 

@@ -116,6 +116,7 @@ class Function(Step):
     "the function or its name"
 
     def __post_init__(self):
+        # config.json can hold only a function's name; a frozen dataclass forbids plain assignment.
         object.__setattr__(self, "function", user_code.name_of("data.source.steps", self.function))
 
     def clean(self, record):
@@ -137,6 +138,7 @@ def user_code_digest(what: Any) -> str:
     """Return the digest of the file that defines a function or class; "" within this package."""
     module = importlib.import_module(what.__module__)
     file = getattr(module, "__file__", None)
+    # Changes of this package's own steps are told by the FORMAT of corpora instead.
     return cache.file_digest(file) if file and module.__name__.partition(".")[0] != "bigmodel_jax" else ""
 
 

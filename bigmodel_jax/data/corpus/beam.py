@@ -42,6 +42,7 @@ OfChunk, OfShard, OfAll = (
     tuple[tuple[int, str, int], Any],
     tuple[str, Any],
 )
+# The ending .open makes the next start delete a result that a killed pipeline left.
 RESULT = "result.json.open"  # the file in which the pipeline reports to the process that started it
 LARGE = 1000  # questions of a group whose verdicts are stored; smaller groups are judged faster than read
 
@@ -89,6 +90,8 @@ def _pipeline(pipeline: beam.Pipeline, work: Packed, job: Job, num_parts: int) -
     Values between two stages are tuples of a key and pickled bytes, except values that Beam sorts
     or groups by.
     """
+    # Beam fuses neighbouring stages into one task. A Reshuffle ends the task, so that the parts
+    # (and below, the chunks) spread over all workers.
     numbers = pipeline | "parts" >> beam.Create(range(num_parts)) | "spread parts" >> beam.Reshuffle()
     read = numbers | "read" >> beam.FlatMap(_read, work).with_outputs("part", main="chunk")
     cleaned = read.chunk | "spread chunks" >> beam.Reshuffle() | "clean" >> beam.Map(_clean, work)
@@ -247,6 +250,7 @@ def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> 
     apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"
     apart.mkdir()
     shards = folders.Shards(apart, {split: number})
+    # Beam groups in any order; a shard's lines follow the order of the source.
     for _, lines in sorted(chunks_of):
         for line in lines:
             shards.write(split, line)
@@ -259,6 +263,7 @@ def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> 
 def _tell(item: OfAll, work: Packed) -> None:
     """Write the result file for the process that started the pipeline."""
     (result,) = [entry for entry in item[1] if "wrong" in entry]
+    # Shards arrive in any order; the manifest lists them as one process would close them.
     written = sorted(
         (entry for entry in item[1] if "shard" in entry), key=lambda entry: (entry["closed"], entry["shard"]["split"])
     )

@@ -41,11 +41,13 @@ def upload(here: Path, address: str) -> None:
     names = [str(p.relative_to(here)) for p in sorted(here.rglob("*")) if p.is_file() and p.name != MANIFEST]
     with paths.answering(address):
         found = paths.of(address).find(address, detail=True)
+    # The store lists objects by bucket and path, without the scheme gs://.
     there = {entry["name"].removeprefix(address.removeprefix("gs://") + "/"): entry for entry in found.values()}
     if strange := sorted(there.keys() - {*names, MANIFEST}):
         raise ValueError(
             f"--output {address} holds {strange[0]}, which is not the corpus's; delete it, or give another folder"
         )
+    # The manifest goes last, because its presence says that the corpus is complete.
     for name in [*names, MANIFEST]:
         if not _is_there(here / name, there.get(name)):
             paths.upload(here / name, f"{address}/{name}")
@@ -53,6 +55,7 @@ def upload(here: Path, address: str) -> None:
 
 def _is_there(path: Path, entry: dict[str, Any] | None) -> bool:
     """Tell whether `entry`, the store's description of an object, matches the file's content."""
+    # The size is compared first, because the digest reads the whole file.
     if entry is None or entry["size"] != path.stat().st_size:
         return False
     with open(path, "rb") as file:

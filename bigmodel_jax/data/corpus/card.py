@@ -45,6 +45,7 @@ class Tally:
         counts = self.splits[record.split]
         counts["records"] += 1
         counts["characters"] += record.characters
+        # The key is a text, because JSON would turn a number into one when the tally is stored.
         counts["lengths"][str(record.characters.bit_length())] += 1
         counts["languages"][record.language] += 1
         counts["labels"][record.label] += 1
@@ -89,6 +90,7 @@ def _split(counts: dict[str, Any]) -> dict[str, Any]:
     found = {name: counts[name] for name in ("records", "characters")}
     found["characters of a record"] = by_range({int(bits): n for bits, n in counts["lengths"].items()})
     for name in ("languages", "labels"):
+        # The empty key counts the records that have no such field.
         named = {key: n for key, n in counts[name].most_common() if key}
         if named:
             found[name] = named

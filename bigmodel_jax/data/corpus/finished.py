@@ -47,6 +47,7 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
     found = read(folder, name)
     if found is None:
         write(folder, name, made := make())
+        # The detour gives the caller the same types as a later reading of the file.
         found = json.loads(json.dumps(made))
     return found
 

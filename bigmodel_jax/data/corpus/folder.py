@@ -47,6 +47,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
     found = []
     for shard in read_manifest(folder)["shards"]:
         path = folder / shard["name"]
+        # A size costs no reading, so every opening compares it. `changed` compares the contents.
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             wrong = "is missing" if size is None else f"has {size} bytes"
@@ -89,6 +90,7 @@ class Shards:
     def close(self) -> list[dict]:
         """Finish the open shards on disk, and return their entries of the manifest."""
         found = []
+        # The sorted order does not depend on which split was written to first.
         for split in sorted(self._open):
             path, final = self._partial(split), self.folder / self._name(split)
             with named(final):

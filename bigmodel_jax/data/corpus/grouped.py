@@ -50,6 +50,7 @@ def judged(step: Shared, asked: Iterable[tuple[Position, int, bytes]]) -> Iterat
     The group is sorted in memory.
     """
     index = step.index()
+    # An engine groups in any order, and a verdict depends on the records before it.
     for position, number, key in sorted(asked):
         if why := index.ask(key):
             yield position, (number, why)
@@ -85,6 +86,7 @@ def settled(chunk: list[list], verdicts: dict[int, str], num_steps: int) -> Sett
     for record, number, above, event in numbered(chunk):
         if above in gone:
             # Records made from a dropped record are dropped, too.
+            # -1 must stay outside: it is the `above` of every event that depends on no question.
             gone |= {number} - {-1}
             continue
         match event:
@@ -139,6 +141,7 @@ class Cutter:
             self.open.add(split)
             self.bytes += size
             found.append((self.closed, split, self.numbers.get(split, 0)))
+        # The check runs after a whole record, as in the preparation by one process.
         if self.bytes >= self.shard_bytes:
             self.close()
         return found

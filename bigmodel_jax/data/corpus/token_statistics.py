@@ -51,6 +51,7 @@ def statistics(
     - num_bytes: the size of the text.
     """
     counts = sum(np.bincount(part, minlength=tokenizer.vocab_size) for part in parts)
+    # Separators come from the encoding of the corpus, and not from its text.
     counts[tokenizer.separator] = 0
     sizes = Counter()
     for part in lengths:

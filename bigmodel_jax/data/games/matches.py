@@ -167,4 +167,5 @@ class Matches:
         return found
 
     def _key(self, name: str) -> jax.Array:
+        # The key depends on no step, so two evaluations of a run differ by the weights alone.
         return jax.random.fold_in(jax.random.key(self._seed), list(PAIRINGS).index(name))

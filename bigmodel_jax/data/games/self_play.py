@@ -174,6 +174,7 @@ class SelfPlayGames:
         number = self._number()
         if number not in self._rounds:
             self._rounds[number] = self._round(number, params.merge(state.params, state.frozen, self._constants))
+            self._rounds = {n: self._rounds[n] for n in self._window(number)}  # older games are never drawn again
         batch = self._place(self._drawn(number))
         self._step += 1
         return batch
@@ -184,6 +185,7 @@ class SelfPlayGames:
         began = time.perf_counter()
         stones, visits, outcome, running = (np.asarray(x) for x in self._play(weights, key))
         seconds, lengths = time.perf_counter() - began, running.sum(0)
+        # Position 0 belongs to the player who begins, so its outcome is that player's.
         counts = {"rollout_seconds": seconds, "game_length": lengths.mean(), "draws": (outcome[0] == 0).mean()}
         counts["first_wins"] = (outcome[0] == 1).mean()
         self._sums = {name: Mean(np.float32(value), np.float32(1)) for name, value in counts.items()}
@@ -200,6 +202,7 @@ class SelfPlayGames:
         """
         chosen = [self._rounds[n] for n in self._window(number)]
         whole = {name: np.concatenate([one[name] for one in chosen]) for name in chosen[0]}
+        # The draw depends on the step and on no generator's state, so a resumed run repeats it.
         draw = np.random.default_rng([self._seed, self._step])
         indices = draw.integers(len(whole["outcome"]), size=self._size)
         return rows({name: values[indices] for name, values in whole.items()}, draw.random(self._size) < 0.5)

@@ -53,6 +53,7 @@ class AnswerRows:
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
             "image": self.floats(images),
+            # The last token of an answer is only a target, so the input ends one token earlier.
             "tokens": whole[:, :-1] * segments,
             "targets": np.where(weights > 0, whole[:, 1:], 0),
             "segment_ids": segments,

@@ -143,6 +143,7 @@ class Scale(Augmentation):
 
     def __call__(self, image, noise):
         draws = Draws(noise)
+        # The logarithm is uniform, so enlarging by a factor is as likely as shrinking by it.
         step = 1 / math.exp(draws.uniform(math.log(self.least), math.log(self.most)))
         height, width = image.shape[:2]
         # Pillow's transform maps output coordinates to input coordinates, hence the inverse factor.
@@ -184,6 +185,7 @@ class Colour(Augmentation):
         ]
         while changes:
             change, middle, most = changes.pop(draws.below(len(changes)))
+            # The amount is drawn even where it has no effect, so a 0 changes no other draw.
             amount = draws.uniform(middle - most, middle + most)
             picture = change(picture, amount) if most else picture
         return from_pillow(picture)
@@ -236,6 +238,7 @@ class Own(Augmentation):
     function: FunctionName = ""
 
     def __post_init__(self):
+        # config.json can hold only a function's name; a frozen dataclass forbids plain assignment.
         object.__setattr__(self, "function", user_code.name_of("data.augment", self.function))
 
     def __call__(self, image, noise):
@@ -274,5 +277,6 @@ def turned_hue(picture: Image.Image, share: float) -> Image.Image:
         return picture
     hue, saturation, value = picture.convert("HSV").split()
     # uint8 arithmetic wraps around, as the colour circle does.
+    # A negative float has no defined uint8 value, but a negative int32 wraps around.
     turned = np.asarray(hue) + np.int32(share * 255).astype(np.uint8)
     return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")

@@ -47,4 +47,5 @@ class Draws:
         """Return random uint8 values of this shape."""
         count = int(np.prod(shape))
         words = shuffle.noise(np.array([self.bits()], np.uint64), np.arange(-(-count // 8)))
+        # Little-endian words give the same bytes on every machine.
         return words.astype("<u8").view(np.uint8)[:count].reshape(shape)

@@ -53,6 +53,7 @@ class Encoded:
         stored = self.data[begin : int(self.end[row])].tobytes()
         if not self.by_path:
             return stored, f"picture {row} of the {self.meta['split']} split"
+        # A path on Linux may contain bytes that are not UTF-8; surrogateescape keeps them.
         name = stored.decode("utf-8", "surrogateescape")
         try:
             content = Path(name).read_bytes()

@@ -106,7 +106,9 @@ class ImageAnswerData(DataConfig):
         rows, kept = [], []
         for n, record in enumerate(records):
             before = self.before(tokenizer, template, record["prompt"], record["squares"])
+            # The model learns the stop token with the answer, so that generation ends there.
             answer = [*tokenizer.encode(record["answer"]), tokenizer.stops[0]]
+            # The last token is only a target, so it needs no place in the row.
             if (length := len(before) + len(answer) - 1) > self.seq_len:
                 bad.skip(
                     record["where"],
@@ -175,6 +177,7 @@ class ImageAnswerData(DataConfig):
 
         They are prepared into the cache where they are missing.
         """
+        # The cache keeps texts as they are, so another tokenizer or seq_len decodes no image.
         facts = cache.key(
             self.source.fingerprint(split, self.root()), self.image_size, self.fit, self.tiles, self.max_bad_records
         )

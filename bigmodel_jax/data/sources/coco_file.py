@@ -60,7 +60,9 @@ class CocoFile(Source):
                 bad.skip(
                     f"{file}, annotation {n}", f"image_id = {annotation.get('image_id')!r} is not among its images"
                 )
+            # The box of a crowd surrounds many objects, so it is no target for a single one.
             elif not annotation.get("iscrowd"):
+                # `place` names the annotation in messages where it has no id.
                 of_image[annotation["image_id"]].append({"place": n, **annotation})
         folder = paths.expanded("data.source.images", self.images) if self.images else file.parent
         for image in table["images"]:
@@ -75,6 +77,7 @@ class CocoFile(Source):
 
     def _classes(self, file: Path, categories: list[dict]) -> dict[int, int]:
         """Return {category id: class}."""
+        # COCO's ids have gaps (its 80 categories reach id 90), so classes are counted anew.
         ordered = sorted(categories, key=lambda c: c["id"])
         names = tuple(str(c.get("name", c["id"])) for c in ordered)
         if self.categories and names != self.categories:
@@ -109,6 +112,7 @@ def _picture(path: Path, image: dict) -> np.ndarray:
     """Read an image; raises ValueError where its size differs from that in the JSON file."""
     picture = pictures.read(path)
     height, width = picture.shape[:2]
+    # Another size means that the boxes were drawn on another version of the image.
     for name, pixels in (("width", width), ("height", height)):
         if image.get(name, pixels) != pixels:
             raise ValueError(f"{name} = {image[name]}, but {path.name} has {width} x {height} pixels")
@@ -129,4 +133,5 @@ def _boxes(annotations: list[dict], classes: dict[int, int]) -> dict[str, np.nda
         left, top, width, height = box
         boxes.append([left, top, left + width, top + height])
         found.append(classes[label])
+    # Without objects, `reshape` gives the shape (0, 4) that `BoxData` expects.
     return {"boxes": np.array(boxes, np.float64).reshape(-1, 4), "classes": np.array(found, np.int64)}

@@ -95,12 +95,14 @@ class HeldOutFold(Source):
             yield from records(split, root, bad)
             return
         places = np.load(self._folder(root, bad.limit, form) / "folds.npy")
+        # `strict` raises where the number of records has changed since the folds were made.
         for found, place in zip(records("train", root, bad), places, strict=True):
             if (place == self.fold) == (split == "validation"):
                 yield found
 
     def _folder(self, root: Path, max_bad_records: int, form: str) -> Path:
         """Return the cache folder with every record's fold; to make it, the source is read once."""
+        # The limit and the form decide which records are skipped, and so how records are numbered.
         name = cache.key(self.source.fingerprint("train", root), self._how(), max_bad_records, form)
         return cache.build(
             root / f"folds-{FORMAT}" / name, lambda folder: self._write(folder, root, max_bad_records, form)

@@ -24,6 +24,7 @@ class FunctionSource(Source):
     "the function or its name"
 
     def __post_init__(self):
+        # config.json can hold only a function's name; a frozen dataclass forbids plain assignment.
         object.__setattr__(self, "function", user_code.name_of(OPTION, self.function))
 
     def short_name(self):
@@ -53,6 +54,7 @@ class FunctionSource(Source):
         return splits[split]
 
 
+# A second call could load for minutes again, or return other data.
 @functools.cache
 def _made(function: Callable, name: str) -> Any:
     return user_code.call(OPTION, name)

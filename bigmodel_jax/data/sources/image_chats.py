@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_jax.data.base import lacks
-from bigmodel_jax.data.sources.lines import parse_json
-from bigmodel_jax.data.sources.opened import opened
+from bigmodel_jax.data.sources.lines import parse_json, read_lines
 from bigmodel_jax.data.sources.sources import Listings
 
 VIDEO = ("video", "video_url")
@@ -36,12 +35,15 @@ class ImageChatFiles(Listings):
 
     def records(self, split, root, bad):
         for path in self.paths(split):
-            with opened(path) as file:
-                for number, line in enumerate(file, 1):
-                    try:
-                        yield f"{path} line {number}", self._record(line, path.parent)
-                    except ValueError as error:
-                        bad.skip(f"{path} line {number}", str(error))
+            for number, line, reason in read_lines(path):
+                where = f"{path} line {number}"
+                if reason:
+                    bad.skip(where, reason)
+                    continue
+                try:
+                    yield where, self._record(line, path.parent)
+                except ValueError as error:
+                    bad.skip(where, str(error))
 
     def _record(self, line: bytes, folder: Path) -> dict[str, Any]:
         """Return the record of a line; raises ValueError with what makes the line unusable."""

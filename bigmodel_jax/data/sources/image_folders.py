@@ -44,6 +44,7 @@ class ImageFolders(Source):
     def fingerprint(self, split, root):
         """Hash names, sizes and modification times of the images instead of their content."""
         folder = self._folder(split)
+        # A bucket's listing has the stats; asking for each file would cost one request per image.
         stats = [
             (str(path.relative_to(folder)), *(stat or paths.stat(path))) for path, _, stat in self._pictures(split)
         ]
@@ -74,6 +75,7 @@ class ImageFolders(Source):
         else:
             classes = [inner for inner in _visible(folder) if inner.is_dir()]
             found = [(path, inner.name, None) for inner in classes for path in _files(inner)]
+        # Empty class folders are no error here: the caller reports a split without examples.
         if not found and (paths.is_remote(folder) or not classes):
             raise ValueError(f"data.source.{split}: {getattr(self, split)!r} holds no folders; each class needs one")
         return found

@@ -58,6 +58,7 @@ class MaskFolders(Source):
         """Return (image, path of its mask) in the order of names; the mask may not exist."""
         folder = self._folder(split)
         found = sorted(p for p in (folder / "images").iterdir() if p.is_file() and not p.name.startswith("."))
+        # JPEG compression would change labels, so every mask is a PNG file.
         return [(path, folder / "masks" / f"{path.stem}.png") for path in found]
 
     def _folder(self, split: str) -> Path:

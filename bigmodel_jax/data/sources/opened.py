@@ -41,6 +41,7 @@ def raw(path: Path) -> Iterator[BinaryIO]:
         try:
             yield file
         finally:
+            # The whole file counts, even where its reader stopped early: the sum reaches the total.
             _Position.left, _Position.file = _Position.left + size, None
 
 
@@ -56,6 +57,7 @@ def on_disk(path: Path) -> Iterator[Path]:
             return
         with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
             shutil.copyfileobj(file, copy, 1 << 22)
+            # The reader opens the file by its name, and must find all bytes there.
             copy.flush()
             yield Path(copy.name)
 
@@ -71,6 +73,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         if path.suffix not in COMPRESSED:
             yield file
             return
+        # Decompression fails while the caller reads; that error arrives at the `yield`.
         with damage(path):
             yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else io.BufferedReader(_zstd(file, path), 1 << 20)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from bigmodel_jax.core import files, paths
 from bigmodel_jax.data import cache
 
-FORMAT = 1
+FORMAT = 1  # raise it when the cached files change
 LEAST = 8_000_000  # below so many bytes in all, reading the files is as fast as a look-up of their digests
 
 log = logging.getLogger(__name__)

@@ -52,6 +52,7 @@ class Tfds(Source):
                 self.name, name, package, packaged.version(package, self.name), packaged.VERSION, self.text_field
             )
         builder = self._builder(root)
+        # The text of the splits holds their sizes, so another preparation has another key.
         return cache.key(builder.info.full_name, name, str(builder.info.splits), self.text_field)
 
     def reads(self, root):
@@ -114,6 +115,7 @@ class Files(Source):
         patterns = [p.strip() for p in getattr(self, split).split(",") if p.strip()]
         if not patterns:
             raise ValueError(f"{option}: empty; a path or glob pattern is needed")
+        # A file that two patterns match is read once.
         return list(dict.fromkeys(path for pattern in patterns for path in paths.matches(option, pattern)))
 
     def has(self, split, root):
@@ -160,12 +162,13 @@ class TextFiles(Files):
     def records(self, split, root, bad):
         for path in self.paths(split):
             with opened(path) as file:
+                # One byte beyond the limit tells a longer file, and the rest of it stays unread.
                 content = file.read(MOST_BYTES + 1)
             if len(content) > MOST_BYTES:
                 bad.skip(str(path), f"longer than {MOST_BYTES} bytes")
                 continue
             try:
-                yield str(path), {"text": content.decode("utf-8")}
+                yield str(path), {"text": content.decode("utf-8-sig")}
             except UnicodeDecodeError as error:
                 bad.skip(str(path), f"not UTF-8 ({error.reason} at byte {error.start})")
 
@@ -269,6 +272,7 @@ class Arrays(Source):
 
     def fingerprint(self, split, root):
         digest = hashlib.sha256()
+        # The order in which the function names its columns changes no record.
         for name, column in sorted(self._columns(split).items()):
             for value in column:
                 digest.update(f"{name} ".encode() + cache.content(value))

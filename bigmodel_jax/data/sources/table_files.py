@@ -81,6 +81,7 @@ def read_csv(path: Path, delimiter: str = ",") -> Rows:
         for row, reason in read_rows(reader):
             if not reason and len(row) != len(header):
                 reason = f"{len(row)} cells, but the header has {len(header)}"
+            # A row of another length is only reported, so its cells need not match the header.
             yield f"{path} line {reader.line_num}", dict(zip(header, row, strict=False)), reason
 
 

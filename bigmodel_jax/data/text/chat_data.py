@@ -30,7 +30,7 @@ from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 3
+FORMAT = 3  # raise it when the cached files change
 TooLong = Literal["drop", "cut"]
 ControlTokens = Literal["error", "escape"]
 TrainOn = Literal["all_turns", "last_turn"]
@@ -144,6 +144,7 @@ class ChatData(Templated, DataConfig):
         with Column(out / "tokens.npy", np.int32) as tokens, Column(out / "mask.npy", np.float32) as asked:
             for where, record in self.source.records(split, self.root(), bad):
                 if form == "auto":
+                    # A bad record without a form leaves it open, so that the next one decides.
                     form = chat_records.form_of(record, self._columns()) or "auto"
                 try:
                     found = self._samples(record, form, template, tokenizer)

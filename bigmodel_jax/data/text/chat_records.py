@@ -9,6 +9,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -58,6 +59,7 @@ def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
     decides.
     """
     for name in (columns.messages, columns.conversations):
+        # Tables give every record every column, and None where the record has no value.
         if record.get(name) is not None:
             first = record[name][0] if isinstance(record[name], list) and record[name] else None
             return "sharegpt" if isinstance(first, dict) and "from" in first else "messages"
@@ -163,6 +165,7 @@ def tools_of(value: Any, name: str) -> list | None:
     """Return tools as a list; tables may hold it as JSON text."""
     if isinstance(value, str):
         try:
+            # A CSV cell without tools is an empty text, which is no JSON.
             value = json.loads(value or "null")
         except json.JSONDecodeError as error:
             raise ValueError(f"its {name!r} is no JSON ({error})") from None
@@ -181,7 +184,9 @@ def with_reasoning(messages: list[Message], reasoning: Reasoning, template: str)
     messages = [{name: x for name, x in m.items() if x is not None or name == "content"} for m in messages]
     if reasoning == "strip":
         return [_stripped(m) for m in messages]
-    lost = next((name for m in messages for name in REASONING if m.get(name) and name not in template), None)
+    # Whole words: a template that reads `reasoning_content` does not read `reasoning`.
+    read = {name for name in REASONING if re.search(rf"\b{name}\b", template)}
+    lost = next((name for m in messages for name in REASONING if m.get(name) and name not in read), None)
     if lost:
         raise ValueError(
             f"a message has {lost!r}, which this template does not write; data.reasoning = 'strip' drops it"

@@ -24,6 +24,7 @@ def wrong(text: str | None) -> str:
         return "no text"
     if not text.strip():
         return "empty"
+    # JSON may contain half of a surrogate pair, which no tokenizer can encode.
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:

@@ -37,5 +37,6 @@ def fill(out: dict[str, np.ndarray], row: int, source: np.ndarray, target: np.nd
     out["encoder_tokens"][row, : len(source)] = source
     out["encoder_segment_ids"][row, : len(source)] = 1
     n = len(target)
+    # The decoder reads the target before the one that it predicts, so the end token is no input.
     out["tokens"][row, :n] = np.append(start, target[:-1])
     out["targets"][row, :n], out["weights"][row, :n], out["segment_ids"][row, :n] = target, 1.0, 1

@@ -62,6 +62,7 @@ class MaskedRows(TextRows):
         targets = out["tokens"]
         out["tokens"], chosen = hide(targets, real, noise, self.mask_rate, self.mask_token, self.vocab_size)
         if "target_bytes" in out:
+            # A hidden token is predicted at its own place, and not at the place before it.
             out["target_bytes"] = self.token_bytes[targets]
         return out | {"targets": targets, "weights": chosen.astype(np.float32)}
 

@@ -27,7 +27,7 @@ from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 1  # raise it when the cached files change
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class PreferenceData(Templated, DataConfig):
             dataclasses.astuple(self._columns()),
             self.max_bad_records,
         ]
+        # The class is part of the key, because both classes may read one source in different ways.
         facts += [fingerprint(self.tokenizer_path), self.control_tokens, self.reasoning, type(self).__name__]
         facts += [cache.file_digest(self.template_path) if self.template_path else ""]
         folder = cache.build(

@@ -81,7 +81,7 @@ def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
     if reason := lacks(record, columns.prompt, columns.completion, columns.label):
         raise ValueError(reason)
     label = record[columns.label]
-    if label not in (True, False, "true", "false", "True", "False"):
+    if not isinstance(label, bool | int | str) or label not in (True, False, "true", "false", "True", "False"):
         raise ValueError(f"its {columns.label} is {str(label)[:40]!r}; allowed: true, false")
     prompt = _side(record[columns.prompt], columns.prompt)
     answer = _behind(prompt, _side(record[columns.completion], columns.completion))
@@ -188,8 +188,10 @@ def _plain(found: Prompted, tokenizer: Tokenizer, escape: bool) -> tuple[list[in
     sides = [found.prompt, *found.answers]
     if not all(isinstance(side, str) for side in sides):
         raise ValueError("its answers are messages, which need a template (data.template_path)")
+    # `encode` reads control tokens as text anyway, so only the check of `quote` is needed.
     chat.quote([{"role": "user", "content": side} for side in sides], tokenizer, escape=escape)
     # A text begins with the start token, as `generate` feeds it.
+    # A token may span prompt and answer, so both are tokenized as one text.
     return [tokenizer.start, *tokenizer.encode(found.prompt)], [
         [tokenizer.start, *tokenizer.encode(found.prompt + answer)] for answer in found.answers
     ]

@@ -111,6 +111,7 @@ class PreferenceRows:
             "targets": targets,
             "segment_ids": held.astype(np.int32),
             "positions": (column * held).astype(np.int32),
+            # Place t predicts token t + 1, so the prompt's last place predicts the answer.
             "weights": ((column >= prompt - 1) & (column < whole - 1)).astype(np.float32),
         }
 

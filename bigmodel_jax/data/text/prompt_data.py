@@ -97,6 +97,7 @@ class PromptData(Templated, DataConfig):
         log_skipped(split, bad.skipped)
         if not prompts:
             raise ValueError(f"data.source: the {split} split has no prompt")
+        # Rewards may read any field, so the whole records stay in memory.
         return PromptRows(prompts, records, self.seq_len, len(bad.skipped))
 
     def _prompts(self, split: str, bad: BadRecords) -> Iterator[tuple[list[int], dict[str, Any]]]:

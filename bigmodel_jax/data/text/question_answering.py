@@ -160,6 +160,7 @@ def example(record: dict[str, Any]) -> Example:
         if not answers:
             return Example(question, context, None)
         text, start = answers[0]["text"], answers[0]["answer_start"]
+        # A start that is off by a character would otherwise train on a wrong span.
         right = isinstance(start, int) and start >= 0 and text and context[start : start + len(text)] == text
     except (TypeError, KeyError, ValueError, AttributeError, IndexError):
         raise ValueError("field 'answers': not a list of {'text', 'answer_start'}") from None
@@ -180,6 +181,7 @@ def parts_of(tokenizer: Tokenizer, example: Example, length: int, overlap: int) 
     model.enable_truncation(length, stride=overlap, strategy="only_second")
     # The first part; `overflowing` holds the others, each with the question in front.
     found = model.encode(example.question, example.context)
+    # The setting would also truncate the next question, when its length is counted.
     model.no_truncation()
     return [found, *found.overflowing]
 
@@ -191,6 +193,7 @@ def place(part: Any, answer: tuple[int, int] | None) -> tuple[int, int]:
     """
     if answer is None:
         return 0, 0
+    # Offsets count the characters of each text separately, so the question's tokens are left out.
     context = [i for i, which in enumerate(part.sequence_ids) if which == 1]
     inside = [i for i in context if part.offsets[i][0] < answer[1] and part.offsets[i][1] > answer[0]]
     # The first and last token must cover the whole answer; otherwise it crosses the part's edge.
@@ -224,6 +227,7 @@ class AnswerRows:
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         rows = self.tokens[indices]
+        # A batch owns its arrays, and a broadcast is only a read-only view.
         positions = np.broadcast_to(np.arange(rows.shape[2], dtype=np.int32), (len(rows), rows.shape[2])).copy()
         per_token = {"tokens": rows[:, 0], "token_types": rows[:, 1], "segment_ids": rows[:, 2], "positions": positions}
         start, end = self.places[indices].T.copy()

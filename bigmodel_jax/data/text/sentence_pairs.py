@@ -177,4 +177,5 @@ def cls_token(tok: Tokenizer) -> int:
 def ends_sentence(tok: Tokenizer) -> np.ndarray:
     """Return a boolean array (vocab_size,): the tokens that end a sentence."""
     names = (tok.model.id_to_token(i) or "" for i in range(tok.vocab_size))
+    # A token may hold a closing quote or bracket behind the mark.
     return np.array([name.rstrip("\"'”’)").endswith((".", "!", "?")) for name in names])

@@ -45,6 +45,7 @@ class SubwordClassificationData(TextClassificationData):
 
     def reads(self) -> dict[str, list[Path] | str]:
         found = super().reads()
+        # The files beside tokenizer.json change tokens, too, so a digest of all replaces the path.
         return found | {
             name: special_tokens.fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}
         }

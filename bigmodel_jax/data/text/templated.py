@@ -34,6 +34,7 @@ class Templated:
 
     def reads(self) -> dict[str, list[Path] | str]:
         found = super().reads()
+        # The files beside tokenizer.json change tokens, too, so a digest of all replaces the path.
         return found | {name: fingerprint(found[name][0]) for name in found.keys() & {"data.tokenizer_path"}}
 
     def requirements(self) -> dict:

@@ -128,6 +128,7 @@ class TextRows:
             "tokens": meta["tokens"],
             "bytes per token": meta["bytes"] / meta["tokens"],
             f"rows of {self.seq_len} tokens": len(self),
+            # The pieces of all rows together hold every token of the stream but the last.
             "padding, % of row cells": 100 * (1 - (len(self.stream) - 1) / cells),
             "skipped records": len(meta["bad_records"]),
         }
@@ -149,6 +150,7 @@ def _tokenizer(cfg: TextData) -> tuple[str, Callable[[], Tokenizer]]:
         return f"file-{special_tokens.fingerprint(tok.path)}", lambda: tokenizers.load_tokenizer(tok.path)
     if tok.kind == "bytes":
         return "bytes", tokenizers.make_bytes
+    # Tokenizers that are trained on different texts must not share a folder.
     name = f"{tok.kind}-{tok.vocab_size}-{cache.key(_source_key(cfg, 'train'))}"
     return name, functools.partial(_train_tokenizer, cfg)
 

@@ -244,6 +244,7 @@ def split_words(text: str) -> list[str]:
 
 def vocabulary(cfg: TextClassificationData) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (words, labels) in the order of their numbers, from the training rows alone."""
+    # Words and labels do not depend on the evaluated split, so both splits share an entry.
     fitted = dataclasses.replace(cfg, evaluate_on="validation")
     return _vocabulary(fitted, cfg.source.fingerprint("train", cfg.root()))
 

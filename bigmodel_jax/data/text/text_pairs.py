@@ -119,6 +119,7 @@ class TextPairData(DataConfig):
         """Return a config whose documents are the inputs and targets of all pairs in turn."""
         sides = Sides(self.source, self.input_field, self.target_field, self.prefix)
         same = {name: getattr(self, name) for name in ("tokenizer", "cache_dir", "max_bad_records")}
+        # `TextData` tokenizes and caches the texts, so pairs need no cache of their own.
         return TextData(source=sides, **same)
 
 
@@ -146,6 +147,7 @@ class Sides(Source):
     def records(self, split, root, bad) -> Iterator[tuple[str, dict[str, Any]]]:
         for where, record in self.source.records(split, root, bad):
             fields = (self.input_field, self.target_field)
+            # Both sides are checked first, because inputs and targets must alternate in the stream.
             reason = next(filter(None, (_wrong(record, name) for name in fields)), "")
             if reason:
                 bad.skip(where, reason)

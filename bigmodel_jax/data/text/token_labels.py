@@ -56,6 +56,7 @@ def _sentences(path: Path) -> Iterator[tuple[str, list[list[str]]]]:
     rows: list[list[str]] = []
     with opened_text(path) as file:
         for number, line in enumerate(file, 1):
+            # CoNLL-2003 marks the beginning of a document by a line that is no word.
             if line.startswith("-DOCSTART-") or not line.strip():
                 if rows:
                     yield f"{path} line {number - len(rows)}", rows
@@ -98,6 +99,7 @@ class TokenLabelData(DataConfig):
 
     def open(self, split: str) -> "LabelledRows":
         tokenizer, labels = self.open_tokenizer(), self.labels()
+        # The labels of training number those of every split, so they are part of the key.
         facts = [self.source.fingerprint(split, self.root()), fingerprint(self.tokenizer_path), labels]
         name = f"{split}-{cache.key(facts, self.words_field, self.labels_field, self.seq_len, self.max_bad_records)}"
         folder = cache.build(

@@ -50,6 +50,7 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
     """Write shard `number`; `skipped` lists the bad records once `texts` is exhausted."""
     path, lengths = tokens_path(folder, number), []
     counts = dict.fromkeys(COUNTS, 0)
+    # With one record per group, a read fetches only the blocks that it asks for.
     with writing(path, "group_size:1,uncompressed") as append:
         blocks = _Blocks(append, dtype(tokenizer.vocab_size))
         for chunk, encoded in _ahead(chunks(texts, CHARACTERS), tokenizer):

@@ -41,6 +41,7 @@ class TokenStream:
         if flat.min() < 0 or flat.max() >= len(self):
             raise IndexError(f"places {flat.min()} to {flat.max()} of a stream of {len(self)} tokens")
         closing = flat == len(self) - 1
+        # The closing separator is in no shard, so the place before it is read and overwritten.
         found = self._read(flat - closing)
         found[closing] = self._separator
         return found.reshape(places.shape)

@@ -86,10 +86,12 @@ def from_vocab_and_merges(about: About) -> Any:
     try:
         model = _clip(about, vocab, merges) if name == "CLIPTokenizer" else _words(about, vocab, merges)
     except ValueError as error:
+        # A message of `refuse` names the folder already.
         if str(about.folder) in str(error):
             raise
         raise ValueError(f"{about.folder / 'merges.txt'}: {error}") from None
     add_tokens(model, about, defaults)
+    # Only the encoders among these classes put special tokens around a text.
     if defaults in (ROBERTA, CLIP):
         model.post_processor = _whole(about, model, defaults)
     return model
@@ -152,6 +154,7 @@ def _vocab(path: Path) -> dict[str, int]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({str(error)[:100]})") from None
+    # `type` is compared, because isinstance takes true and false for integers.
     if not isinstance(found, dict) or not found or not all(type(i) is int and i >= 0 for i in found.values()):
         raise ValueError(f"{path}: it must be a JSON object that maps each token to its id")
     return found
@@ -163,6 +166,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error})") from None
     lines = [line.rstrip("\r") for line in lines]
+    # A merge may begin with "#", so only the line of the file's version is left out.
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     wrong = next((pair for pair in pairs if len(pair) != 2), None)
     if wrong:

@@ -122,6 +122,7 @@ def _byte_level(metadata: dict) -> Any:
         raise ValueError(f"{PREFIX}merges: each entry must hold two tokens, unlike {' '.join(wrong)[:60]!r}")
     model = words_of(pre, {token: i for i, token in enumerate(tokens)}, merges)
     types = _types(metadata, len(tokens))
+    # Only control tokens are special; people may write user-defined ones.
     added = [(t, kind == CONTROL) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     model.add_tokens([AddedToken(t, special=special, normalized=False) for t, special in added])
     return model
@@ -139,6 +140,7 @@ def _model(metadata: dict) -> bytes:
     types = _types(metadata, len(tokens))
     if UNKNOWN not in types:
         raise ValueError(f"{PREFIX}token_type marks no unknown token, which SentencePiece always has")
+    # An empty protocol buffer has every field at its default.
     proto = sentencepiece_model.parse(b"")
     for token, score, kind in zip(tokens, scores, types, strict=True):
         proto.pieces.add(piece=token, score=score, type=kind)
@@ -148,6 +150,7 @@ def _model(metadata: dict) -> bytes:
     proto.trainer_spec.unk_piece = tokens[types.index(UNKNOWN)]
     spec = proto.normalizer_spec
     spec.name, spec.escape_whitespaces = "identity", True
+    # Missing keys have llama.cpp's defaults.
     spec.add_dummy_prefix = bool(metadata.get(f"{PREFIX}add_space_prefix", True))
     spec.remove_extra_whitespaces = bool(metadata.get(f"{PREFIX}remove_extra_whitespaces", False))
     if f"{PREFIX}precompiled_charsmap" in metadata:

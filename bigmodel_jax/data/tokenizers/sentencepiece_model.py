@@ -127,6 +127,7 @@ class SentencePieceModel:
     @functools.cache  # noqa: B019 - two entries, and a model lives as long as its process
     def _searched(self, special: bool) -> tuple[list[Added], re.Pattern | None]:
         """Return the tokens to search for, longest first, and a pattern with one group for each."""
+        # A regular expression takes the first alternative that matches, not the longest.
         found = sorted((t for t in self._tokens.values() if special or not t.special), key=lambda t: -len(t.content))
         return found, re.compile("|".join(t.pattern for t in found)) if found else None
 

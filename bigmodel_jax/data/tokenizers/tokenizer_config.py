@@ -133,6 +133,7 @@ def added_tokens(about: About, named: dict[str, str]) -> list[Token]:
     extra = [*_list(about, "additional_special_tokens"), *_list(about, "extra_special_tokens")]
     special = {*named.values(), *(_content(token) for token in extra)}
     try:
+        # Keys of JSON are texts, and as a text "10" would come before "9".
         out += [_token(token, int(i)) for i, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
         out += [Token(name, i, name in special) for name, i in sorted(beside.items(), key=lambda item: item[1])]
         said = [about.config[key] for key in NAMED if about.config.get(key)]

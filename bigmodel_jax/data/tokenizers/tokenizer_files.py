@@ -109,6 +109,7 @@ def from_wordpiece(about: About) -> Any:
     )
     model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     model.decoder = decoders.WordPiece()
+    # `BertProcessing` takes [SEP] first.
     ends = [(named[key], vocab[named[key]]) for key in ("sep_token", "cls_token")]
     model.post_processor = processors.BertProcessing(*ends)
     add_tokens(model, about, BERT)
@@ -121,6 +122,7 @@ def _lines(path: Path) -> dict[str, int]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error})") from None
+    # Only a line feed ends a piece; splitlines would also split at characters such as U+2028.
     lines = text.removesuffix("\n").split("\n")
     return {line: i for i, line in enumerate(lines)} if text else {}
 
