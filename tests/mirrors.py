@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
     "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm", "phi3"),
-    "encoders": ("roberta", "distilbert", "electra", "deberta"),
+    "encoders": ("roberta", "distilbert", "electra", "modernbert", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer", "bart"),
     "vision": ("vit", "resnet", "efficientnet", "vgg", "alexnet"),
     "clip_siglip": ("clip", "siglip", "prenorm"),
@@ -33,7 +33,7 @@ PUBLISHED = {
         "glm",
         "phi3",
     ),
-    "encoders": ("bert", "roberta", "distilbert", "electra", "deberta", "xlnet"),
+    "encoders": ("bert", "roberta", "distilbert", "electra", "modernbert", "deberta", "xlnet"),
     "encoder_decoders": ("t5", "marian", "bart"),
     "vision": ("vit", "resnet", "efficientnet", "vgg"),
     "clip_siglip": ("clip", "siglip"),

@@ -36,6 +36,7 @@ from bigmodel_jax.models.mistral import MistralConfig
 from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.mlp import MLPConfig
 from bigmodel_jax.models.mmdit import MMDiTConfig, MMDiTTextConfig
+from bigmodel_jax.models.modernbert import ModernBertConfig
 from bigmodel_jax.models.olmo import Olmo2Config, Olmo3Config
 from bigmodel_jax.models.paligemma import PaliGemmaConfig
 from bigmodel_jax.models.phi3 import Phi3Config
@@ -82,6 +83,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "roberta": RobertaConfig,
     "distilbert": DistilBertConfig,
     "electra": ElectraConfig,
+    "modernbert": ModernBertConfig,
     "deberta": DebertaConfig,
     "xlnet": XLNetConfig,
     "mlp": MLPConfig,
@@ -153,6 +155,7 @@ __all__ = [
     "MixtralConfig",
     "Model",
     "ModelConfig",
+    "ModernBertConfig",
     "Olmo2Config",
     "Olmo3Config",
     "Out",

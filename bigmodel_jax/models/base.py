@@ -197,7 +197,7 @@ class ModelConfig:
         return ""
 
     def windows(self) -> tuple[int, ...]:
-        """How many keys a token sees in each layer's causal attention; 0 = all keys before it.
+        """How many keys a token sees in each layer's attention; 0 = all that its layer may see.
 
         () if no layer has a window. A model with windows has `num_heads` heads of `head_dim` in all
         layers.

@@ -86,12 +86,17 @@ class BertConfig(ModelConfig):
 
     def validate(self, parallel) -> None:
         super().validate(parallel)
-        if self.num_classes < 1 and self.head in ("classification", "token_classification"):
-            raise ValueError(f"model.num_classes = {self.num_classes}; model.head = {self.head!r} needs 1 or more")
+        check_classes(self)
 
     @classmethod
     def tiny(cls) -> "BertConfig":
         return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32)
+
+
+def check_classes(cfg) -> None:
+    """Raises ValueError, one line, for a classifier without classes."""
+    if cfg.num_classes < 1 and cfg.head in ("classification", "token_classification"):
+        raise ValueError(f"model.num_classes = {cfg.num_classes}; model.head = {cfg.head!r} needs 1 or more")
 
 
 # --------------------------------------------------------------------------------------- parameters

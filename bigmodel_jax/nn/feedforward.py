@@ -32,12 +32,12 @@ def swiglu(p: dict, x: jax.Array) -> jax.Array:
     return tap("mlp", _biased(p, "down", _named(hidden)))
 
 
-def geglu(p: dict, x: jax.Array) -> jax.Array:
-    """Returns (gelu(x gate) * (x up)) down, (B, T, D) -> (B, T, D), with the tanh approximation.
+def geglu(p: dict, x: jax.Array, *, approximate: bool = True) -> jax.Array:
+    """Returns (gelu(x gate) * (x up)) down, (B, T, D) -> (B, T, D).
 
-    The parameters are those of `swiglu`.
+    The parameters are those of `swiglu`. approximate: GELU is its tanh approximation.
     """
-    hidden = recompute.from_arguments(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up)(*_gated(p, x))
+    hidden = recompute.from_arguments(lambda gate, up: jax.nn.gelu(gate, approximate=approximate) * up)(*_gated(p, x))
     return tap("mlp", linear.project(_named(hidden), p["down"]))
 
 

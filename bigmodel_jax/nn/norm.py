@@ -31,18 +31,19 @@ def rms(p: dict, x: jax.Array, *, eps: float = 1e-5, offset: float = 0.0) -> jax
     return recompute.from_arguments(fn)(x, p["scale"])
 
 
-def layer_spec(dim: int) -> dict[str, Param]:
-    """scale (dim,) and bias (dim,)."""
-    return {"scale": Param((dim,), ("embed",), ones()), "bias": Param((dim,), ("embed",), zeros())}
+def layer_spec(dim: int, bias: bool = True) -> dict[str, Param]:
+    """scale (dim,) and, with `bias`, bias (dim,)."""
+    return rms_spec(dim) | ({"bias": Param((dim,), ("embed",), zeros())} if bias else {})
 
 
 def layer(p: dict, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
-    """LayerNorm (Ba et al., arXiv:1607.06450) of x (..., dim)."""
+    """LayerNorm (Ba et al., arXiv:1607.06450) of x (..., dim), with a bias if `p` has one."""
 
-    def fn(x, scale, bias):
+    def fn(x, scale, *bias):
         x32 = x.astype(jnp.float32)
         centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-        return (y * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+        y = y * scale.astype(jnp.float32)
+        return (y + bias[0].astype(jnp.float32) if bias else y).astype(x.dtype)
 
-    return recompute.from_arguments(fn)(x, p["scale"], p["bias"])
+    return recompute.from_arguments(fn)(x, *(p[name] for name in ("scale", "bias") if name in p))

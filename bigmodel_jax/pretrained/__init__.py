@@ -32,6 +32,7 @@ from bigmodel_jax.pretrained.marian import MARIAN
 from bigmodel_jax.pretrained.mistral import MISTRAL
 from bigmodel_jax.pretrained.mixtral import MIXTRAL
 from bigmodel_jax.pretrained.mmdit import MMDIT
+from bigmodel_jax.pretrained.modernbert import MODERNBERT
 from bigmodel_jax.pretrained.olmo import OLMO2, OLMO3
 from bigmodel_jax.pretrained.paligemma import PALIGEMMA
 from bigmodel_jax.pretrained.phi3 import PHI3
@@ -58,6 +59,7 @@ FAMILIES: dict[str, Family] = {
         *ROBERTA,
         *DISTILBERT,
         *ELECTRA,
+        *MODERNBERT,
         *DEBERTA,
         *XLNET,
         MISTRAL,

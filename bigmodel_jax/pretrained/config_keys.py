@@ -79,7 +79,7 @@ _KINDS: dict[Kind, str] = {
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
         conv_kernel_size max_source_positions max_target_positions no_rope_layer_interval scale_factor
-        latent_channels pooled_side norm_num_groups layers_per_block""",
+        latent_channels pooled_side norm_num_groups layers_per_block local_attention global_attn_every_n_layers""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
         decoder_vocab_size num_labels""",
@@ -93,7 +93,7 @@ _KINDS: dict[Kind, str] = {
     POSITIVE: """rms_norm_eps layer_norm_eps layer_norm_epsilon rope_local_base_freq rope_theta
         routed_scaling_factor query_pre_attn_scalar swiglu_alpha swiglu_limit low_freq_factor high_freq_factor
         norm_eps initializer_factor embedding_multiplier attention_multiplier residual_multiplier logits_scaling
-        layerscale_value""",
+        layerscale_value global_rope_theta local_rope_theta""",
     POSITIVE_OR_NULL: """factor attention_factor beta_fast beta_slow partial_rotary_factor interpolation_scale
         attn_logit_softcapping final_logit_softcapping""",
     NUMBER: """momentum classifier_dropout_prob initializer_range hidden_dropout_prob dropout init_std
@@ -152,7 +152,8 @@ INERT = frozenset(
     ctc_loss_reduction ctc_zero_infinity forced_decoder_ids median_filter_width use_weighted_layer_sum
     classifier_proj_size apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob
     mask_feature_length mask_feature_min_masks qa_dropout seq_classif_dropout sinusoidal_pos_embds image_seq_length
-    num_image_tokens _pad_token_id ignore_index
+    num_image_tokens _pad_token_id ignore_index initializer_cutoff_factor embedding_dropout mlp_dropout
+    deterministic_flash_attn sparse_prediction sparse_pred_ignore_index reference_compile repad_logits_with_grad
     """)
 )
 

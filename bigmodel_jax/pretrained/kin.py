@@ -24,8 +24,9 @@ KIN = {
     "Mixtral": "Dbrx GraniteMoe GraniteMoeShared Jamba JetMoe MiniMax Olmoe Phimoe",
     "Qwen3Moe": "Dots1 Ernie4_5_Moe Flex_Olmo FlexOlmo Glm4Moe HunYuanMoEV1 Llama4 Qwen2Moe Qwen3Next Qwen3VLMoe",
     "DeepseekV3": "Deepseek DeepseekV2 DeepseekV32 Glm4MoeLite KimiK2 LongcatFlash Youtu",
-    "Bert": """Albert BigBird ConvBert Ernie Esm FNet Funnel LayoutLM MobileBert ModernBert MPNet
+    "Bert": """Albert BigBird ConvBert Ernie Esm FNet Funnel LayoutLM MobileBert MPNet
         MegatronBert NomicBert RemBert RoCBert RoFormer Splinter SqueezeBert""",
+    "ModernBert": "EuroBert ModernBertDecoder NeoBert",
     "Roberta": "Camembert IBert Longformer Luke RobertaPreLayerNorm XLM XLMRoberta XLMRobertaXL Xmod",
     "DebertaV2": "Deberta",
     "T5": "LongT5 T5Encoder MT5 Pop2Piano SwitchTransformers UMT5",

@@ -8,6 +8,7 @@ MODEL_TYPES = {
     "RobertaConfig": ("roberta",),
     "DistilBertConfig": ("distilbert",),
     "ElectraConfig": ("electra",),
+    "ModernBertConfig": ("modernbert",),
     "DebertaConfig": ("deberta-v2",),
     "XLNetConfig": ("xlnet",),
     "MistralConfig": ("mistral",),

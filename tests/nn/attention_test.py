@@ -84,6 +84,7 @@ RULES = {
     "causal": Rule(),
     "full": Rule(causal=False),
     "window": Rule(window=40),
+    "window_both_ways": Rule(causal=False, window=40),
     "window_of_both_kinds": Rule(window=40),
     "softcap": Rule(softcap=5.0),
     "sinks": Rule(),

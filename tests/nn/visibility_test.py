@@ -34,9 +34,9 @@ SEEN = {
         {"window": 1},
         ["#.......", ".#......", "..#.....", "...#....", "....#...", ".....#..", "......##", "......##"],
     ),
-    "a window both ways holds back behind alone": (
+    "a window of two both ways": (
         {"causal": False, "window": 2},
-        ["####....", "####....", ".###....", "..##....", "....##..", "....##..", "......##", "......##"],
+        ["##......", "###.....", ".###....", "..##....", "....##..", "....##..", "......##", "......##"],
     ),
 }
 
@@ -90,7 +90,9 @@ def by_hand(causal=True, window=0, softcap=0.0, sinks=None, bias=None, scale=Non
         total, weighted = 0.0 if sinks is None else math.exp(sinks[h]), np.zeros(V.shape[-1])
         for s in range(T):
             distance = POSITIONS[0, t] - POSITIONS[0, s]
-            if SEGMENTS[0, s] != SEGMENTS[0, t] or (causal and distance < 0) or (window and distance >= window):
+            if SEGMENTS[0, s] != SEGMENTS[0, t] or (causal and distance < 0):
+                continue
+            if window and (distance if causal else abs(distance)) >= window:
                 continue
             logit = float(Q[0, t, h] @ KEYS[0, s, h // (H // K)]) * (1 / math.sqrt(WIDTH) if scale is None else scale)
             logit = softcap * math.tanh(logit / softcap) if softcap else logit
@@ -105,6 +107,7 @@ RULES = {
     "causal": {},
     "both ways": {"causal": False},
     "window": {"window": 2},
+    "window both ways": {"causal": False, "window": 2},
     "soft cap": {"softcap": 0.7},
     "sinks": {"sinks": SINKS},
     "scale": {"scale": 0.9},

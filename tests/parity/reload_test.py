@@ -121,6 +121,12 @@ VARIANTS = {
     "distilbert-classification": {"regression": {"num_classes": 1}},
     "electra": {"other": {"table_dim": 32, "num_token_types": 5, "norm_eps": 1e-3, "dropout": 0.3}},
     "electra-classification": {"regression": {"num_classes": 1}},
+    "modernbert": {
+        "all_global": {"global_every": 1, "norm_eps": 1e-3, "rope_theta": 100.0},
+        "other": {"global_every": 9, "window": 1, "local_rope_theta": 50.0, "num_heads": 2},
+    },
+    "modernbert-encoder": {"one_layer": {"num_layers": 1}},
+    "modernbert-classification": {"mean": {"pooling": "mean", "num_classes": 1}},
     "deberta": {"other": {"num_buckets": 16, "norm_eps": 1e-3, "max_seq_len": 30}},
     "xlnet": {"other": {"norm_eps": 1e-3}},
     "t5": {
@@ -208,7 +214,7 @@ def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
         batch["tokens"] = batch["tokens"].copy()
         batch["tokens"][:, 0] = cfg.image_token_id
     if name in ("vit", "resnet", "resnet_basic", "efficientnet") or name.startswith(
-        ("bert", "roberta", "distilbert", "electra", "dinov2", "alexnet", "vgg")
+        ("bert", "roberta", "distilbert", "electra", "modernbert", "dinov2", "alexnet", "vgg")
     ):
         batch.pop("label", None)
     return batch

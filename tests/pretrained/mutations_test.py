@@ -44,6 +44,7 @@ ABSENT = config_keys.words("""
     vision_feature_layer scale_embedding use_swiglu_ffn scale_factor act_fn latents_mean latents_std use_quant_conv
     scaling_factor shift_factor
     use_post_quant_conv mid_block_add_attention batch_norm pooled_side
+    classifier_activation classifier_bias classifier_pooling decoder_bias norm_bias
 """)
 # Keys that are read and of which another value means the same.
 # Of a conformer, distances of any length are computed, and each query has keys of its own.
@@ -52,6 +53,7 @@ ABSENT = config_keys.words("""
 # A Qwen3 MoE whose layers all have experts has no dense MLP; latent attention has as many keys as queries.
 NOTES = {
     ("qwen3_moe", "intermediate_size"),
+    ("segformer", "layer_norm_eps"),
     ("phi3", "original_max_position_embeddings"),
     ("phi3", "partial_rotary_factor"),
     ("phi4", "original_max_position_embeddings"),
@@ -296,6 +298,7 @@ PUBLISHED = {
     "deepseek": {"auto_map": {"AutoConfig": "x"}, "ep_size": 1, "seq_aux": True, "num_nextn_predict_layers": 1}
     | {"quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8"}},
     "bert": {"directionality": "bidi", "pooler_fc_size": 768, "gradient_checkpointing": False, "pruned_heads": {}},
+    "modernbert": {"position_embedding_type": "sans_pos", "repad_logits_with_grad": False, "reference_compile": None},
     "clip": {"text_config_dict": None, "vision_config_dict": None},
     "opus_mt": {"num_hidden_layers": 2, "bad_words_ids": [[1]], "add_bias_logits": False, "extra_pos_embeddings": 1},
     "t5": {"output_past": True, "n_positions": 512, "num_beams": 4},

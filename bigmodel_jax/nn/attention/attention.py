@@ -113,11 +113,12 @@ def attend(
     """Attention within segments: softmax(scale q k + bias) v, (B, T, H, w).
 
     q: (B, T, H, h). k: (B, S, K, h). v: (B, S, K, w). window: the number of positions that a query
-    sees, its own included (arXiv:2004.05150). local: () bool, whether this layer has the window,
-    for models whose layers differ. scale: 1/sqrt(h) by default. softcap: logits become c
-    tanh(logits / c) (Gemma 2, arXiv:2408.00118). sinks: (H,) logits of a key without a value, which
-    lets a head attend to nothing (gpt-oss, arXiv:2309.17453). bias: (B or 1, H, T, S), added to the
-    logits; only the plain implementation takes it.
+    sees before it and, unless causal, after it, its own included (arXiv:2004.05150). local: ()
+    bool, whether this layer has the window, for models whose layers differ. scale: 1/sqrt(h) by
+    default. softcap: logits become c tanh(logits / c) (Gemma 2, arXiv:2408.00118). sinks: (H,)
+    logits of a key without a value, which lets a head attend to nothing (gpt-oss,
+    arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits; only the plain implementation
+    takes it.
 
     k and v may be stored in blocks (core/storage.py), as in an int8 cache. "auto" chooses an
     implementation by the platform of the mesh. For a sequence sharded over devices,

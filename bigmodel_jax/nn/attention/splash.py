@@ -64,7 +64,7 @@ def kernel(rule: Rule, num_heads: int, shape: tuple[int, int], interpret: bool, 
     elif before is None:
         mask = splash_mask.CausalMask(shape)
     else:
-        mask = splash_mask.LocalMask(shape, (before, 0 if rule.causal else None), 0)
+        mask = splash_mask.LocalMask(shape, (before, 0 if rule.causal else before), 0)
     q, kv = (next(n for n in (BLOCK, 256, LANES) if length % n == 0) for length in shape)
     # The fused backward pass would keep one dq per block of keys, so that its memory would be
     # quadratic in the length.

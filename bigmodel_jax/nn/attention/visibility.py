@@ -33,8 +33,8 @@ class Rule(NamedTuple):
     """The parts of a mask that are fixed when the program is traced.
 
     causal: whether a query sees no later position. window: the number of positions that a query
-    sees, its own included, 0 = all (arXiv:2004.05150). softcap: logits become c tanh(logits / c), 0
-    = no cap (arXiv:2408.00118).
+    sees on each side, its own included, 0 = all (arXiv:2004.05150). softcap: logits become c
+    tanh(logits / c), 0 = no cap (arXiv:2408.00118).
     """
 
     causal: bool = True
@@ -52,8 +52,7 @@ def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | j
     """Returns (B, T, S) bool: which keys each query sees."""
     mask = q_where.segments[:, :, None] == k_where.segments[:, None, :]
     distance = q_where.positions[:, :, None] - k_where.positions[:, None, :]
-    if causal:
-        mask &= distance >= 0
+    mask &= distance >= 0 if causal else -distance < window
     return mask & (distance < window)
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import BertConfig, DebertaV2Config, DistilBertConfig, ElectraConfig, RobertaConfig, XLNetConfig
+from transformers import (
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    XLNetConfig,
+)
 
 from references.weights import randomize, save_gradients, save_weights
 
@@ -52,6 +60,20 @@ DISTIL = {
 SMALL_DISTIL = DISTIL | {"dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2}
 ELECTRA = {"embedding_size": 24}
 SMALL_ELECTRA = SMALL | {"embedding_size": 12}
+MODERN = {
+    "num_hidden_layers": 4,  # of both kinds, with each kind twice
+    "pad_token_id": 0,
+    **{f"{name}_token_id": None for name in ("bos", "eos", "cls", "sep")},
+    "local_attention": 6,  # 13 tokens reach beyond it on both sides
+    "layer_types": [f"{kind}_attention" for kind in ("full", "sliding", "sliding", "full")],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+    },
+}
+SMALL_MODERN = {"num_hidden_layers": 2, "layer_types": MODERN["layer_types"][:2]}
+BARE = {name: size for name, size in SIZES.items() if not name.endswith("dropout_prob")}
+SMALL_BARE = BARE | {name: size for name, size in SMALL.items() if name in BARE} | MODERN | SMALL_MODERN
 VALUES = ("last_hidden_state", "pooler_output", "logits", "prediction_logits", "seq_relationship_logits")
 
 
@@ -175,8 +197,8 @@ def write(architecture: str, config, folder: Path, *, training: bool = False) ->
     model = cls._from_config(config, attn_implementation="eager").float().eval()
     randomize(model)
     save_weights(model, folder)
-    # XLNet compares types, and DistilBERT has none.
-    types = 0 if config.model_type == "distilbert" else getattr(config, "type_vocab_size", 2)
+    # XLNet compares types, and two have none.
+    types = 0 if config.model_type in ("distilbert", "modernbert") else getattr(config, "type_vocab_size", 2)
     arrays = forward(model, types)
     value = loss_of(model, arrays)
     value.backward()
@@ -228,6 +250,22 @@ ENCODERS = {
     ),
     "electra-question-answering": functools.partial(
         write, "ElectraForQuestionAnswering", ElectraConfig(**SMALL | {"embedding_size": 16})
+    ),
+    "modernbert": functools.partial(write, "ModernBertForMaskedLM", ModernBertConfig(**BARE | MODERN), training=True),
+    "modernbert-encoder": functools.partial(write, "ModernBertModel", ModernBertConfig(**SMALL_BARE)),
+    "modernbert-classification": functools.partial(
+        write, "ModernBertForSequenceClassification", ModernBertConfig(**SMALL_BARE, num_labels=CLASSES)
+    ),
+    "modernbert-mean-classification": functools.partial(
+        write,
+        "ModernBertForSequenceClassification",
+        ModernBertConfig(**SMALL_BARE, classifier_pooling="mean", num_labels=CLASSES),
+    ),
+    "modernbert-token-classification": functools.partial(
+        write, "ModernBertForTokenClassification", ModernBertConfig(**SMALL_BARE, num_labels=CLASSES)
+    ),
+    "modernbert-question-answering": functools.partial(
+        write, "ModernBertForQuestionAnswering", ModernBertConfig(**SMALL_BARE)
     ),
     "deberta": functools.partial(write, "DebertaV2ForMaskedLM", DebertaV2Config(**SIZES | DEBERTA)),
     "deberta-encoder": functools.partial(write, "DebertaV2Model", DebertaV2Config(**SMALL | DEBERTA)),

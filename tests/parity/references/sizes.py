@@ -18,6 +18,7 @@ DEFAULTS = (
     "RobertaForMaskedLM",
     "DistilBertForMaskedLM",
     "ElectraForMaskedLM",
+    "ModernBertForMaskedLM",
     "XLNetLMHeadModel",
     "MistralForCausalLM",
     "Phi3ForCausalLM",
