@@ -168,7 +168,7 @@ class Programs(NamedTuple):
     # ---- all slots
 
     def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
-        """Makes up to `turns` tokens per slot, fewer if all texts end or one ends while others wait.
+        """Makes up to `turns` tokens per slot, fewer if all end or one ends while others wait.
 
         keep: (B,) bool; False ends the slot's text. allowed: (B, W), the tokens that may come
         next; with it, each slot gets one token.
