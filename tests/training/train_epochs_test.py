@@ -71,7 +71,7 @@ def test_without_either_a_run_has_the_steps_it_always_had():
         (
             Generated(num=8),
             {"epochs": 2},
-            "train.epochs = 2: Generated never ends, so it has no epochs; give train.steps",
+            "train.epochs = 2: Generated has no last row; give train.steps",
         ),
     ],
     ids=["both", "no end"],
