@@ -10,6 +10,8 @@ from bigmodel_jax import cli
 from bigmodel_jax.checkpoint import kept
 from bigmodel_jax.config import CheckpointConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):

@@ -130,6 +130,7 @@ def test_the_log_of_one_minus_a_probability_keeps_its_digits():
     assert np.isfinite(jax.vmap(jax.grad(log1mexp))(jnp.asarray(x))).all()
 
 
+@pytest.mark.slow
 def test_what_is_reported_of_pairs():
     batch = make_batch()
     found = {name: float(mean.compute()) for name, mean in of_loss(DPO(beta=0.5), batch).metrics.items()}

@@ -18,6 +18,8 @@ from bigmodel_jax.objectives import Detection
 from bigmodel_jax.pretrained import folder
 from reference import distance
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE, NAME = 1e-4, "detr"
 SIZES = {"layers": 6, "ffn_dim": 2048, "attention_heads": 8}  # of either side of the published models
 

@@ -20,6 +20,8 @@ from bigmodel_jax.training.saved import load_weights
 from constants_test import Features, leaves, run_config
 from loop_test import run, same
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):

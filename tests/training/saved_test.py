@@ -17,6 +17,8 @@ from bigmodel_jax.training.checks import check_data, check_sample
 from bigmodel_jax.training.evaluate_saved import evaluate_run
 from bigmodel_jax.training.saved import generate_from_run, load_weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
