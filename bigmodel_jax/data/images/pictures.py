@@ -144,12 +144,11 @@ def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Return an image as 8-bit RGB, rotated by its EXIF orientation, on a white background."""
-    orientation = picture.getexif().get(ORIENTATION, 1)
+    # First, because a picture made of an array has no EXIF data.
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        picture.getexif()[ORIENTATION] = orientation  # an array has no EXIF data
-    if orientation != 1:
-        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB" and not picture.has_transparency_data:
         return picture  # `convert` would make a copy
     if not picture.has_transparency_data:
