@@ -27,7 +27,6 @@ def written_at(run: Path, step: int) -> dict:
     return next(r for r in records if r["step"] == step and "eval/loss" in r)
 
 
-@pytest.mark.slow
 def test_every_verb_that_opens_a_run_takes_a_step(saved, tmp_path, capsys):
     for step in ("3", "6", "best"):
         cli.main(["eval", str(saved), "--step", step, "--json"])
@@ -41,7 +40,6 @@ def test_every_verb_that_opens_a_run_takes_a_step(saved, tmp_path, capsys):
     assert weights[0] != weights[1] == weights[2]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["eval", "generate", "export"])
 @pytest.mark.parametrize(
     ("step", "says"),

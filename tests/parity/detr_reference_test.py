@@ -29,7 +29,6 @@ def batch_of(ref):
     return batch | {"weights": jnp.ones(len(batch["image"]))}
 
 
-@pytest.mark.slow
 def test_logits_and_boxes(reference, measured):
     ref = reference(NAME)
     ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
@@ -39,7 +38,6 @@ def test_logits_and_boxes(reference, measured):
     assert measured(NAME, "forward", worst) <= TOLERANCE
 
 
-@pytest.mark.slow
 def test_gradients_of_every_parameter(reference, measured):
     """Relative to the norm of the parameter's gradient, and to a thousandth of the largest norm: the first decoder layer's
     attention among queries that are all zero carries nothing, and a key's bias adds the same to all logits of a query."""
@@ -60,7 +58,6 @@ def test_gradients_of_every_parameter(reference, measured):
     assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
 
 
-@pytest.mark.slow
 def test_the_loss_of_several_layers_and_its_gradients(reference):
     """Each layer has a matching of its own."""
     ref = reference(NAME)

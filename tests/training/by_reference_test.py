@@ -46,7 +46,6 @@ def values(config, folder):
     return jax.device_get(load_weights(config, folder, mesh)[0])
 
 
-@pytest.mark.slow
 def test_a_run_keeps_where_they_lie_and_none_of_them(first, second):
     _, folder = second
     said = json.loads((folder / "constants.json").read_text())
@@ -60,7 +59,6 @@ def test_a_run_keeps_where_they_lie_and_none_of_them(first, second):
     jax.tree.map(np.testing.assert_array_equal, values(*second)["features"], want)
 
 
-@pytest.mark.slow
 def test_a_source_may_be_named_from_the_folder_that_one_works_in(second, monkeypatch):
     config, folder = second
     monkeypatch.chdir(folder.parent)
@@ -70,7 +68,6 @@ def test_a_source_may_be_named_from_the_folder_that_one_works_in(second, monkeyp
     assert all(place.directory.is_absolute() for place in found.places.values())
 
 
-@pytest.mark.slow
 def test_a_resumed_run_reads_them_again_bit_for_bit(second, tmp_path):
     config, straight = second
     half = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
@@ -80,7 +77,6 @@ def test_a_resumed_run_reads_them_again_bit_for_bit(second, tmp_path):
     same(dataclasses.replace(config, parallel=ParallelConfig(data=1)), straight, tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_a_third_run_refers_to_the_first_and_not_to_the_second(first, second, tmp_path):
     config, folder = second
     for state, start in (("weights", 0), ("all", 2)):
@@ -102,7 +98,6 @@ def moved(first, second, tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.mark.slow
 def test_both_folders_may_move_together_and_the_run_be_used_on_another_mesh(moved, second):
     config = dataclasses.replace(second[0], parallel=ParallelConfig(data=2, fsdp=4))
     assert evaluate_run(config, moved / "second")[0] == 4
@@ -169,7 +164,6 @@ class Teacher(Classification):
         return {"teacher": self.source}
 
 
-@pytest.mark.slow
 def test_an_objectives_constants_come_from_its_sources(first, tmp_path):
     config = run_config(first[1].parent, Features(kind="trained"), steps=1)
     config = dataclasses.replace(config, objective=Teacher(source=f"{first[1]}@2"))

@@ -29,7 +29,6 @@ def run(tmp_path_factory):
     return config_file.load(folder / "run"), folder / "run"
 
 
-@pytest.mark.slow
 def test_an_evaluation_afterwards_is_the_one_of_the_run(run):
     config, run_dir = run
     last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
@@ -38,7 +37,6 @@ def test_an_evaluation_afterwards_is_the_one_of_the_run(run):
     assert {name: last[name] for name in scalars} == pytest.approx(scalars, rel=1e-6)
 
 
-@pytest.mark.slow
 def test_the_averaged_parameters_are_the_ones_used(run):
     config, run_dir = run
     mesh = sharding.make_mesh(config.parallel)
@@ -50,7 +48,6 @@ def test_the_averaged_parameters_are_the_ones_used(run):
     assert any(params.paths(different).values())
 
 
-@pytest.mark.slow
 def test_weights_are_the_same_on_another_mesh(run):
     config, run_dir = run
     split = ParallelConfig(data=2, fsdp=2, tensor=2)
@@ -59,7 +56,6 @@ def test_weights_are_the_same_on_another_mesh(run):
     chex.assert_trees_all_equal(here, there)
 
 
-@pytest.mark.slow
 def test_every_text_begins_with_the_prompt_and_the_seed_repeats_it(run):
     sample = SampleConfig(prompt="the quick", max_tokens=6)
     texts = generate_from_run(*run, sample, seed=1, num_samples=3)
