@@ -29,7 +29,7 @@ def batch_of(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [LLAMA, pytest.param(VIT, marks=pytest.mark.slow)], ids=["llama", "vit"])
+@pytest.mark.parametrize("model", [LLAMA, VIT], ids=["llama", "vit"])
 def test_fewer_channels_are_the_model_with_those_channels_zeroed(model):
     weights, readers = weights_of(model), prune_structured.channel_readers(model)
     rng = np.random.default_rng(0)

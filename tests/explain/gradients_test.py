@@ -62,7 +62,7 @@ def test_steps_double_until_the_sum_is_complete_and_the_figure_is_honest():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cnn", "mlp", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["cnn", "mlp", "vit"])
 def test_attributions_of_a_model_sum_to_the_output_difference_within_one_percent(name):
     cfg = MODELS[name].tiny()
     model = cfg.make()

@@ -20,9 +20,7 @@ def made(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "deepseek"))]
-)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "deepseek"])
 def test_the_lens_ends_in_the_models_own_logits(name):
     model, tree = made(name)
     found = jax.jit(lambda tree: logit_lens(model, tree, TEXT))(tree)

@@ -139,9 +139,9 @@ def test_generation_is_that_of_the_vocabulary():
         (2, "plain", TP4),
         (1, "chunked", TP4),
         (2, "chunked", TP4_SEQ),
-        pytest.param(2, "chunked", TP4, marks=pytest.mark.slow),
-        pytest.param(1, "plain", TP4, marks=pytest.mark.slow),
-        pytest.param(1, "chunked", TP4_SEQ, marks=pytest.mark.slow),
+        (2, "chunked", TP4),
+        (1, "plain", TP4),
+        (1, "chunked", TP4_SEQ),
         pytest.param(1, "chunked", dataclasses.replace(TP4_SEQ, context="ulysses", tensor=2), marks=pytest.mark.slow),
     ],
 )

@@ -72,7 +72,7 @@ def equal(got, want):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "columns"), [("padded", 64), pytest.param("plain", 7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("case", "columns"), [("padded", 64), ("plain", 7)])
 def test_blocks_equal_the_logits_in_memory(case, columns):
     """64 and 7 do not divide the vocabulary: the last block shares columns with the one before."""
     equal(evaluate(case, "blocks", columns), evaluate(case, "whole"))
@@ -182,7 +182,7 @@ def test_the_same_distribution_is_no_divergence_however_it_is_measured():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["blocks", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["blocks", "whole"])
 def test_unlikely_tokens_stay_finite(form):
     """Logits so far apart that the probabilities of most tokens are zero in float32."""
 

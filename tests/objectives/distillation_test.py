@@ -143,7 +143,7 @@ def test_hidden_states_are_those_behind_the_layers_named():
 
 @pytest.mark.few("fsdp_tp")
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["fsdp_tp", *(pytest.param(k, marks=pytest.mark.slow) for k in ("data", "fsdp"))])
+@pytest.mark.parametrize("layout", ["fsdp_tp", "data", "fsdp"])
 def test_every_layout_equals_one_device(alone, layout):
     """The logits in blocks there, and whole on one device."""
     objective = dataclasses.replace(EVERYTHING, logits="blocks")

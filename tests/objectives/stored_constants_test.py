@@ -111,7 +111,7 @@ def close(got, want):
     ("name", "storage"),
     [
         ("teacher", "nf4"),
-        pytest.param("dpo", "int4", marks=pytest.mark.slow),
+        ("dpo", "int4"),
         *(
             pytest.param(n, s, marks=pytest.mark.exhaustive)
             for n in OBJECTIVES

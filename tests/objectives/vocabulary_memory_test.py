@@ -71,7 +71,7 @@ def largest(text: str) -> int:
     ("name", "adapters"),
     [
         ("dpo", True),
-        pytest.param("grpo", True, marks=pytest.mark.slow),
+        ("grpo", True),
         pytest.param("dpo", False, marks=pytest.mark.exhaustive),
         pytest.param("grpo", False, marks=pytest.mark.exhaustive),
     ],

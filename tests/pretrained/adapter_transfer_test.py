@@ -74,7 +74,7 @@ def test_an_imported_adapter_gives_pefts_logits(kind, runs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_it_gives_them_on_another_mesh(kind, runs):
     close(of_run(runs[kind], data=2, fsdp=2, tensor=2), np.load(FOLDERS / kind / "logits.npy"))
 
