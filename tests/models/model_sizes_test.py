@@ -114,7 +114,7 @@ def test_a_cut_names_the_field_that_does_not_divide():
 def test_a_kind_of_attention_that_a_model_does_not_choose_is_refused():
     asked = dataclasses.replace(T5Config.tiny(), compute=Compute(remat="full", attention="splash"))
     with pytest.raises(
-        ValueError, match=r"^model.compute.attention = 'splash'; the attention of T5Config has one form"
+        ValueError, match=r"^model.compute.attention = 'splash'; the attention of T5Config has one implementation"
     ):
         asked.validate(ParallelConfig())
     dataclasses.replace(asked, compute=Compute(remat="full")).validate(ParallelConfig())

@@ -134,7 +134,7 @@ def test_a_run_with_a_factor_on_its_logits_is_not_exported():
     for tied in (True, False):
         cfg = config(wide(2, tied_embeddings=tied))
         if tied:
-            with pytest.raises(ValueError, match=r"embed/table is the head as well"):
+            with pytest.raises(ValueError, match=r"embed/table is also the head"):
                 check_published(cfg.mup, cfg.make_model())
         else:
             check_published(cfg.mup, cfg.make_model())

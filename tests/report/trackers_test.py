@@ -49,6 +49,7 @@ def test_wandb_offline(wandb, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run("wandb", tmp_path / "first")
+    wandb.teardown()  # the service writes its logs from a thread of its own, until it ends
     logs = sorted((tmp_path / "first" / "wandb").glob("offline-run-*/run-*.wandb"))
     records = [record for log in logs for record in wandb_records(log)]
     runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
