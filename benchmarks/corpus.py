@@ -136,15 +136,25 @@ def _write(folder: Path, megabytes: int) -> None:
 
 
 def _peak(command: list[str]) -> float:
-    """The peak in MiB of the summed proportional set sizes of a command's processes, sampled five
-    times a second."""
+    """The peak memory in MiB of a command's processes together, sampled five times a second."""
     process, peak = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL), 0
     while process.poll() is None:
-        peak = max(peak, sum(map(_pss, _tree(process.pid))))
+        peak = max(peak, _together(_tree(process.pid)))
         time.sleep(0.2)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return peak / 1024
+
+
+def _together(numbers: list[int]) -> int:
+    """The KiB of these processes: all that each holds for itself, and the pages of mapped files of
+    the one with most.
+
+    The processes map the same libraries. The kernel's proportional share would fall while other
+    programs map them too.
+    """
+    found = [_memory(number) for number in numbers]
+    return sum(own for own, _ in found) + max((mapped for _, mapped in found), default=0)
 
 
 def _tree(number: int) -> list[int]:
@@ -155,12 +165,14 @@ def _tree(number: int) -> list[int]:
     return [number, *(n for child in below for n in _tree(int(child)))]
 
 
-def _pss(number: int) -> int:
+def _memory(number: int) -> tuple[int, int]:
+    """(own, mapped) KiB of a process: its share of anonymous memory, and resident pages of files."""
     try:
         text = Path(f"/proc/{number}/smaps_rollup").read_text()
     except OSError:  # the process has ended
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
+        return 0, 0
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in text.splitlines()[1:])}
+    return kib["Pss_Anon"] + kib["Pss_Shmem"], kib["Rss"] - kib["Anonymous"]
 
 
 def _opened(folder: Path) -> float:

@@ -4,6 +4,7 @@ Sphinx reads the settings and calls `setup`; nothing in the package imports this
 """
 
 import dataclasses
+import functools
 import inspect
 import os
 import re
@@ -39,6 +40,9 @@ autodoc_mock_imports = ["apache_beam", "lm_eval", "prometheus_client", "starlett
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+# A page's list of contents names its modules. With every function, it would have hundreds of lines, and each page of
+# the site would copy them.
+toc_object_entries = False
 
 # Pages that show a file from the top of the repository.
 SHOWN = {"index": "README.md", "contributing": "CONTRIBUTING.md"}
@@ -141,19 +145,23 @@ def fields(cls: type) -> str:
 
 def field_comments(cls: type) -> dict[str, str]:
     """The comment of each field in the source of a dataclass and of those that it inherits from."""
+    parts = [own_comments(one) for one in reversed(cls.__mro__) if dataclasses.is_dataclass(one)]
+    return {name: comment for part in parts for name, comment in part.items()}
+
+
+@functools.cache  # a class that many inherit from is read once
+def own_comments(cls: type) -> dict[str, str]:
+    """The comment of each field that the dataclass itself declares."""
     found: dict[str, str] = {}
-    for one in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(one):
+    above: list[str] = []
+    for line in inspect.getsource(cls).splitlines():
+        if line.startswith("    # "):
+            above.append(line.strip("# "))
             continue
-        above: list[str] = []
-        for line in inspect.getsource(one).splitlines():
-            if line.startswith("    # "):
-                above.append(line.strip("# "))
-                continue
-            if match := FIELD.match(line):
-                _, _, beside = line.partition("  # ")
-                found[match[1]] = beside or " ".join(above)
-            above = []
+        if match := FIELD.match(line):
+            _, _, beside = line.partition("  # ")
+            found[match[1]] = beside or " ".join(above)
+        above = []
     return found
 
 
