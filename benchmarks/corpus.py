@@ -147,8 +147,8 @@ def _peak(command: list[str]) -> float:
 
 
 def _together(numbers: list[int]) -> int:
-    """The KiB of these processes: all that each holds for itself, and the pages of mapped files of
-    the one with most.
+    """The KiB of these processes: all that each holds for itself, and the most file pages that one
+    maps.
 
     The processes map the same libraries. The kernel's proportional share would fall while other
     programs map them too.
@@ -166,7 +166,7 @@ def _tree(number: int) -> list[int]:
 
 
 def _memory(number: int) -> tuple[int, int]:
-    """(own, mapped) KiB of a process: its share of anonymous memory, and resident pages of files."""
+    """(own, mapped) KiB of a process: its share of anonymous memory, and the file pages it maps."""
     try:
         text = Path(f"/proc/{number}/smaps_rollup").read_text()
     except OSError:  # the process has ended

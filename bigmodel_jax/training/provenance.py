@@ -25,6 +25,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.core import files, paths, processes, user_code
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data import cache
+from bigmodel_jax.data.sources import remembered
 
 FILE = "provenance.json"
 KINDS = ("data", "code")
@@ -114,15 +115,16 @@ def _named_as_now(record: dict, config: Config) -> dict:
 
 def _record(config: Config, source: Path | None, before: dict) -> dict:
     known = before.get("data", {})
-    data = {name: _entry(name, what, known.get(name, {})) for name, what in config.data.reads().items()}
+    root = config.data.root()
+    data = {name: _entry(name, what, known.get(name, {}), root) for name, what in config.data.reads().items()}
     return {"data": data, "code": {name: _copy(path) for name, path in code_files(config, source).items()}}
 
 
-def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
+def _entry(name: str, what: list[Path] | str, before: dict, root: Path) -> dict:
     """The record's entry for one text, which is {"digest"}, or for several files.
 
     An entry of files is {"digest", "stamp", "files": {path: [bytes, sha256]}}. `before` is returned
-    if its stamp still holds.
+    if its stamp still holds. `root` is the cache folder, which remembers digests of large files.
     """
     if isinstance(what, str):
         return {"digest": what}
@@ -134,9 +136,8 @@ def _entry(name: str, what: list[Path] | str, before: dict) -> dict:
             for path, (size, digest) in before["files"].items():
                 cache.know_digest(path, size, stats[path].changed, digest)
             return before
-        found = {}
-        for path in stats:
-            found[path] = [stats[path].size, cache.file_digest(path)]
+        digests = dict(zip(map(paths.absolute, what), remembered.digests(what, root), strict=True))
+        found = {path: [stats[path].size, digests[path]] for path in stats}
     except OSError as error:  # the error of a failed read has no file name
         raise ValueError(f"{name}: {str(error.filename or path)!r} cannot be read: {error.strerror}") from error
     whole = hashlib.sha256("".join(digest for _, digest in found.values()).encode()).hexdigest()

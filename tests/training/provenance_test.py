@@ -13,6 +13,7 @@ from bigmodel_jax import config_file
 from bigmodel_jax.core import processes
 from bigmodel_jax.data import Arrays, CaptionFiles, ImageTextData, JsonlFiles, TokenizerConfig
 from bigmodel_jax.data import cache as prepared
+from bigmodel_jax.data.sources import remembered
 from bigmodel_jax.data.tabular import Tables, TabularData
 from bigmodel_jax.training import provenance, run_folder
 
@@ -108,6 +109,17 @@ def test_touched_files_are_equal_and_untouched_ones_are_not_read(place, monkeypa
     monkeypatch.setattr(prepared.hashlib, "file_digest", lambda *_: pytest.fail("a file was read"))
     place.start(config)
     config.data.source.fingerprint("train", place.folder)
+
+
+def test_a_new_run_on_known_files_reads_none(place, monkeypatch, tmp_path):
+    monkeypatch.setattr(remembered, "LEAST", 0)
+    for path in place.folder.iterdir():
+        os.utime(path, (1, 1))
+    first = place.start(resumes=False)
+    monkeypatch.setattr(prepared.hashlib, "file_digest", lambda *_: pytest.fail("a file was read"))
+    place.run_dir = tmp_path / "second"
+    place.run_dir.mkdir()
+    assert place.start(resumes=False)["data"] == first["data"]
 
 
 def test_a_moved_folder_of_equal_files_is_no_change(place, tmp_path):
