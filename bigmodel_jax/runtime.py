@@ -9,9 +9,11 @@ from pathlib import Path
 
 # A step frees and allocates hundreds of MiB. Above glibc's threshold each block is a fresh mapping,
 # which the kernel zeroes page by page; that took half of the kernel's time in a CPU run. These
-# settings keep freed memory in the process, in huge pages.
+# settings keep freed memory in the process, in huge pages. All threads share one arena, because the
+# others map every block above 64 MiB afresh, whatever the threshold.
 ARENA = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(1 << 28),
