@@ -1,14 +1,15 @@
 """Tokens per second of a LoRA step of SmolLM2-135M beside transformers with PEFT, in alternation.
 
     uv run benchmarks/lora_speed.py /path/to/python-with-torch [--rounds 5] [--steps 2]
-        [--sides ours,full,eager,compile]
+        [--sides ours,unrolled,full,eager,compile]
 
-LoRA has rank 16 on all products of the layers; float32, rows of 256 random tokens, AdamW. Four
+LoRA has rank 16 on all products of the layers; float32, rows of 256 random tokens, AdamW. The
 programs run side by side and take turns, so that other load on the machine affects all: our LoRA
-step, our full step, and PEFT with torch eager and with torch.compile. It prints medians, the ratio
-to the faster torch, and the ratio of our LoRA step's time to our full step's. All are given for
-wall-clock time and for the processor time of all cores, which says more on a machine that other
-programs use. `--profile FOLDER` instead runs only our side and prints its slowest operations.
+step, the same with `model.compute.unroll`, our full step, and PEFT with torch eager and with
+torch.compile. It prints medians, our ratios to the faster torch, and the ratio of our LoRA step's
+time to our full step's. All are given for wall-clock time and for the processor time of all cores,
+which says more on a machine that other programs use. `--profile FOLDER` instead runs only our side
+and prints its slowest operations.
 """
 
 import argparse
@@ -37,17 +38,21 @@ CONFIG = Path(__file__).parents[1] / "configs" / "sft_smollm2.py"
 ROWS, LENGTH, RANK = 2, 256, 16
 NAMES = {
     "ours": "ours, LoRA",
+    "unrolled": "ours, unrolled",
     "full": "ours, full step",
     "eager": "PEFT, torch eager",
     "compile": "PEFT, torch.compile",
 }
+OURS = ("ours", "unrolled", "full")
 
 
 def config_of(side: str) -> Config:
     config = config_file.load(CONFIG)
     train = dataclasses.replace(config.train, steps=1000, epochs=None, batch_size=ROWS, init_from="")
     adapters = AdapterConfig() if side == "full" else Lora(targets="layers/.*", rank=RANK, alpha=2 * RANK)
-    return dataclasses.replace(config, train=train, parallel=ParallelConfig(data=1), adapters=adapters)
+    compute = dataclasses.replace(config.model.compute, unroll=side == "unrolled")
+    model = dataclasses.replace(config.model, compute=compute)
+    return dataclasses.replace(config, model=model, train=train, parallel=ParallelConfig(data=1), adapters=adapters)
 
 
 def batches(vocab_size: int) -> list[dict]:
@@ -109,7 +114,7 @@ def profile(folder: str, most: int = 25) -> None:
 
 
 def command(side: str, python: str) -> tuple[list[str], dict[str, str]]:
-    if side in ("ours", "full"):
+    if side in OURS:
         return [sys.executable, __file__, "--serve", side], runtime.ARENA
     shape = dataclasses.asdict(config_of("ours").model) | {"rank": RANK, "batch_size": ROWS, "seq_len": LENGTH}
     return [python, str(Path(__file__).with_name("torch_lora.py")), json.dumps(shape), side, "lora"], {}
@@ -139,7 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--sides", default=",".join(NAMES))
-    parser.add_argument("--serve", choices=("ours", "full"))
+    parser.add_argument("--serve", choices=OURS)
     parser.add_argument("--profile", metavar="FOLDER")
     args = parser.parse_args()
     if args.serve:
@@ -162,9 +167,10 @@ def show(seconds: dict[str, list[float]], trained: dict[str, int]) -> None:
         speed = f"{1e3 * middle:8.0f} ms/step {ROWS * LENGTH / middle:8.1f} tokens/s"
         print(f"  {NAMES[side]:22s} {speed}  {trained[side]:,} trained")
     torch = [side for side in ("eager", "compile") if side in seconds]
-    if torch and "ours" in seconds:
-        best = min(torch, key=lambda side: statistics.median(seconds[side]))
-        print(f"  tokens/s, ours / {NAMES[best]}: {ratio(seconds, best, 'ours')}")
+    for side in ("ours", "unrolled"):
+        if torch and side in seconds:
+            best = min(torch, key=lambda side: statistics.median(seconds[side]))
+            print(f"  tokens/s, {NAMES[side]} / {NAMES[best]}: {ratio(seconds, best, side)}")
     if {"ours", "full"} <= seconds.keys():
         print(f"  time, ours / our full step: {ratio(seconds, 'ours', 'full')}")
 
