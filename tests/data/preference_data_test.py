@@ -195,7 +195,7 @@ def test_tools_and_reasoning_reach_the_template(tmp_path):
         (PAIR | {"chosen": [USER]}, "the assistant says nothing; its roles: user"),
         (PAIR | {"chosen": [{"role": "assistant"}]}, "a message lacks its role or content; its keys: role"),
         (PAIR | {"chosen": [{"role": "assistant", "content": 5}]}, "a message whose content is no text but int"),
-        (PAIR | {"chosen": {"from": ["gpt"], "value": "mn"}}, "a message is from .'gpt'. .perhaps you meant 'gpt'.; known: human"),
+        (PAIR | {"chosen": {"from": ["gpt"], "value": "mn"}}, "a message is from .'gpt'.*; known: human"),
         (
             PAIR | {"chosen": [USER | {"content": "K"}, SAID]},
             "begins with a message of the user that is not in the prompt",
