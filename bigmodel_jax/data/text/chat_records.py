@@ -104,7 +104,9 @@ def _sharegpt(record: dict, columns: Columns) -> tuple[list[Message], int]:
 
 
 def of_sharegpt(turn: dict) -> Message:
-    """Return the message of a ShareGPT turn, whose other keys stay; raises ValueError for others."""
+    """Return the message of a ShareGPT turn with its other keys; raises ValueError where there is
+    none.
+    """
     if not {"from", "value"} <= turn.keys():
         raise ValueError(f"a message lacks 'from' or 'value'; its keys: {', '.join(map(str, turn)) or 'none'}")
     if not isinstance(turn["from"], str) or turn["from"] not in ROLES:
