@@ -109,13 +109,11 @@ def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base
             )
     whole = list(names.pieces(family.rows, spec, cfg))
     saved = _saved(folder, spec, [piece for piece in whole if config.saves(piece.name.rpartition(".")[0])], left)
-    _check_none(folder, whole, left)
+    _check_none(folder, whole, left, "head/table" in spec)
     return Adapters(matrices, saved, config.use_rslora, config.lora_dropout)
 
 
-def _saved(
-    folder: Path, spec: Mapping[str, Param], pieces: list[Piece], left: dict[str, Tensor]
-) -> dict[str, np.ndarray]:
+def _saved(folder: Path, spec: Mapping[str, Param], pieces: list[Piece], left: dict[str, Tensor]) -> dict[str, Any]:
     """The whole values of `modules_to_save` by our path, taken out of `left`."""
     saved: dict[str, np.ndarray] = {}
     for piece in pieces:
@@ -130,8 +128,10 @@ def _saved(
     return saved
 
 
-def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where `left` still has a tensor, since every tensor must be used."""
+def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor], has_head: bool) -> None:
+    """Raises ValueError where `left` still has a tensor: all must be used."""
+    if not has_head and (head := next((name for name in left if name.startswith("lm_head.")), None)):
+        raise ValueError(f"{folder / WEIGHTS}: {head} is not read: the base's head is the table of its embedding")
     for piece in pieces:
         if len(piece.row.paths) > 1 and any(name.startswith(piece.name.removesuffix("weight")) for name in left):
             raise ValueError(

@@ -1,5 +1,6 @@
 """PEFT folders: read into our parameters' adapters and written again, with every key of adapter_config.json accounted for."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -145,6 +146,26 @@ def test_every_key_that_peft_writes_is_in_a_table():
     for kind in KINDS:
         keys = json.loads((FOLDERS / kind / peft_config.FILE).read_text()).keys()
         assert keys <= peft_config.INERT | peft_config.NEUTRAL.keys() | peft_config.KINDS.keys()
+
+
+def test_modules_are_saved_by_the_ends_of_their_names(base, tmp_path):
+    """PEFT's `norm` saves every module whose name ends so; `layers.1.mlp` saves what is inside."""
+    config = peft_config.PeftConfig(modules_to_save=["norm", "layers.1.mlp"])
+    saved = ["model.norm", "model.layers.0.input_layernorm", "model.layers.1.mlp.up_proj"]
+    assert all(map(config.saves, saved))
+    assert not any(map(config.saves, ["lm_head", "model.layers.0.mlp.up_proj", "model.layers.1.mlp2.up_proj"]))
+
+
+def test_an_adapter_of_a_head_that_is_the_embeddings_table_is_one_line(base, tmp_path):
+    family, cfg, _, values = base
+    shutil.copytree(FOLDERS / "lora", tmp_path / "lora")
+    weights, about = tmp_path / "lora" / peft.WEIGHTS, tmp_path / "lora" / peft_config.FILE
+    head = {f"{peft.PREFIX}lm_head.lora_A.weight": np.ones((4, 32), "f")}
+    save_file(load_file(weights) | head, weights)
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"target_modules": ["q_proj", "v_proj", "lm_head"]}))
+    tied = dataclasses.replace(cfg, tied_embeddings=True)
+    with pytest.raises(ValueError, match=r"lm_head\.lora_A\.weight is not read: the base's head is the table of its"):
+        peft.read(tmp_path / "lora", family, params.paths(tied.make().spec), tied, values)
 
 
 @pytest.mark.parametrize(
