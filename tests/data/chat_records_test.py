@@ -161,6 +161,10 @@ def test_a_record_of_another_form_is_a_bad_record_with_its_reason(folder, tmp_pa
         ({"messages": TALK, "tools": [{"<|im_end|>": 1}]}, r"a message holds '<\|im_end\|>', a control token"),
         ({"messages": [*TALK[:4], TALK[4] | {"weight": 0}]}, r"a message has weight 0; supported: 1 \(data\.train_on"),
         ({"conversations": [*SHARED[:4], SHARED[4] | {"weight": 0}]}, "a message has weight 0"),
+        (
+            {"messages": [TALK[2] | {"content": [{"type": "image_url"}]}]},
+            "a part of type 'image_url', and this data reads",
+        ),
         ({"conversations": SHARED[1:], "system": 5}, "a message whose content is no text but int"),
         ({"messages": [TALK[1], TALK[2] | {"function_call": {"name": "add"}}]}, "'function_call', which this template"),
     ],
@@ -216,6 +220,16 @@ def test_reasoning_is_kept_or_stripped_and_never_lost_unsaid(folder, tmp_path):
     assert trained(dataclasses.replace(data, reasoning="strip"))[0][1] == "Hello!<|im_end|>"
     with pytest.raises(ValueError, match=r"'reasoning_content', which this template does not write; data\.reasoning ="):
         chat_records.for_template(REASONED, "keep", "{{ messages }}")
+
+
+def test_reasoning_in_a_part_is_that_of_a_key():
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "<think>hm</think>Hello!"}, "Bye"]
+    messages = [TALK[1], {"role": "assistant", "content": parts}]
+    with pytest.raises(ValueError, match="a message has 'thinking', which this template does not write"):
+        chat_records.for_template(messages, "keep", "{{ messages }}")
+    assert chat_records.for_template(messages, "keep", "{{ part.thinking }}") == messages
+    stripped = chat_records.for_template(messages, "strip", "{{ messages }}")
+    assert stripped[1]["content"] == [{"type": "text", "text": "Hello!"}, "Bye"]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ ROLES |= {"tool": "tool", "observation": "tool"}
 REASONING = ("reasoning_content", "reasoning", "thinking")
 THOUGHT = "<think>", "</think>"
 CALLS = ("tool_calls", "function_call")
+MEDIA = ("image", "video", "audio", "input_audio")  # how the types of parts begin that are no text
 
 
 class Conversation(NamedTuple):
@@ -168,10 +169,18 @@ def wrong(m: Message) -> str:
     for name, allowed in (("role", str), ("content", str | list | None)):
         if not isinstance(m.get(name), allowed):
             return f"a message whose {name} is no text but {type(m[name]).__name__}"
+    if media := next((kind for kind in _types(m) if kind.startswith(MEDIA)), ""):
+        return f"a message has a part of type {media!r}, and this data reads text alone"
     # OpenAI's files leave a turn out of the loss by weight 0.
     if m.get("weight") not in (None, 1):
         return f"a message has weight {m['weight']!r}; supported: 1 (data.train_on says which turns are trained)"
     return ""
+
+
+def _types(m: Message) -> list[str]:
+    """Return the types of the parts of a content; [] for a text."""
+    content = m.get("content")
+    return [str(part.get("type")) for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 def tools_of(value: Any, name: str) -> list | None:
@@ -198,8 +207,8 @@ def for_template(
     messages = [_stripped(m) if reasoning == "strip" else m for m in map(present, messages)]
     # Whole words: a template that reads `reasoning_content` does not read `reasoning`.
     read = {name for name in (*REASONING, *CALLS, "tools") if re.search(rf"\b{name}\b", template)}
-    lost = next((name for m in messages for name in (*REASONING, *CALLS) if m.get(name) and name not in read), None)
-    if lost:
+    held = {name for m in messages for name in (*(key for key, x in m.items() if x), *_types(m))}
+    if lost := next((name for name in (*REASONING, *CALLS) if name in held - read), ""):
         drops = "; data.reasoning = 'strip' drops it" if lost in REASONING else ""
         raise ValueError(f"a message has {lost!r}, which this template does not write{drops}")
     if tools and "tools" not in read:
@@ -214,12 +223,23 @@ def present(m: Message) -> Message:
 
 def _stripped(message: Message) -> Message:
     kept = {name: x for name, x in message.items() if name not in REASONING}
-    content, (begin, end) = kept.get("content"), THOUGHT
-    if (
-        kept["role"] == "assistant"
-        and isinstance(content, str)
-        and content.lstrip().startswith(begin)
-        and end in content
-    ):
-        kept["content"] = content.split(end, 1)[1].lstrip()
-    return kept
+    content = kept.get("content")
+    if kept["role"] != "assistant" or not content:
+        return kept
+    if isinstance(content, str):
+        return kept | {"content": _unthought(content)}
+    return kept | {"content": [_unthought(part) for part in content if not _is_reasoning(part)]}
+
+
+def _is_reasoning(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in REASONING
+
+
+def _unthought(part: Any) -> Any:
+    """Return a text, or a part with a text, without the reasoning with which it begins."""
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return part | {"text": _unthought(part["text"])}
+    begin, end = THOUGHT
+    if isinstance(part, str) and part.lstrip().startswith(begin) and end in part:
+        return part.split(end, 1)[1].lstrip()
+    return part
