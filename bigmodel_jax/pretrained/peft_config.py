@@ -28,10 +28,11 @@ NEUTRAL: dict[str, tuple] = {
     "use_bdlora": (None, False),
     "ensure_weight_tying": (False,),
     "loftq_config": ({}, None),
+    "target_parameters": (None, []),  # PEFT with transformers 5 writes [] for models with experts
     **dict.fromkeys(
         (
             *("megatron_config", "trainable_token_indices", "corda_config", "lora_ga_config", "velora_config"),
-            *("alora_invocation_tokens", "monteclora_config", "layer_replication", "target_parameters", "arrow_config"),
+            *("alora_invocation_tokens", "monteclora_config", "layer_replication", "arrow_config"),
             "kasa_config",
         ),
         (None,),

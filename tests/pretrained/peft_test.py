@@ -107,7 +107,7 @@ def test_the_parts_of_a_folder_lie_by_our_paths(base):
         ("bias", "lora_only", 'bias = "lora_only" is not supported; supported: "none"'),
         ("peft_type", "LOHA", 'peft_type = "LOHA" is not supported; supported: "LORA"'),
         ("lora_bias", True, "lora_bias = true is not supported; supported: false"),
-        ("target_parameters", ["experts.w"], "target_parameters = .* is not supported; supported: null"),
+        ("target_parameters", ["experts.w"], "target_parameters = .* is not supported; supported: null or \\[\\]"),
         ("trainable_token_indices", [3], "trainable_token_indices = .* is not supported"),
         ("layer_replication", [[0, 2]], "layer_replication = .* is not supported"),
         ("alora_invocation_tokens", [1], "alora_invocation_tokens = .* is not supported"),
@@ -154,6 +154,17 @@ def test_modules_are_saved_by_the_ends_of_their_names(base, tmp_path):
     saved = ["model.norm", "model.layers.0.input_layernorm", "model.layers.1.mlp.up_proj"]
     assert all(map(config.saves, saved))
     assert not any(map(config.saves, ["lm_head", "model.layers.0.mlp.up_proj", "model.layers.1.mlp2.up_proj"]))
+
+
+def test_layers_that_are_not_saved_are_the_bases(base, tmp_path):
+    shutil.copytree(FOLDERS / "lora", tmp_path / "lora")
+    weights, about = tmp_path / "lora" / peft.WEIGHTS, tmp_path / "lora" / peft_config.FILE
+    gate = np.arange(base[3]["layers/mlp/gate"][1].size, dtype="f").reshape(base[3]["layers/mlp/gate"][1].T.shape)
+    save_file(load_file(weights) | {f"{peft.PREFIX}model.layers.1.mlp.gate_proj.weight": gate}, weights)
+    more = {"modules_to_save": ["layers.1.mlp.gate_proj"], "target_parameters": []}
+    about.write_text(json.dumps(json.loads(about.read_text()) | more))
+    saved = read(tmp_path / "lora", base).saved["layers/mlp/gate"]
+    np.testing.assert_array_equal(saved, np.stack([base[3]["layers/mlp/gate"][0], gate.T]))
 
 
 def test_an_adapter_of_a_head_that_is_the_embeddings_table_is_one_line(base, tmp_path):
