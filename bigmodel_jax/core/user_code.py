@@ -100,7 +100,7 @@ def call(option: str, name: str, *args: Any) -> Any:
         raise ValueError(f"{option}: {name} raised {described(error)}") from error
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """One line with the class, text and place of an exception from the user's code."""
     line = error.__traceback__
     # The innermost frame is where the exception was raised.

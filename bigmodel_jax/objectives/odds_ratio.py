@@ -41,7 +41,8 @@ class ORPO(Pairs):
     "weight of the odds-ratio term"
 
     def terms(self, texts: Texts, nats, batch) -> Terms:
-        means = texts.means
+        # An answer of probability 1 has infinite odds, whose gradient is not a number.
+        means = jnp.minimum(texts.means, -1e-7)
         # log odds = log p - log(1 - p); the product with (1, -1) is chosen minus rejected.
         odds = (means - log1mexp(means)) @ jnp.array([1.0, -1.0])
         likelihood = chosen_nats(nats, batch, texts.live)

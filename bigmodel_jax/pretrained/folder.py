@@ -276,17 +276,16 @@ def save_params(
     # Every tensor gets its shard before any file is written, since file names hold the number of
     # shards.
     shards: list[list[Piece]] = [[]]
-    sizes = [0]
+    filled = 0
     for piece in names.pieces(family.rows, spec, cfg):
-        size = names.num_elements(piece, spec) * dtype.itemsize
-        if sizes[-1] and sizes[-1] + size > SHARD_BYTES:
+        size = names.num_elements(piece, spec) * dtype.itemsize  # before `kind` makes it smaller
+        if filled and filled + size > SHARD_BYTES:
             shards.append([])
-            sizes.append(0)
+            filled = 0
         shards[-1].append(piece)
-        sizes[-1] += size
-    weight_map = {}
+        filled += size
+    weight_map, total_size = {}, 0
     computed = {name: make(cfg).astype(dtype) for name, make in family.computed}
-    sizes[-1] += sum(x.nbytes for x in computed.values())
     for n, shard in enumerate(shards):
         number = "" if len(shards) == 1 else f"-{n + 1:05}-of-{len(shards):05}"
         file = weights.replace(".safetensors", f"{number}.safetensors")
@@ -297,7 +296,8 @@ def save_params(
         tensors |= computed if n == len(shards) - 1 else {}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
+        total_size += sum(x.nbytes for x in tensors.values())
         del tensors
     if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
         (folder / f"{weights}.index.json").write_text(json.dumps(index, indent=2) + "\n")

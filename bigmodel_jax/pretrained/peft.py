@@ -104,19 +104,17 @@ def read(folder: Path, family: Family, spec: Mapping[str, Param], cfg: Any, base
     for name, module in known.items():
         copy = left.pop(f"{name}.base_layer.weight", None)
         if copy is not None and not _is_base(copy, module, base):
-            raise ValueError(
-                f"{folder}: {name}.base_layer.weight is not the base's; these adapters belong to another base"
-            )
+            raise ValueError(f"{folder}: {name}.base_layer.weight is not the base's; they belong to another base")
     whole = list(names.pieces(family.rows, spec, cfg))
-    saved = _saved(folder, spec, [piece for piece in whole if config.saves(piece.name.rpartition(".")[0])], left)
-    _check_none(folder, whole, left)
+    saved = _saved(folder, spec, [piece for piece in whole if config.saves(piece.name.rpartition(".")[0])], left, base)
+    _check_none(folder, whole, left, "head/table" in spec)
     return Adapters(matrices, saved, config.use_rslora, config.lora_dropout)
 
 
 def _saved(
-    folder: Path, spec: Mapping[str, Param], pieces: list[Piece], left: dict[str, Tensor]
+    folder: Path, spec: Mapping[str, Param], pieces: list[Piece], left: dict[str, Tensor], base: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The whole values of `modules_to_save` by our path, taken out of `left`."""
+    """The whole values of `modules_to_save` by our path, taken out of `left`; else the base's."""
     saved: dict[str, np.ndarray] = {}
     for piece in pieces:
         if piece.name not in left:
@@ -125,13 +123,15 @@ def _saved(
         value = _shaped(folder, piece.name, left.pop(piece.name), want)
         source = {piece.name: Tensor(value.shape, value.dtype, lambda value=value: value)}
         for path in piece.row.paths:
-            own = saved.setdefault(path, np.zeros(spec[path].shape, value.dtype))
+            own = saved[path] = saved[path] if path in saved else np.array(base[path], np.float32)
             own[piece.index] = names.read(piece, spec, source, path)
     return saved
 
 
-def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where `left` still has a tensor, since every tensor must be used."""
+def _check_none(folder: Path, pieces: list[Piece], left: Mapping[str, Tensor], has_head: bool) -> None:
+    """Raises ValueError where `left` still has a tensor: all must be used."""
+    if not has_head and (head := next((name for name in left if name.startswith("lm_head.")), None)):
+        raise ValueError(f"{folder / WEIGHTS}: {head} is not read: the base's head is the table of its embedding")
     for piece in pieces:
         if len(piece.row.paths) > 1 and any(name.startswith(piece.name.removesuffix("weight")) for name in left):
             raise ValueError(

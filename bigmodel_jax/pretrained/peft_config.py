@@ -28,10 +28,11 @@ NEUTRAL: dict[str, tuple] = {
     "use_bdlora": (None, False),
     "ensure_weight_tying": (False,),
     "loftq_config": ({}, None),
+    "target_parameters": (None, []),  # PEFT with transformers 5 writes [] for models with experts
     **dict.fromkeys(
         (
             *("megatron_config", "trainable_token_indices", "corda_config", "lora_ga_config", "velora_config"),
-            *("alora_invocation_tokens", "monteclora_config", "layer_replication", "target_parameters", "arrow_config"),
+            *("alora_invocation_tokens", "monteclora_config", "layer_replication", "arrow_config"),
             "kasa_config",
         ),
         (None,),
@@ -109,7 +110,7 @@ class PeftConfig:
         linear: all linear modules of the model; output: the module that computes the logits, which
         "all-linear" leaves out.
         """
-        if _named(self.exclude_modules or [], module) or self.saves(module):
+        if _named(self.exclude_modules or [], module) or self._keeps_whole(module):
             return False
         if isinstance(self.target_modules, str):
             if self.target_modules.lower() == "all-linear":
@@ -129,7 +130,16 @@ class PeftConfig:
         return found is not None and int(found["idx"]) in ([wanted] if isinstance(wanted, int) else wanted)
 
     def saves(self, module: str) -> bool:
-        """Whether the folder holds the module's whole weights (`modules_to_save`)."""
+        """Whether the folder holds the module's whole weights (PEFT's `_set_trainable`).
+
+        A module is saved whose name, or that of a module around it, ends with an entry of
+        `modules_to_save`: "norm" saves every `input_layernorm`.
+        """
+        ends = [match.start() for match in re.finditer(r"\.|$", module)]
+        return any(module[:end].endswith(tuple(self.modules_to_save or ())) for end in ends)
+
+    def _keeps_whole(self, module: str) -> bool:
+        """Whether `modules_to_save` keeps adapters off the module."""
         return any(re.match(rf"(^|.*\.){name}($|\..*)", module) for name in self.modules_to_save or [])
 
     def rank(self, module: str) -> int:

@@ -47,7 +47,8 @@ class HeldOut:
     def _batch(self, answers: list[Answer]) -> Batch:
         """A batch of the answers; rows that pad it have weight 0."""
         more = self.batch_size - len(answers)
-        local = self._policy.rows(answers)
+        # An evaluation counts every answer, also where the loss leaves those cut off out.
+        local = self._policy.rows(answers, cut_off=True)
         local["advantages"] = np.zeros(len(answers), np.float32)
         local["stopped"] = np.array([answer.rollout.finished for answer in answers], np.float32)
         if self._policy.functions:

@@ -2,12 +2,13 @@
 
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import params, processes
+from bigmodel_jax.core import params, processes, user_code
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.text.prompt_data import collate
 from bigmodel_jax.inference.rollout import Ask, Generator, Rollout
@@ -24,6 +25,18 @@ class Answer(NamedTuple):
     rollout: Rollout
     text: str
     rewards: np.ndarray
+
+
+def _check(rollout: Rollout, room: int) -> None:
+    """Raises ValueError for an answer that makes no row of a batch; room: the most tokens."""
+    own = rollout.tokens if rollout.own is None else rollout.own
+    size, *others = map(len, (rollout.tokens, rollout.log_probs, own))
+    if others != [size, size]:
+        raise ValueError(
+            f"data.rollouts: an answer has {size} tokens, {others[0]} log_probs and {others[1]} entries of own"
+        )
+    if size > room:
+        raise ValueError(f"data.rollouts: an answer has {size} tokens, and its row has room for {room}")
 
 
 class Policy:
@@ -43,12 +56,14 @@ class Policy:
         """
         weights = self._compute(weights)
         found: list[Any] = [None] * len(asks)
-        for number, rollout in self._generator.generate(weights, asks):
+        for number, rollout in self._rollouts(weights, asks):
             text = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
             sample = Sample(asks[number].record[self._config.data.prompt_field], text, asks[number].record)
             # The reward is computed while the generator goes on.
             scored = self._judges.submit(sample) if self._judges and processes.first() else None
             found[number] = rollout, sample, scored
+        if None in found:
+            raise ValueError(f"data.rollouts: {found.count(None)} of {len(asks)} prompts got no answer")
         # Only one process calls the functions, because they may be slow or keep state.
         given = [scored() if scored else [] for _, _, scored in found]
         if self._judges:
@@ -56,6 +71,21 @@ class Policy:
             self._check(given, [sample for _, sample, _ in found])
         numbers = [np.array([v if isinstance(v, float | int) else np.nan for v in values]) for values in given]
         return [Answer(a, r, s.response, n) for a, (r, s, _), n in zip(asks, found, numbers, strict=True)]
+
+    def _rollouts(self, weights: params.Tree, asks: list[Ask]) -> Iterator[tuple[int, Rollout]]:
+        """The generator's answers.
+
+        Raises a one-line ValueError for whatever a user's generator does wrong.
+        """
+        name = self._config.data.rollouts
+        try:
+            for number, rollout in self._generator.generate(weights, asks):
+                _check(rollout, self._config.data.seq_len + 1 - len(asks[number].prompt))
+                yield number, rollout
+        except Exception as error:
+            if not name or isinstance(error, ValueError):
+                raise
+            raise ValueError(f"data.rollouts: {name} raised {user_code.described(error)}") from error
 
     def _compute(self, weights: params.Tree) -> params.Tree:
         return cast(weights, self._config.precision.compute)
@@ -74,15 +104,15 @@ class Policy:
         """The total reward of each answer, (len(answers),); NaN where a function failed."""
         return self._config.objective.total(np.stack([answer.rewards for answer in answers]))
 
-    def rows(self, answers: list[Answer]) -> dict[str, np.ndarray]:
+    def rows(self, answers: list[Answer], cut_off: bool) -> dict[str, np.ndarray]:
         """The answers as arrays of a batch.
 
         An answer without a reward gets no loss weight. An answer that was cut off gets none either,
-        if the objective leaves such answers out.
+        unless `cut_off`.
         """
         own = []
         for _, rollout, _, scored in answers:
-            counts = not np.isnan(scored).any() and (rollout.finished or self._judging.cut_off)
+            counts = not np.isnan(scored).any() and (rollout.finished or cut_off)
             mask = rollout.own if rollout.own is not None else [1] * len(rollout.tokens)
             own.append(mask if counts else [0] * len(rollout.tokens))
         prompts = [list(a.ask.prompt) for a in answers]

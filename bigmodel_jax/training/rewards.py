@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 def _short(value: Any, most: int) -> str:
-    text = repr(value)
+    text = repr(value).replace("\n", " ")  # an array's text has several lines
     return text if len(text) <= most else f"{text[:most]}..."
 
 
@@ -115,13 +115,13 @@ def _call(name: str, seconds: float, sample: Sample) -> float | str:
             value = function(*sample)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except Exception as error:  # a user's function may raise anything
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
         return f"raised {user_code.described(error)}"
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return f"returned {_short(value, 40)}, which is no number"
-    return number if math.isfinite(number) else f"returned {number}"
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except Exception:  # OverflowError for 10**400, RuntimeError for a tensor of torch
+        number = math.nan
+    return number if math.isfinite(number) else f"returned {_short(value, 40)}, which is no finite number"
 
 
 def failure(names: tuple[str, ...], given: list[float | str], sample: Sample) -> str:

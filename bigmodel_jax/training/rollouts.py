@@ -120,7 +120,7 @@ class Rollouts:
         began = time.perf_counter()
         groups = self._policy_groups(number, weights)
         answers = [answer for group in groups for answer in group]
-        local = self._policy.rows(answers)
+        local = self._policy.rows(answers, self._config.objective.judging().cut_off)
         local["advantages"], sums = self._advantages(groups)
         seconds = np.float32(time.perf_counter() - began)
         sums |= {"rollout_seconds": Mean(seconds, np.float32(1)), **lengths(answers)}

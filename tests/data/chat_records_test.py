@@ -70,6 +70,7 @@ RECORDS = {
     "messages in a column called conversations": {"conversations": TALK},
     "sharegpt": {"conversations": SHARED, "id": 7},
     "sharegpt in a column called messages": {"messages": SHARED},
+    "sharegpt with its column system": {"conversations": SHARED[1:], "system": "Be brief."},
 }
 
 
@@ -104,6 +105,13 @@ def test_a_prompt_of_messages_is_not_trained_even_where_the_assistant_speaks_in_
 def test_prompt_and_completion_in_columns_of_other_names_are_a_question_and_its_answer(folder, tmp_path):
     data = data_of(folder, tmp_path, [{"ask": "Hi", "say": "Hello!"}], prompt_field="ask", completion_field="say")
     assert trained(data) == [(chat.render(TEMPLATE, TALK[1:3]), "Hello!<|im_end|>")]
+
+
+def test_what_was_prepared_from_other_columns_is_not_read_again(folder, tmp_path):
+    records = [{"prompt": "Hi", "short": "Hello!", "long": "Hello to you!"}]
+    for name, asked in (("short", "Hello!"), ("long", "Hello to you!")):
+        data = data_of(folder, tmp_path, records, completion_field=name)
+        assert trained(data)[0][1] == f"{asked}<|im_end|>"
 
 
 def test_without_a_template_a_prompt_and_its_completion_are_one_text(folder, tmp_path):
@@ -151,6 +159,14 @@ def test_a_record_of_another_form_is_a_bad_record_with_its_reason(folder, tmp_pa
         ({"messages": TALK, "tools": "[{"}, "its 'tools' is no JSON"),
         ({"messages": TALK, "tools": {"name": "add"}}, "its 'tools' is no list of tools"),
         ({"messages": TALK, "tools": [{"<|im_end|>": 1}]}, r"a message holds '<\|im_end\|>', a control token"),
+        ({"messages": [*TALK[:4], TALK[4] | {"weight": 0}]}, r"a message has weight 0; supported: 1 \(data\.train_on"),
+        ({"conversations": [*SHARED[:4], SHARED[4] | {"weight": 0}]}, "a message has weight 0"),
+        (
+            {"messages": [TALK[2] | {"content": [{"type": "image_url"}]}]},
+            "a part of type 'image_url', and this data reads",
+        ),
+        ({"conversations": SHARED[1:], "system": 5}, "a message whose content is no text but int"),
+        ({"messages": [TALK[1], TALK[2] | {"function_call": {"name": "add"}}]}, "'function_call', which this template"),
     ],
 )
 def test_a_record_that_cannot_be_used_is_one_line(folder, tmp_path, record, reason):
@@ -171,6 +187,26 @@ def test_tools_reach_the_template_and_their_answers_are_not_trained(folder, tmp_
     assert json.dumps(tools) in trained(data)[0][0]
 
 
+def test_tools_and_calls_that_a_template_does_not_write_are_one_line(folder, tmp_path):
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+    plain = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ValueError, match="a message has 'tool_calls', which this template does not write$"):
+        chat_records.for_template([TALK[1], call], "strip", plain)
+    with pytest.raises(ValueError, match="it has tools, which this template does not write; leave them out"):
+        chat_records.for_template(TALK, "keep", plain, [{"name": "add"}])
+    assert chat_records.for_template(TALK, "keep", plain, None) == TALK
+
+
+def test_parts_of_a_content_are_the_templates_or_one_line(folder, tmp_path):
+    talk = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, TALK[2]]
+    with pytest.raises(ValueError, match="line 1: chat template: it writes a list of parts as Python does"):
+        data_of(folder, tmp_path, [{"messages": talk}]).open("train")
+    path = tmp_path / "parts.jinja"
+    path.write_text(TEMPLATE.replace("m.content or ''", "m.content if m.content is string else m.content[0].text"))
+    data = data_of(folder, tmp_path, [{"messages": talk}], template_path=str(path))
+    assert trained(data) == [(chat.render(TEMPLATE, TALK[1:3]), "Hello!<|im_end|>")]
+
+
 REASONED = [TALK[1], {"role": "assistant", "content": "Hello!", "reasoning_content": "hm", "tool_calls": None}]
 
 
@@ -183,7 +219,17 @@ def test_reasoning_is_kept_or_stripped_and_never_lost_unsaid(folder, tmp_path):
     assert trained(data)[0][1] == "<think>\nhm</think>\n\nHello!<|im_end|>"
     assert trained(dataclasses.replace(data, reasoning="strip"))[0][1] == "Hello!<|im_end|>"
     with pytest.raises(ValueError, match=r"'reasoning_content', which this template does not write; data\.reasoning ="):
-        chat_records.with_reasoning(REASONED, "keep", "{{ messages }}")
+        chat_records.for_template(REASONED, "keep", "{{ messages }}")
+
+
+def test_reasoning_in_a_part_is_that_of_a_key():
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "<think>hm</think>Hello!"}, "Bye"]
+    messages = [TALK[1], {"role": "assistant", "content": parts}]
+    with pytest.raises(ValueError, match="a message has 'thinking', which this template does not write"):
+        chat_records.for_template(messages, "keep", "{{ messages }}")
+    assert chat_records.for_template(messages, "keep", "{{ part.thinking }}") == messages
+    stripped = chat_records.for_template(messages, "strip", "{{ messages }}")
+    assert stripped[1]["content"] == [{"type": "text", "text": "Hello!"}, "Bye"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +239,7 @@ def test_reasoning_is_kept_or_stripped_and_never_lost_unsaid(folder, tmp_path):
 def test_a_longer_name_in_the_template_does_not_read_the_reasoning(name, template):
     messages = [{"role": "assistant", "content": "4", name: "2 and 2"}]
     with pytest.raises(ValueError, match=rf"a message has '{name}', which this template does not write"):
-        chat_records.with_reasoning(messages, "keep", template)
+        chat_records.for_template(messages, "keep", template)
 
 
 def test_a_template_without_an_assistant_is_one_line(folder, tmp_path):

@@ -76,6 +76,7 @@ def test_tokens_are_those_of_trl(form, tmp_path):
         {"prompt": "k l", "chosen": [USER, SAID], "rejected": [USER, said("o")]},
         {"prompt": [USER], "chosen": [USER, SAID], "rejected": [said("o")]},
         {"prompt": None, "chosen": [USER, SAID], "rejected": [USER, said("o")]},
+        {"prompt": "k l", "chosen": [USER | {"tool_calls": None}, SAID], "rejected": [said("o")]},
         {"prompt": USER, "chosen": SAID, "rejected": said("o")},
         {
             "prompt": [{"from": "human", "value": "k l"}],
@@ -131,6 +132,8 @@ def test_answers_taken_singly(tmp_path):
         {"prompt": "c", "completion": "d", "label": "false"},
         {"prompt": "e", "chosen": "f", "rejected": "g"},
     ]
+    # As in tables, every record has every column.
+    records = [dict.fromkeys(("completion", "label", "chosen", "rejected")) | record for record in records]
     config = data(tmp_path, records, UnpairedPreferenceData, template="")
     rows = config.open("train")
     assert rows.batch(np.arange(4), None)["label"].tolist() == [1, 0, 1, 0]
@@ -191,6 +194,17 @@ def test_tools_and_reasoning_reach_the_template(tmp_path):
         (PAIR | {"chosen": []}, "the assistant says nothing; its roles: none"),
         (PAIR | {"chosen": [USER]}, "the assistant says nothing; its roles: user"),
         (PAIR | {"chosen": [{"role": "assistant"}]}, "a message lacks its role or content; its keys: role"),
+        (PAIR | {"chosen": [{"role": "assistant", "content": 5}]}, "a message whose content is no text but int"),
+        (PAIR | {"chosen": {"from": ["gpt"], "value": "mn"}}, "a message is from .'gpt'.*; known: human"),
+        (
+            PAIR | {"chosen": [USER | {"content": "K"}, SAID]},
+            "begins with a message of the user that is not in the prompt",
+        ),
+        (
+            {"chosen": [{"role": "system", "content": "a"}, USER, SAID], "rejected": [USER, SAID]},
+            "message of the system",
+        ),
+        (PAIR | {"tools": [{"name": "t"}]}, "it has tools, which this template does not write"),
         (PAIR | {"chosen": "x<eos>y"}, "a control token of this tokenizer"),
         ({"chosen": "ab", "rejected": [said("b")]}, "one answer is a text and the other one is messages"),
     ],

@@ -15,6 +15,7 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import DPO, KTO, ORPO, RewardModel, SimPO
 from bigmodel_jax.objectives.kto import KTO as Kto
 from bigmodel_jax.objectives.odds_ratio import log1mexp
+from bigmodel_jax.objectives.pairs import Texts
 from bigmodel_jax.objectives.preference import FORMS
 from bigmodel_jax.optim import OptimConfig
 from bigmodel_jax.training.state import init_constants, init_state
@@ -128,6 +129,14 @@ def test_the_log_of_one_minus_a_probability_keeps_its_digits():
     x = np.array([-1e-6, -0.1, -0.69, -0.7, -3.0, -9.0])
     np.testing.assert_allclose(log1mexp(jnp.asarray(x)), np.log(-np.expm1(x)), rtol=1e-5)
     assert np.isfinite(jax.vmap(jax.grad(log1mexp))(jnp.asarray(x))).all()
+
+
+def test_the_odds_of_an_answer_of_probability_one_have_a_gradient():
+    def loss(log_probs):
+        texts = Texts(log_probs, jnp.ones((1, 2)), jnp.ones(1))
+        return ORPO().terms(texts, jnp.zeros((2, 3)), {"segment_ids": jnp.ones((2, 3), jnp.int32)}).nats.sum()
+
+    assert np.isfinite(jax.grad(loss)(jnp.array([[0.0, -1.0]]))).all()
 
 
 @pytest.mark.slow

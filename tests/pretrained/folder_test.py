@@ -132,6 +132,23 @@ def test_every_parameter_has_exactly_one_row(architecture):
     assert len(paths) == len(set(paths))
 
 
+def stored_bytes(where):
+    """(what the index of a sharded folder says, what the tensors in its files have)"""
+    index = json.loads((where / "model.safetensors.index.json").read_text())
+    files = [load_file(where / name) for name in {*index["weight_map"].values()}]
+    return index["metadata"]["total_size"], sum(x.nbytes for tensors in files for x in tensors.values())
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_the_index_of_quantised_shards_counts_the_bytes_that_they_hold(kind, monkeypatch, tmp_path):
+    family, cfg = folder.read_config(FIXTURES / "llama")
+    source, spec = folder.open_weights(FIXTURES / "llama"), spec_by_path(cfg)
+    monkeypatch.setattr(folder, "SHARD_BYTES", 20_000)
+    folder.save_params(family, cfg, {p: whole(family, spec, cfg, source, p) for p in spec}, tmp_path, kind=kind)
+    said, held = stored_bytes(tmp_path)
+    assert said == held
+
+
 def test_a_large_export_is_sharded_and_read_back(monkeypatch, tmp_path):
     family, cfg = folder.read_config(FIXTURES / "llama")
     source = folder.open_weights(FIXTURES / "llama")
@@ -142,6 +159,8 @@ def test_a_large_export_is_sharded_and_read_back(monkeypatch, tmp_path):
     files = sorted(tmp_path.glob("model-*-of-*.safetensors"))
     assert len(files) > 2
     assert all(p.stat().st_size < 40_000 for p in files)
+    said, held = stored_bytes(tmp_path)
+    assert said == held
     again = folder.open_weights(tmp_path)
     assert set(again) == set(source)
     assert all(np.array_equal(again[n].read(), source[n].read()) for n in source)

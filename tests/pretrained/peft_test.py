@@ -1,5 +1,6 @@
 """PEFT folders: read into our parameters' adapters and written again, with every key of adapter_config.json accounted for."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_the_parts_of_a_folder_lie_by_our_paths(base):
         ("bias", "lora_only", 'bias = "lora_only" is not supported; supported: "none"'),
         ("peft_type", "LOHA", 'peft_type = "LOHA" is not supported; supported: "LORA"'),
         ("lora_bias", True, "lora_bias = true is not supported; supported: false"),
-        ("target_parameters", ["experts.w"], "target_parameters = .* is not supported; supported: null"),
+        ("target_parameters", ["experts.w"], "target_parameters = .* is not supported; supported: null or \\[\\]"),
         ("trainable_token_indices", [3], "trainable_token_indices = .* is not supported"),
         ("layer_replication", [[0, 2]], "layer_replication = .* is not supported"),
         ("alora_invocation_tokens", [1], "alora_invocation_tokens = .* is not supported"),
@@ -145,6 +146,37 @@ def test_every_key_that_peft_writes_is_in_a_table():
     for kind in KINDS:
         keys = json.loads((FOLDERS / kind / peft_config.FILE).read_text()).keys()
         assert keys <= peft_config.INERT | peft_config.NEUTRAL.keys() | peft_config.KINDS.keys()
+
+
+def test_modules_are_saved_by_the_ends_of_their_names(base, tmp_path):
+    """PEFT's `norm` saves every module whose name ends so; `layers.1.mlp` saves what is inside."""
+    config = peft_config.PeftConfig(modules_to_save=["norm", "layers.1.mlp"])
+    saved = ["model.norm", "model.layers.0.input_layernorm", "model.layers.1.mlp.up_proj"]
+    assert all(map(config.saves, saved))
+    assert not any(map(config.saves, ["lm_head", "model.layers.0.mlp.up_proj", "model.layers.1.mlp2.up_proj"]))
+
+
+def test_layers_that_are_not_saved_are_the_bases(base, tmp_path):
+    shutil.copytree(FOLDERS / "lora", tmp_path / "lora")
+    weights, about = tmp_path / "lora" / peft.WEIGHTS, tmp_path / "lora" / peft_config.FILE
+    gate = np.arange(base[3]["layers/mlp/gate"][1].size, dtype="f").reshape(base[3]["layers/mlp/gate"][1].T.shape)
+    save_file(load_file(weights) | {f"{peft.PREFIX}model.layers.1.mlp.gate_proj.weight": gate}, weights)
+    more = {"modules_to_save": ["layers.1.mlp.gate_proj"], "target_parameters": []}
+    about.write_text(json.dumps(json.loads(about.read_text()) | more))
+    saved = read(tmp_path / "lora", base).saved["layers/mlp/gate"]
+    np.testing.assert_array_equal(saved, np.stack([base[3]["layers/mlp/gate"][0], gate.T]))
+
+
+def test_an_adapter_of_a_head_that_is_the_embeddings_table_is_one_line(base, tmp_path):
+    family, cfg, _, values = base
+    shutil.copytree(FOLDERS / "lora", tmp_path / "lora")
+    weights, about = tmp_path / "lora" / peft.WEIGHTS, tmp_path / "lora" / peft_config.FILE
+    head = {f"{peft.PREFIX}lm_head.lora_A.weight": np.ones((4, 32), "f")}
+    save_file(load_file(weights) | head, weights)
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"target_modules": ["q_proj", "v_proj", "lm_head"]}))
+    tied = dataclasses.replace(cfg, tied_embeddings=True)
+    with pytest.raises(ValueError, match=r"lm_head\.lora_A\.weight is not read: the base's head is the table of its"):
+        peft.read(tmp_path / "lora", family, params.paths(tied.make().spec), tied, values)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """Reward functions in processes of their own: what they return, and whatever else they do, is one line with the sample."""
 
+import math
 import time
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from bigmodel_jax.training import rewards
 from bigmodel_jax.training.rewards import Judges, Sample, failure
 
 FILE = """
@@ -51,13 +55,50 @@ def test_each_function_gives_a_number_or_says_why_not(names):
     judges.close()
     assert given[0] == 4.5
     assert given[1].startswith("raised KeyError: 'answer' (line 9 of ")
-    assert given[2:] == ["returned nan", "returned None, which is no number"]
+    assert given[2:] == ["returned nan, which is no finite number", "returned None, which is no finite number"]
     sample = Sample("p", "four", {})
     line = failure(functions, given, sample)
     assert line.startswith(f"objective.reward: {functions[1]} raised KeyError")
     assert line.endswith("prompt 'p', response 'four'")
     assert "\n" not in line
     assert failure(functions[:1], given[:1], sample) == ""
+
+
+class Tensor:
+    """A value that refuses to be a number with an error of its own, as torch's tensors do."""
+
+    def __float__(self):
+        raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
+
+    def __repr__(self):
+        return "tensor([0.,\n        0.])"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (np.float32(0.5), 0.5),
+        (jnp.asarray(2), 2.0),
+        (True, 1.0),
+        (-(10**400), "which is no finite number"),
+        (Tensor(), "returned tensor([0.,         0.]), which is no finite number"),
+        (np.zeros((3, 2)), "which is no finite number"),
+        ([1.0], "returned [1.0], which is no finite number"),
+        ("0.5", "returned '0.5', which is no finite number"),
+        (math.inf, "returned inf, which is no finite number"),
+        (SystemExit(3), "raised SystemExit: 3"),
+    ],
+)
+def test_what_a_function_may_return(value, says, monkeypatch):
+    def function(prompt, response, record):
+        if isinstance(value, SystemExit):
+            raise value
+        return value
+
+    monkeypatch.setattr(rewards.user_code, "find", lambda option, name: function)
+    found = rewards._call("any:function", 5.0, Sample("p", "r", {}))
+    assert found == says if isinstance(says, float) else says in found
+    assert "\n" not in str(found)
 
 
 @pytest.mark.slow

@@ -118,6 +118,10 @@ def test_a_prompt_is_a_text_or_messages_and_one_that_is_too_long_cannot_be_used(
     assert own.decode(data.tokens(own, template, "u")) == "<user>u<a>"
     with pytest.raises(ValueError, match="its prompt is empty"):
         data.tokens(own, "", "")
+    called = "{{ tools[0].name if tools }}" + template
+    assert own.decode(data.tokens(own, called, "u", [{"name": "add"}])) == "add<user>u<a>"
+    with pytest.raises(ValueError, match="it has tools, which this template does not write"):
+        data.tokens(own, template, "u", [{"name": "add"}])
 
 
 # ------------------------------------------------------------------------------------------------ one rollout

@@ -59,7 +59,10 @@ class _Template:
     def __call__(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         """Return the rendered text, with its marks."""
         fields = {"add_generation_prompt": prompt, "tools": self.tools, "documents": None, **self.names}
-        return chat_process.render(self.source, {"messages": list(messages), **fields})
+        text = chat_process.render(self.source, {"messages": list(messages), **fields})
+        if any(isinstance(m.get("content"), list) and m["content"] and str(m["content"]) in text for m in messages):
+            raise ValueError("chat template: it writes a list of parts as Python does, so content must be one text")
+        return text
 
 
 def check(template: str, names: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 3  # raise it when the cached files change
+FORMAT = 4  # raise it when the cached files change
 TooLong = Literal["drop", "cut"]
 ControlTokens = Literal["error", "escape"]
 TrainOn = Literal["all_turns", "last_turn"]
@@ -91,13 +91,8 @@ class ChatData(Templated, DataConfig):
     def open(self, split: str) -> "ChatRows":
         self._check()
         facts = [self.source.fingerprint(split, self.root()), self.form, self.max_bad_records]
-        facts += [
-            fingerprint(self.tokenizer_path),
-            self.template(),
-            self.control_tokens,
-            self.train_on,
-            self.reasoning,
-        ]
+        facts += [fingerprint(self.tokenizer_path), self.template(), dataclasses.astuple(self._columns())]
+        facts += [self.control_tokens, self.train_on, self.reasoning]
         folder = cache.build(self.root() / f"chat-{FORMAT}" / cache.key(facts), lambda out: self._write(split, out))
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
@@ -171,7 +166,7 @@ class ChatData(Templated, DataConfig):
                 raise ValueError("messages need a chat template, and data.template_path is empty")
             before, answer = (message["content"] for message in talk.messages)
             return [chat.plain(before, answer, tokenizer, escape=escape)]
-        messages = chat_records.with_reasoning(talk.messages, self.reasoning, template)
+        messages = chat_records.for_template(talk.messages, self.reasoning, template, talk.tools)
         last = self.train_on == "last_turn"
         return chat.samples(template, messages, tokenizer, tools=talk.tools, first=talk.first, escape=escape, last=last)
 

@@ -26,6 +26,8 @@ ROLES |= {"tool": "tool", "observation": "tool"}
 # gpt-oss.
 REASONING = ("reasoning_content", "reasoning", "thinking")
 THOUGHT = "<think>", "</think>"
+CALLS = ("tool_calls", "function_call")
+MEDIA = ("image", "video", "audio", "input_audio")  # how the types of parts begin that are no text
 
 
 class Conversation(NamedTuple):
@@ -96,16 +98,23 @@ def _messages(record: dict, columns: Columns) -> tuple[list[Message], int]:
 
 
 def _sharegpt(record: dict, columns: Columns) -> tuple[list[Message], int]:
-    """Return (messages, 0) of a record in ShareGPT's form."""
+    """Return (messages, 0) of a record in ShareGPT's form, whose column `system` comes first."""
     turns, _ = _messages(record, columns)
-    out = []
-    for turn in turns:
-        if not {"from", "value"} <= turn.keys():
-            raise ValueError(f"a message lacks 'from' or 'value'; its keys: {', '.join(map(str, turn)) or 'none'}")
-        if not isinstance(turn["from"], str) or turn["from"] not in ROLES:
-            raise ValueError(f"a message is from {turn['from']!r}{nearest(str(turn['from']), ROLES)}; {_known()}")
-        out.append({"role": ROLES[turn["from"]], "content": turn["value"]})
-    return out, 0
+    out = [of_sharegpt(turn) for turn in turns]
+    return ([{"role": "system", "content": record["system"]}] if record.get("system") else []) + out, 0
+
+
+def of_sharegpt(turn: dict) -> Message:
+    """Return the message of a ShareGPT turn with its other keys; raises ValueError where there is
+    none.
+    """
+    if not {"from", "value"} <= turn.keys():
+        raise ValueError(f"a message lacks 'from' or 'value'; its keys: {', '.join(map(str, turn)) or 'none'}")
+    if not isinstance(turn["from"], str) or turn["from"] not in ROLES:
+        near = nearest(str(turn["from"]), ROLES)
+        raise ValueError(f"a message is from {turn['from']!r}{near}; known: {', '.join(ROLES)}")
+    others = {name: x for name, x in turn.items() if name not in ("from", "value")}
+    return others | {"role": ROLES[turn["from"]], "content": turn["value"]}
 
 
 def _prompt_completion(record: dict, columns: Columns) -> tuple[list[Message], int]:
@@ -130,10 +139,6 @@ def _listed(value: Any, name: str) -> list[Message]:
     return value
 
 
-def _known() -> str:
-    return f"known: {', '.join(ROLES)}"
-
-
 def _no_form(record: dict, columns: Columns) -> str:
     has = ", ".join(map(str, record))[:100] or "none"
     return (
@@ -147,18 +152,35 @@ def _no_form(record: dict, columns: Columns) -> str:
 
 def _wrong(messages: list[Message], first: int) -> str:
     """Return why messages are unusable; "" where they are usable."""
-    for m in messages:
-        # A tool call may replace the content.
-        if "role" not in m or (m.get("content") is None and not m.get("tool_calls")):
-            return f"a message lacks its role or content; its keys: {', '.join(map(str, m)) or 'none'}"
-        # Some templates read a list of parts as content.
-        for name, allowed in (("role", str), ("content", str | list | None)):
-            if not isinstance(m.get(name), allowed):
-                return f"a message whose {name} is no text but {type(m[name]).__name__}"
+    if reason := next(filter(None, map(wrong, messages)), ""):
+        return reason
     if any(m["role"] == "assistant" for m in messages[first:]):
         return ""
     roles = list(dict.fromkeys(str(m["role"]) for m in messages[first:]))
     return f"the assistant says nothing; its roles: {', '.join(roles) or 'none'}"
+
+
+def wrong(m: Message) -> str:
+    """Return why a message is unusable; "" where it is usable."""
+    # A tool call may replace the content.
+    if "role" not in m or (m.get("content") is None and not m.get("tool_calls")):
+        return f"a message lacks its role or content; its keys: {', '.join(map(str, m)) or 'none'}"
+    # Some templates read a list of parts as content.
+    for name, allowed in (("role", str), ("content", str | list | None)):
+        if not isinstance(m.get(name), allowed):
+            return f"a message whose {name} is no text but {type(m[name]).__name__}"
+    if media := next((kind for kind in _types(m) if kind.startswith(MEDIA)), ""):
+        return f"a message has a part of type {media!r}, and this data reads text alone"
+    # OpenAI's files leave a turn out of the loss by weight 0.
+    if m.get("weight") not in (None, 1):
+        return f"a message has weight {m['weight']!r}; supported: 1 (data.train_on says which turns are trained)"
+    return ""
+
+
+def _types(m: Message) -> list[str]:
+    """Return the types of the parts of a content; [] for a text."""
+    content = m.get("content")
+    return [str(part.get("type")) for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 def tools_of(value: Any, name: str) -> list | None:
@@ -174,34 +196,50 @@ def tools_of(value: Any, name: str) -> list | None:
     return value or None
 
 
-def with_reasoning(messages: list[Message], reasoning: Reasoning, template: str) -> list[Message]:
+def for_template(
+    messages: list[Message], reasoning: Reasoning, template: str, tools: list | None = None
+) -> list[Message]:
     """Return the messages for the template: "keep" keeps their reasoning, "strip" removes it.
 
-    A key with the value None is removed, because tables give every message every key. Raises
-    ValueError where the reasoning should be kept but the template never reads it, since it would be
-    lost silently.
+    Raises ValueError where the template never reads reasoning, tool calls or tools that it should
+    get, since they would be lost silently.
     """
-    messages = [{name: x for name, x in m.items() if x is not None or name == "content"} for m in messages]
-    if reasoning == "strip":
-        return [_stripped(m) for m in messages]
+    messages = [_stripped(m) if reasoning == "strip" else m for m in map(present, messages)]
     # Whole words: a template that reads `reasoning_content` does not read `reasoning`.
-    read = {name for name in REASONING if re.search(rf"\b{name}\b", template)}
-    lost = next((name for m in messages for name in REASONING if m.get(name) and name not in read), None)
-    if lost:
-        raise ValueError(
-            f"a message has {lost!r}, which this template does not write; data.reasoning = 'strip' drops it"
-        )
+    read = {name for name in (*REASONING, *CALLS, "tools") if re.search(rf"\b{name}\b", template)}
+    held = {name for m in messages for name in (*(key for key, x in m.items() if x), *_types(m))}
+    if lost := next((name for name in (*REASONING, *CALLS) if name in held - read), ""):
+        drops = "; data.reasoning = 'strip' drops it" if lost in REASONING else ""
+        raise ValueError(f"a message has {lost!r}, which this template does not write{drops}")
+    if tools and "tools" not in read:
+        raise ValueError("it has tools, which this template does not write; leave them out")
     return messages
+
+
+def present(m: Message) -> Message:
+    """Return the message without keys of the value None; tables give every message every key."""
+    return {name: x for name, x in m.items() if x is not None or name == "content"}
 
 
 def _stripped(message: Message) -> Message:
     kept = {name: x for name, x in message.items() if name not in REASONING}
-    content, (begin, end) = kept.get("content"), THOUGHT
-    if (
-        kept["role"] == "assistant"
-        and isinstance(content, str)
-        and content.lstrip().startswith(begin)
-        and end in content
-    ):
-        kept["content"] = content.split(end, 1)[1].lstrip()
-    return kept
+    content = kept.get("content")
+    if kept["role"] != "assistant" or not content:
+        return kept
+    if isinstance(content, str):
+        return kept | {"content": _unthought(content)}
+    return kept | {"content": [_unthought(part) for part in content if not _is_reasoning(part)]}
+
+
+def _is_reasoning(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in REASONING
+
+
+def _unthought(part: Any) -> Any:
+    """Return a text, or a part with a text, without the reasoning with which it begins."""
+    if isinstance(part, dict) and isinstance(part.get("text"), str):
+        return part | {"text": _unthought(part["text"])}
+    begin, end = THOUGHT
+    if isinstance(part, str) and part.lstrip().startswith(begin) and end in part:
+        return part.split(end, 1)[1].lstrip()
+    return part

@@ -27,7 +27,7 @@ from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
-FORMAT = 1  # raise it when the cached files change
+FORMAT = 2  # raise it when the cached files change
 
 log = logging.getLogger(__name__)
 

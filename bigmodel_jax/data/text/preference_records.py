@@ -19,7 +19,7 @@ import numpy as np
 from bigmodel_jax.data.base import lacks
 from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.text.chat import Message
-from bigmodel_jax.data.text.chat_records import ROLES, Reasoning, tools_of, with_reasoning
+from bigmodel_jax.data.text.chat_records import Reasoning, for_template, of_sharegpt, present, tools_of, wrong
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 Side = str | list[Message]
@@ -76,7 +76,8 @@ def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
 
 def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
     """Return the single answer of a record, or both of a pair; else raises ValueError."""
-    if columns.chosen in record and columns.rejected in record:
+    # Tables give every record every column, and None where the record has no value.
+    if record.get(columns.chosen) is not None and record.get(columns.rejected) is not None:
         return read_pair(record, columns)
     if reason := lacks(record, columns.prompt, columns.completion, columns.label):
         raise ValueError(reason)
@@ -98,17 +99,10 @@ def _side(value: Any, name: str) -> Side:
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise ValueError(f"its {name} is no text and no list of messages")
-    value = [_of_sharegpt(m) if {"from", "value"} <= m.keys() else m for m in value]
-    for message in value:
-        if "role" not in message or (message.get("content") is None and not message.get("tool_calls")):
-            raise ValueError(f"a message lacks its role or content; its keys: {', '.join(map(str, message)) or 'none'}")
-    return value
-
-
-def _of_sharegpt(turn: dict) -> Message:
-    if turn["from"] not in ROLES:
-        raise ValueError(f"a message is from {str(turn['from'])!r}; known: {', '.join(ROLES)}")
-    return {"role": ROLES[turn["from"]], "content": turn["value"]}
+    value = [of_sharegpt(m) if {"from", "value"} <= m.keys() else m for m in value]
+    if reason := next(filter(None, map(wrong, value)), ""):
+        raise ValueError(reason)
+    return [present(m) for m in value]
 
 
 def _behind(prompt: Side, answer: Side) -> Side:
@@ -170,13 +164,18 @@ def encode(
 def _templated(
     found: Prompted, tokenizer: Tokenizer, template: str, escape: bool, reasoning: Reasoning
 ) -> tuple[list[int], list[list[int]]]:
-    asked = with_reasoning(_as_messages(found.prompt, "user"), reasoning, template)
+    asked = for_template(_as_messages(found.prompt, "user"), reasoning, template, found.tools)
     prompt, whole = chat.prompt(template, asked, tokenizer, tools=found.tools), []
     for side in found.answers:
-        answer = with_reasoning(_as_messages(side, "assistant"), reasoning, template)
+        answer = for_template(_as_messages(side, "assistant"), reasoning, template)
         if not any(m["role"] == "assistant" for m in answer):
             roles = ", ".join(dict.fromkeys(str(m["role"]) for m in answer)) or "none"
             raise ValueError(f"in one answer the assistant says nothing; its roles: {roles}")
+        if answer[0]["role"] in ("system", "developer", "user"):
+            raise ValueError(
+                f"one answer begins with a message of the {answer[0]['role']} that is not in the prompt; "
+                "it must begin with the assistant's, or with all of the prompt"
+            )
         ids = chat.encode(template, asked + answer, tokenizer, tools=found.tools, escape=escape).ids.tolist()
         if _common(prompt, ids) == len(ids) and any(m.get("content") for m in answer):
             raise ValueError("the template leaves out the assistant's answer, so nothing can be trained")

@@ -1,6 +1,7 @@
 """Prompts for reinforcement learning; rewards may read any column of their records.
 
-A prompt is a text, or messages in a chat template that asks for the assistant's answer.
+A prompt is a text, or messages in a chat template that asks for the assistant's answer. The column
+`tools` has JSON schemas of functions for the template.
 training/rollouts.py makes the batches: G consecutive rows per prompt, each with the prompt and one
 answer, padded at the end.
 """
@@ -20,6 +21,7 @@ from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing
+from bigmodel_jax.data.text.chat_records import for_template, tools_of, wrong
 from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
@@ -109,7 +111,7 @@ class PromptData(Templated, DataConfig):
                 reason = reason or f"{self.completion_field} is no text"
             if not reason:
                 try:
-                    tokens = tokenize(record[self.prompt_field])
+                    tokens = tokenize(record[self.prompt_field], tools_of(record.get("tools"), "tools"))
                 except ValueError as error:
                     reason = str(error)
             if len(tokens) > self.max_prompt:
@@ -119,16 +121,22 @@ class PromptData(Templated, DataConfig):
             else:
                 yield tokens, record
 
-    def tokens(self, tokenizer: Tokenizer, template: str, prompt: Any) -> list[int]:
-        """Return the tokens before an answer; raises ValueError where the prompt is unusable."""
+    def tokens(self, tokenizer: Tokenizer, template: str, prompt: Any, tools: list | None = None) -> list[int]:
+        """Return the tokens before an answer; raises ValueError where the prompt is unusable.
+
+        tools: JSON schemas of functions for the template.
+        """
         text = isinstance(prompt, str)
         if not prompt or not (text or isinstance(prompt, list)):
             raise ValueError(f"its {self.prompt_field} is empty" if not prompt else f"{self.prompt_field} is no text")
         if template:
             messages = [{"role": "user", "content": prompt}] if text else prompt
-            if not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
-                raise ValueError("a message lacks its role or content")
-            return chat.prompt(template, messages, tokenizer)
+            if not all(isinstance(m, dict) for m in messages):
+                raise ValueError(f"its {self.prompt_field} is no text and no list of messages")
+            if reason := next(filter(None, map(wrong, messages)), ""):
+                raise ValueError(reason)
+            messages = for_template(messages, "keep", template, tools)
+            return chat.prompt(template, messages, tokenizer, tools=tools)
         if not text:
             raise ValueError("its prompt is messages, which need data.template_path")
         return [tokenizer.start, *tokenizer.encode(prompt)]
