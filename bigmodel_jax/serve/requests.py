@@ -111,6 +111,10 @@ class Sampled:
             raise Refused(
                 f"response_format.type = {str(form)[:40]!r}; allowed: {', '.join(FORMS)}", "response_format.type"
             )
+        known = {"type", "json_schema"} if form == "json_schema" else {"type"}
+        if unknown := sorted(self.response_format.keys() - known):
+            name = f"response_format.{unknown[0]}"[:60]
+            raise Refused(f"{name} does not belong to the type {form!r}; allowed: {', '.join(sorted(known))}", name)
         if form != "json_schema":
             return {"type": "object"} if form == "json_object" else None
         given = self.response_format.get("json_schema")
