@@ -210,9 +210,9 @@ def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
             continue
         if name in NEUTRAL:
             if value not in NEUTRAL[name]:
-                raise Refused(f"{prefix}{name} is not supported; leave it out", name)
+                raise Refused(f"{prefix}{name} is not supported; leave it out", prefix + name)
         elif name not in hints:
-            raise Refused(f"unknown field {(prefix + name)[:60]!r}{nearest(name[:60], hints)}", name[:60])
+            raise Refused(f"unknown field {(prefix + name)[:60]!r}{nearest(name[:60], hints)}", (prefix + name)[:60])
         else:
             _check(prefix + name, value, hints[name])
             found[name] = value
