@@ -98,11 +98,8 @@ class Tokenizer:
             adds = self.model.post_processor is None or self.model.encode("a").ids[:1] == named[:1]
         return named[0] if named and adds else self.separator
 
-    # The batch functions let Python's other threads run. `encode` of the library does not, so a
-    # server could answer nobody while it encodes a long prompt.
-
     def encode(self, text: str) -> list[int]:
-        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids  # `encode` stops other threads
 
     def encode_whole(self, text: str, length: int) -> list[int]:
         """Return at most `length` ids with the special tokens of an encoder ([CLS], [SEP])."""
