@@ -38,6 +38,7 @@ PAGE = Path(__file__).with_name("page.html").read_bytes()
 # The browser may connect to this server alone, and may run only the script inside the page.
 POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 Handler = Callable[[Request], Awaitable[Response]]
+Answers = Completions | chat.Answers
 
 
 class App:
@@ -104,7 +105,7 @@ class App:
         masks = await asyncio.to_thread(self.served.held_to, asked, must_call(asked.tools, asked.choice))
         return await self._written(request, asked, chat.Answers(self.served, self.answering, asked, prompt, masks))
 
-    async def _written(self, request: Request, asked: Sampled, answers: Completions | chat.Answers) -> Response:
+    async def _written(self, request: Request, asked: Sampled, answers: Answers) -> Response:
         if asked.stream:
             return streamed(answers.chunks(), answers.close)
         return await until_hangup(request, answers.whole(), self.options.request_seconds)
