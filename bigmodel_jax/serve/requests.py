@@ -36,6 +36,16 @@ NEUTRAL: dict[str, tuple] = {
 }
 "Fields of OpenAI's that are not supported, with the values that have no effect."
 
+WORDS = {
+    "a tuple": "a list",
+    "dict": "an object",
+    "str": "a text",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+}
+"JSON's words for Python's types in errors, since few clients are in Python."
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
@@ -223,7 +233,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     try:
         ranges.check_value(name, value, hint)
     except ValueError as error:
-        raise Refused(str(error), name) from None
+        said, mark, kind = str(error).rpartition("; it must be ")
+        raise Refused(f"{said}{mark}{WORDS.get(kind, kind)}", name) from None
     except OverflowError:
         raise Refused(f"{name} is too large a number", name) from None
 
