@@ -1,8 +1,8 @@
 """Samples images from noise with classifier-free guidance (Ho & Salimans, arXiv:2207.12598)."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from bigmodel_jax.models import Model
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.objectives.denoising import Denoising
 from bigmodel_jax.objectives.diffusion import kept
-from bigmodel_jax.objectives.flow_matching import euler, heun
+from bigmodel_jax.objectives.flow_matching import euler, heun, spans
 
 
 def sample_images(
@@ -29,13 +29,38 @@ def sample_images(
     noise: of that shape. conditions: labels or texts, with B rows each. The samplers add no noise,
     so the same noise gives the same images.
     """
-    run = _compiled(model.apply, objective, cfg.steps)
-    return np.asarray(run(params, conditions, noise, np.float32(cfg.guidance)))
+    parts = sampling(model, params, objective, conditions, noise, cfg)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value
+
+
+def sampling(
+    model: Model, params: Any, objective: Denoising, conditions: dict, noise: np.ndarray, cfg: ImageSampleConfig
+) -> Generator[None, None, np.ndarray]:
+    """`sample_images` in parts: yields after each step of the sampler, and returns the images."""
+    step, pictures = _compiled(model.apply, objective)
+    x, conditions = jnp.asarray(noise, jnp.float32), jax.tree.map(jnp.asarray, conditions)
+    for at in zip(*SAMPLERS[objective.sampler].points(objective, cfg.steps), strict=True):
+        # Waiting for the device makes a part last as long as its step.
+        x = jax.block_until_ready(step(params, conditions, x, at, np.float32(cfg.guidance)))
+        yield
+    return np.asarray(pictures(params, x))
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(apply, objective: Denoising, steps: int):
-    return jax.jit(functools.partial(_sample, apply, objective, steps))
+def _compiled(apply, objective: Denoising) -> tuple[Callable, Callable]:
+    """One program serves every number of steps."""
+
+    def step(params, conditions, x, at, guidance):
+        def predict(x, timestep):
+            return guided(apply, params, conditions, x, timestep, guidance)
+
+        return SAMPLERS[objective.sampler].step(predict, objective, x, at)
+
+    return jax.jit(step), jax.jit(objective.pictures)
 
 
 def schedule(objective: Diffusion, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,31 +75,31 @@ def schedule(objective: Diffusion, steps: int) -> tuple[np.ndarray, np.ndarray, 
     return timesteps, left.astype(np.float32), np.append(left[1:], 1.0).astype(np.float32)
 
 
-def ddim(noise_in, objective: Diffusion, steps: int, x: jax.Array) -> jax.Array:
-    """DDIM with eta = 0 (Song et al., arXiv:2010.02502); noise_in(x, timestep) predicts the noise
-    in x."""
+def ddim(noise_in, objective: Diffusion, x: jax.Array, at: tuple) -> jax.Array:
+    """One step of DDIM with eta = 0 (Song et al., arXiv:2010.02502); at: a row of `schedule`.
 
-    def step(x, at):
-        timestep, left, left_after = at
-        predicted = noise_in(x, timestep)
-        # Equation 12 with sigma = 0; the clean image is clipped to the range of pictures.
-        clean = jnp.clip((x - jnp.sqrt(1 - left) * predicted) / jnp.sqrt(left), -1.0, 1.0)
-        return jnp.sqrt(left_after) * clean + jnp.sqrt(1 - left_after) * predicted, None
-
-    return jax.lax.scan(step, x, jax.tree.map(jnp.asarray, schedule(objective, steps)))[0]
+    noise_in(x, timestep) predicts the noise in x.
+    """
+    timestep, left, left_after = at
+    predicted = noise_in(x, timestep)
+    # Equation 12 with sigma = 0; the clean image is clipped to the range of pictures.
+    clean = jnp.clip((x - jnp.sqrt(1 - left) * predicted) / jnp.sqrt(left), -1.0, 1.0)
+    return jnp.sqrt(left_after) * clean + jnp.sqrt(1 - left_after) * predicted
 
 
-# {name in an objective's `sampler`: (prediction(x, timestep), objective, steps, noise) -> image
-# without noise}
-SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddim": ddim, "euler": euler, "heun": heun}
+class Sampler(NamedTuple):
+    """A way from noise to an image.
+
+    points: (objective, steps) -> arrays with a row per step, noisiest first. step: (prediction(x,
+    timestep), objective, x, the rows of one step) -> x after the step.
+    """
+
+    points: Callable[..., tuple[np.ndarray, ...]]
+    step: Callable[..., jax.Array]
 
 
-def _sample(apply, objective, steps, params, conditions, noise, guidance):
-    def predict(x, timestep):
-        return guided(apply, params, conditions, x, timestep, guidance)
-
-    x = SAMPLERS[objective.sampler](predict, objective, steps, jnp.asarray(noise, jnp.float32))
-    return objective.pictures(params, x)
+# By the names in an objective's `sampler`.
+SAMPLERS = {"ddim": Sampler(schedule, ddim), "euler": Sampler(spans, euler), "heun": Sampler(spans, heun)}
 
 
 def guided(apply, params, conditions: dict, x: jax.Array, timestep: jax.Array, guidance: Any) -> jax.Array:

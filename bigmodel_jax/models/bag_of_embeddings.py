@@ -103,8 +103,9 @@ def mean_embedding(cfg: BagOfEmbeddingsConfig, p: Tree, tokens_BT: jax.Array, re
 
 def mean(x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
     """Returns (B, D): the mean of x (B, T, D) where `real` is true; zeros for an empty row."""
-    weights = real_BT.astype(x_BTD.dtype)
-    return jnp.einsum("btd,bt->bd", x_BTD, weights) / jnp.maximum(weights.sum(axis=1), 1)[:, None]
+    # In float32: bfloat16 holds no odd number above 256.
+    total = jnp.einsum("btd,bt->bd", x_BTD, real_BT.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+    return (total / jnp.maximum(real_BT.sum(axis=1, dtype=jnp.float32), 1)[:, None]).astype(x_BTD.dtype)
 
 
 def mean_ngrams(p: Tree, ngrams_BN: jax.Array, real_BN: jax.Array) -> jax.Array:
@@ -114,11 +115,11 @@ def mean_ngrams(p: Tree, ngrams_BN: jax.Array, real_BN: jax.Array) -> jax.Array:
     n-grams, and the gradient of a lookup is written row by row.
     """
     table = p["ngrams"]["table"]
-    weights = real_BN.astype(table.dtype)
     rows = jnp.arange(ngrams_BN.shape[0])[:, None]
-    counts_BV = jnp.zeros((ngrams_BN.shape[0], len(table)), table.dtype).at[rows, ngrams_BN].add(weights)
-    counts_BV = constrain(counts_BV, "batch", "vocab") / jnp.maximum(weights.sum(axis=1), 1)[:, None]
-    return linear.project(counts_BV, table)
+    # In float32: in bfloat16, 256 + 1 is 256.
+    counts_BV = jnp.zeros((ngrams_BN.shape[0], len(table))).at[rows, ngrams_BN].add(real_BN.astype(jnp.float32))
+    counts_BV = constrain(counts_BV, "batch", "vocab") / jnp.maximum(counts_BV.sum(axis=1), 1)[:, None]
+    return linear.project(counts_BV.astype(table.dtype), table)
 
 
 def apply(cfg: BagOfEmbeddingsConfig, p: Tree, batch: dict, *, rng=None, train=False, cache=None) -> Out:

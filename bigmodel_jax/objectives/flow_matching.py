@@ -6,7 +6,6 @@ import dataclasses
 from typing import ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bigmodel_jax.core.ranges import Count, Positive
@@ -66,31 +65,27 @@ def sigmas(cfg: FlowMatching, steps: int) -> np.ndarray:
     return shifted(np.linspace(1.0, 0.0, steps + 1), cfg.shift).astype(np.float32)
 
 
-def euler(velocity, cfg: FlowMatching, steps: int, noise: jax.Array) -> jax.Array:
-    """Integrates the flow from `noise` (B, H, W, C) to an image by Euler's method.
+def spans(cfg: FlowMatching, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """(sigma before, sigma after) each step, (steps,) each."""
+    at = sigmas(cfg, steps)
+    return at[:-1], at[1:]
+
+
+def euler(velocity, cfg: FlowMatching, x: jax.Array, at: tuple) -> jax.Array:
+    """One step of Euler's method along the flow: x (B, H, W, C) at the second sigma of `at`.
 
     `velocity` is a function (x, timestep) -> (B, H, W, C).
     """
-
-    def step(x, at):
-        here, there = at
-        return x + (there - here) * velocity(x, here * cfg.num_steps), None
-
-    at = jnp.asarray(sigmas(cfg, steps))
-    return jax.lax.scan(step, noise, (at[:-1], at[1:]))[0]
+    here, there = at
+    return x + (there - here) * velocity(x, here * cfg.num_steps)
 
 
-def heun(velocity, cfg: FlowMatching, steps: int, noise: jax.Array) -> jax.Array:
-    """As `euler`, with the mean of the velocities at both ends of each step.
+def heun(velocity, cfg: FlowMatching, x: jax.Array, at: tuple) -> jax.Array:
+    """As `euler`, with the mean of the velocities at both ends of the step.
 
     Source: Karras et al., arXiv:2206.00364, algorithm 1.
     """
-
-    def step(x, at):
-        here, there = at
-        first = velocity(x, here * cfg.num_steps)
-        second = velocity(x + (there - here) * first, there * cfg.num_steps)
-        return x + (there - here) * (first + second) / 2, None
-
-    at = jnp.asarray(sigmas(cfg, steps))
-    return jax.lax.scan(step, noise, (at[:-1], at[1:]))[0]
+    here, there = at
+    first = velocity(x, here * cfg.num_steps)
+    second = velocity(x + (there - here) * first, there * cfg.num_steps)
+    return x + (there - here) * (first + second) / 2

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
+from bigmodel_jax.core import files
 from bigmodel_jax.core.sharding import AXES, factor
 from bigmodel_jax.data.fields import along
 from bigmodel_jax.models import compute
@@ -228,16 +229,15 @@ def write_config(path: Path, base: Path, best: dict, title: str) -> None:
     parallel = {axis: best["config"]["parallel"][axis] for axis in AXES}
     parallel["offload_optimizer"] = best["config"]["parallel"]["offload_optimizer"]
     remat = best["config"]["model"].get("compute", {}).get("remat")
-    path.write_text(
-        FORMAT.format(
-            title=title,
-            base=str(base),
-            model=f", compute=dataclasses.replace(base.model.compute, remat={remat!r})" if remat else "",
-            parallel=", ".join(f"{axis}={value!r}" for axis, value in parallel.items()),
-            residual_seq=_axes(best["config"]["parallel"]["rules"]["residual_seq"]),
-            microbatches=best["config"]["train"]["microbatches"],
-        )
+    text = FORMAT.format(
+        title=title,
+        base=str(base),
+        model=f", compute=dataclasses.replace(base.model.compute, remat={remat!r})" if remat else "",
+        parallel=", ".join(f"{axis}={value!r}" for axis, value in parallel.items()),
+        residual_seq=_axes(best["config"]["parallel"]["rules"]["residual_seq"]),
+        microbatches=best["config"]["train"]["microbatches"],
     )
+    files.replace(path, text)
 
 
 def _axes(value: str | list | None) -> str | tuple | None:

@@ -3,6 +3,7 @@
 from html import escape
 from pathlib import Path
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.device_memory import size_text
 from bigmodel_jax.report import elements, plan_parts, plan_plots
 from bigmodel_jax.report.plan_parts import GIB
@@ -15,7 +16,7 @@ def build_plan_page(plan: dict, folder: Path) -> Path:
     """Write plan.html and its figures into `folder`; returns the page's path."""
     light, dark = plan_plots.draw(plan, LIGHT), plan_plots.draw(plan, DARK)
     for name, png in light.items():
-        (folder / f"{name}.png").write_bytes(png)
+        files.replace(folder / f"{name}.png", png)
     body = "".join(
         (
             _header(plan),
@@ -41,7 +42,7 @@ def build_plan_page(plan: dict, folder: Path) -> Path:
         )
     )
     page = folder / "plan.html"
-    page.write_text(shell(f"{plan['name']} on {plan['topology']}", body), encoding="utf-8")
+    files.replace(page, shell(f"{plan['name']} on {plan['topology']}", body))
     return page
 
 

@@ -27,7 +27,7 @@ def build_quantized_page(record: dict[str, Any], table: tuple[Sequence[str], lis
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     (output.parent / "plots").mkdir(parents=True, exist_ok=True)
     for name, png in light.items():
-        (output.parent / "plots" / f"{name}.png").write_bytes(png)
+        files.replace(output.parent / "plots" / f"{name}.png", png)
     name = Path(record["run"]).name
     facts = [
         f"step {record['step']:,}",

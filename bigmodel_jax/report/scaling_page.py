@@ -3,6 +3,7 @@
 from html import escape
 from pathlib import Path
 
+from bigmodel_jax.core import files
 from bigmodel_jax.report import elements
 from bigmodel_jax.report.plot_style import DARK, LIGHT, Theme, label_ends, new_axes, percent_ticks, render, short_tick
 from bigmodel_jax.report.scaling import COLUMNS, Series, efficiency, read_records, row, series_of, verdict
@@ -22,9 +23,9 @@ def build_scaling_page(run_dirs: list[Path], output: Path) -> Path:
         folder = found[0][0] / "plots"
         folder.mkdir(exist_ok=True)
         for name, png in light.items():
-            (folder / f"{name}.png").write_bytes(png)
+            files.replace(folder / f"{name}.png", png)
     title = found[0][0].name if not several else f"{len(found)} scaling benchmarks"
-    output.write_text(shell(title, _body(title, found, series, light, dark)), encoding="utf-8")
+    files.replace(output, shell(title, _body(title, found, series, light, dark)))
     return output
 
 

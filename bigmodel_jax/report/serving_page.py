@@ -3,6 +3,7 @@
 from html import escape
 from pathlib import Path
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.device_memory import size_text
 from bigmodel_jax.report import elements, plan_parts, plan_plots
 from bigmodel_jax.report.plan_parts import GIB
@@ -25,7 +26,7 @@ def build_serving_page(plan: dict, folder: Path) -> Path:
     figures = {"memory": plan_plots.memory, "time": _time}
     light, dark = render(figures, plan, LIGHT), render(figures, plan, DARK)
     for name, png in light.items():
-        (folder / f"{name}.png").write_bytes(png)
+        files.replace(folder / f"{name}.png", png)
     decode = plan.get("decode", {})
     shown = {name: plan["config"].get(name) for name in ("model", "parallel", "precision")}
     body = "".join(
@@ -51,7 +52,7 @@ def build_serving_page(plan: dict, folder: Path) -> Path:
         )
     )
     page = folder / "plan.html"
-    page.write_text(shell(f"{plan['name']} served on {plan['topology']}", body), encoding="utf-8")
+    files.replace(page, shell(f"{plan['name']} served on {plan['topology']}", body))
     return page
 
 

@@ -20,7 +20,7 @@ def build_sweep_page(folder: Path, output: Path) -> Path:
     light, dark = ({}, {}) if sweep is None else (render(FIGURES, sweep, theme) for theme in (LIGHT, DARK))
     (folder / "plots").mkdir(exist_ok=True)
     for name, png in light.items():
-        (folder / "plots" / f"{name}.png").write_bytes(png)
+        files.replace(folder / "plots" / f"{name}.png", png)
     parts = [] if sweep is None else [_header(sweep), _best(sweep, folder), _figures(light, dark)]
     parts += [_seeds(seeds)] if seeds else []
     parts += [] if sweep is None else [_trials(sweep), _space(sweep)]

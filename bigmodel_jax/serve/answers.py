@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.inference.request import Token
 from bigmodel_jax.serve.metrics import Metrics
-from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.refused import Refused, too_long
 from bigmodel_jax.serve.text import Pieces, Stops
 from bigmodel_jax.serve.worker import Reply, Worker
 
@@ -96,9 +96,7 @@ class Answering(NamedTuple):
             async with asyncio.timeout(began + self.seconds - time.monotonic()):
                 found = await reply.queue.get()
         except TimeoutError:
-            raise Refused(
-                f"the answer took longer than {self.seconds:g} seconds (--request_seconds)", status=504
-            ) from None
+            raise too_long(self.seconds) from None
         if isinstance(found, Exception):
             raise found
         return found

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hmac
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,8 +13,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -34,16 +33,12 @@ from bigmodel_jax.serve.worker import Worker
 
 log = logging.getLogger("bigmodel_jax.serve")
 OPEN = {"/", "/health", "/ready"}  # routes without a key: the page, and the probes
+NAMES = ("127.0.0.1", "localhost", "[::1]")  # what the Host header calls a server on the loopback address
 PAGE = Path(__file__).with_name("page.html").read_bytes()
 # The browser may connect to this server alone, and may run only the script inside the page.
 POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-async def _written(request: Request, asked: Sampled, answers: Completions | chat.Answers) -> Response:
-    if asked.stream:
-        return streamed(answers.chunks(), answers.close)
-    return await until_hangup(request, answers.whole())
+Answers = Completions | chat.Answers
 
 
 class App:
@@ -101,14 +96,19 @@ class App:
         # In a thread: compiling a constraint takes tenths of a second, and the event loop must not
         # wait.
         masks = await asyncio.to_thread(self.served.held_to, asked)
-        return await _written(request, asked, Completions(self.served, self.answering, asked, prompts, masks))
+        return await self._written(request, asked, Completions(self.served, self.answering, asked, prompts, masks))
 
     async def chat(self, request: Request) -> Response:
         asked = await self._parsed(request, parse_checked, Chat)
         self.served.known_writer(asked.model)
         prompt = await asyncio.to_thread(chat.prompt_of, self.served, asked)
         masks = await asyncio.to_thread(self.served.held_to, asked, must_call(asked.tools, asked.choice))
-        return await _written(request, asked, chat.Answers(self.served, self.answering, asked, prompt, masks))
+        return await self._written(request, asked, chat.Answers(self.served, self.answering, asked, prompt, masks))
+
+    async def _written(self, request: Request, asked: Sampled, answers: Answers) -> Response:
+        if asked.stream:
+            return streamed(answers.chunks(), answers.close)
+        return await until_hangup(request, answers.whole(), self.options.request_seconds)
 
     async def _parsed(self, request: Request, how: Callable, cls: type) -> Any:
         return await read_json(request, self.options, functools.partial(how, cls))
@@ -140,7 +140,7 @@ class App:
         """Answers a request whose work runs on the engine's thread."""
         asked = await self._parsed(request, parse, cls)
         work = await asyncio.to_thread(prepare, self.served, asked)
-        return await until_hangup(request, self.worker.run(work))
+        return await until_hangup(request, self.worker.run(work), self.options.request_seconds)
 
     # ---- around every handler
 
@@ -152,6 +152,7 @@ class App:
         async def answer(request: Request) -> Response:
             began = time.monotonic()
             try:
+                self._check_host(request)
                 if path not in OPEN:
                     self._check_key(request)
                 response = await handler(request)
@@ -165,6 +166,16 @@ class App:
             return response
 
         return answer
+
+    def _check_host(self, request: Request) -> None:
+        """Against DNS rebinding: another site can make its name resolve to this machine, and its
+        pages must get no answer.
+        """
+        name = re.sub(r":\d*$", "", request.headers.get("host", ""))
+        if self.options.host in LOOPBACK and name not in NAMES:
+            raise Refused(
+                f"the Host header is {name[:60]!r}; with --host {self.options.host} it must be {', '.join(NAMES)}"
+            )
 
     def _check_key(self, request: Request) -> None:
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
@@ -183,7 +194,8 @@ def _headers(error: Refused) -> dict[str, str]:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse(error_body(error.detail, error.status_code), error.status_code, headers=error.headers)
+    said = f"{error.detail}: {request.method} {request.scope['path'][:200]!r}"
+    return JSONResponse(error_body(said, error.status_code), error.status_code, headers=error.headers)
 
 
 def make_app(app: App) -> Starlette:
@@ -213,13 +225,8 @@ def make_app(app: App) -> Starlette:
         # In a thread, because the worker still sends its last tokens to this event loop.
         await asyncio.to_thread(app.worker.stop, app.options.drain_seconds)
 
-    # Checks the Host header against DNS rebinding: another site can make its name resolve to this
-    # machine, and its pages must get no answer.
-    local = [*LOOPBACK[:2], "[::1]", app.options.host]
-    hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=local)] if app.options.host in LOOPBACK else []
     return Starlette(
         routes=[Route(path, app.guarded(path, f), methods=[method]) for path, (f, method) in routes.items()],
-        middleware=hosts,
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from bigmodel_jax.serve.config import ServeConfig
-from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.refused import Refused, hung_up
 
 MOST_DEPTH = 64  # levels of nested lists and objects
 LONG = 1 << 14  # bytes of a body that a thread reads
@@ -31,6 +31,8 @@ async def read_json[T](request: Request, limits: ServeConfig, make: Callable[[An
             text = await _read(request, limits.max_body)
     except TimeoutError:
         raise Refused(f"the body took longer than {limits.body_seconds:g} seconds", status=408) from None
+    except ClientDisconnect:
+        raise hung_up() from None
     # To read a body of megabytes takes seconds, in which the event loop must answer others.
     return await asyncio.to_thread(_made, text, make) if len(text) > LONG else _made(text, make)
 

@@ -38,10 +38,11 @@ class Answers:
         room = served.room(prompt, "messages")
         most = asked.most or room
         if most > room:
+            field = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
             raise Refused(
-                f"max_completion_tokens = {most}: with the messages' {len(prompt)} tokens it exceeds a slot's "
+                f"{field} = {most}: with the messages' {len(prompt)} tokens it exceeds a slot's "
                 f"{served.length} (--length)",
-                "max_completion_tokens",
+                field,
                 code="context_length_exceeded",
             )
         self._reply = answering.worker.submit(self._model, served.requests(asked, prompt, most, masks))

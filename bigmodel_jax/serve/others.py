@@ -1,13 +1,14 @@
 """/v1/embeddings, /classify and /images: answers that are not text.
 
-Each function checks a request and returns its work as a function, which the engine's thread runs.
+Each function checks a request and returns its work as a generator. The engine's thread runs one
+part of it between two steps (`Worker.run`).
 """
 
 import base64
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Generator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from bigmodel_jax.core.ranges import Count, Range
 from bigmodel_jax.core.ranges import Seed as JaxSeed
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.images import image_text
-from bigmodel_jax.inference.sample_images import sample_images
+from bigmodel_jax.inference.sample_images import sampling
 from bigmodel_jax.pretrained import labels
 from bigmodel_jax.serve import passes, pictures
 from bigmodel_jax.serve.completions import usage
@@ -26,6 +27,7 @@ from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.served import Served
 
 MOST_INPUTS = 256
+Work = Generator[None, None, dict]
 Guidance = Annotated[float, Range("0 or more and at most 1000", 0, 1000)]
 Images = Annotated[int, Range("1 or more and at most 16", 1, 16)]
 Text = str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...]
@@ -79,20 +81,21 @@ class Picture:
     response_format: Literal["b64_json"] = "b64_json"
 
 
-def embeddings(served: Served, asked: Embedding) -> Callable[[], dict]:
+def embeddings(served: Served, asked: Embedding) -> Work:
     """The work of a checked /v1/embeddings request."""
     name = served.known(asked.model)
     if not served.embeds:
         raise Refused(f"{name} gives no embeddings: its model has neither a head over words nor bare states", "model")
     texts = [_tokens(served, one) for one in _listed(asked.input, "input")]
 
-    def work() -> dict:
-        found = _finite(passes.embed(served.model, served.weights[name], texts, served.config.model.max_seq_len))
+    def work() -> Work:
+        most = served.config.model.max_seq_len
+        found = _finite((yield from passes.embed(served.model, served.weights[name], texts, most)))
         data = [{"object": "embedding", "index": n, "embedding": _encoded(row, asked)} for n, row in enumerate(found)]
         tokens = sum(map(len, texts))
         return {"object": "list", "data": data, "model": name, "usage": usage(tokens, 0)}
 
-    return work
+    return work()
 
 
 def _finite(found: np.ndarray) -> np.ndarray:
@@ -142,7 +145,7 @@ def _tokens(served: Served, text: Any) -> list[int]:
 # ---------------------------------------------------------------- classes
 
 
-def classes(served: Served, asked: Class) -> Callable[[], dict]:
+def classes(served: Served, asked: Class) -> Work:
     """The work of a checked /classify request."""
     name = served.known(asked.model)
     reads = tuple(served.config.model.inputs())
@@ -154,8 +157,8 @@ def classes(served: Served, asked: Class) -> Callable[[], dict]:
     batch = {"tokens": _of_texts, "image": _of_pictures, "features": _of_numbers}[reads[0]](served, asked)
     names = labels.of_run(served.run_dir)
 
-    def work() -> dict:
-        found = _finite(passes.classify(served.model, served.weights[name], batch))
+    def work() -> Work:
+        found = _finite((yield from passes.classify(served.model, served.weights[name], batch)))
         data = []
         for index, probs in enumerate(found):
             best = int(probs.argmax())
@@ -163,7 +166,7 @@ def classes(served: Served, asked: Class) -> Callable[[], dict]:
             data.append({"index": index, "label": label, "class": best, "probs": probs.tolist()})
         return {"object": "list", "data": data, "labels": list(names), "model": name}
 
-    return work
+    return work()
 
 
 def _of_texts(served: Served, asked: Class) -> dict[str, np.ndarray]:
@@ -175,7 +178,7 @@ def _of_texts(served: Served, asked: Class) -> dict[str, np.ndarray]:
 
 def _of_pictures(served: Served, asked: Class) -> dict[str, np.ndarray]:
     shape, data = tuple(served.config.model.inputs()["image"]), served.config.data.of_run(served.run_dir)
-    return {"image": np.stack([pictures.read(data, one, shape) for one in _listed(asked.image, "image")])}
+    return {"image": pictures.read(data, _listed(asked.image, "image"), shape)}
 
 
 def _of_numbers(served: Served, asked: Class) -> dict[str, np.ndarray]:
@@ -200,7 +203,7 @@ def _of_numbers(served: Served, asked: Class) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- pictures
 
 
-def images(served: Served, asked: Picture) -> Callable[[], dict]:
+def images(served: Served, asked: Picture) -> Work:
     """The work of a checked /images request. The noise is drawn from the request's seed."""
     name, objective = served.known(asked.model), served.config.objective
     if "images" not in objective.endings:
@@ -213,11 +216,11 @@ def images(served: Served, asked: Picture) -> Callable[[], dict]:
     shape = (asked.n, *served.config.model.image_shape)
     noise = np.random.default_rng(asked.seed).standard_normal(shape, np.float32)
 
-    def work() -> dict:
-        drawn = sample_images(served.model, served.weights[name], objective, conditions, noise, how)
+    def work() -> Work:
+        drawn = yield from sampling(served.model, served.weights[name], objective, conditions, noise, how)
         return {"created": int(time.time()), "data": [{"b64_json": file} for file in pictures.written(drawn)]}
 
-    return work
+    return work()
 
 
 def _conditions(served: Served, asked: Picture) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ compiled; D embed; V vocab; C classes; K likeliest tokens.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from bigmodel_jax.models.base import Out
 
 CHUNK = 64  # positions of a prompt whose logits are in memory at the same time
 MOST_ROWS, MOST_TOKENS = 32, 16_384  # most rows and tokens of one call of a program, which bounds the memory
+Rows = Generator[None, None, np.ndarray]  # rows that are computed in parts: it yields between two, and returns all
 
 
 class PromptScores(NamedTuple):
@@ -44,12 +45,12 @@ def rows_of(texts: Sequence[Sequence[int]], most: int) -> dict[str, np.ndarray]:
     return batch
 
 
-def embed(model: Model, weights: Any, texts: Sequence[Sequence[int]], most: int) -> np.ndarray:
+def embed(model: Model, weights: Any, texts: Sequence[Sequence[int]], most: int) -> Rows:
     """(B, D) float32 of length 1: the mean of the last layer's states over each text's tokens."""
     return by_parts(functools.partial(_embed(model.apply), weights), rows_of(texts, most))
 
 
-def by_parts(call: Callable[[dict], jax.Array], batch: dict[str, np.ndarray]) -> np.ndarray:
+def by_parts(call: Callable[[dict], jax.Array], batch: dict[str, np.ndarray]) -> Rows:
     """The rows of `call`, which gets a few rows of the batch at a time.
 
     A part has a power of two of rows, so few programs are compiled; rows of zeros fill the last.
@@ -63,6 +64,7 @@ def by_parts(call: Callable[[dict], jax.Array], batch: dict[str, np.ndarray]) ->
         rows = 1 << (num - 1).bit_length()
         filled = {name: np.pad(x, ((0, rows - num), *[(0, 0)] * (x.ndim - 1))) for name, x in part.items()}
         found.append(np.asarray(call(filled))[:num])
+        yield
     return np.concatenate(found)
 
 
@@ -120,7 +122,7 @@ def _scores(apply, tops: int) -> Any:
     return jax.jit(run)
 
 
-def classify(model: Model, weights: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
+def classify(model: Model, weights: Any, batch: dict[str, np.ndarray]) -> Rows:
     """(B, C) probabilities of the classes."""
     return by_parts(functools.partial(_classify(model.apply), weights), batch)
 

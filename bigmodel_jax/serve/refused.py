@@ -30,6 +30,16 @@ class Refused(Exception):
         return error_body(str(self), self.status, self.param, self.code)
 
 
+def too_long(seconds: float) -> Refused:
+    """The error of an answer that was not complete within `seconds`."""
+    return Refused(f"the answer took longer than {seconds:g} seconds (--request_seconds)", status=504)
+
+
+def hung_up() -> Refused:
+    """The error of a request whose client left; only the metrics show its status."""
+    return Refused("the client has hung up", status=499)
+
+
 def error_body(text: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """An error in OpenAI's form. The status decides its type."""
     kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")

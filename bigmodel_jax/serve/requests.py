@@ -36,6 +36,16 @@ NEUTRAL: dict[str, tuple] = {
 }
 "Fields of OpenAI's that are not supported, with the values that have no effect."
 
+WORDS = {
+    "a tuple": "a list",
+    "dict": "an object",
+    "str": "a text",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+}
+"JSON's words for Python's types in errors, since few clients are in Python."
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
@@ -111,6 +121,10 @@ class Sampled:
             raise Refused(
                 f"response_format.type = {str(form)[:40]!r}; allowed: {', '.join(FORMS)}", "response_format.type"
             )
+        known = {"type", "json_schema"} if form == "json_schema" else {"type"}
+        if unknown := sorted(self.response_format.keys() - known):
+            name = f"response_format.{unknown[0]}"[:60]
+            raise Refused(f"{name} does not belong to the type {form!r}; allowed: {', '.join(sorted(known))}", name)
         if form != "json_schema":
             return {"type": "object"} if form == "json_object" else None
         given = self.response_format.get("json_schema")
@@ -206,9 +220,9 @@ def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
             continue
         if name in NEUTRAL:
             if value not in NEUTRAL[name]:
-                raise Refused(f"{prefix}{name} is not supported; leave it out", name)
+                raise Refused(f"{prefix}{name} is not supported; leave it out", prefix + name)
         elif name not in hints:
-            raise Refused(f"unknown field {(prefix + name)[:60]!r}{nearest(name[:60], hints)}", name[:60])
+            raise Refused(f"unknown field {(prefix + name)[:60]!r}{nearest(name[:60], hints)}", (prefix + name)[:60])
         else:
             _check(prefix + name, value, hints[name])
             found[name] = value
@@ -219,7 +233,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     try:
         ranges.check_value(name, value, hint)
     except ValueError as error:
-        raise Refused(str(error), name) from None
+        said, mark, kind = str(error).rpartition("; it must be ")
+        raise Refused(f"{said}{mark}{WORDS.get(kind, kind)}", name) from None
     except OverflowError:
         raise Refused(f"{name} is too large a number", name) from None
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.refused import Refused, hung_up, too_long
 
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -55,14 +55,18 @@ def streamed(chunks: AsyncIterator[dict], close: Callable[[], None]) -> Streamin
     return Closing(events(), close)
 
 
-async def until_hangup(request: Request, answer: Awaitable[dict]) -> JSONResponse:
-    """The answer as a response. The work is cancelled as soon as the client hangs up."""
+async def until_hangup(request: Request, answer: Awaitable[dict], seconds: float) -> JSONResponse:
+    """The answer as a response. The work is cancelled as soon as the client hangs up, or after
+    `seconds`.
+    """
     working, watching = asyncio.ensure_future(answer), asyncio.ensure_future(_hangup(request))
     try:
         # Without this, a client that hangs up would leave its texts in their slots.
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({working, watching}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise too_long(seconds)
         if not working.done():
-            raise Refused("the client has hung up", status=499)
+            raise hung_up()
         return JSONResponse(working.result())
     finally:
         for task in (working, watching):

@@ -8,11 +8,12 @@ embeddings, runs between two steps (`run`).
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from bigmodel_jax.inference.engine import Engine
@@ -97,14 +98,22 @@ class Worker:
         if given_up:
             self._inbox.put(lambda: self._give_up(reply, given_up))
 
-    async def run(self, work: Callable[[], Any]) -> Any:
-        """The result of `work`, which the thread runs between two steps."""
+    async def run(self, work: Callable[[], Any] | Generator[None, None, Any]) -> Any:
+        """The result of `work`, which the thread runs between two steps.
+
+        The thread runs a generator up to its next `yield`, then a step, and so on. If the caller is
+        cancelled, no further part runs.
+        """
         self._check(1)
-        future: concurrent.futures.Future = concurrent.futures.Future()
         self.open += 1
         try:
-            self._inbox.put(lambda: _fulfil(future, work))
-            return await asyncio.wrap_future(future)
+            while True:
+                self._check(0)
+                future: concurrent.futures.Future = concurrent.futures.Future()
+                self._inbox.put(functools.partial(_fulfil, future, work))
+                ended, result = await asyncio.wrap_future(future)
+                if ended:
+                    return result
         finally:
             self.open -= 1
 
@@ -212,9 +221,20 @@ class Worker:
             reply.queue.put_nowait(item)
 
 
-def _fulfil(future: concurrent.futures.Future, work: Callable[[], Any]) -> None:
+def _fulfil(future: concurrent.futures.Future, work: Callable[[], Any] | Generator[None, None, Any]) -> None:
     if future.set_running_or_notify_cancel():
         try:
-            future.set_result(work())
+            future.set_result(_part(work))
         except Exception as error:  # any error goes to the caller that waits for the result
             future.set_exception(error)
+
+
+def _part(work: Callable[[], Any] | Generator[None, None, Any]) -> tuple[bool, Any]:
+    """Runs the next part. Returns (whether it was the last, the result)."""
+    if not isinstance(work, Generator):
+        return True, work()
+    try:
+        next(work)
+    except StopIteration as end:
+        return True, end.value
+    return False, None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.options import Unnamed, asks_for_help, parse, parse_known
 from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.spelling import nearest
@@ -106,7 +107,7 @@ def _write(given: Submit, target: str, fields: list[str]) -> None:
 def _finish(given: Any, job: Any, file: Path) -> None:
     """Writes the job's file, and submits the job with --run."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(job.text)
+    files.replace(file, job.text)
     command = [str(file) if part == "FILE" else part for part in job.command]
     print(file)
     if given.run:

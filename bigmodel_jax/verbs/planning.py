@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bigmodel_jax.core import files
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import CONFIG, Verb, local, one_target
@@ -155,7 +156,7 @@ def _search(config, topology, given, name: str, folder: Path, target: Path) -> d
         )
     screen.show_search(found, console)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "search.json").write_text(json.dumps(found, indent=1) + "\n")
+    files.replace(folder / "search.json", json.dumps(found, indent=1) + "\n")
     if not found["ranked"]:
         return {"fits": False}
     best = found["ranked"][0]
@@ -172,7 +173,7 @@ def _write(plan: dict, folder: Path, console: Console, build: Callable | None = 
     from bigmodel_jax.report.plan_page import build_plan_page
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    files.replace(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
     page = (build or build_plan_page)(plan, folder)
     console.print(f"\nPlan: {page}", highlight=False, soft_wrap=True)
 

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,9 @@ def test_an_old_half_made_folder_is_deleted_and_a_young_one_is_not(tmp_path):
     with files.new_folder(tmp_path / "run") as partial:
         (partial / "a").write_text("whole")
     assert sorted(os.listdir(tmp_path)) == ["run", young.parent.name]
+
+
+def test_pages_figures_and_records_of_verbs_are_never_written_in_place():
+    room = Path(files.__file__).parents[1]
+    for path in [*(room / "report").rglob("*.py"), *(room / "verbs").rglob("*.py")]:
+        assert not re.search(r"\.write_(text|bytes)\(", path.read_text()), f"{path} writes without core/files.py"

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,46 @@ def test_no_script_of_a_folder_imports_this_package():
         third = {name.split(".")[0] for name in named} - set(sys.stdlib_module_names) - {"numpy"}
         needs = {"orbax-checkpoint": "orbax", "llama-cpp-python": "llama_cpp", "ai-edge-litert": "ai_edge_litert"}
         assert third <= {needs.get(name, name) for name in row.needs}, row.script
+
+
+# llama-cpp-python has no wheels, so a stand-in with its signatures (0.3.36) takes its place.
+LLAMA_CPP = """
+import itertools, pathlib
+class Llama:
+    def __init__(self, model_path, *, n_ctx, verbose):
+        assert pathlib.Path(model_path).is_file()
+    def generate(self, tokens, top_k=40, top_p=0.95, min_p=0.05, typical_p=1.0, temp=0.8, repeat_penalty=1.0):
+        return itertools.count(tokens[-1] + 1)
+    def __call__(self, prompt, max_tokens=16, temperature=0.8):
+        return {"choices": [{"text": f" and {max_tokens} more"}]}
+"""
+
+
+def test_the_script_of_gguf_continues_ids_and_texts(tmp_path):
+    (tmp_path / "use.py").write_bytes((formats.SCRIPTS / "gguf.py").read_bytes())
+    (tmp_path / "llama_cpp.py").write_text(LLAMA_CPP)
+    (tmp_path / "model.gguf").touch()
+    for args, said in ((("--ids", "5,17", "--tokens", "3"), "18,19,20"), (("--prompt", "one"), "one and 32 more")):
+        done = subprocess.run(
+            [sys.executable, "use.py", *args], check=True, capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.stdout.strip() == said
+
+
+@pytest.mark.slow
+def test_the_script_of_peft_adds_the_adapters_to_their_base(tmp_path, request):
+    python = request.config.getoption("--reference-python")
+    if not python:
+        pytest.skip("--reference-python PATH: a Python with torch, transformers and peft")
+    adapters, base = HERE.parent / "pretrained/fixtures/peft/lora", HERE.parent / "parity/fixtures/llama"
+    shutil.copytree(adapters, tmp_path / "out")
+    shutil.copyfile(formats.SCRIPTS / "peft.py", tmp_path / "out" / "use.py")
+    tokens = "35,5,39,1,69,65,63,29,48"  # those of the first row of logits.npy
+    argv = [python, tmp_path / "out" / "use.py", base, "--tokens", tokens, "--outputs", tmp_path / "out.npz"]
+    subprocess.run(argv, check=True, capture_output=True, cwd=tmp_path)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npz")["logits"][0], np.load(adapters / "logits.npy")[0], atol=1e-4
+    )
 
 
 @pytest.mark.slow

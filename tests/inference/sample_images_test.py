@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.config import ImageSampleConfig
-from bigmodel_jax.inference.sample_images import sample_images, schedule
+from bigmodel_jax.inference.sample_images import sample_images, sampling, schedule
 from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.objectives import Diffusion
 from bigmodel_jax.objectives.diffusion import kept
@@ -59,3 +59,12 @@ def test_timesteps_run_from_the_last_to_the_clean_picture():
     assert after[-1] == 1
     for steps in (3, 7, 999, 1000):
         assert len(np.unique(schedule(Diffusion(), steps)[0])) == steps
+
+
+def test_each_step_is_a_part_and_one_program_serves_every_number_of_steps():
+    traced = []
+    model = knows(lambda batch: traced.append(1) or shade(batch))
+    for steps in (2, 5):
+        parts = sampling(model, {}, Diffusion(), LABELS, NOISE, ImageSampleConfig(steps=steps))
+        assert len(list(parts)) == steps
+    assert len(traced) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig, hash_pairs
+from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig, hash_pairs, mean, mean_ngrams
 
 CFG = BagOfEmbeddingsConfig.tiny()
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(2, 64, (4, 7)), jnp.int32)
@@ -97,3 +97,12 @@ def test_initial_values():
 def test_a_mistake_is_one_line(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CFG, **changes).validate(ParallelConfig(tensor=2))
+
+
+def test_a_text_of_more_parts_than_bfloat16_counts_has_their_mean():
+    """bfloat16 holds no odd number above 256, and 256 + 1 is 256 in it."""
+    x = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (1, 301, 64)), jnp.bfloat16)
+    exact = np.asarray(x, np.float64).mean(axis=1)
+    np.testing.assert_allclose(np.asarray(mean(x, jnp.ones((1, 301), bool)), np.float64), exact, rtol=2**-8)
+    ngrams = {"ngrams": {"table": jnp.ones((4, 8), jnp.bfloat16)}}
+    assert (mean_ngrams(ngrams, jnp.full((1, 301), 3), jnp.ones((1, 301), bool)) == 1).all()

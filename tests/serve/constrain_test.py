@@ -121,6 +121,10 @@ def test_forms_that_do_not_fit_together_are_named(server):
         ({"regex": "a", "response_format": FORMAT}, "an answer is held to one of them"),
         ({"regex": "a", "ignore_eos": True}, "ends where the form does"),
         ({"response_format": {"type": "xml"}}, "response_format.type = 'xml'; allowed: text, json_object, json_schema"),
+        (
+            {"response_format": {"type": "json_object", "schema": SCHEMA}},
+            "response_format.schema does not belong to the type 'json_object'; allowed: type",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema is no JSON schema"),
     ):
         found = server.post("/v1/completions", prompt="a", **ASKED | {"max_tokens": 40}, **more)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.serve import passes
-from servers import OPTIONS, address, running, tiny_served
+from servers import OPTIONS, address, result, running, tiny_served
 
 JSON = {"content-type": "application/json"}
 ASKED = {"model": "tiny", "prompt": "a", "max_tokens": 2, "temperature": 0}
@@ -82,15 +82,15 @@ def test_a_body_that_is_no_request(server, body, said):
     [
         ("temperature", -0.5, "temperature = -0.5; it must be 0 or more and at most 2"),
         ("temperature", 1e999, "temperature = inf; it must be a finite number"),
-        ("temperature", "hot", "it must be float"),
+        ("temperature", "hot", "it must be a number"),
         ("temperature", 10**400, "temperature is too large a number"),
         ("top_k", -1, "top_k = -1; it must be 0 or more"),
         ("top_p", 0, "top_p = 0; it must be above 0 and at most 1"),
         ("n", 17, "n = 17; it must be 1 or more and at most 16"),
-        ("n", True, "n = True is of type bool; it must be int"),
+        ("n", True, "n = True is of type bool; it must be a whole number"),
         ("max_tokens", 0, "max_tokens = 0; it must be 1 or more"),
         ("max_tokens", 10**9, "it exceeds a slot's 128 (--length)"),
-        ("max_tokens", 1.5, "it must be int"),
+        ("max_tokens", 1.5, "it must be a whole number"),
         ("seed", 2**63, "it must be at least -2**63 and below 2**63"),
         ("logprobs", 6, "logprobs = 6; it must be 0 or more and at most 5"),
         ("stop", ["x"] * 10_000, "stop has 10000 strings; at most 16 are allowed"),
@@ -143,7 +143,7 @@ def test_special_tokens_in_prompts_and_messages_are_text(server):
     ("messages", "said"),
     [
         ([], "messages is empty"),
-        ("hello", "it must be a tuple"),
+        ("hello", "it must be a list"),
         ([{"role": "wizard", "content": "x"}], "messages[0].role = 'wizard'; allowed: system"),
         ([{"role": "user"}], "messages[0].content is NoneType; it must be a text"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "this model reads text alone"),
@@ -160,12 +160,15 @@ def test_another_content_type_path_and_method(server):
         f"{server.url}/v1/completions", content=json.dumps(ASKED), headers={"content-type": "text/plain"}
     )
     assert "it must be 'application/json'" in refused(plain, 415)["message"]
-    refused(httpx.get(f"{server.url}/v1/nothing"), 404)
+    assert "GET '/v1/nothing'" in refused(httpx.get(f"{server.url}/v1/nothing"), 404)["message"]
     refused(httpx.get(f"{server.url}/v1/completions"), 405)
 
 
 def test_a_page_of_another_site_is_not_answered(server):
-    assert httpx.get(f"{server.url}/v1/models", headers={"host": "evil.example"}).status_code == 400
+    other = refused(httpx.get(f"{server.url}/v1/models", headers={"host": "evil.example:80"}))
+    assert "the Host header is 'evil.example'; with --host 127.0.0.1" in other["message"]
+    for own in ("localhost", "[::1]:8000", "127.0.0.1:"):
+        assert httpx.get(f"{server.url}/v1/models", headers={"host": own}).status_code == 200
 
 
 def test_numbers_beyond_float32_and_int32_mean_what_they_say(server):
@@ -186,10 +189,10 @@ def test_rows_reach_a_program_in_parts_of_few_sizes():
         shapes.append(batch["tokens"].shape)
         return batch["tokens"][:, :1]
 
-    np.testing.assert_array_equal(passes.by_parts(first, {"tokens": rows}), rows[:, :1])
+    np.testing.assert_array_equal(result(passes.by_parts(first, {"tokens": rows})), rows[:, :1])
     assert shapes == [(32, 4), (32, 4), (8, 4)]
     shapes.clear()
-    assert len(passes.by_parts(first, {"tokens": np.zeros((3, passes.MOST_TOKENS), np.int32)})) == 3
+    assert len(result(passes.by_parts(first, {"tokens": np.zeros((3, passes.MOST_TOKENS), np.int32)}))) == 3
     assert shapes == [(1, passes.MOST_TOKENS)] * 3
 
 

@@ -18,7 +18,7 @@ from bigmodel_jax.data.tabular import TabularData
 from bigmodel_jax.inference.generate import generate
 from bigmodel_jax.models import MODELS, BertConfig, DiTConfig, LinearConfig, MLPConfig, TextToImageConfig
 from bigmodel_jax.objectives import Classification, Diffusion, NextToken, Objective
-from bigmodel_jax.serve import others
+from bigmodel_jax.serve import others, pictures
 from bigmodel_jax.serve.refused import Refused
 from bigmodel_jax.serve.served import Served, open_served
 from servers import OPTIONS, running, tiny_served
@@ -114,6 +114,15 @@ def test_pictures_are_classified(tmp_path):
             assert "\n" not in said.json()["error"]["message"]
 
 
+def test_small_files_of_large_pictures_are_refused_before_any_is_decoded():
+    file = io.BytesIO()
+    Image.new("1", (7000, 7000)).save(file, "PNG")
+    bomb = base64.b64encode(file.getvalue()).decode()
+    assert len(bomb) < 20_000
+    with pytest.raises(Refused, match=r"98,000,000 pixels; all images may have 89,478,485 together"):
+        pictures.read(None, [bomb, bomb], (8, 8, 1))
+
+
 @pytest.mark.slow
 def test_rows_of_numbers_are_classified_as_they_were_scaled_in_training(tmp_path):
     (tmp_path / "scaling.json").write_text('{"features": {"mean": [1, 2, 3], "scale": [1, 2, 4]}}')
@@ -140,7 +149,7 @@ def test_an_output_that_is_not_finite_is_refused(tmp_path):
     served = served_of(config, tmp_path)
     served.weights["tiny"] = jax.tree.map(lambda x: x + np.nan, served.weights["tiny"])
     with pytest.raises(Refused, match="the model's output for it is not finite"):
-        others.classes(served, others.Class(model="tiny", input=((1.0, 2.0, 3.0),)))()
+        list(others.classes(served, others.Class(model="tiny", input=((1.0, 2.0, 3.0),))))
 
 
 @pytest.mark.slow

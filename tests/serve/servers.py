@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import httpx
@@ -49,6 +50,15 @@ class Running:
         while self.app.worker.open and time.monotonic() < end:
             time.sleep(0.01)
         return not self.app.worker.open
+
+
+def result(parts: Generator):
+    """What a generator returns."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value
 
 
 def address(server: Running) -> tuple[str, int]:

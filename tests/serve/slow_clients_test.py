@@ -11,7 +11,9 @@ from starlette.requests import Request
 
 from bigmodel_jax.serve import tokens
 from bigmodel_jax.serve.body import LONG, read_json
-from bigmodel_jax.serve.streams import streamed
+from bigmodel_jax.serve.refused import Refused
+from bigmodel_jax.serve.streams import streamed, until_hangup
+from bigmodel_jax.serve.worker import Worker
 from servers import OPTIONS, address, tiny_served
 
 
@@ -33,6 +35,19 @@ def test_names_of_special_tokens_stay_text_while_another_thread_reads_them_as_to
             stop.set()
         assert set(other.result()) == {1}
     assert lengths == {1 + 500 * len(name)}
+
+
+def test_a_long_prompt_leaves_the_event_loop_to_others():
+    served, ended, turns = tiny_served(), threading.Event(), 0
+
+    def encode() -> None:
+        served.prompt("the quick brown " * 12_500)
+        ended.set()
+
+    threading.Thread(target=encode).start()
+    while not ended.wait(0.0005):
+        turns += 1
+    assert turns > 10
 
 
 @pytest.mark.slow
@@ -98,6 +113,15 @@ def test_a_client_that_hangs_up_before_its_stream_begins_frees_its_slot():
     assert closed == [1]
 
 
+def test_a_client_that_hangs_up_within_its_body_is_no_mistake_of_the_server():
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
+    with pytest.raises(Refused, match="hung up"):
+        asyncio.run(read_json(request, OPTIONS, dict))
+
+
 def test_a_long_body_is_read_beside_the_event_loop():
     async def thread_of(size: int) -> threading.Thread:
         async def receive():
@@ -108,3 +132,40 @@ def test_a_long_body_is_read_beside_the_event_loop():
 
     assert asyncio.run(thread_of(9)) is threading.current_thread()
     assert asyncio.run(thread_of(LONG)) is not threading.current_thread()
+
+
+@pytest.mark.parametrize(("hangs_up", "status"), [(True, 499), (False, 504)])
+def test_pictures_end_with_their_client_or_their_time_and_others_are_answered_meanwhile(hangs_up, status):
+    parts = []
+
+    def endless():
+        while True:
+            parts.append(1)
+            yield
+
+    async def main():
+        worker, hung_up = Worker({}, most=4), asyncio.Event()
+        worker.start()
+
+        async def receive():
+            await hung_up.wait()
+            return {"type": "http.disconnect"}
+
+        request = Request({"type": "http"}, receive)
+        answer = asyncio.create_task(until_hangup(request, worker.run(endless()), 30 if hangs_up else 0.2))
+        while len(parts) < 3:
+            await asyncio.sleep(0.001)
+        assert await worker.run(lambda: "another's answer") == "another's answer"
+        if hangs_up:
+            hung_up.set()
+        with pytest.raises(Refused) as refused:
+            await answer
+        assert refused.value.status == status
+        await worker.run(lambda: None)  # the part that had begun has ended
+        ran = len(parts)
+        await asyncio.sleep(0.05)
+        assert len(parts) == ran
+        assert worker.open == 0
+        worker.stop(5)
+
+    asyncio.run(main())

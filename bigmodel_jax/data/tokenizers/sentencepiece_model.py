@@ -157,9 +157,12 @@ class SentencePieceModel:
         offsets = [(a, min(b, end) if p.end > p.begin else a) for (a, b), p in zip(offsets, pieces, strict=True)]
         return Encoded([p.id for p in pieces], [self._names[p.id] for p in pieces], offsets)
 
+    def encode_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[Encoded]:
+        return [self.encode(text, add_special_tokens) for text in texts]
+
     def encode_batch_fast(self, texts: list[str], add_special_tokens: bool = True) -> list[Encoded]:
         if add_special_tokens or self._searched(not self.encode_special_tokens)[0]:
-            return [self.encode(text, add_special_tokens) for text in texts]
+            return self.encode_batch(texts, add_special_tokens)
         return [Encoded(ids, [], []) for ids in self.processor.encode(texts, num_threads=os.cpu_count() or 1)]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:

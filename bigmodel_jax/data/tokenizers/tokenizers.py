@@ -99,12 +99,12 @@ class Tokenizer:
         return named[0] if named and adds else self.separator
 
     def encode(self, text: str) -> list[int]:
-        return self.model.encode(text, add_special_tokens=False).ids
+        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids  # `encode` stops other threads
 
     def encode_whole(self, text: str, length: int) -> list[int]:
         """Return at most `length` ids with the special tokens of an encoder ([CLS], [SEP])."""
         self.model.enable_truncation(length)
-        ids = self.model.encode(text).ids
+        ids = self.model.encode_batch_fast([text])[0].ids
         self.model.no_truncation()
         return ids
 
@@ -131,7 +131,7 @@ class Tokenizer:
     def _encode_control(self, text: str, *, control: bool):
         # The flag of the library reads names of special tokens as plain text; it is set back below.
         self.model.encode_special_tokens = not control
-        found = self.model.encode(text, add_special_tokens=False)
+        (found,) = self.model.encode_batch([text], add_special_tokens=False)
         self.model.encode_special_tokens = True
         return found
 
