@@ -53,15 +53,19 @@ def file_digest(path: str | Path) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """Read a local or remote file and return the SHA-256 of its content."""
-    with paths.opened(path) as file:
-        if not paths.is_remote(path):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        # hashlib.file_digest needs a real file; remote files are read in blocks of 4 MiB.
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-        return digest.hexdigest()
+    """Read a local or remote file and return the SHA-256 of its content; an OSError names it."""
+    try:
+        with paths.opened(path) as file:
+            if not paths.is_remote(path):
+                return hashlib.file_digest(file, "sha256").hexdigest()
+            # hashlib.file_digest needs a real file; remote files are read in blocks of 4 MiB.
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the error of a failed read has no name
+        raise
 
 
 def settled(mtime_ns: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 from bigmodel_jax.serve.refused import Refused
 
@@ -127,7 +128,7 @@ class Grammars:
     def _made(self) -> Any:
         if importlib.util.find_spec("llguidance") is None:
             raise Refused("constrained answers need llguidance: uv sync --extra serve", status=501)
-        if not hasattr(self._own.model, "to_str"):
+        if isinstance(self._own.model, SentencePieceModel):
             raise Refused("constrained answers need a tokenizer.json, which this run's tokenizer is not", status=501)
         import llguidance
 

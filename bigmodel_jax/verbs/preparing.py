@@ -235,6 +235,9 @@ class Data(OfConfig):
 def data(args: Sequence[str]) -> None:
     """Runs the verb `data`: prints what a config feeds, writes its tokenizer, or checks files."""
     target, options = one_target("data", args)
+    at = options.index("--verify") + 1 if "--verify" in options else 0
+    if at and (options[at:] or ["--"])[0].startswith("--"):  # --verify alone means True
+        options.insert(at, "True")
     given, _ = parse_config(Data(), target, options, "data")
     config, path = given.config, given.train_tokenizer
     paths.check_local("data: --train-tokenizer", path)
@@ -279,7 +282,7 @@ VERBS = {
         f"CONFIG             {CONFIG}\n--FIELD            any field of the config by its dotted name\n"
         "--train-tokenizer  only writes the config's tokenizer, trained on the training\n"
         "                   split, to this tokenizer.json\n"
-        "--verify True      reads all files again and prints which have changed\n\n"
+        "--verify           reads all files again and prints which have changed\n\n"
         "Prints counts per split, sample records before and after each transform, token\n"
         "statistics and the share of padding.",
         ("data configs/lm_tiny.py", "data configs/lm_tiny.py --data.packing first_fit --data.seq_len 512"),

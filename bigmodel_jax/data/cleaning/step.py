@@ -19,6 +19,10 @@ Record = dict[str, Any]
 Cleaned = tuple[list[Record], str]
 
 
+class StepError(ValueError):
+    """Raised by a step that can clean no record at all, such as one that cannot read its file."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """The base class of steps; a step sees one record at a time and keeps no state."""
@@ -31,7 +35,7 @@ class Step:
         record.
 
         A data card counts dropped records by the text before the colon. A record for which the step
-        raises an exception is a bad record.
+        raises an exception is a bad record; a `StepError` ends the work.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define clean()")
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bigmodel_jax.core import user_code
 from bigmodel_jax.data.base import lacks
-from bigmodel_jax.data.cleaning.step import Record, Shared, Step
+from bigmodel_jax.data.cleaning.step import Record, Shared, Step, StepError
 from bigmodel_jax.data.sources.array_record_files import json_line
 
 SHOWN = 200  # characters of a dropped record's text that a data card may show
@@ -94,6 +94,8 @@ def _after(steps: tuple[Step, ...], i: int, splits: Splits, read_from: str, wher
             key, found, why = steps[i].key(record), [record], ""
         else:
             key, (found, why) = None, steps[i].clean(record)
+    except StepError:  # no record is at fault, so none may be skipped
+        raise
     except Exception as error:  # a user's own step may raise anything
         name = type(steps[i]).__name__ if i < len(steps) else "writing"
         return [Bad(where, f"{name}: {error if isinstance(error, ValueError) else user_code.described(error)}")]

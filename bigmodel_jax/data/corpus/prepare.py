@@ -222,7 +222,8 @@ class _Run:
                     self._commit(split, read, own)
             self._say(read)
         # Records that the source itself reported as bad come first.
-        of_source = [entry for entry in bad.skipped if entry not in set(own)]
+        of_steps = set(own)
+        of_source = [entry for entry in bad.skipped if entry not in of_steps]
         self._commit(split, read, of_source + own, done=True)
 
     def _settle(self, event: NamedTuple, bad: BadRecords, own: list[tuple[str, str]]) -> None:

@@ -79,5 +79,6 @@ def _named(tokenizer: Tokenizer, counts: np.ndarray, ids: np.ndarray) -> list[li
 
 def _unknown(tokenizer: Tokenizer) -> int | None:
     """Return the id of the tokenizer's token for unknown text; None where none exists."""
-    name = getattr(tokenizer.model.model, "unk_token", None) or "<unk>"
+    model = getattr(tokenizer.model, "model", tokenizer.model)  # a SentencePiece model has no inner model
+    name = getattr(model, "unk_token", None) or "<unk>"
     return tokenizer.model.token_to_id(name)

@@ -75,9 +75,10 @@ def write(folder: Path, split: str, records: Records, wrong: Callable[[dict[str,
     """Write the usable records, and return how many there are.
 
     Each record has "image" (a path, a file's bytes, or an array (H, W, 1 or 3) uint8) and "label".
-    `wrong` returns what makes a record unusable apart from its image, or "".
+    `wrong` returns what makes a record unusable apart from its image, or "". A record is also
+    unusable if its image is a path and the first record's is not, or the other way round.
     """
-    by_path, place = False, 0
+    by_path, place = None, 0
     with contextlib.ExitStack() as stack:
         columns = {name: stack.enter_context(Column(folder / f"{name}.npy", kind)) for name, kind in COLUMNS.items()}
         file = stack.enter_context(open(folder / "data.bin", "wb"))
@@ -85,12 +86,16 @@ def write(folder: Path, split: str, records: Records, wrong: Callable[[dict[str,
             if isinstance(found, str):
                 bad.skip(where, found)
                 continue
+            if by_path not in (None, found.by_path):
+                forms = ("a local file", "content") if found.by_path else ("content", "a local file")
+                bad.skip(where, "its picture is {}, the first record's is {}; give all in one form".format(*forms))
+                continue
             by_path = found.by_path
             place += file.write(found.stored)
             row = {"end": place, "crc": found.crc, "label": found.label, "size": found.size}
             for name, column in columns.items():
                 column.append(row[name])
-    meta = {"split": split, "examples": columns["label"].rows, "by_path": by_path, "bad_records": bad.skipped}
+    meta = {"split": split, "examples": columns["label"].rows, "by_path": bool(by_path), "bad_records": bad.skipped}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
     return columns["label"].rows
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bigmodel_jax.core import paths
 
@@ -18,6 +18,16 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 DEEP = {"I": "32-bit whole numbers", "F": "floating-point numbers"}
 MOST_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a GiB in three channels, at which Pillow only warns
 TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+# EXIF orientation -> how Pillow turns the image upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 ORIENTATION = 0x0112
 Box = tuple[float, float, float, float]  # left, top, width, height
 
@@ -144,9 +154,10 @@ def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Return an image as 8-bit RGB, rotated by its EXIF orientation, on a white background."""
-    # First, because a picture made of an array has no EXIF data.
-    if picture.getexif().get(ORIENTATION, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
+    # First, because a picture made of an array has no EXIF data. ImageOps.exif_transpose also
+    # rewrites that data, and fails where a tag has a wrong type.
+    if (turn := TURNS.get(picture.getexif().get(ORIENTATION))) is not None:
+        picture = picture.transpose(turn)
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode == "RGB" and not picture.has_transparency_data:

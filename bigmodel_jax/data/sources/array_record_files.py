@@ -120,6 +120,8 @@ def _plain(value: object) -> object:
     """Convert the values that sources give besides texts, numbers and lists."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
+    if hasattr(value, "isoformat"):  # a date or a time of a Parquet file
+        return value.isoformat()
     if getattr(value, "ndim", 2) < 2:  # NumPy scalars and vectors; an image has more dimensions
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -35,11 +35,16 @@ def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes,
 
 @contextlib.contextmanager
 def opened_text(path: Path) -> Iterator[TextIO]:
-    """Open a file as text for `csv`; bytes that are not UTF-8 become U+FFFD."""
+    """Open a file as text for `csv`; bytes that are not UTF-8 become U+FFFD.
+
+    Raises a one-line ValueError for an error of `csv`, such as a cell beyond its limit.
+    """
     with opened(path) as file:
         text = io.TextIOWrapper(file, newline="", encoding="utf-8-sig", errors="replace")
         try:
             yield text
+        except csv.Error as error:
+            raise ValueError(f"{path} is not readable CSV: {error}") from error
         finally:
             text.detach()  # `file` is closed by `opened`
 

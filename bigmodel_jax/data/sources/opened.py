@@ -35,8 +35,12 @@ def kind(path: Path) -> str:
 
 @contextlib.contextmanager
 def raw(path: Path) -> Iterator[BinaryIO]:
-    """Open a file's raw bytes; `position` counts what is read of them."""
-    with paths.opened(path) as file:
+    """Open a file's raw bytes; `position` counts what is read of them.
+
+    Raises a one-line ValueError with the file's name where it is damaged or cannot be read.
+    """
+    # The errors of reading and of decompression arrive here from the caller's block.
+    with _one_line(path), paths.opened(path) as file:
         size, _Position.file = paths.stat(path).size, file
         try:
             yield file
@@ -66,25 +70,25 @@ def on_disk(path: Path) -> Iterator[Path]:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file, decompressed where its name ends in .gz or .zst.
 
-    .zst needs pyarrow (the extra `parquet`). Raises a one-line ValueError with the file's name
-    where the file is truncated or damaged.
+    .zst needs pyarrow (the extra `parquet`). Raises a one-line ValueError as `raw` does.
     """
     with raw(path) as file:
-        if path.suffix not in COMPRESSED:
-            yield file
-            return
-        # Decompression fails while the caller reads; that error arrives at the `yield`.
-        with damage(path):
-            yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else io.BufferedReader(_zstd(file, path), 1 << 20)
+        if path.suffix == ".gz":
+            yield gzip.GzipFile(fileobj=file)
+        else:
+            yield io.BufferedReader(_zstd(file, path), 1 << 20) if path.suffix == ".zst" else file
 
 
 @contextlib.contextmanager
-def damage(path: Path) -> Iterator[None]:
-    """Turn the errors of decompression into a one-line ValueError."""
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn the errors of reading and of decompression into a one-line ValueError."""
     try:
         yield
     except (EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"{path} is cut short or damaged: {error}") from error
+        # Only an error of the operating system has a number.
+        of_system = isinstance(error, OSError) and error.errno
+        what = f"cannot be read: {error.strerror}" if of_system else f"is cut short or damaged: {error}"
+        raise ValueError(f"{path} {' '.join(what.split())}") from error
 
 
 def _zstd(file: BinaryIO, path: Path) -> io.RawIOBase:

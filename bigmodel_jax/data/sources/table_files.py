@@ -101,11 +101,23 @@ def read_parquet(path: Path) -> Rows:
         with raw(path) as opened_file, parquet.ParquetFile(opened_file) as file:
             number = 0
             for batch in file.iter_batches(BATCH):
-                for record in batch.to_pylist():
+                for record, reason in _rows(batch):
                     number += 1
-                    yield f"{path} row {number}", record, ""
+                    yield f"{path} row {number}", record, reason
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _rows(batch: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield (record, what is wrong with it or "") of the rows of an Arrow batch."""
+    try:
+        yield from ((record, "") for record in batch.to_pylist())
+    except UnicodeDecodeError as error:  # Parquet does not check that a text is UTF-8
+        if batch.num_rows == 1:
+            yield {}, f"not UTF-8 ({error.reason} at byte {error.start})"
+        else:
+            for row in range(batch.num_rows):
+                yield from _rows(batch.slice(row, 1))
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {

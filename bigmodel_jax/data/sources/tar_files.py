@@ -14,7 +14,7 @@ from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images import pictures
 from bigmodel_jax.data.sources.lines import MOST_BYTES
-from bigmodel_jax.data.sources.opened import damage, opened
+from bigmodel_jax.data.sources.opened import opened
 from bigmodel_jax.data.sources.source import Records
 from bigmodel_jax.data.sources.sources import Files
 
@@ -119,7 +119,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
     """Yield (name, content) of a tar's files; the content of a file that is too long is None."""
     try:
         # "r|" reads the file as a stream, so that compressed tars and buckets need no seek.
-        with damage(path), tarfile.open(fileobj=file, mode="r|") as tar:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 if member.isfile():
                     content = tar.extractfile(member).read() if member.size <= MOST_BYTES else None

@@ -14,17 +14,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bigmodel_jax.core import paths
 from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
 from bigmodel_jax.data.columns import Column
 from bigmodel_jax.data.fields import Field, per_row, per_token
+from bigmodel_jax.data.sources.opened import opened
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Files
 from bigmodel_jax.data.sources.table_files import TableFiles
+from bigmodel_jax.data.tokenizers import tokenizer_files
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
-from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 FORMAT = 1  # raise it when the cached files change
 FIELDS = ("question", "context", "answers")
@@ -48,7 +49,8 @@ class SquadFiles(Files):
 
     def records(self, split, root, bad):
         for path in self.paths(split):
-            content = paths.read(path)
+            with opened(path) as file:
+                content = file.read()
             try:
                 articles = json.loads(content)["data"]
                 found = [(c["context"], qa) for a in articles for c in a["paragraphs"] for qa in c["qas"]]
@@ -87,10 +89,10 @@ class QuestionAnsweringData(DataConfig):
     "tokens that two neighbouring parts of a context share"
 
     def open(self, split: str) -> "AnswerRows":
-        self._check()
+        tokenizer = self.open_tokenizer()
         facts = [self.source.fingerprint(split, self.root()), fingerprint(self.tokenizer_path)]
         name = f"{split}-{cache.key(facts, self.seq_len, self.overlap, self.max_bad_records)}"
-        folder = cache.build(self.root() / f"answers-{FORMAT}" / name, lambda out: self._write(split, out))
+        folder = cache.build(self.root() / f"answers-{FORMAT}" / name, lambda out: self._write(split, tokenizer, out))
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
         return AnswerRows(np.load(folder / "tokens.npy", mmap_mode="r"), np.load(folder / "places.npy"), meta)
@@ -104,21 +106,15 @@ class QuestionAnsweringData(DataConfig):
         return needs | {"head": "question_answering"}
 
     def open_tokenizer(self) -> Tokenizer:
-        self._check()
-        return load_tokenizer(self.tokenizer_path)
+        if self.overlap >= self.seq_len:
+            raise ValueError(f"data.overlap = {self.overlap}; it must be below data.seq_len = {self.seq_len}")
+        return tokenizer_files.of_encoder(self.tokenizer_path)
 
     def save_artifacts(self, folder: Path) -> None:
         self.open_tokenizer().save(folder / "tokenizer.json")
 
-    def _check(self) -> None:
-        if not Path(self.tokenizer_path).is_file():
-            raise ValueError(f"data.tokenizer_path = {self.tokenizer_path!r}: no such file; `import` writes one")
-        if self.overlap >= self.seq_len:
-            raise ValueError(f"data.overlap = {self.overlap}; it must be below data.seq_len = {self.seq_len}")
-
-    def _write(self, split: str, out: Path) -> None:
-        tokenizer, bad = self.open_tokenizer(), BadRecords(self.max_bad_records)
-        questions = 0
+    def _write(self, split: str, tokenizer: Tokenizer, out: Path) -> None:
+        bad, questions = BadRecords(self.max_bad_records), 0
         with Column(out / "tokens.npy") as tokens, Column(out / "places.npy", np.int32) as places:
             for where, example in self._examples(split, bad):
                 try:

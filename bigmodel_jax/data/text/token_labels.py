@@ -26,8 +26,9 @@ from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.sources import Files
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import packing
+from bigmodel_jax.data.tokenizers import tokenizer_files
 from bigmodel_jax.data.tokenizers.special_tokens import fingerprint
-from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 FORMAT = 1  # raise it when the cached files change
 
@@ -117,9 +118,7 @@ class TokenLabelData(DataConfig):
         return needs | {"head": "token_classification", "num_classes": len(self.labels())}
 
     def open_tokenizer(self) -> Tokenizer:
-        if not Path(self.tokenizer_path).is_file():
-            raise ValueError(f"data.tokenizer_path = {self.tokenizer_path!r}: no such file; `import` writes one")
-        return load_tokenizer(self.tokenizer_path)
+        return tokenizer_files.of_encoder(self.tokenizer_path)
 
     def save_artifacts(self, folder: Path) -> None:
         self.open_tokenizer().save(folder / "tokenizer.json")
@@ -206,6 +205,13 @@ class LabelledRows:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def counts(self) -> dict:
+        return {
+            "sentences": len(self),
+            "too long, cut at the end": self.meta["cut"],
+            "skipped records": len(self.meta["bad_records"]),
+        }
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         ids, real, labels, asked = np.moveaxis(self.tokens[indices], 1, 0).copy()

@@ -98,6 +98,10 @@ class SentencePieceModel:
         lossless = not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
         return "▁" if lossless and any(map(self.processor.is_byte, range(len(self._own)))) else ""
 
+    @property
+    def unk_token(self) -> str:
+        return self.processor.id_to_piece(self.processor.unk_id())
+
     def get_vocab_size(self) -> int:
         return len(self._names)
 
@@ -174,8 +178,8 @@ class SentencePieceModel:
             out.append(self.processor.decode(found) if own else "".join(shown))
         return "".join(out)
 
-    def save(self, path: str) -> None:
-        """Write one JSON file with the model as base64, which `load` reads."""
+    def to_str(self) -> str:
+        """Return the content of the file that `save` writes: JSON with the model as base64."""
         about = {
             "sentencepiece": base64.b64encode(self.proto).decode(),
             "added": self.added,
@@ -183,7 +187,11 @@ class SentencePieceModel:
             "file": self.file,
             "tokenizer_class": self.tokenizer_class,
         }
-        Path(path).write_text(json.dumps(about))
+        return json.dumps(about)
+
+    def save(self, path: str) -> None:
+        """Write one JSON file, which `load` reads."""
+        Path(path).write_text(self.to_str())
 
     def export(self, folder: Path) -> dict[str, Any]:
         """Write the model's file; return entries of transformers' tokenizer_config.json."""

@@ -14,12 +14,12 @@ from bigmodel_jax.data.tokenizers.byte_level_files import from_tiktoken, from_vo
 from bigmodel_jax.data.tokenizers.gguf_tokenizer import from_gguf_metadata
 from bigmodel_jax.data.tokenizers.sentencepiece_model import Added, SentencePieceModel
 from bigmodel_jax.data.tokenizers.tokenizer_config import About, Token, add_tokens, added_tokens, check_id, named_tokens
-from bigmodel_jax.data.tokenizers.tokenizers import read_json
+from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer, read_json
 
 # `tokenizers` is imported inside functions, because the import takes 0.1 s, which `--help` need not
 # wait for.
 
-__all__ = ["from_folder", "from_gguf_metadata", "from_sentencepiece", "from_wordpiece"]
+__all__ = ["from_folder", "from_gguf_metadata", "from_sentencepiece", "from_wordpiece", "of_encoder"]
 
 BERT = {
     "unk_token": "[UNK]",
@@ -59,6 +59,23 @@ def from_folder(folder: Path) -> Any:
     if ranks or re.match(rb"[A-Za-z0-9+/=]+ \d+\s", path.read_bytes()[:200]):
         return _with_tokens(from_tiktoken(path), about)
     return from_sentencepiece(about, path)
+
+
+def of_encoder(path: str) -> Tokenizer:
+    """Return the tokenizer.json of `data.tokenizer_path`, which encodes words and pairs of texts.
+
+    Raises ValueError where there is no such file, or where the file holds a SentencePiece model,
+    which encodes whole texts alone.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"data.tokenizer_path = {path!r}: no such file; `import` writes one")
+    tokenizer = load_tokenizer(path)
+    if isinstance(tokenizer.model, SentencePieceModel):
+        raise ValueError(
+            f"data.tokenizer_path = {path!r} holds a SentencePiece model, which encodes no words and pairs of texts; "
+            "give the tokenizer.json of an encoder such as BERT"
+        )
+    return tokenizer
 
 
 def _from_json(about: About, path: Path) -> Any:
