@@ -30,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         interrupts.tell = peers.end
         args = sys.argv[1:]
-        # The restart with another allocator pays only for verbs that train.
+        # The restart with another allocator is worth its time only for verbs that train.
         if args[:1] in (["train"], ["sweep"], ["profile"], ["cross-validate"]):
             with interrupts.held():
                 runtime.keep_memory()
@@ -78,8 +78,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _obey_signal() -> None:
-    """Ends the process if it has received a signal: the library error at hand is a consequence of
-    it."""
+    """Ends the process if it has received a signal, since the library's error then follows from the
+    signal.
+    """
     try:
         interrupts.obey()
     except interrupts.Interrupt as stop:
@@ -119,7 +120,7 @@ def _dispatch(args: list[str]) -> None:
 
 
 def _program() -> str:
-    """The command that started this process, as a user types it; there are three spellings."""
+    """The command that started this process, in the one of three spellings that the user typed."""
     started = {"bin/bigmodel-jax": "bigmodel-jax", "bigmodel_jax/__main__.py": "python -m bigmodel_jax"}
     return started.get("/".join(Path(sys.argv[0]).parts[-2:]), "python launch.py")
 

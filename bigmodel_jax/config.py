@@ -56,7 +56,7 @@ class TrainConfig:
     microbatches: Count = 1  # pieces of a batch, computed one after the other to save memory
     seed: Seed = 0  # seed of all random numbers of the run
     log_every: Count = 10  # steps between records of metrics
-    max_skipped: Count = 10  # steps in a row with a loss or gradient that is not finite, after which the run ends
+    max_skipped: Count = 10  # after this many steps in a row whose loss or gradient is not finite, the run ends
     max_step_seconds: NonNegative | None = None
     "seconds after which one step ends the run with exit code 75; 0 = no limit, None = 10 times the median step, at least 300"
     profile: str = ""  # steps to trace: "100:110" = from after step 100 to after step 110; "" = none

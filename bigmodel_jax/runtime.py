@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 # A step frees and allocates hundreds of MiB. Above glibc's threshold each block is a fresh mapping,
-# which the kernel zeroes page by page; that took half of the kernel's time in a CPU run. These
+# which the kernel zeroes page by page. In a CPU run this took half of the kernel's time. These
 # settings keep freed memory in the process, in huge pages.
 ARENA = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
@@ -40,7 +40,7 @@ def quiet_tpu_runtime() -> None:
     """Stops the TPU runtime from printing a page of warnings on a machine without a TPU.
 
     The runtime is installed for `plan`. It prints the page whenever JAX starts, unless these
-    variables name a machine or JAX is told to use the CPU. Nothing else reads them.
+    variables name a machine or JAX is told to use the CPU. Nothing else reads these variables.
     """
     if os.environ.get("JAX_PLATFORMS") != "cpu" and not any(map(glob.glob, ACCELERATORS)):
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -52,7 +52,7 @@ def digests(leaves: list[jax.Array]) -> jax.Array:
     host."""
     found = []
     for x in leaves:
-        if found:  # a barrier after each array: a CPU stores the mixed words, which take as much memory as the array
+        if found:  # one array at a time: a CPU stores the mixed words, which take as much memory as the array
             x, found[-1] = jax.lax.optimization_barrier((x, found[-1]))
         found.append(digest(x))
     return jnp.stack(found)

@@ -5,7 +5,7 @@ a copy.
 process, and `copy_<p>` of the process whose copy it keeps. <run> is a hash of the run's folder and
 of a number stored in it, so the saves of other runs are never found. <attempt> differs at each
 start, so that no save is assembled from two starts. A step is complete if the pieces of every
-process exist somewhere.
+process exist on some host.
 
 The training loop waits only while shards are copied to host memory; a thread does the rest. Older
 saves are deleted only when every process has written its pieces and their copy.
@@ -194,7 +194,7 @@ def _clean(local: Local, step: int, whole: bool) -> None:
         if not found:
             continue
         number, ours = int(found[1]), found[2] == local.attempt
-        # If this save failed somewhere, the last complete one must stay.
+        # If this save failed in some process, the last complete save must stay.
         if (ours and number < step and number != local.last) or (whole and not ours):
             shutil.rmtree(folder, ignore_errors=True)
 

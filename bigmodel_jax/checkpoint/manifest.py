@@ -34,7 +34,7 @@ def describe(x: jax.Array | jax.ShapeDtypeStruct) -> str:
 def seal(meta: dict) -> dict:
     """`meta` with a format number and a checksum, in the form that JSON returns (tuples as
     lists)."""
-    # A round trip through JSON, so that the checksum covers what a reader will get.
+    # The round trip through JSON makes the checksum cover what a reader will get.
     meta = json.loads(json.dumps(formats.stamp() | meta))
     return meta | {"crc32": _crc32(meta)}
 

@@ -159,8 +159,8 @@ def save(
     """Saves {state, data_state, config}; returns when the arrays are copied and may be donated.
 
     data_state, config: JSON values. metrics: only the value of `checkpoint.best_metric` is kept. It
-    first waits for the previous save, and raises OSError with folder and step if that failed;
-    finished saves stay, and the next save works again. Raises ValueError if `step` has a
+    first waits for the previous save, and raises OSError with folder and step if that save failed.
+    Finished saves stay, and the next save works again. Raises ValueError if `step` has a
     checkpoint.
     """
     wait(store)
@@ -211,7 +211,7 @@ def _failed(store: Store, step: int, error: Exception) -> OSError:
     """The error to raise; deletes what the failed save has written, to free space."""
     if jax.process_index() == 0:
         checkpointer.remove_unfinished(store.directory, step)
-    store.checkpointer = None  # it has a wrong list of steps now; the next save makes a new one
+    store.checkpointer = None  # its list of steps is wrong now; the next save makes a new checkpointer
     return OSError(f"checkpoint: step {step} could not be saved in {store.directory}: {manifest.reason(error)}")
 
 
@@ -256,8 +256,8 @@ def _newest_good(
     found = _on_disk(store.directory)
     if step is not None and step not in found:
         raise ValueError(f"checkpoint: no step {step} in {store.directory}; it holds {found or 'none'}")
-    # 2 * step for a shared save and 2 * step + 1 for a local one: at equal steps the local one,
-    # which is nearer, comes first.
+    # The sort key is 2 * step for a shared save and 2 * step + 1 for a local one. So at equal steps
+    # the local save, which is nearer, comes first.
     numbers = [2 * s for s in (found if step is None else [step])]
     numbers += [2 * s + 1 for s in local.steps(store.local)] if load_local else []
     damaged, candidates = [], iter(sorted(numbers, reverse=True))

@@ -62,7 +62,7 @@ def join(options: ClusterConfig) -> bool:
     store, key = distributed.global_state.client, "bigmodel_jax/peers"
     if place.process_id == 0:
         listener, token = peers.listen(), secrets.token_hex(8)
-        # The others learn port and token from JAX's coordination service.
+        # The other processes learn port and token from JAX's coordination service.
         store.key_value_set(key, f"{listener.getsockname()[1]} {token}")
         peers.lead(listener, token, place.num_processes, options.timeout)
     else:
@@ -149,8 +149,8 @@ def _no_abort():
     dies.
 
     A client with a callback calls it instead of aborting. In jaxlib 0.12 the callback's argument
-    has no Python form, so C++'s `terminate` is called. There the process waits until the watch ends
-    it with a message that names the dead process.
+    has no Python form, so C++'s `terminate` is called. It waits until the watch ends the process
+    with a message that names the dead process.
     """
     from jax._src.lib import _jax
 

@@ -1,4 +1,4 @@
-"""The processes of a job watch each other, so that all end within seconds of one, and one line says
+"""The processes of a job watch each other: if one ends, all end within seconds, and one line says
 why.
 
 Process 0 holds a TCP connection to every other process. If a process dies, its kernel closes the
@@ -58,7 +58,8 @@ class Follower(Watch):
                 self.agreed = True
             elif "where" in message:
                 self.leader.heard = time.monotonic()
-                # Answered from the watching thread, so a hung main thread still reports its state.
+                # The watching thread answers, so a process whose main thread hangs still reports
+                # its state.
                 self.leader.send(beat=dataclasses.asdict(pulse.read()))
             elif "dump" in message:
                 self.leader.send(stacks=pulse.stacks(self.name))
@@ -133,7 +134,7 @@ def lead(listener: socket.socket, token: str, num_processes: int, seconds: float
         raise JobLost(f"cluster: process {missing} did not connect in {seconds:.0f} s")
     host = socket.gethostname()
     elsewhere = [i for i, peer in sorted(leader.peers.items()) if peer.host != host]
-    deputy = elsewhere[0] if elsewhere else 1  # prints if process 0 dies, perhaps with its host
+    deputy = elsewhere[0] if elsewhere else 1  # this process prints if process 0 dies, perhaps with its host
     for i, peer in leader.peers.items():
         peer.heard = time.monotonic()
         peer.send(welcome=leader.name, you=peer.name, interval=leader.interval, speaks=i == deputy)

@@ -66,8 +66,9 @@ class Watch:
         raise NotImplementedError
 
     def forgive(self, seconds: float) -> None:
-        """Called if this process itself was suspended, so that no other process is blamed for
-        silence."""
+        """Called after this process itself was suspended, so that no other process is blamed for
+        silence.
+        """
         pulse.forgive(seconds)
 
     def end(self, text: str, code: int) -> None:

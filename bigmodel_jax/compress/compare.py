@@ -30,7 +30,7 @@ RECORD = "quantized_kinds.json"
 TOKENIZER = "tokenizer.json"  # the tokenizer's file in a run's folder
 METRICS = ("bits_per_byte", "accuracy", "loss")  # the first of these that the evaluation computes is compared
 TOKENS = 32  # tokens generated to measure the speed
-# Number of timed generations; the fastest counts.
+# The number of timed generations, of which the fastest counts.
 ROUNDS = 3
 
 
@@ -44,7 +44,7 @@ class Variant(NamedTuple):
 
 
 def variants(given: QuantizeConfig, has_layers: bool) -> list[Variant]:
-    """All kinds with the given further settings: rounded to the nearest level, and by GPTQ."""
+    """All kinds with the given other settings, both rounded to the nearest level and by GPTQ."""
     asked = {kind: dataclasses.replace(given, kind=kind) for kind in get_args(Kind)}
     static = asked.pop("int8_static")
     found = [Variant("float32", QuantizeConfig()), *(Variant(*one) for one in asked.items())]

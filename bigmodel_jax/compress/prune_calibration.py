@@ -26,8 +26,8 @@ def input_squares(
     Raises ValueError, one line, if a matrix is not multiplied by `project` of nn/linear.py; Flax
     modules do not use it.
     """
-    # A probe is an extra zero input of each product; its gradient is defined to be the sum of
-    # squares (Measured).
+    # A probe is an extra zero input of each product. `Measured` defines its gradient to be the sum
+    # of squares.
     model, objective = config.make_model(), config.objective
     probes = {
         path: jnp.zeros((*matrix(path, p).lead.shape, *matrix(path, p).inner.shape)) for path, p in wanted.items()

@@ -98,6 +98,6 @@ def _without_lowest(scores: np.ndarray, count: int) -> np.ndarray:
     kept = np.ones(scores.shape, bool)
     if count:
         for one, mask in zip(scores, kept, strict=True):  # one matrix at a time, to limit memory
-            # argpartition drops exactly `count` scores, and a threshold would drop ties as well.
+            # `argpartition` drops exactly `count` scores. A threshold would drop ties as well.
             np.put_along_axis(mask, np.argpartition(one, count - 1, axis=-1)[..., :count], False, axis=-1)
     return kept

@@ -1,7 +1,7 @@
 """Compares the memory that arrays need with the memory present, from shapes alone.
 
-A refusal is certain: the need counted is the least that must be in memory at once, and the limit is
-all memory present. So nothing that could run is refused.
+Nothing that could run is refused: the need counted is the least that must be in memory at once, and
+the limit is all memory present.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def _group_limits(root: Path) -> Iterable[int]:
             continue
         version, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
         group = Path(path.lstrip("/"))
-        # The limit of any group above applies as well.
+        # The limit of every group above this one applies as well.
         for above in (group, *group.parents):
             limit = root / "sys/fs/cgroup" / version / above / name
             if limit.is_file() and (text := limit.read_text().strip()).isdigit():

@@ -78,8 +78,7 @@ def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Call
 def fans(axes: tuple[str | None, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(input dimensions, output dimensions) of one weight.
 
-    Dimensions of neither kind are the receptive field of a convolution. Raises ValueError for
-    vectors.
+    All other dimensions are the receptive field of a convolution. Raises ValueError for vectors.
     """
     every = tuple(range(len(axes)))
     if len(axes) < 2:
@@ -112,11 +111,13 @@ def _spread(name: Initial, axes: tuple[str | None, ...]) -> Callable[[tuple[int,
 
 
 def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
-    """Orthonormal rows or columns, whichever are fewer, of the weight seen as an (inputs, outputs)
-    matrix."""
+    """A weight whose rows or columns, whichever are fewer, are orthonormal.
+
+    The rows are those of the weight as an (inputs, outputs) matrix.
+    """
 
     def draw(key, shape, dtype=jnp.float32):
-        # The dimension at which inputs and outputs meet.
+        # This index is the boundary between the input dimensions and the output dimensions.
         split = min(outs) if min(outs) > max(ins) else min(ins)
         matrix = (math.prod(shape[:split]), math.prod(shape[split:]))
         return jax.nn.initializers.orthogonal()(key, matrix, dtype).reshape(shape)

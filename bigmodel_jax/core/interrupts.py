@@ -51,8 +51,8 @@ def install() -> None:
     threading.Thread(target=_watch, args=(pipe,), name="interrupts", daemon=True).start()
     uncaught, unraisable = sys.excepthook, sys.unraisablehook
     sys.excepthook = lambda kind, error, tb: end(error) if kind is Interrupt else uncaught(kind, error, tb)
-    # An exception in a finaliser or a garbage-collection callback is swallowed; its traceback would
-    # tell a user nothing.
+    # Python swallows an exception in a finaliser or a garbage-collection callback. Its traceback
+    # would tell a user nothing, so it is not printed.
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
     atexit.register(_ignore)  # atexit runs in reverse order, so this runs last
     signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # delivers a signal that arrived meanwhile or in `held`
@@ -96,7 +96,7 @@ def tell(text: str, code: int) -> None:
 
 @contextlib.contextmanager
 def patient() -> Iterator[None]:
-    """A block that handles signals itself, or is short and must not be cut, such as a save."""
+    """A block that handles signals itself, or that must not be cut short, such as a save."""
     global _saving
     _saving += 1
     try:

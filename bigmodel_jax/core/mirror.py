@@ -31,8 +31,8 @@ _pushing = threading.Lock()
 def root() -> Path:
     """The folder of all copies, below $BIGMODEL_CACHE or ~/.cache/bigmodel_jax."""
     place = os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel_jax"
-    # expanduser leaves ~ of an unknown user as it is; raising here would break the making of error
-    # messages.
+    # `expanduser` does not raise for an unknown user, but leaves ~ as it is. Error messages are
+    # made with this path, so an exception here would prevent them.
     return Path(os.path.expanduser(place)).resolve() / "gs"
 
 
@@ -82,7 +82,7 @@ def pull(here: Path) -> None:
     if _in_use(here):
         return
     there = _listed(here)
-    # Files that the bucket does not have are deleted, so that the copy equals it.
+    # Files that the bucket does not have are deleted, so that the copy equals the bucket.
     for path in _files(here) - {here / name for name in there}:
         path.unlink(missing_ok=True)
     for name, entry in there.items():

@@ -182,8 +182,8 @@ def stacks(name: str) -> str:
     """The stack traces of all threads of this process, below a line with its name, step and
     phase."""
     beat = read()
-    # faulthandler holds the interpreter's lock while it writes, and the log's disk may be what
-    # hangs, so write to a local file first.
+    # `faulthandler` holds the interpreter's lock while it writes. The log's disk may be what hangs,
+    # so the traces go to a local file first.
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -216,8 +216,8 @@ def _print(text: str) -> None:
     with contextlib.suppress(OSError):  # a pipe that nobody reads
         sys.stdout.flush()
     if text:
-        # sys.__stderr__, because another thread may have redirected sys.stderr (the option parser
-        # does).
+        # The line goes to sys.__stderr__, because another thread may have redirected sys.stderr, as
+        # the option parser does.
         print(text, file=sys.__stderr__, flush=True)
 
 

@@ -21,8 +21,8 @@ class Range:
     text: str
     least: float = -math.inf
     most: float = math.inf
-    above: bool = False  # `least` itself is outside
-    below: bool = False  # `most` itself is outside
+    above: bool = False  # whether `least` itself is outside the range
+    below: bool = False  # whether `most` itself is outside the range
 
     def __repr__(self) -> str:  # help() of a config class prints it for every field
         return self.text

@@ -1,5 +1,4 @@
-"""Maps logical axis names to a mesh, which always has six axes; rules choose the mesh axis of each
-name."""
+"""Maps logical axis names to a mesh, which always has six axes, by rules for each name."""
 
 import contextlib
 import dataclasses
@@ -44,7 +43,7 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    """The size and the use of each mesh axis; one size may be -1: all remaining devices."""
+    """The size and the use of each mesh axis; one size may be -1, for all remaining devices."""
 
     stage: CountOrAll = 1  # pipeline stages
     data: CountOrAll = -1  # data-parallel replicas
@@ -92,8 +91,7 @@ def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
 
 
 def slice_axis(parallel: ParallelConfig, sizes: tuple[int, ...]) -> str:
-    """The mesh axis that spans slices: the first that they divide, in order of increasing
-    traffic."""
+    """The mesh axis that spans slices: the first whose size they divide, by increasing traffic."""
     for axis in ("data", "stage", "fsdp"):
         if sizes[AXES.index(axis)] % parallel.slices == 0:
             return axis
@@ -287,7 +285,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def pin(tree: Any, specs: Any) -> Any:
-    """The tree with a PartitionSpec per leaf on the traced step's mesh, also inside a shard_map."""
+    """Constrains each leaf to a PartitionSpec on the traced step's mesh, also in a shard_map."""
     here = jax.sharding.get_abstract_mesh()
     mesh = here if here.manual_axes else current_mesh()
     return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda s: NamedSharding(mesh, s), specs))

@@ -170,11 +170,12 @@ class Blocks:
     largest code. "float8" is e4m3, scaled likewise. "nf4" has the 16 levels of NormalFloat4, and
     its scale is the largest magnitude (QLoRA, arXiv:2305.14314). size: a block has at most so many
     values; the actual number is the largest that divides the dimension. double: store scales in 8
-    bits, less their mean in each layer, with one float32 per 256 ("double quantization"). narrow:
-    store scales in bfloat16, and choose the codes for those.
+    bits after subtracting their mean in each layer, with one float32 per 256 scales ("double
+    quantization"). narrow: store scales in bfloat16, and choose the codes for those.
 
-    Codes equal those of bitsandbytes' `quantize_4bit` for equal blocks. But its blocks run along
-    the inputs of a torch weight (out, in), and these along the last dimension of (in, ..., out).
+    Codes equal those of bitsandbytes' `quantize_4bit` for equal blocks. But bitsandbytes' blocks
+    run along the inputs of a torch weight (out, in). The blocks here run along the last dimension
+    of (in, ..., out).
     """
 
     dtype: Literal["int8", "int4", "nf4", "float8"] = "int8"
@@ -267,7 +268,7 @@ def _mean(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Half:
-    """Stores bfloat16 that each layer casts itself, so only one layer's float32 copy exists."""
+    """Stores bfloat16, which each layer casts, so only one layer's float32 copy exists."""
 
     def __str__(self) -> str:
         return "bfloat16, cast in the layer"

@@ -22,8 +22,10 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass(frozen=True)
 class _Names:
-    """Marks a field that names a function; known: a text without a colon names a built-in one
-    instead."""
+    """Marks a field that names a function.
+
+    known: whether a text without a colon names a built-in function.
+    """
 
     known: bool = False
 

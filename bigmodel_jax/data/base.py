@@ -81,21 +81,21 @@ class DataConfig:
     def experience(self, config: Any, mesh: Any) -> Any:
         """Return the `Experience` (data/experience.py) that a run of `config` trains on.
 
-        None means that the run trains on the shuffled rows of "train".
+        If it is None, the run trains on the shuffled rows of "train".
         """
 
     def held_out(self, config: Any, mesh: Any) -> Any:
         """Return the object whose `made_by` makes validation batches from the weights of a run.
 
-        None means that validation reads the rows of "validation".
+        If it is None, validation reads the rows of "validation".
         """
 
     def row(self) -> dict[str, Field]:
         """Return the arrays of a row by name, as the config alone declares them; no data is read.
 
-        {} means that they are not declared. Then shapes are read from the data, batches are not
-        split along the arrays' other axes, a step is counted in examples, and what the model and
-        the objective read is checked only once the data is open.
+        {} means that the config declares none. Then shapes are read from the data, batches are
+        split along no other axis, and a step is counted in examples. What the model and the
+        objective read is checked only once the data is open.
         """
         return {}
 
@@ -206,7 +206,7 @@ class DataConfig:
         return self
 
     def ahead(self, before: "DataConfig", step: int) -> tuple[str, ...]:
-        """Return the dotted names of fields that a run at `step` may have in addition to `before`.
+        """Return the dotted names of the fields that a run at `step` may add to those of `before`.
 
         Raises ValueError where one of them would change rows that the run has already seen.
         """

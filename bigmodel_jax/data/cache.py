@@ -107,11 +107,11 @@ def lock(path: Path):
 def build(folder: Path, write: Callable[[Path], None]) -> Path:
     """Return `folder`; fill it by `write(temporary folder)` unless it exists undamaged.
 
-    The lock spares a second process the work. The rename makes the folder appear whole or not at
-    all, also on file systems where locks do not reach other hosts. A damaged folder is logged and
-    rebuilt.
+    The lock keeps a second process from doing the same work. The rename makes the folder appear
+    whole or not at all, also on file systems where locks do not reach other hosts. A damaged folder
+    is logged and rebuilt.
     """
-    if is_whole(folder):  # no lock here: a read-only cache cannot make the lock's file
+    if is_whole(folder):  # checked without the lock, because a read-only cache cannot hold the lock's file
         return folder
     with lock(folder):
         # Another process may have finished the folder while this one waited for the lock.

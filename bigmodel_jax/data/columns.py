@@ -50,8 +50,8 @@ class Column:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         with self._file:
-            # The number of rows is known only now, so the header is written again over the first
-            # one.
+            # The number of rows is known only at the end, so the header is written again over the
+            # first one.
             self._dtype = self._dtype or np.dtype(np.float64)
             self._file.seek(0)
             self._write_header()

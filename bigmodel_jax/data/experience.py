@@ -49,7 +49,9 @@ class Experience(Protocol):
         ...
 
     def prefetch(self) -> None:
-        """Prepare what does not need new weights, while the previous step is running."""
+        """Prepare the part of the next batch that needs no new weights, while the previous step
+        runs.
+        """
         ...
 
     def wait(self, seconds: float) -> bool:
@@ -73,7 +75,7 @@ class Experience(Protocol):
 
 
 def packed(arrays: dict[str, np.ndarray]) -> str:
-    """Arrays as a text, without loss, for the position that a checkpoint keeps."""
+    """Return arrays as a text, without loss, for the position that a checkpoint keeps."""
     out = io.BytesIO()
     np.savez_compressed(out, **arrays)
     # A position is stored as JSON, which cannot hold bytes.
@@ -81,7 +83,7 @@ def packed(arrays: dict[str, np.ndarray]) -> str:
 
 
 def unpacked(text: str) -> dict[str, np.ndarray]:
-    """The inverse of `packed`."""
-    # Unpickling could run code of whoever wrote the checkpoint.
+    """Return the arrays in a text that `packed` made."""
+    # Pickles are refused, because unpickling could run code of the checkpoint's author.
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)

@@ -208,7 +208,7 @@ def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
 
 def _samples(cfg: DataConfig, rows: Rows) -> Table:
     """Return three examples as seen by evaluation and, if different, by two training epochs."""
-    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # four rows are two pairs, where rows are mixed
+    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # where rows are mixed, four rows are two pairs
     seen = [rows.batch(chosen, None)]
     for epoch in range(2 if rows.changes else 0):
         noise = shuffle.noise(shuffle.start(0), chosen + epoch * len(rows))

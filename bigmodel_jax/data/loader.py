@@ -40,7 +40,7 @@ class Sampler:
 
     def examples(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
         """Return the rows of consecutive training examples."""
-        # Mixup needs the partner of each example, so whole pairs are read, and the extra rows are
+        # Mixup needs the partner of each example. So whole pairs are read, and the extra rows are
         # dropped.
         examples = mix.with_partners(self.rows, wanted)
         noise = shuffle.noise(self.start, examples)

@@ -13,9 +13,9 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 
-SLOTS = 1 << 16  # the pattern of parts repeats after so many examples, which limits the resolution of weights
-# Weights computed from sizes are rounded to so many digits, because the last bits of a power differ
-# between machines, and the order must not differ.
+SLOTS = 1 << 16  # the pattern of parts repeats after so many examples; this limits the resolution of weights
+# Weights computed from sizes are rounded to so many digits. The last bits of a power differ between
+# machines, and the order must not differ.
 DIGITS = 9
 
 

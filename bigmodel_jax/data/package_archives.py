@@ -59,7 +59,7 @@ def download(package: Package, folder: Path) -> Path:
     done = subprocess.run([*_pip(), *command], capture_output=True, text=True)
     found = [p for p in folder.iterdir() if p != lock]
     if done.returncode or not found:
-        # Warnings may precede the line that names the cause.
+        # pip may print warnings before the line that names the cause.
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise ValueError(f"{package.requirement} could not be fetched: {lines[0] if lines else 'pip said nothing'}")
     return found[0]

@@ -126,7 +126,8 @@ class TabularData(DataConfig):
         if self.num_classes:
             return {}
         train, validation = read_split(self, "train"), read_split(self, "validation")
-        # A column of ones is the intercept. In float32, nearly dependent columns would lose digits.
+        # A column of ones is the intercept. The fit is float64, because nearly dependent columns
+        # would lose digits in float32.
         columns = [np.c_[t.features.astype(np.float64), np.ones(len(t.features))] for t in (train, validation)]
         solution = np.linalg.lstsq(columns[0], train.targets, rcond=None)[0]
         return {"least_squares_rmse": float(np.sqrt(np.mean((columns[1] @ solution - validation.targets) ** 2)))}

@@ -96,7 +96,7 @@ def _newest(found: list[Member], last: int) -> list[Member]:
 
 def check_same(first: Member, other: Member, how: How) -> None:
     """Raises ValueError, one line, with the first field or file that differs and must not."""
-    # Averaged weights need equal models; averaged predictions need equal tasks and data.
+    # Averaged weights need equal models. Averaged predictions need equal tasks and data.
     parts = MODEL if how == "weights" else (*MODEL, "objective", "data") if how == "soup" else ("objective", "data")
     changed = run_folder.differences(first.config, other.config)
     for name, (a, b) in changed.items():

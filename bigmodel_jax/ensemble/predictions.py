@@ -1,4 +1,4 @@
-"""A model made of several models; its prediction is the mean of theirs."""
+"""A model made of several models, whose prediction is the mean of their predictions."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -24,7 +24,7 @@ def mean_probabilities(*logits: jax.Array) -> jax.Array:
     logs = [jax.nn.log_softmax(x.astype(jnp.float32), axis=-1) for x in logits]
     total = logs[0]
     for x in logs[1:]:
-        # In log space, so that small probabilities do not underflow.
+        # The mean is computed in log space, so that small probabilities do not underflow.
         total = jnp.logaddexp(total, x)
     return total - jnp.log(float(len(logs)))
 

@@ -75,7 +75,7 @@ def answered(subject: Subject, logits: jax.Array, target: int | None, *, classes
         return Answer(target, subject.name(target), (), float(logits[target]))
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
-    # A stable sort, so that equal probabilities keep the order of their numbers.
+    # The sort is stable, so that equal probabilities keep the order of their numbers.
     best = [int(i) for i in np.argsort(-shares, kind="stable")[:TOP]]
     target = best[0] if target is None else target
     shown = best if target in best else [*best[:-1], target]

@@ -184,7 +184,7 @@ def patch(subject: Subject, answer: Answer, tokens: jax.Array, pieces: tuple[str
     measured = f"log p({answer.name})" if subject.next_token else f"logit of {answer.name}"
     if other.target != answer.target:
         measured += f" - log p({other.name})" if subject.next_token else f" - logit of {other.name}"
-    # Only the number of layers is needed, so nothing is computed.
+    # Only the number of layers is needed, so shapes suffice and nothing is computed.
     layers = jax.eval_shape(lambda: logit_lens.residuals(subject.model, subject.params, batch)[0]).shape[0]
     restored = (found - without) / away if abs(away) > 1e-6 else np.zeros_like(found)
     return Patch(pieces, other, measured, with_text, without, restored, layers - len(found))

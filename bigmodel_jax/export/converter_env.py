@@ -21,7 +21,7 @@ from bigmodel_jax.data import cache
 PINS = Path(__file__).parent / "pins"
 MEGABYTES = {"onnx": 700, "litert": 350}  # the size of each environment on disk
 UNSET = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_PLATFORMS")
-UV_ERRORS = ("error", "cause:", "x ", "×")  # how lines of uv begin that name an error
+UV_ERRORS = ("error", "cause:", "x ", "×")  # beginnings of the lines in which uv names an error
 
 
 def version(name: str, package: str) -> str:

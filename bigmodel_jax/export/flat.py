@@ -51,8 +51,8 @@ def names(subject: Subject) -> tuple[str, ...]:
 def program(name: str, subject: Subject, sizes: Sizes, config: Config) -> Program:
     """One program of a model by its name, for the given sizes.
 
-    `forward` takes positions as an input where the model reads them. Without that input no length
-    could stay open.
+    `forward` takes positions as an input where the model reads them. Without that input, no length
+    could stay symbolic.
     """
     if name == "forward":
         return programs.forward(subject, sizes, config.data.row(), BESIDE | {"positions": "tokens"})
@@ -119,7 +119,7 @@ def cases(subject: Subject, config: Config, given: tuple[int, int]) -> Iterator[
     `decode` continues from the cache that `prefill` returned.
     """
     # The seed is fixed, so that a failed comparison can be repeated.
-    rng, batch, length = np.random.default_rng(0), *given  # 0 in `given` means that the size is open
+    rng, batch, length = np.random.default_rng(0), *given  # 0 in `given` means that the size is symbolic
     most = longest(subject.config) or max(CASES[-1])
     for case in CASES:
         tokens, source = length or min(case.length, most), length or min(case.source, most)

@@ -1,8 +1,8 @@
 """Writes a run's weights and tokenizer as one GGUF file, which llama.cpp runs.
 
 The gguf package quantises matrices in blocks along their rows. Vectors stay float32. With a 4-bit
-or 5-bit kind the embedding table and the head keep 8 bits, since llama.cpp's own files keep them
-wider too.
+or 5-bit kind, the embedding table and the head keep 8 bits, as llama.cpp's own files keep them
+wider.
 """
 
 import dataclasses

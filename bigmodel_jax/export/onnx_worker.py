@@ -86,7 +86,7 @@ class Stored:
         raw = tensor.raw_data
         key = hashlib.sha256(raw).digest()
         if key not in self._places:
-            self._file.write(b"\0" * (-self._file.tell() % 64))  # aligned to 64 bytes
+            self._file.write(b"\0" * (-self._file.tell() % 64))  # pads the file to a multiple of 64 bytes
             self._places[key] = self._file.tell()
             self._file.write(raw)
         tensor.ClearField("raw_data")

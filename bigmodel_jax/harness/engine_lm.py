@@ -134,7 +134,7 @@ class EngineLM(TemplateLM):
     def _answers(self, contexts: Sequence[str], settings: dict[str, Any], numbers: Sequence[int]) -> list[str]:
         sample, until = self._settings(settings)
         room = self.max_length - sample.max_tokens
-        # Keep the end of a prompt that is too long, as lm-eval does.
+        # A prompt that is too long keeps its end, as in lm-eval.
         prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
         engine = self._engine(sample, min(len(prompts), self._scorer.batch_size), max(map(len, prompts)))
         seed = self._config.train.seed

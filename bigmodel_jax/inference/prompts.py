@@ -35,8 +35,8 @@ def bucket(length: int) -> int:
 class Read(NamedTuple):
     """A cache row and the prompt in it.
 
-    pads: (position, columns) of the padding that lies between pieces of the prompt. adapters: those
-    that computed the row, as in `Request`.
+    pads: (position, columns) of the padding that lies between pieces of the prompt. adapters: the
+    adapters that computed the row, as in `Request`.
     """
 
     tokens: tuple[int, ...] = ()
@@ -71,8 +71,8 @@ class Prefixes:
         """(cache row, length of the shared prefix) of the kept prompt that shares most with this
         one.
 
-        room: the columns that prompt and answer may take. adapters: those that the prompt uses; a
-        row of other adapters has other keys and values.
+        room: the columns that prompt and answer may take. adapters: the adapters that the prompt
+        uses; a row of other adapters has other keys and values.
         """
         found, num = Read(), 0
         for read in (read for read in self._kept.values() if read.adapters == adapters):

@@ -10,7 +10,7 @@ from bigmodel_jax.config import SampleConfig
 
 # Logits divided by less than this exceed float32. A temperature below it means the likeliest token.
 COLDEST = 1e-6
-# float32 has no smaller shares on every device. The likeliest token alone stays with this one.
+# Not every device has smaller float32 numbers. With this share, only the likeliest token stays.
 LEAST_SHARE = 1e-7
 
 

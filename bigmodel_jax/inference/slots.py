@@ -34,9 +34,9 @@ class Tops(NamedTuple):
 class Slots(NamedTuple):
     """The state on the devices between calls, with a row per slot (B,).
 
-    - token: the newest one, which the model has not read; position: its position in the text
+    - token: the newest token, which the model has not read; position: its position in the text
     - left: how many tokens may follow; 0 if the text has ended or the slot is free
-    - fresh: whether `decode` has not returned the token yet; log_prob: the token's
+    - fresh: whether `decode` has not returned the token yet; log_prob: the token's log-probability
     - keys: for random draws; settings, tops: None if all texts have the same settings
     """
 

@@ -7,7 +7,7 @@ words, sigma = 6, scores from 0 to 10.
 Words are lower-cased and stripped of punctuation. They are not stemmed, and the tokenizer is not
 that of the Penn Treebank. The document frequencies come from the references given, so scores on
 different sets cannot be compared. A caption of fewer than four words has no n-grams of some
-lengths; those lengths add 0 to its score.
+lengths, and these lengths add 0 to its score.
 """
 
 import collections

@@ -51,7 +51,7 @@ def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, 
 def log_odds(log_probs: jax.Array) -> jax.Array:
     """log p / (1 - p) of each class; of two classes only that of class 1.
 
-    The ROC curve of class 0 mirrors that of class 1, so one of them is enough.
+    The ROC curve of class 0 mirrors that of class 1, so one curve is enough.
     """
     # log(1 - p) by expm1 keeps its digits for p near 1; `tiny` avoids log(0).
     odds = log_probs - jnp.log(jnp.maximum(-jnp.expm1(log_probs), jnp.finfo(jnp.float32).tiny))
@@ -69,7 +69,7 @@ def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Me
     own = (labels[:, None] == classes).astype(jnp.int32)
     bins = jnp.floor((jnp.clip(odds, -FURTHEST, FURTHEST) + FURTHEST) * (THRESHOLDS / (2 * FURTHEST)))
     bins = jnp.clip(bins.astype(jnp.int32), 0, THRESHOLDS - 1)
-    # A histogram of (class, own, bin) as one scatter-add over flat cell numbers.
+    # One scatter-add over flat cell numbers makes the histogram of (class, own, bin).
     places = (jnp.arange(num) * 2 + own) * THRESHOLDS + bins
     weights = jnp.broadcast_to(weights[:, None], places.shape).astype(jnp.float32)
     counts = jnp.zeros(num * 2 * THRESHOLDS).at[places.ravel()].add(weights.ravel())
@@ -162,7 +162,7 @@ POINTS = 64
 
 
 def tables(metrics: dict[str, Mean]) -> dict[str, list]:
-    """The tables behind the report page's charts, as lists of numbers.
+    """The tables from which the report page draws its charts, as lists of numbers.
 
     roc: [class, area, false positive rates, true positive rates] of the classes with the lowest
         areas.

@@ -45,7 +45,7 @@ class AdapterConfig:
 class Ranked:
     """Rank and alpha for the weights whose whole path matches `pattern`.
 
-    rank, alpha: replace those of `Lora` for these weights; alpha None: `Lora.alpha`.
+    rank, alpha: replace those of `Lora` for these weights; if alpha is None, `Lora.alpha` holds.
     """
 
     pattern: str

@@ -36,7 +36,7 @@ class BagOfEmbeddingsConfig(ModelConfig):
 
     vocab_size: Count = 20_000  # tokens in the vocabulary
     num_classes: Classes = 2  # number of classes
-    embed_dim: Count = 64  # width of the residual stream
+    embed_dim: Count = 64  # width
     hidden_dim: CountOrZero = 64  # width of the hidden layer; 0 = no hidden layer
     bigram_buckets: CountOrZero = (
         65_536  # rows of the table into which pairs of neighbouring words are hashed; 0 = no bigrams

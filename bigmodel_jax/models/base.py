@@ -104,7 +104,7 @@ class Parts:
 
 
 def parts_of(config: "ModelConfig", enter: Callable, block: Callable, leave: Callable, stack: str = "layers") -> Parts:
-    """The `Parts` of functions that take the config first; it also says how layers are computed."""
+    """The `Parts` of functions that take the config first, with the config's remat and unroll."""
     of_config = (functools.partial(part, config) for part in (enter, block, leave))
     return Parts(*of_config, stack, remat=config.compute.remat, unroll=config.compute.unroll)
 
@@ -120,7 +120,8 @@ class Model(NamedTuple):
     generate. It is a tree of `Param` whose axes name the rows ("batch") and the columns of a ring
     ("seq", models/decoder.py).
     decoder_start: the first token of an encoder-decoder's decoder; prompts go to the encoder.
-    forced_start: the token behind it, which the decoder reads whatever the logits say; None: none.
+    forced_start: the token after decoder_start, which the decoder reads whatever the logits say;
+    None: none.
     encoder_start: the token that the encoder's texts begin with; None: none.
     advance(non-trainable parameters, sums by path) -> new values, called once a step: for a model
     whose `updates` are sums over the tokens of a call, which add up over the microbatches. Without

@@ -238,7 +238,7 @@ def attended(cfg: DetrConfig, p, x, x_at, source, source_at, where, source_where
 
 
 def block(cfg: DetrConfig, p, x, rng, x_at, where, memory=None, memory_at=None, memory_where=None):
-    """One layer, (B, T, D) -> (B, T, D): of the encoder, or with `memory` of the decoder."""
+    """One layer of the encoder or, with `memory`, of the decoder: (B, T, D) -> (B, T, D)."""
     rngs = iter([None] * 3 if rng is None else jax.random.split(rng, 3))
 
     def add(x, y, name):
@@ -265,8 +265,8 @@ def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> di
     """Returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}.
 
     boxes: centre x and y, width and height in 0 .. 1. In training also "layer_logits" and
-    "layer_boxes", (B, L - 1, Q, ...), of the earlier layers. With `queries` "places" they have L
-    entries, the first for the encoder's output.
+    "layer_boxes", (B, L - 1, Q, ...), of the earlier layers. With `queries` "places", these have L
+    entries, and the first one is for the encoder's output.
     """
     B, H, W, _ = features_BHWC.shape
     encoder_rng, decoder_rng = (None, None) if rng is None else jax.random.split(rng)

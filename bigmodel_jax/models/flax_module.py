@@ -79,7 +79,7 @@ def image(batch: dict) -> tuple:
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) -> Model:
     """The `Model` of the NNX module `make(rngs)`; inputs(batch): the arguments of its `__call__`.
 
-    `make` is first called abstractly, so that no array exists before `init(rng)`, which calls it.
+    `make` is first called abstractly, so that no array exists before `init(rng)` calls it again.
     """
     graph, variables = _abstract(make)
     names = {path: "/".join(map(str, path)) for path, v in variables.items() if not isinstance(v, nnx.RngState)}
@@ -259,7 +259,7 @@ def _linen_axes(value: Any) -> tuple | None:
 
 
 def _unbox(value: Any) -> Any:
-    # `nn.unbox` would constrain the value in a mesh with Linen's axis rules; an abstract one fails.
+    # `nn.unbox` would constrain the value by Linen's axis rules, which fails for an abstract value.
     return value.value if isinstance(value, nn.Partitioned) else value
 
 

@@ -105,7 +105,7 @@ class LlamaConfig(ModelConfig):
 def block_spec(cfg: LlamaConfig) -> params.Tree:
     """One layer: RMSNorm (D,), attention q (D, H, h), k and v (D, K, h), o (H, h, D), and an MLP.
 
-    The MLP has gate and up (D, F) and down (F, D), behind its own RMSNorm.
+    The MLP has gate and up (D, F) and down (F, D), after its own RMSNorm.
     """
     init = normal(cfg.init_std)
     out_init = normal(cfg.init_std * (2 * cfg.num_layers) ** -0.5) if cfg.depth_scaled_init else init

@@ -221,7 +221,8 @@ def block(cfg: MMDiTConfig, p, x, _, condition_BD, where: Where, *, train: bool)
     heads, gates = {}, {}
     for name, stream in streams.items():
         vectors = dit.modulations(p[name]["modulation"], condition_BD)
-        # The last text stream has two vectors alone, in the published files' order: scale, shift.
+        # The last layer's text stream has only two vectors. Published files store the scale before
+        # the shift.
         shift, scale, *gates[name] = vectors if len(vectors) > 2 else vectors[::-1]
         heads[name] = attention.qkv(p[name]["attn"], dit.modulate(stream, shift, scale))
     q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(heads["image"], heads["text"], strict=True))

@@ -1,7 +1,7 @@
 """OLMo 2 and 3: a Llama with norms after attention and MLP instead of before them.
 
-Another norm covers all queries of a token, and one all its keys (arXiv:2501.00656). In OLMo 3,
-three layers in four have a window (arXiv:2512.13961). Shapes as in llama.py.
+One further norm covers all queries of a token, and another covers all its keys (arXiv:2501.00656).
+In OLMo 3, three layers in four have a window (arXiv:2512.13961). Shapes as in llama.py.
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ from bigmodel_jax.nn.position import LongRope
 
 
 class RopeFits(NamedTuple):
-    """LongRoPE has one divisor for each rotated pair, and no other scaling stands beside it."""
+    """A check: LongRoPE has one divisor for each rotated pair, and excludes any other scaling."""
 
     def wrong(self, cfg: Any, prefix: str, parallel: ParallelConfig) -> str:
         sets = {name: len(getattr(cfg.long_rope, name)) for name in ("short", "long")}

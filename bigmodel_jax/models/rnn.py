@@ -38,8 +38,8 @@ class RecurrentConfig(ModelConfig):
 
     cell: Literal["rnn", "lstm", "gru"] = "lstm"  # Flax's SimpleCell, OptimizedLSTMCell or GRUCell
     vocab_size: Count = 10_000  # tokens in the vocabulary
-    num_layers: Depth = 2  # number of blocks
-    embed_dim: Count = 650  # width of the residual stream
+    num_layers: Depth = 2  # layers of cells
+    embed_dim: Count = 650  # width
     hidden_dim: Count = 650  # dimensions of a cell's state
     dropout: ShareBelowOne = 0.0  # dropout rate of the inputs of each layer and of the head
     recurrent_dropout: ShareBelowOne = 0.0  # dropout rate of the state, where the next step multiplies it

@@ -1,9 +1,9 @@
 """Whisper: a speech recogniser with a spectrogram encoder and a text decoder.
 
-Radford et al., arXiv:2212.04356. Two convolutions halve the number of frames; the encoder's
-positions are sinusoids, the decoder's are learned. Both stacks are pre-norm; keys have no bias; the
-decoder's table is its head. No frame is masked: the published models were trained with silence that
-fills up the window.
+Radford et al., arXiv:2212.04356. Two convolutions halve the number of frames. The encoder's
+positions are sinusoids, and the decoder's are learned. Both stacks are pre-norm. Keys have no bias.
+The decoder's embedding table is its head. No frame is masked: the published models were trained
+with silence that fills up the window.
 
 Shapes: B batch, T decoder tokens, M frames of the spectrogram, F mel bins, S encoder positions M /
 2, D embed, H heads, h head_dim, V vocab.

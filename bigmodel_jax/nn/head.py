@@ -73,7 +73,7 @@ class Head:
         return jnp.concatenate([x, z], axis=-1), jnp.concatenate([table, columns], axis=-1), self.bias
 
     def frozen_columns(self, at: Cut) -> int:
-        """The number of first columns of the table in `arrays` without a gradient."""
+        """How many of the table's first columns in `arrays` have no gradient."""
         table = self.table
         if not isinstance(table, Adapted) or not table.is_frozen:
             return 0
@@ -109,8 +109,8 @@ def _finish(logits, bias, softcap, temperature):
 class Plan(NamedTuple):
     """How a device makes its logits.
 
-    columns: of a block. vocab: the number of rows that are tokens, 0 = all. frozen: the number of
-    first columns of the table without a gradient."""
+    columns: the columns of a block. vocab: the number of rows that are tokens, 0 = all. frozen: how
+    many of the table's first columns have no gradient."""
 
     at: Cut
     columns: int
@@ -141,7 +141,7 @@ def _columns(num_tokens: int, vocab: int) -> int:
 
 
 def is_large(head: Head, plan: Plan) -> bool:
-    """Whether a device's logits exceed two blocks: less memory then repays a third product."""
+    """Whether a device's logits exceed two blocks: the saved memory is then worth a product."""
     return 4 * math.prod(local_shape(head, plan.at)) > 2 * BLOCK_BYTES
 
 

@@ -142,7 +142,7 @@ def divergence(
     beta) sum p log(p / m) with m = beta q + (1 - beta) p (GKD, arXiv:2306.13649, equation 1; TRL's
     `generalized_jsd_loss`, where a beta of 0 or 1 gives the two KL). Both logits are divided by the
     temperature; the value is not multiplied by its square. top_k: use the teacher's `top_k`
-    likeliest tokens instead of all. rest: what becomes of the others: they form one bucket in each
+    likeliest tokens instead of all. rest: how the other tokens count. They form one bucket in each
     distribution ("bucket"), or both distributions are renormalised without them ("renormalised").
     The tables may differ in width and padding. Raises ValueError for unequal vocabularies.
     """

@@ -1,8 +1,8 @@
 """A weight with low-rank adapters: a node in the parameter tree, which products treat as a weight.
 
 LoRA (arXiv:2106.09685): y = x W + s (x a) b. rsLoRA (arXiv:2312.03732): s = alpha / sqrt(r). DoRA
-(arXiv:2402.09353): each output column has a trained length, and the norm that this replaces has no
-gradient (section 4.3). The reference implementation is PEFT.
+(arXiv:2402.09353): each output column has a trained length. The norm that this length replaces has
+no gradient (section 4.3). The reference implementation is PEFT.
 
 `linear.project`, `embed` and `unembed` read a node without merging it. All other code reads the
 merged weight, which costs one product of the weight's size.
@@ -233,7 +233,7 @@ class Adapted:
         return jnp.sqrt(jnp.sum(w * w, axis=self._inner(low)))
 
     def _inner(self, low: Low) -> tuple[int, ...]:
-        """The dimensions of w that are I."""
+        """The indices of the dimensions of w that are the inputs I."""
         lead = low.a.ndim - self.num_in - 1
         first = self.ndim - self.num_in if self.turned else lead
         return tuple(range(first, first + self.num_in))

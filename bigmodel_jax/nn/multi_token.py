@@ -35,7 +35,8 @@ def hidden(
     remat: stack.Remat = "none",
     unroll: bool = False,
 ) -> tuple[jax.Array, Tree]:
-    """Returns (states (M, B, T, D) to unembed, the blocks' further outputs, stacked).
+    """Returns (states (M, B, T, D) that the head unembeds, the other outputs of the blocks,
+    stacked).
 
     p: M stacked modules. Module k, counted from 1, reads at place i the previous state at i and the
     token at i + k, so that its logits predict the token at i + k + 1. block(p, x, segments) -> (x,

@@ -6,8 +6,8 @@ GPipe: arXiv:1811.06965. The interleaved schedule (arXiv:2104.04473) is also cal
 All stages compute at once, each its own layers on its own microbatch: the program has a leading
 dimension that is sharded over `stage`. After every tick a microbatch moves to the next stage, and
 from the last stage to the first for its next round. Microbatches enter in waves of n. A wave
-completes all its rounds before the next one enters, so that no microbatch waits. A stage idles in n
-- 1 ticks, a share of (n - 1) / (m r + n - 1).
+completes all its rounds before the next one enters, so that no microbatch waits. A stage idles in
+n - 1 ticks, which is a share of (n - 1) / (m r + n - 1).
 
 Shapes: n stages, r rounds, l layers of a stage in one round, m microbatches, k = m / n waves, b
 rows of a microbatch.
@@ -127,8 +127,8 @@ def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) 
         state = [turn(a, 1) for a in [*done, *state[len(x) :]]]
         return (state, [turn(a, -1) for a in inbox], out, [turn(a, -1) for a in outbox], ys), None
 
-    # Waiting stages compute on rows of the batch and not on zeros, so that their results are
-    # finite; the results are discarded.
+    # Waiting stages compute on rows of the batch instead of zeros, so that their results are
+    # finite. These results are discarded.
     waiting = [of_wave(a, 0) for a in leaves]
     _, of_tick = jax.eval_shape(compute, (stage, stage), waiting[: len(x)], waiting[len(x) :])
     ys = jax.tree.map(lambda y: pin(jnp.zeros((r, *y.shape), y.dtype), 1), of_tick)

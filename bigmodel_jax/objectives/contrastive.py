@@ -106,7 +106,8 @@ def ranks_of(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 def pair_logits(params, embeddings: jax.Array) -> jax.Array:
     """Logits (B images, B texts) in float32."""
-    # In float32: exp(logit_scale), up to about 100, would multiply the rounding of bfloat16.
+    # The logits are float32, because exp(logit_scale), up to about 100, would multiply the rounding
+    # of bfloat16.
     image, text = embeddings[:, 0].astype(jnp.float32), embeddings[:, 1].astype(jnp.float32)
     logits = (image @ text.T) * jnp.exp(params["logit_scale"].astype(jnp.float32))
     return logits + params["logit_bias"].astype(jnp.float32) if "logit_bias" in params else logits
@@ -120,6 +121,6 @@ def softmax_nats(per_image: jax.Array, per_text: jax.Array) -> jax.Array:
 
 def sigmoid_nats(per_image: jax.Array) -> jax.Array:
     """(B,) loss of each image, summed over the texts."""
-    # +1 on the diagonal, where image and text match, and -1 elsewhere.
+    # A label is +1 on the diagonal, where image and text match, and -1 elsewhere.
     signs = 2 * jnp.eye(len(per_image)) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * per_image), axis=1)

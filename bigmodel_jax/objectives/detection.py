@@ -70,7 +70,7 @@ class Detection(Objective):
         parts = [self.layer(*layer, several) for layer in layers[:-1]] + [self.layer(*layers[-1], batch)]
         objects = parts[-1]["objects"]
         total = sum(p["class_loss"] + self.l1 * p["l1"] + self.iou * p["iou_loss"] for p in parts)
-        # The parts are means over objects; times the count they add up over batches.
+        # The parts are means over objects. Multiplied by the count, they add up over batches.
         mean = Mean(total * objects, objects)
         last = {name: Mean(parts[-1][name] * objects, objects) for name in ("class_loss", "l1", "iou_loss")}
         sums = {"loss": mean} | last

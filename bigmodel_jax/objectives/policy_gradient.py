@@ -200,7 +200,8 @@ class PolicyGradient(Objective):
             "entropy": metrics.weighted(self.entropy(out), weights),
         }
         if self.kl:
-            # k3 = exp(d) - d - 1 with d = log p_reference - log p: unbiased, and never negative.
+            # The estimator k3 is exp(d) - d - 1 with d = log p_reference - log p. It is unbiased
+            # and never negative.
             apart = batch["reference_log_probs"] - log_probs
             divergence = jnp.exp(apart) - apart - 1
             sums["kl"] = metrics.weighted(divergence, weights)

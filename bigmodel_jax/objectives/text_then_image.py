@@ -56,7 +56,7 @@ class TextThenImage(OfPictures):
 
     autoencoder: str = ""
     "the folder of a run of a discrete autoencoder, as train.init_from writes it"
-    autoencoder_model: ModelConfig | None = None  # its model; None = read from the folder's config.json
+    autoencoder_model: ModelConfig | None = None  # the autoencoder's model; None = read from the folder's config.json
     offset: float = 0.5  # the autoencoder sees (image - offset) * scale, as in its own run
     scale: Positive = 2.0
     image_weight: Share = 0.875

@@ -32,7 +32,7 @@ class Group:
     lr: NonNegative | None = None  # the peak learning rate; the schedule keeps its form
     weight_decay: NonNegative | None = None  # the group's optim.weight_decay
     optimizer: names.Name | None = None  # the group's optim.name
-    freeze: bool = False  # makes them constants: without gradient and moments, outside the train state
+    freeze: bool = False  # makes the parameters constants, without gradient and moments, outside the train state
     l1: NonNegative | None = None  # the group's optim.l1
     l2: NonNegative | None = None  # the group's optim.l2
     layer_decay: ShareAboveZero = 1.0  # each layer's rate is this factor times that of the layer above
@@ -158,7 +158,8 @@ def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
 def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
     """One transformation for all trained parameters of `spec`.
 
-    Each group, and each μP width within it, has a transformation of its own; `cfg` rules the rest.
+    Each group, and each μP width within a group, has a transformation of its own. `cfg` gives that
+    of all other parameters.
     """
     found = owned(cfg, spec)
     spec = params.of_kind(spec, spec, "trained")

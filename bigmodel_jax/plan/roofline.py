@@ -1,4 +1,4 @@
-"""How long a step takes: arithmetic, memory, and the two networks.
+"""Estimate how long a step takes, from arithmetic, memory and the two networks.
 
 The estimate combines the compiled program with the chips' published rates. For matrix products on a
 TPU it takes the compiler's estimates, which are longer. docs/results.md compares the estimate with

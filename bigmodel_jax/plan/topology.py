@@ -105,7 +105,7 @@ def sliced(config: Config, slices: int) -> Config:
 
 
 def roomier(topology: Topology) -> Topology | None:
-    """As many v5p chips as a v5e or v6e topology has, since they have more memory; else None."""
+    """A v5p topology with as many chips as a v5e or v6e topology, for more memory; else None."""
     return Topology(BY_NAME["v5p"], (*topology.shape, 1), topology.slices) if topology.chip.dims == 2 else None
 
 

@@ -281,8 +281,8 @@ def _attention(config: Config, mesh, batch: dict) -> float:
 
 
 def _flops(config: Config, mesh, batch: dict) -> float:
-    # On several devices each expert gets a buffer with room for tokens of other devices, which are
-    # not useful FLOPs.
+    # On several devices each expert's buffer has room for tokens of other devices. Products with
+    # that room are not useful FLOPs.
     alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
     with sharding.use(alone, config.parallel.rules):
         return step_flops(config, params.abstract(config.make_model().spec), batch)

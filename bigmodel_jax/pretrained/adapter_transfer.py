@@ -74,7 +74,7 @@ def import_adapters(
     are not supported. Then `run_dir` is not written.
     """
     origin = open_origin(base, "--base")
-    # The base class stands for no adapters; every kind of adapter is a subclass.
+    # The base class means that the run has no adapters; each kind of adapter is a subclass.
     if type(origin.config.adapters) is not AdapterConfig:
         raise ValueError(f"{origin.name} has adapters itself; export it merged, and import that, to put others on it")
     cfg = unpadded(origin.config.model)
@@ -190,7 +190,7 @@ def export_adapters(
 
     Raises ValueError where PEFT's format cannot hold these adapters.
     """
-    # `load_weights` needs the config with all adapters, and the export that with the one.
+    # `load_weights` needs the config with all adapters. The export needs the config with one.
     whole, config = config, dataclasses.replace(config, adapters=_one(config, run_dir, adapter))
     if rows := [path for path in params.paths(config.make_model().spec) if path.endswith("/rows")]:
         raise ValueError(
@@ -210,7 +210,7 @@ def export_adapters(
 def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
     """The config of the one adapter to export.
 
-    Raises ValueError for several, or if it is not a LoRA.
+    Raises ValueError if several adapters are left, or if the adapter is not a LoRA.
     """
     names, known = chosen(config, adapter), config.adapters.named()
     if len(names) > 1:

@@ -8,8 +8,8 @@ from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, batch_norm, dense, layer_norm, linear
 
 LAYER = "encoder.layers.{i}."
-# Theirs: Conv1d of width 1 (out, in, 1) and depthwise Conv1d (channels, 1, width). Then Conv2d
-# (out, in, height, width), depthwise Conv2d (channels, 1, height, width) and 1x1 Conv2d.
+# Their layouts are: Conv1d of width 1 (out, in, 1) and depthwise Conv1d (channels, 1, width); then
+# Conv2d (out, in, height, width), depthwise Conv2d (channels, 1, height, width) and 1x1 Conv2d.
 POINTWISE = Layout(ours=lambda x, _: x[..., 0].T, theirs=lambda x: x.T[..., None])
 DEPTHWISE = Layout(ours=lambda x, _: x[:, 0].T, theirs=lambda x: x.T[:, None])
 FIRST = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1))

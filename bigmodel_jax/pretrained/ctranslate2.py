@@ -1,10 +1,11 @@
-"""Reads a Whisper model in CTranslate2's format, in which faster-whisper publishes it. The tensors
-get transformers' names.
+"""Reads a Whisper model in CTranslate2's format, in which faster-whisper publishes it.
 
-A folder holds model.bin, config.json and tokenizer.json. model.bin holds a version, the name of the
-model's specification and a revision; then each tensor as name, shape, type and bytes; then other
-names for some of the tensors (CTranslate2's `ModelSpec.save`, version 6). One matrix holds the
-projections of queries, keys and values.
+The tensors get transformers' names.
+
+A folder holds model.bin, config.json and tokenizer.json. model.bin begins with a version, the name
+of the model's specification and a revision. Each tensor follows as name, shape, type and bytes.
+Other names for some of the tensors come last (CTranslate2's `ModelSpec.save`, version 6). One
+matrix holds the projections of queries, keys and values.
 """
 
 import functools

@@ -85,7 +85,7 @@ def backbone_from_hf(hf: dict) -> dict:
     """The config fields of the backbone, from a ResNet's `backbone_config` or the name of a timm
     network.
 
-    Raises ValueError for another backbone. Raises KeyError where the file names none.
+    Raises ValueError for another backbone. Raises KeyError where the file names no backbone.
     """
     table, flag = hf.get("backbone_config"), hf.get("use_timm_backbone", True)
     if table and table.get("model_type") == "resnet":
@@ -97,7 +97,7 @@ def backbone_from_hf(hf: dict) -> dict:
             "stem_channels": table.get("embedding_size", 64),
             "block": table.get("layer_type", "bottleneck"),
         }
-    # The class's default is timm's resnet50, which older files therefore do not name.
+    # Older files leave out timm's resnet50, because it is the class's default.
     name = (table or hf).get("backbone", "resnet50" if flag else None)
     if not table and name is None:
         raise KeyError("backbone_config")

@@ -61,7 +61,7 @@ def from_hf(head: str, hf: dict) -> ElectraConfig:
 def to_hf(head: str, cfg: ElectraConfig) -> dict:
     """The config.json of the Electra class that has this head.
 
-    Raises ValueError where the config has another head, or no token types.
+    Raises ValueError if the config has the head of another class, or no token types.
     """
     check_head(cfg, head)
     return {

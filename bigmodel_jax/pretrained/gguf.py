@@ -20,7 +20,7 @@ from bigmodel_jax.pretrained import FAMILIES, Family
 from bigmodel_jax.pretrained.gguf_config import check_tokenizer, hf_config
 from bigmodel_jax.pretrained.names import Source, Tensor
 
-# general.architecture of a file -> the family whose tensor names and config it is read with.
+# general.architecture of a file -> the family whose tensor names and config keys the reader uses.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # Family -> general.architecture of the file that an export writes. A Mistral without a window is
 # written as a Llama.

@@ -52,7 +52,8 @@ def global_every_from_hf(hf: dict) -> int:
     Raises ValueError unless every n-th layer, the first one included, is global.
     """
     types, depth, asked = hf.get("layer_types"), hf["num_hidden_layers"], hf["global_attn_every_n_layers"]
-    # The layers of a shallow model are those of several periods, of which the file's own is kept.
+    # Several periods describe the layers of a shallow model. The period that the file states is
+    # kept.
     if not types or types == layer_types(depth, asked):
         return asked
     every = (*types[1:], KINDS[0]).index(KINDS[0]) + 1
@@ -67,8 +68,8 @@ def global_every_from_hf(hf: dict) -> int:
 def thetas_from_hf(hf: dict) -> dict:
     """The fields `rope_theta` and `local_rope_theta`.
 
-    They stand in `rope_parameters`, and in older files in keys of their own. Raises ValueError for
-    scaled rotary positions.
+    Newer files state them in `rope_parameters`, and older files in two keys of their own. Raises
+    ValueError for scaled rotary positions.
     """
     rope = hf.get("rope_parameters") or {}
     check_fixed(rope, rope_type=None, type=None, rope_theta=None)  # one table per kind of layer
@@ -110,13 +111,14 @@ def from_hf(head: str, hf: dict) -> ModernBertConfig:
     )
 
 
-PAD = 50_283  # the published tokenizer's
+PAD = 50_283  # the id in the published tokenizer
 
 
 def to_hf(head: str, cfg: ModernBertConfig) -> dict:
     """The config.json of the ModernBert class that has this head.
 
-    transformers 4 and 5 both read it. Raises ValueError where the config has another head.
+    transformers 4 and 5 both read it. Raises ValueError if the config's head is not the head of
+    this class.
     """
     check_head(cfg, head)
     return {
@@ -128,7 +130,7 @@ def to_hf(head: str, cfg: ModernBertConfig) -> dict:
         "intermediate_size": cfg.mlp_dim,
         "max_position_embeddings": cfg.max_seq_len,
         "classifier_pooling": cfg.pooling,
-        # Of both sides; 1 stands for the token alone, and 0 is refused.
+        # The window counts both sides. 1 stands for the token alone, and transformers refuses 0.
         "local_attention": max(2 * (cfg.window - 1), 1),
         "global_attn_every_n_layers": cfg.global_every,
         "global_rope_theta": cfg.rope_theta,

@@ -239,7 +239,9 @@ def to_ours(
 
 
 def _place(i: int, size: int, part: slice) -> int | None:
-    """The position of entry `i` inside the slice `part` of a dimension, or None if outside."""
+    """The position of entry `i` inside the slice `part` of a dimension, or None if `i` lies
+    outside.
+    """
     entries = range(size)[part]
     return entries.index(i) if i in entries else None
 

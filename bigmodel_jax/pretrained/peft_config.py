@@ -81,12 +81,12 @@ class PeftConfig:
     - lora_dropout: the dropout rate on an adapter's input, in training alone.
     - use_rslora: multiply by lora_alpha / sqrt(r) instead.
     - use_dora: adapters have a magnitude for each output (DoRA).
-    - target_modules, exclude_modules: which modules have an adapter, by name, last part of a name,
-      or regular expression.
+    - target_modules, exclude_modules: which modules have an adapter. An entry is a name, the last
+      part of a name, or a regular expression.
     - modules_to_save: modules whose whole weights the folder holds.
     - layers_to_transform, layers_pattern: the layers that have adapters, and the name of the list
       of layers.
-    - rank_pattern, alpha_pattern: other ranks and alphas, by a pattern of module names.
+    - rank_pattern, alpha_pattern: ranks and alphas for the modules whose names match a pattern.
     """
 
     r: int = 8

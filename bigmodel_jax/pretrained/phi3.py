@@ -1,7 +1,7 @@
 """Phi-3's and Phi-4's tensor names and config.json.
 
-The names are Llama's, but for one tensor that joins queries, keys and values, and one that joins
-both input matrices of the MLP.
+The names are Llama's, with two exceptions: one tensor joins queries, keys and values, and another
+joins both input matrices of the MLP.
 """
 
 from typing import Any
@@ -67,8 +67,8 @@ def long_rope_from_hf(hf: dict) -> LongRope:
 def long_rope_to_hf(cfg: Phi3Config) -> dict[str, Any]:
     """The keys of config.json for LongRoPE; the inverse of `long_rope_from_hf`.
 
-    transformers 4 allows three keys in the table, so the factor is written only where it is not the
-    one that follows from the lengths.
+    transformers 4 allows three keys in the table. The factor is a fourth key, so it is written only
+    where it does not follow from the lengths.
     """
     scale = cfg.long_rope
     if not scale.short:

@@ -25,8 +25,8 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 def feedforward(ours: str, theirs: str) -> tuple[Row, ...]:
     """The name-table rows of the MLP and of the norm before it.
 
-    v1.0 has two matrices and v1.1 three (gated). A config has parameters for one version only, and
-    the other version's rows are skipped.
+    v1.0 has two matrices, and v1.1 has three, because it is gated. A config has parameters for one
+    version only, and the other version's rows are skipped.
     """
     return (
         Row(f"{ours}_norm/scale", f"{theirs}.layer_norm.weight"),

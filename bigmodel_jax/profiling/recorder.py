@@ -31,7 +31,7 @@ class Profiled(Exception):
 def taken(run_dir: Path, text: str) -> bool:
     """Whether the run's folder already has the profile of this window.
 
-    Then a resumed run may start after the window.
+    If it has, a resumed run may start after the window.
     """
     try:
         return json.loads((run_dir / FILE).read_text(encoding="utf-8")).get("window") == text.strip()

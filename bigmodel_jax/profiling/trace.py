@@ -1,5 +1,5 @@
-"""Read a profiler trace: what ran when on one device, and when the profiled steps began
-and ended.
+"""Read a profiler trace: what ran on one device, at which time, and the interval of the profiled
+steps.
 """
 
 import bisect

@@ -113,8 +113,8 @@ def _steps(card: dict) -> str:
 def _dropped(card: dict, compares: bool) -> str:
     """Examples of dropped records by rule.
 
-    compares: True selects the steps that compare records with one another, and False the other
-        steps.
+    compares: True selects the cleaning steps that compare records with one another, and False the
+    other cleaning steps.
     """
     found = ""
     for step in card["steps"]:
@@ -153,7 +153,7 @@ def _counted(card: dict) -> str:
 
 
 def _histogram(title: str, counts: dict[str, int]) -> str:
-    """Counts with bars, in the order given."""
+    """A table of counts with a bar for each, in the order given."""
     if not counts:
         return ""
     most = max(counts.values())

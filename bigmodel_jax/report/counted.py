@@ -23,7 +23,7 @@ def counting(total: int, text: str, console: Console | None = None) -> Iterator[
     Nothing is shown if stderr is not a terminal.
     """
     columns = (
-        # A name with brackets would otherwise be read as a style.
+        # Rich would otherwise read a name with brackets as a style.
         TextColumn("{task.description}", markup=False),
         BarColumn(complete_style="blue", finished_style="blue"),
         MofNCompleteColumn(),

@@ -46,7 +46,7 @@ def _steps(a: Path, b: Path) -> list[str]:
 
 
 def _records(a: Path, b: Path) -> str:
-    """Compare logged losses only, for runs without a record of every step."""
+    """Compare only the logged losses. This serves runs without a record of every step."""
     first, second = ({r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r} for run in (a, b))
     both = sorted(first.keys() & second.keys())
     at = next((step for step in both if first[step] != second[step]), None)

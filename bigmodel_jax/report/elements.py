@@ -19,7 +19,7 @@ def plain(value: Any) -> str:
 
 def breakable(name: str) -> str:
     """A name that may wrap only after its separators."""
-    # The name is escaped first, or the tags that are added would be escaped with it.
+    # The name is escaped before the tags are added, so that the tags stay unescaped.
     return re.sub(r"([._/-])", r"\1<wbr>", escape(name))
 
 
@@ -61,7 +61,7 @@ def stacked(parts: list[tuple[str, float, str]]) -> str:
 
 
 def picture(light: bytes, dark: bytes, alt: str) -> str:
-    """A PNG for light and one for dark colour schemes, both inlined."""
+    """Two inlined PNGs of one figure: one for light and one for dark colour schemes."""
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_data(dark)}">'
         f'<img src="{_data(light)}" alt="{escape(alt)}"></picture></figure>'

@@ -115,7 +115,7 @@ def _bars(record: dict[str, Any], theme: Theme):
         color = theme.series[1] if name == TITLES[record["how"]].lower() else theme.series[0]
         axes.barh(at, value - low, left=low, height=0.6, color=color)
         axes.text(value, at, f" {value:.5g}", va="center", color=theme.ink, fontsize=10)
-    # A bar chart counts upwards, so the reversed list puts the first member on top.
+    # A horizontal bar chart counts upwards, so the reversed list puts the first member on top.
     axes.set_yticks(range(len(shown)), [_short(name) for name, _ in reversed(shown)])
     axes.set_xlim(low, max(values) + 0.45 * spread)
     axes.locator_params(axis="x", nbins=5)

@@ -31,7 +31,7 @@ def build_fold_page(folder: Path, output: Path) -> Path:
     """Write the page of the cross-validation in `folder`, finished or not; returns `output`."""
     record = read_folds(folder)
     folders = {n: Path(folder) / FOLDER / str(n) for n in range(record["k"])}
-    # A fold that has not begun has no metrics yet, and the page may be asked for at any time.
+    # The page may be asked for at any time, and a fold that has not begun has no metrics.
     runs = {n: load_run(path) for n, path in folders.items() if (path / METRICS_FILE).is_file()}
     subject = record, runs
     light, dark = (
@@ -157,7 +157,8 @@ def curves_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
     record, runs = subject
     if not runs:
         return None
-    # One point draws no line; if any fold was evaluated only once, all show their losses.
+    # A single point draws no line. If any fold was evaluated only once, all folds show their
+    # training losses.
     evaluated = all(len(run.series(record["metric"])[0]) > 1 for run in runs.values())
     key = record["metric"] if evaluated else "loss"
     found = {n: run.series(key) for n, run in runs.items()}

@@ -149,7 +149,7 @@ def _stretch(before: Line, line: Line, kept: int) -> dict[str, int]:
     data = min(line.data, whole)
     rollout = min(line.rollout, whole - data)
     whole -= data + rollout
-    # A stretch in which no step ended belongs to the step that ends next.
+    # If no step ended in a stretch, the stretch belongs to the step that ends next.
     low, high = before.step, max(line.step, before.step + 1)
     counted = round(whole * min(1.0, max(0.0, (kept - low) / (high - low))))
     return {"steps": counted, "data": data, "rollout": rollout, "lost": whole - counted}

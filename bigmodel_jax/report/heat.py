@@ -115,8 +115,9 @@ def sheet(maps: np.ndarray, rows: Sequence[str], picture: bytes | None = None) -
 
 
 def bars(names: Sequence[str], notes: Sequence[str], values: np.ndarray, numbers: Sequence[str]) -> str:
-    """One row per name with a bar: to the right of the centre for positive values, else
-    to the left.
+    """One row per name, with a bar.
+
+    The bar of a positive value runs to the right of the centre, and any other bar to the left.
     """
     # The bound avoids 0 / 0 where all values are 0.
     most = max(float(np.abs(values).max(initial=0)), 1e-12)

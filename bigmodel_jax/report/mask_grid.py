@@ -51,7 +51,9 @@ def color_of(label: int) -> str:
 
 
 def painted(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """An RGB picture (H, W, 3) in 0 .. 1: in its own colours, or grey under label colours.
+    """An RGB picture (H, W, 3) in 0 .. 1.
+
+    With labels, the picture is grey under the labels' colours.
 
     labels: class numbers (H, W), or None.
     """

@@ -64,7 +64,8 @@ def _cards(plan: dict) -> list[str]:
     fits = "Fits" if plan["fits"] else "Does not fit"
     used = memory.get("used", 0.0)
     unit = GIB if used >= GIB else 2.0**20  # all bars use the unit of the total
-    # The larger of the two is full length, so a plan that does not fit stays inside its card.
+    # The larger of need and limit has the full length, so the bars of a plan that does not fit stay
+    # inside the card.
     bars = [(name, size / max(used, memory["limit"]), f"{size / unit:.2f}") for name, size in _biggest_parts(memory)]
     value = f"{used / unit:.2f} {'GiB' if unit == GIB else 'MiB'}" if used else fits
     cards = [elements.hero(fits, value, limit, bars)]

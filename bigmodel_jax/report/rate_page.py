@@ -94,7 +94,7 @@ def curve(record: dict[str, Any], theme: Theme):
         top = axes.get_ylim()[1]
         at = record["steepest"]
         axes.axvline(at, color=theme.series[1], linewidth=1.4)
-        # Interpolate in the logarithm, since the rates are a geometric series.
+        # The interpolation is linear in the logarithm, because the rates are a geometric series.
         axes.plot(at, np.interp(np.log(at), np.log(rates), smoothed), "o", color=theme.series[1], markersize=9)
         axes.text(at, top, f"suggested {at:.2g} ", color=theme.series[1], weight="bold", ha="right", va="top")
         axes.axvline(record["tenth"], color=theme.muted, linewidth=1.2, linestyle="--")

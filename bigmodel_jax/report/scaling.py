@@ -47,7 +47,9 @@ def read_records(run_dir: Path) -> list[Record]:
 
 
 def series_of(records: list[Record], prefix: str = "") -> list[Series]:
-    """Group the records that differ only in the number of devices and in what was measured."""
+    """Group records into series: within one, only the number of devices and the measured values
+    differ.
+    """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         per_process = record["processes"] > 1
@@ -70,7 +72,7 @@ def efficiency(series: Series) -> list[float]:
 
 
 def verdict(series: Series) -> str:
-    """One line on where the series stops scaling, and why."""
+    """One line that says where the series stops scaling, and why."""
     for before, after in pairwise(series.records):
         gain = after["tokens_per_second"] / before["tokens_per_second"] - 1
         if gain < HALF * (after["devices"] / before["devices"] - 1):

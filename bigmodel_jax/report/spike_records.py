@@ -24,11 +24,13 @@ def read(run_dir: Path) -> list[dict]:
 
 
 def drop_after(run_dir: Path, batches: int) -> None:
-    """Delete the spikes that came after the first `batches` batches. A run that resumes there
-    consumes the later batches again.
+    """Delete the spikes that came after the first `batches` batches.
+
+    A run that resumes at that batch consumes the later batches again.
     """
     records = read(run_dir)
-    # Batches are compared, not steps: a rollback sets steps back and goes on with later batches.
+    # The batches are compared instead of the steps, because a rollback sets the step back and goes
+    # on with later batches.
     kept = [record for record in records if record["batches"] <= batches]
     # An unchanged file is not rewritten, because most resumptions drop nothing.
     if processes.first() and kept != records:

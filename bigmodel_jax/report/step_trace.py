@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 FILE = "steps.hex"
 LINE = 18  # bytes of a line
-UNKNOWN = "-" * 8 + " " + "-" * 8 + "\n"  # the line of a step that an older version took without recording it
+UNKNOWN = "-" * 8 + " " + "-" * 8 + "\n"  # the line of a step that an older version did not record
 
 
 class StepTrace:

@@ -8,7 +8,7 @@ from bigmodel_jax.report.history import Run
 from bigmodel_jax.report.plot_style import Theme, curve, new_axes, render, short_tick, smooth
 
 PREFIX = "watch/"
-# Quantities that are norms, with their titles. Each has one heat map, with a panel for each kind of
+# Quantities that are norms, with their titles. The heat map of each has a panel for every kind of
 # parameter or activation.
 NORMS = {
     "gradients": "Gradient norms",
@@ -22,7 +22,7 @@ ALONE = {
     "dead_units": "Units that no token switches on",
 }
 OUTSIDE = "outside of the layers"
-MOST_ROWS = 24  # the height of a panel grows up to so many rows
+MOST_ROWS = 24  # a panel grows with its rows up to this number
 
 Panel = tuple[np.ndarray, np.ndarray, list[str]]  # steps (N,), values (rows, N), names of the rows
 

@@ -223,9 +223,10 @@ class WandbTracker:
 class MlflowTracker:
     """Sends scalars to MLflow: to MLFLOW_TRACKING_URI if it is set, else to RUN/mlflow/.
 
-    `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows the latter. The id of the
-    MLflow run is kept in the run's folder, so that a resumed run continues the same one. MLflow's
-    table of runs shows the last values, so "best/KEY" has the best one of each declared metric.
+    `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows the latter. The run's
+    folder keeps the id of the MLflow run, so a resumed run continues that MLflow run. MLflow's
+    table of runs shows only the last values. So "best/KEY" holds the best value of each declared
+    metric.
     """
 
     def __init__(self, run_dir: Path, config: dict, known: Known):

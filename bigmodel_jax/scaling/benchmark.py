@@ -31,7 +31,7 @@ def scale(
     run_dir.mkdir(parents=True, exist_ok=True)
     machines = {topology.title: topology for topology in topologies}
     records, measured = [], [point for point in points if not point.topology]
-    # Measured once, so that all points are compared with the same peak.
+    # The peak is measured once, so that all points are compared with the same peak.
     peak = measure_peak(measured[0].config.precision.compute) if measured else {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar, (run_dir / RECORDS_FILE).open("w") as file:

@@ -3,7 +3,7 @@ tokens.
 
 Form and fit are Chinchilla's third approach (Hoffmann et al., arXiv:2203.15556, equations 2 and 3):
 L-BFGS minimizes the Huber loss of differences of log losses, from a grid of starts. Besiroglu et
-al. (arXiv:2404.10102) showed that with a mean instead of the sum L-BFGS stops too early. Here the
+al. (arXiv:2404.10102) showed that L-BFGS stops too early with a mean instead of the sum. Here the
 sum is divided by the Huber loss's scale, and ln N and ln D are centred.
 """
 

@@ -34,7 +34,7 @@ def point(run_dir: Path) -> tuple[float, float, float, str]:
     run = load_run(run_dir)
     if unit(run) != "token":
         raise ValueError(f"scale --law: {run_dir} counts examples; a law is fitted over tokens")
-    # The held-out loss, or the training loss of a run that was never evaluated.
+    # A run that was never evaluated has no held-out loss, so its training loss is used.
     key = "eval/loss" if run.last("eval/loss") is not None else "loss"
     loss, step = run.last(key), max((record["step"] for record in run.metrics), default=0)
     tokens = float(run.tokens(np.asarray([step]))[0]) if step else 0.0

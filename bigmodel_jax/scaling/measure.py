@@ -166,7 +166,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     mesh = sharding.make_mesh(config.parallel, devices)
     state, constants = init_state(config, mesh), init_constants(config, mesh)
     layout = {"mesh": mesh, "rules": config.parallel.rules}
-    # One batch on the device, so that reading data is not measured.
+    # One batch stays on the device, so that reading data is not measured.
     batch = next(
         make_iterator(reference.blank(config), batch_size=config.train.batch_size, seed=config.train.seed, **layout)
     )

@@ -53,7 +53,7 @@ class App:
         self.served, self.worker, self.options, self.metrics = served, worker, options, Metrics()
         self.answering = Answering(worker, served.tokenizer, options.request_seconds, self.metrics)
         self.draining = False
-        # Read at each scrape, so that these gauges cannot go stale.
+        # These gauges are read at each scrape, so that they cannot go stale.
         self.metrics.open.set_function(lambda: worker.open)
         self.metrics.slots.set(options.slots)
         self.metrics.ready.set_function(lambda: not self.not_ready())
@@ -98,8 +98,8 @@ class App:
         asked = await self._parsed(request, parse_checked, Completion)
         self.served.known_writer(asked.model)
         prompts = await asyncio.to_thread(prompts_of, self.served, asked.prompt)
-        # In a thread: compiling a constraint takes tenths of a second, and the event loop must not
-        # wait.
+        # This runs in a thread, because compiling a constraint takes tenths of a second, and the
+        # event loop must not wait.
         masks = await asyncio.to_thread(self.served.held_to, asked)
         return await _written(request, asked, Completions(self.served, self.answering, asked, prompts, masks))
 
@@ -210,11 +210,12 @@ def make_app(app: App) -> Starlette:
     async def lifespan(_: Starlette):
         app.worker.start()
         yield
-        # In a thread, because the worker still sends its last tokens to this event loop.
+        # The worker is stopped in a thread, because it still sends its last tokens to this event
+        # loop.
         await asyncio.to_thread(app.worker.stop, app.options.drain_seconds)
 
-    # Checks the Host header against DNS rebinding: another site can make its name resolve to this
-    # machine, and its pages must get no answer.
+    # The check of the Host header prevents DNS rebinding: another site can make its name resolve to
+    # this machine, and its pages must get no answer.
     local = [*LOOPBACK[:2], "[::1]", app.options.host]
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=local)] if app.options.host in LOOPBACK else []
     return Starlette(

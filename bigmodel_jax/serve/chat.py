@@ -125,7 +125,7 @@ class Message:
     def add(self, text: str, *, last: bool) -> dict:
         """Adds text and returns the `delta` of its chunk.
 
-        Text between call tags that is not a valid call counts as content.
+        If the text between call tags is not a valid call, it counts as content.
         """
         before = len(self.content), len(self.reasoning), len(self.calls)
         for kind, part in self.parts.add(text, last=last):

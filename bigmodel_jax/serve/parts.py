@@ -19,7 +19,7 @@ class Parts:
     """The splitter of one text.
 
     kinds: the kinds to look for (all other text is content); now: the kind of the text that comes
-    next; held: text that may be the beginning of a tag, or an unfinished call.
+    next; held: text that may begin a tag, or an unfinished call.
     """
 
     kinds: tuple[Kind, ...]

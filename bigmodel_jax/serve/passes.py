@@ -109,8 +109,8 @@ def _scores(apply, tops: int) -> Any:
             best, ids = jax.lax.top_k(log_probs, tops)
             return jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0], ids, best
 
-        # One chunk of positions at a time, because the logits of a whole prompt (T, V) may be
-        # large.
+        # The loop computes one chunk of positions at a time, because the logits of a whole prompt
+        # (T, V) may be large.
         filled = ((0, chunks * CHUNK - num),)
         x = jnp.pad(head.x[0], (*filled, (0, 0))).reshape(chunks, CHUNK, -1)
         targets = jnp.pad(after, filled).reshape(chunks, CHUNK)

@@ -52,7 +52,7 @@ class StreamOptions:
 class Sampled:
     """The fields that both text routes share: how answers are drawn.
 
-    OpenAI has no top_k, ignore_eos and regex. Fields that are not listed here are OpenAI's.
+    top_k, ignore_eos and regex are not OpenAI's. Fields that are not listed here are OpenAI's.
 
     - top_k: draw from the k likeliest tokens; 0 means all.
     - n: texts per prompt.

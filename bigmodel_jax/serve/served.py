@@ -39,7 +39,7 @@ BASE = "base"  # the model name that clients use for the weights without adapter
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """The run that the server answers with.
+    """The run whose model answers the requests.
 
     - weights: by the names that clients may give as `model`. The first is the run itself. Arrays
       that several names share are in memory once.

@@ -23,7 +23,7 @@ def event(value: Any) -> bytes:
 class Closing(StreamingResponse):
     """A streaming response that calls `close` at its end, even if it never began.
 
-    It never begins where the client has hung up before.
+    If the client has hung up before, the response never begins.
     """
 
     def __init__(self, content: AsyncIterator[bytes], close: Callable[[], None]):

@@ -80,7 +80,7 @@ class Worker:
         """
         self._check(len(requests))
         reply = Reply(engine, requests)
-        # Counted before the thread sees the texts, so that the next request is checked against
+        # The texts count before the thread sees them, so that the next request is checked against
         # them.
         self.open += len(requests)
         self._inbox.put(lambda: self._begin(reply))

@@ -28,8 +28,8 @@ def compare(
 ) -> dict[str, Any]:
     """Train two configs with `count` seeds each, in run_dir/seeds; write and return the result.
 
-    The seeds count up from each config's own seed. A run that fails counts as missing, and the
-    paired tests then also leave out the other config's run with that seed.
+    The seeds count up from each config's own seed. A run that fails counts as missing. The paired
+    tests then also leave out the other config's run with that seed.
     """
     # One compiled step serves all runs, with the seed and differing rates as inputs.
     programs = SharedPrograms((SEED, *_differing_floats(*configs.values())))

@@ -150,7 +150,8 @@ def _check_same(study: optuna.Study, definition: dict[str, str], path: Path) -> 
 
 
 def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial | None = None) -> optuna.Trial:
-    """A new trial with a value for every field; or `running`, with its missing values drawn.
+    """A new trial with a value for every field, or the trial `running` with its missing values
+    drawn.
 
     Only one process at a time may call this.
     """

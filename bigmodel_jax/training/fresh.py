@@ -209,7 +209,8 @@ def _matches(origin: Origin, config: Config, mine: set[str], prefix: str, merges
         same = theirs[name].shape == p.shape
         if not same and not tables.fits(shapes[name], own[path], p):
             wrong.append(f"{path} {theirs[name].shape}, here {p.shape}")
-        # Padding rows behind the vocabulary are taken too if both tables have the same rows.
+        # If both tables have the same number of rows, the padding rows after the vocabulary are
+        # taken as well.
         whole = same and (prefix or shapes[name] == own[path])
         found[path] = Match(name, p.shape if whole else shapes[name], not same)
     if wrong:
@@ -256,7 +257,9 @@ def _values(
 
 
 def _forked(origin: Origin, config: Config, mesh) -> TrainState:
-    """The whole state of one checkpoint. If only this run keeps an average, it begins at the
+    """The whole state of one checkpoint.
+
+    If this run keeps an average of the weights and the other does not, the average begins at the
     restored weights.
 
     Raises ValueError where the optimizer's state does not fit, or where `train.steps` leaves
@@ -280,7 +283,7 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
         )
     ema = found.get("ema")
     if config.optim.ema_decay and ema is None:
-        # A copy, because a step must not donate the same buffer twice.
+        # This is a copy, because a step must not donate the same buffer twice.
         ema = jax.tree.map(jnp.copy, cast(found["params"], "float32"))
     recent = found.get("recent", jax.device_put(spikes.fresh(config.train.spikes), sharding.replicated(mesh)))
     return TrainState(**(found | {"ema": ema if config.optim.ema_decay else None, "recent": recent}))

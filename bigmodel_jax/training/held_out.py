@@ -18,9 +18,10 @@ SHOWN = 8  # the number of answers that an evaluation writes down
 
 
 class HeldOut:
-    """Every held-out prompt once, answered by the weights under evaluation; can be iterated again.
+    """An iterable over every held-out prompt, answered by the weights under evaluation.
 
-    `show` returns the file for an evaluation's first answers; with None they are not written.
+    Each iteration answers the prompts again. `show` returns the file for an evaluation's first
+    answers; with None they are not written.
     """
 
     def __init__(self, config: Config, mesh: Mesh):

@@ -70,7 +70,8 @@ class Holder:
         self._released.set()
         if self._file is None:
             return
-        # A bucket that does not answer would only delay the exit; its record goes stale by itself.
+        # A bucket that does not answer would only delay the exit, and the record there goes stale
+        # by itself.
         if kind is not paths.Unanswered:
             self._bucket.release()
         if self._ours():
@@ -127,8 +128,8 @@ def _lock(number: int) -> bool | None:
 def _refuse_living(path: Path, locked: bool | None) -> None:
     found = _read(path)
     here = found.get("host") == socket.gethostname()
-    # A lock that we got proves that an earlier holder on this host has ended. The beat alone can
-    # tell about a holder on another host.
+    # If this process gets the lock, an earlier holder on this host has ended. Only the beat shows
+    # whether a holder on another host lives.
     if locked is False or (found and not (here and locked) and _beating(path, found)):
         raise ValueError(_in_use(path, found))
 

@@ -46,7 +46,7 @@ class Policy:
         for number, rollout in self._generator.generate(weights, asks):
             text = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
             sample = Sample(asks[number].record[self._config.data.prompt_field], text, asks[number].record)
-            # The reward is computed while the generator goes on.
+            # The reward functions run while the generator goes on.
             scored = self._judges.submit(sample) if self._judges and processes.first() else None
             found[number] = rollout, sample, scored
         # Only one process calls the functions, because they may be slow or keep state.

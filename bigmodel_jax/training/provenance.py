@@ -185,7 +185,7 @@ def _own_file(module: str) -> Path | None:
 def _judge(run_dir: Path, before: dict, now: dict, accept: Sequence[str]) -> str:
     """The message that refuses to resume, or "".
 
-    It also copies the entries of code that is not in use this time from `before` to `now`.
+    If code is not in use this time, its entries are copied from `before` to `now`.
     """
     if not before:
         log.info("data and code: nothing was recorded of them when this run began; what there is now is recorded")

@@ -50,8 +50,8 @@ class Judges:
         A result is a finite number, or a text that says why there is none.
         """
         if self._pool is None:
-            # Spawned, not forked: a fork would have the locks of JAX's threads, but not the
-            # threads.
+            # The processes are spawned instead of forked: a fork would copy the locks of JAX's
+            # threads without the threads.
             self._pool = multiprocessing.get_context("spawn").Pool(self._num, _begin)
             self._started = False
         self._seen = time.monotonic()
@@ -125,7 +125,7 @@ def _call(name: str, seconds: float, sample: Sample) -> float | str:
 
 
 def failure(names: tuple[str, ...], given: list[float | str], sample: Sample) -> str:
-    """One line about the first function that returned no number; "" if all did."""
+    """One line about the first function that returned no number; "" if all returned numbers."""
     for name, value in zip(names, given, strict=True):
         if isinstance(value, str):
             return f"{OPTION}: {name} {value}; {sample.described()}"

@@ -53,8 +53,8 @@ class Spikes:
     def given(self, step: int) -> None:
         """Notes the data position after the batch of `step`."""
         if self.config.action == "rollback":
-            # Two positions, because the host reads the metrics of step n after step n + 1 has
-            # begun.
+            # Two positions are kept, because the host reads the metrics of step n after step n + 1
+            # has begun.
             before = {step - 1: self.after[step - 1]} if step - 1 in self.after else {}
             self.after = before | {step: self.batches.position()}
 

@@ -67,8 +67,8 @@ def train(
     check_processes(config)
     check_spikes(config)
     check_trains(config)
-    # These close in reverse order: the saves are on disk before the hold on the folder ends, and
-    # the bucket (`mirror`) gets the last files.
+    # These contexts close in reverse order. The saves are on disk before the hold on the folder
+    # ends, and the bucket (`mirror`) gets the last files after that.
     with (
         mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,

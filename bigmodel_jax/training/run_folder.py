@@ -1,4 +1,4 @@
-"""A run's folder: which run it holds, and what may change when that run is continued."""
+"""Checks which run a folder holds, and which fields may change when that run is continued."""
 
 import contextlib
 import logging
@@ -16,8 +16,8 @@ from bigmodel_jax.training import holder, provenance
 
 log = logging.getLogger("bigmodel_jax")
 
-# Fields that may change when a run is continued: duration, devices and monitoring, but not what is
-# learned from which data.
+# Fields that may change when a run is continued. They concern duration, devices, monitoring and the
+# way of computing, and not what is learned from which data.
 FREE = (
     *(
         "train.steps",

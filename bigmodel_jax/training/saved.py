@@ -82,14 +82,12 @@ def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
         flat, specs = params.paths(adapted.merge(model, tree)), params.paths(spec)
         return params.from_paths({path: dense(flat[path], p.dtype).astype(p.dtype) for path, p in specs.items()})
 
-    # One compiled program writes every merged weight directly in its sharding.
+    # One compiled program makes all merged weights, so each is written directly in its sharding.
     return jax.jit(plain, out_shardings=where)(weights)
 
 
 def open_tokenizer(config: Config, run_dir: Path) -> Tokenizer | None:
-    """The tokenizer in the run's folder if it is there, because the data may be gone; else the
-    data's.
-    """
+    """The tokenizer in the run's folder; without one, the data's. The data may be gone by now."""
     own = run_dir / "tokenizer.json"
     return load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
 

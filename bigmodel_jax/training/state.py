@@ -46,7 +46,7 @@ def make_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState
     # Moments and averages are float32, because bfloat16 rounds away changes of a thousandth per
     # step.
     full = cast(trainable, "float32")
-    # A copy, because the same buffer must not be donated twice.
+    # This is a copy, because the same buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, full) if optimizer.average else None
     recent = spikes.fresh(config.train.spikes)
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.tx.init(full), ema, recent)
@@ -114,7 +114,8 @@ def with_weights(config: Config, state: TrainState, trainable: params.Tree, froz
     where = jax.tree.map(lambda x: x.sharding, state.opt_state)
     state = state.replace(params=trainable, frozen=frozen, opt_state=None)  # never two optimizer states in memory
     full = cast(trainable, "float32")
-    # A copy, because some optimizers keep the first weights, and the step donates its buffers.
+    # These are copies, because some optimizers keep the first weights, and the step donates its
+    # buffers.
     make = jax.jit(lambda tree: optimizer.tx.init(jax.tree.map(jnp.copy, tree)), out_shardings=where)
     return state.replace(opt_state=make(full), ema=None if state.ema is None else jax.tree.map(jnp.copy, full))
 

@@ -170,7 +170,7 @@ def train_step(
         spiked = {"spikes": Mean(spike.astype(jnp.float32), jnp.zeros(())), "deviations": Mean(above, jnp.ones(()))}
 
     def update(state, grads):
-        # Computed in float32 whatever the parameters' dtype, because bfloat16 would round small
+        # The sum is float32 for every dtype of the parameters, because bfloat16 would round small
         # updates away.
         weights = cast(state.params, "float32")
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, weights, grad_norm=grad_norm, value=value)

@@ -98,7 +98,8 @@ def _bar(begins: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 # Beam's pins conflict with those of uv.lock, so it needs an environment of its own. The bytes of
-# shards depend on the packages in OF_BYTES, so that environment gets this one's versions of them.
+# shards depend on the packages in OF_BYTES, so both environments must have the same versions of
+# these packages.
 BEAM, OF_BYTES = "apache-beam==2.77.0", ("array-record", "ftfy", "py3langid", "rensa", "pyarrow")
 
 

@@ -189,7 +189,7 @@ def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
 
 def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
     """Return (n,) float32 at 16 kHz: the voice between two silences, in white or pink noise."""
-    # The 1 makes another stream than that of `draw`, which has the same seed.
+    # The 1 separates this stream from the stream of `draw`, which has the same seed.
     rng = np.random.default_rng((drawn.seed, 1))
     speech = waveforms.resampled(voice, espeak.RATE, RATE) if len(voice) else voice
     # The samples are whole numbers of int16 here, so the bound 1 only prevents a division by 0.

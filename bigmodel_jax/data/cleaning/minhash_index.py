@@ -8,7 +8,7 @@ import array
 import numpy as np
 
 BLOCK = 1 << 14  # signatures that are allocated at once
-# The most texts that are looked at in one band. Where more texts agree in a band, as pages of one
+# The most texts that are compared in one band. If more texts agree in a band, as pages of one
 # template do, the other bands must tell them apart.
 LONGEST = 64
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / the golden ratio: the multiplier of Fibonacci hashing
@@ -27,9 +27,9 @@ class MinHashIndex:
     """Signatures (permutations,) uint8, cut into `bands` of equal length.
 
     Signatures that agree in a whole band are compared in full. One byte per minimum is enough
-    (b-bit minwise hashing, Li and König, arXiv:0910.3349): unequal minima agree in it once in 256
-    cases, and `_alike` corrects for that. Each band is a hash table of text numbers with linear
-    probing; one byte of the hash is stored as a tag.
+    (b-bit minwise hashing, Li and König, arXiv:0910.3349). Unequal minima agree in this byte once
+    in 256 cases, and `_alike` corrects for that. Each band is a hash table of text numbers with
+    linear probing; one byte of the hash is stored as a tag.
     """
 
     def __init__(self, permutations: int, bands: int):

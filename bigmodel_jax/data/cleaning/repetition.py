@@ -80,7 +80,7 @@ def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
 def _top(words: list[str], n: int) -> int:
     """Return how many characters the most frequent n-gram takes, if it occurs at least twice.
 
-    Where several are equally frequent, the longest counts.
+    If several n-grams are equally frequent, the longest one counts.
     """
     counts = Counter(_grams(words, n))
     most = max(counts.values(), default=0)

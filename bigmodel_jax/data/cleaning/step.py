@@ -138,7 +138,7 @@ def user_code_digest(what: Any) -> str:
     """Return the digest of the file that defines a function or class; "" within this package."""
     module = importlib.import_module(what.__module__)
     file = getattr(module, "__file__", None)
-    # Changes of this package's own steps are told by the FORMAT of corpora instead.
+    # The FORMAT of corpora shows changes of this package's own steps instead.
     return cache.file_digest(file) if file and module.__name__.partition(".")[0] != "bigmodel_jax" else ""
 
 

@@ -6,8 +6,8 @@ the same paths. A worker needs memory for one group at a time. The group of `Nea
 all texts that reach the step (about 1 kB each). Any other group holds one shard (`shard_mb`) or the
 sizes of all lines.
 
-A pipeline that begins after an interruption is the whole graph again. Its workers take what is
-finished (finished.py) from the output folder: cleaned chunks, verdicts of large groups, shards.
+After an interruption, the next pipeline is the whole graph again. Its workers take what is finished
+(finished.py) from the output folder: cleaned chunks, verdicts of large groups, shards.
 """
 
 import functools
@@ -65,7 +65,7 @@ def engine(options: Sequence[str]) -> Engine:
 def _run(options: tuple[str, ...], job: Job, folder: Path, root: Path, limit: int) -> None:
     found = [(split, part) for split in job.inputs for part in parts(job.source, split, root)]
     work = packed(Work(job, folder.absolute(), root.absolute(), limit, found))
-    for left in folder.glob("*.open"):  # by a killed pipeline
+    for left in folder.glob("*.open"):  # a killed pipeline left these files
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
         with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
@@ -250,7 +250,7 @@ def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> 
     apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"
     apart.mkdir()
     shards = folders.Shards(apart, {split: number})
-    # Beam groups in any order; a shard's lines follow the order of the source.
+    # Beam groups in any order, so the lines of a shard are sorted into the order of the source.
     for _, lines in sorted(chunks_of):
         for line in lines:
             shards.write(split, line)

@@ -40,14 +40,15 @@ def write(folder: Path, name: str, value: Any) -> None:
 
 
 def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
-    """Return the JSON value of a piece; `make` computes it where it is not there yet.
+    """Return the JSON value of a piece, which `make` computes if the piece does not exist.
 
     Tuples come back as lists.
     """
     found = read(folder, name)
     if found is None:
         write(folder, name, made := make())
-        # The detour gives the caller the same types as a later reading of the file.
+        # The round trip through JSON gives the caller the same types as a later reading of the
+        # file.
         found = json.loads(json.dumps(made))
     return found
 

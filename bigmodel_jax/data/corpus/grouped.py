@@ -85,8 +85,8 @@ def settled(chunk: list[list], verdicts: dict[int, str], num_steps: int) -> Sett
     tally, lines, bad, gone = Tally(num_steps), [[] for _ in chunk], [], set()
     for record, number, above, event in numbered(chunk):
         if above in gone:
-            # Records made from a dropped record are dropped, too.
-            # -1 must stay outside: it is the `above` of every event that depends on no question.
+            # Records made from a dropped record are dropped, too. The set must not hold -1, which
+            # is the `above` of every event that depends on no question.
             gone |= {number} - {-1}
             continue
         match event:

@@ -122,7 +122,7 @@ def _is_of(job: Job, folder: Path) -> bool:
 
 
 def _is_finished(job: Job, partial: Path) -> bool:
-    """Tell whether only the renaming of the folder remains to be done."""
+    """Tell whether the work is done except for the renaming of the folder."""
     found = folders.read_manifest(partial) if partial.exists() else {}
     return found.get("key") == job.key and "tally" not in found
 
@@ -176,7 +176,7 @@ class _Run:
         shared = [i for i, step in enumerate(job.steps) if isinstance(step, Shared)]
         self.keys = {i: folders.Keys(folder / f"keys-{i}", self.manifest["keys"].get(str(i), 0)) for i in shared}
         self.indexes = {i: job.steps[i].index() for i in shared}
-        # The indexes are rebuilt from the committed keys. They depend on nothing else.
+        # The indexes are rebuilt from the committed keys, because they depend on nothing else.
         for i, index in self.indexes.items():
             for key in self.keys[i]:
                 index.ask(key)

@@ -90,8 +90,8 @@ def _half(games: jax.Array, odd: jax.Array) -> jax.Array:
 def decided(network: Network, boards, searched: bool, simulations: int) -> tuple[jax.Array, jax.Array]:
     """Return (policy (G, 7), value (G,)) of the model on boards.
 
-    With search, the policy is the share of visits. Without, it is the network's softmax over legal
-    moves.
+    With search, the policy is the share of visits. Without search, it is the network's softmax over
+    legal moves.
     """
     if searched:
         found = search(network, boards, simulations)
@@ -134,8 +134,8 @@ class Matches:
 
     def _batch(self, number: int, searched: bool, played: Played) -> dict[str, np.ndarray]:
         games, said = np.arange(self.batch_size), played.said
-        # Take one position of each game in which the model is to move; they spread over the length
-        # of games.
+        # Each game gives one position in which the model is to move. The positions spread over the
+        # length of games.
         turns = (said.running.sum(0) - games % 2 + 1) // 2
         at = games // 2 * 7 % turns * 2 + games % 2
         own, other = said.own[at, games], said.other[at, games]

@@ -213,7 +213,9 @@ def _arrays(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return (the stored image, its boxes (N, 4) in pixels, how many boxes were cut)."""
+    """Return (the image as it is stored, its boxes (N, 4) in pixels, the number of boxes that were
+    cut).
+    """
     image, (boxes, _) = np.asarray(record["image"]), _arrays(record)
     height, width = image.shape[:2]
     # Boxes are cut at the edges of the image, and then moved with its pixels.

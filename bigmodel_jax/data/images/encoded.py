@@ -107,7 +107,7 @@ class _Found:
 
 
 def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> _Found | str:
-    """Return what is stored of a record, or what is wrong with it; it runs in several threads."""
+    """Return what is stored of a record, or what is wrong with it; this runs in several threads."""
     if reason := wrong(record):
         return reason
     image, label = record["image"], int(record["label"])

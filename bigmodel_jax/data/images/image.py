@@ -1,4 +1,4 @@
-"""Images or feature rows with one label each, decoded once or by every batch."""
+"""Images or feature rows with one label each; images are decoded once, or again for every batch."""
 
 import dataclasses
 import json

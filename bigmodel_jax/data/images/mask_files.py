@@ -15,7 +15,7 @@ MODES = ("1", "L", "P", "I;16")  # Pillow's modes with one number per pixel
 def read_mask(path: Path) -> np.ndarray:
     """Return a mask file as (H, W) uint8: the pixel values, or the indices of a palette.
 
-    Raises ValueError where the file is no mask.
+    Raises ValueError if the file is not a mask.
     """
     try:
         with Image.open(path, formats=pictures.FORMATS) as picture:

@@ -139,7 +139,8 @@ class MaskRows:
         }
 
     def counts(self) -> dict:
-        # Each value of a byte has a bin, so that `ignore_label` is always an index.
+        # Each of the 256 values of a byte has a bin, so that `ignore_label` is always a valid
+        # index.
         pixels = np.bincount(self.masks.reshape(-1), minlength=256)
         return {
             "pictures": len(self),

@@ -144,7 +144,7 @@ def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Return an image as 8-bit RGB, rotated by its EXIF orientation, on a white background."""
-    # First, because a picture made of an array has no EXIF data.
+    # The rotation comes first, because a picture made of an array has no EXIF data.
     if picture.getexif().get(ORIENTATION, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
@@ -169,7 +169,7 @@ def _cut(picture: Image.Image, size: int, box_of: Callable[[int, int], Box], gap
     # draft lets the JPEG decoder skip detail; other formats ignore it.
     picture.draft(None, tuple(math.ceil(wanted * side) for side in picture.size))
     upright = _upright(picture)
-    # The image may have been decoded at a smaller scale, so the box is scaled, too.
+    # The image may have been decoded at a smaller scale, so the box is scaled with it.
     x, y = upright.width / width, upright.height / height
     box = (left * x, top * y, min((left + across) * x, upright.width), min((top + down) * y, upright.height))
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR, box=box))

@@ -4,7 +4,7 @@ from typing import Any
 
 from bigmodel_jax.data.images.channels import Channels
 
-BILINEAR = 2  # Pillow's number of bilinear interpolation
+BILINEAR = 2  # the number by which Pillow names bilinear interpolation
 
 
 def processor(size: int, crop: float, channels: Channels) -> dict[str, Any]:

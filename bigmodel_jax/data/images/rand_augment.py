@@ -20,7 +20,8 @@ def _moved(picture: Image.Image, *back: float) -> Image.Image:
 
 
 def _slope(x: float) -> float:
-    # torchvision computes it in this way, and its last bits decide which pixel is taken.
+    # The coordinates are computed as in torchvision, because their last bits decide which pixel is
+    # taken.
     return math.tan(math.radians(math.degrees(math.atan(x))))
 
 

@@ -47,7 +47,7 @@ class CocoFile(Source):
         return [self._file(split)]
 
     def fingerprint(self, split, root):
-        """Hash the JSON file's size and modification time; the images' own are not checked."""
+        """Hash the JSON file's size and modification time; the image files are not checked."""
         return cache.key(str(self.images), self.categories, paths.stat(self._file(split)))
 
     def records(self, split, root, bad):

@@ -30,7 +30,7 @@ class DigitScenes(Source):
     - boxes (N, 4): left, top, right and bottom in pixels around all ink of each digit;
     - classes (N,): 1 + digit.
 
-    A later digit hides what lies below it.
+    A later digit hides the earlier digits below it.
     """
 
     compared = {"train": "training"}  # noqa: RUF012 - as every source declares it

@@ -101,7 +101,7 @@ class HeldOutFold(Source):
                 yield found
 
     def _folder(self, root: Path, max_bad_records: int, form: str) -> Path:
-        """Return the cache folder with every record's fold; to make it, the source is read once."""
+        """Return the cache folder with every record's fold; the source is read once to make it."""
         # The limit and the form decide which records are skipped, and so how records are numbered.
         name = cache.key(self.source.fingerprint("train", root), self._how(), max_bad_records, form)
         return cache.build(

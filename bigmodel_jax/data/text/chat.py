@@ -137,7 +137,7 @@ def prompt(template: str, messages: Sequence[Message], tokenizer: Tokenizer, *, 
 
 
 def plain(before: str, answer: str, tokenizer: Tokenizer, *, escape: bool = False) -> Sample:
-    """Return a prompt and its completion without a template, as one text behind the start token.
+    """Return a prompt and its completion without a template, as one text after the start token.
 
     `generate` feeds prompts in the same way. A token that spans prompt and completion belongs to
     the completion, as in TRL.

@@ -144,7 +144,8 @@ class ChatData(Templated, DataConfig):
         with Column(out / "tokens.npy", np.int32) as tokens, Column(out / "mask.npy", np.float32) as asked:
             for where, record in self.source.records(split, self.root(), bad):
                 if form == "auto":
-                    # A bad record without a form leaves it open, so that the next one decides.
+                    # If a bad record has no form, the form stays undecided, and the next record
+                    # decides.
                     form = chat_records.form_of(record, self._columns()) or "auto"
                 try:
                     found = self._samples(record, form, template, tokenizer)

@@ -35,7 +35,7 @@ class Renderer:
         # With the variables in ARENA, the process would reserve more memory than it may have.
         environment = {name: value for name, value in os.environ.items() if name not in ARENA}
         pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-        # -P: modules are not searched for in the program's folder.
+        # With -P, Python does not search the program's folder for modules.
         return subprocess.Popen([sys.executable, "-P", program], env=environment, stderr=subprocess.DEVNULL, **pipes)
 
     def stop(self) -> None:
@@ -52,7 +52,7 @@ class Renderer:
             raise ValueError("chat template: a message is nested too deeply") from None
         seconds = SECONDS + SECONDS_PER_CHARACTER * len(asked)
         head = json.dumps({"template": template, "seconds": seconds, "most": MOST})
-        # One request at a time: the pipe has no numbers that tell answers apart.
+        # Only one request runs at a time, because answers in the pipe carry no numbers.
         with self.lock:
             answer = self._exchange(f'{head[:-1]}, "fields": {asked}}}\n'.encode())
         if not answer:

@@ -55,8 +55,8 @@ class Columns:
 def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
     """Return the form of a record by its columns; None for a record in none of the three forms.
 
-    Both columns of lists may hold either form of messages; the key of the first message's speaker
-    decides.
+    Either column of lists may hold either form of messages. The key that names the first message's
+    speaker decides.
     """
     for name in (columns.messages, columns.conversations):
         # Tables give every record every column, and None where the record has no value.
@@ -184,7 +184,8 @@ def with_reasoning(messages: list[Message], reasoning: Reasoning, template: str)
     messages = [{name: x for name, x in m.items() if x is not None or name == "content"} for m in messages]
     if reasoning == "strip":
         return [_stripped(m) for m in messages]
-    # Whole words: a template that reads `reasoning_content` does not read `reasoning`.
+    # The pattern matches whole words, because a template that reads `reasoning_content` does not
+    # read `reasoning`.
     read = {name for name in REASONING if re.search(rf"\b{name}\b", template)}
     lost = next((name for m in messages for name in REASONING if m.get(name) and name not in read), None)
     if lost:

@@ -23,7 +23,7 @@ from bigmodel_jax.data.text.best_fit import best_fit
 TOKENS = ("tokens", "targets", "segment_ids", "positions")
 Packing = Literal["concat", "first_fit", "best_fit", "none"]
 
-OPEN_ROWS = 512  # first_fit looks at so many rows only, so its time stays linear in the documents
+OPEN_ROWS = 512  # first_fit looks only at this many rows, so its time stays linear in the documents
 
 
 class Plan(NamedTuple):
@@ -127,7 +127,7 @@ def collate(
     row_of_piece = np.repeat(np.arange(len(rows)), count)
     begins = row_of_piece * seq_len + before - before[np.cumsum(count) - count][row_of_piece]
 
-    # Each piece is read together with the token behind it, so a stream on disk is read only once.
+    # Each piece is read together with the token after it, so a stream on disk is read only once.
     source, place = ranges(starts, lengths + 1), ranges(begins, lengths)
     found, last = stream[source], np.cumsum(lengths + 1) - 1
     tokens, targets = np.zeros((2, shape[0] * shape[1]), np.int32)

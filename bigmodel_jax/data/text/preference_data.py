@@ -155,7 +155,7 @@ class PreferenceData(Templated, DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class UnpairedPreferenceData(PreferenceData):
-    """Records of a prompt and one labelled answer; a pair becomes two answers; a row is one answer.
+    """Records of a prompt and one labelled answer; a row is one answer, so a pair becomes two rows.
 
     The second text of a row is the same prompt with an answer of the previous record, which losses
     such as KTO's need.

@@ -179,7 +179,7 @@ def parts_of(tokenizer: Tokenizer, example: Example, length: int, overlap: int) 
     if room <= overlap:  # the package would crash
         raise ValueError(f"{room} of {length} tokens are left for a part of the text; more than {overlap} are needed")
     model.enable_truncation(length, stride=overlap, strategy="only_second")
-    # The first part; `overflowing` holds the others, each with the question in front.
+    # `first` is the first part. `overflowing` holds the others, each with the question in front.
     found = model.encode(example.question, example.context)
     # The setting would also truncate the next question, when its length is counted.
     model.no_truncation()

@@ -262,7 +262,8 @@ def xz_baseline(cfg: TextData) -> tuple[float, float]:
     keys = [_source_key(cfg, split) for split in ("train", "validation")]
     folder = cfg.root() / "xz-2" / f"{cfg.source.short_name()}-{cache.key(keys)}"
     if not folder.exists():
-        # Computed before the folder is made, so an interruption leaves no unfinished folder.
+        # The figures are computed before the folder is made, so an interruption leaves no
+        # unfinished folder.
         most = {"train": baseline.TRAIN, "validation": baseline.VALIDATION}
         texts = (baseline.sample((text for _, text in documents(cfg, split)), size) for split, size in most.items())
         found = baseline.xz_bits_per_byte(*texts)

@@ -256,7 +256,8 @@ def _vocabulary(cfg: TextClassificationData, _fingerprint: str) -> tuple[tuple[s
     if len(labels) < 2:
         raise ValueError(f"data.source: training has one label only, {labels[0]!r}; at least two are needed")
     count = collections.Counter(word for text, _ in cfg.of_split(every, "train") for word in split_words(text))
-    # Sorted by count and then alphabetically, so the order of the records does not matter.
+    # Words are sorted by count and then alphabetically, so the order of the records does not
+    # matter.
     words = sorted(count, key=lambda word: (-count[word], word))[: cfg.vocab_size - len(SPECIAL)]
     return (*SPECIAL, *words), tuple(labels)
 

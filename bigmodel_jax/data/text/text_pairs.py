@@ -78,7 +78,7 @@ class TextPairData(DataConfig):
         # The stream is `S input S target S input ... S`, and each text has the offset of the
         # separator before it.
         begins = offsets + 1
-        # The length of a text includes the separator behind it, which is its end token.
+        # The length of a text includes the separator after it, which is its end token.
         lengths = np.diff(begins).reshape(-1, 2)
         fits = (lengths + self.text_bos <= (self.input_len, self.target_len)).all(axis=1)
         if not fits.all():

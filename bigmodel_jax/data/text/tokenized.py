@@ -46,8 +46,8 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
     """Return `folder` with the split's token shards and manifest; raises ValueError for bad input.
 
     An interrupted or failed call keeps the complete shards, and the next call makes the others. A
-    damaged or missing shard is logged and made again. `say` is told how many shards are done, and
-    of how many.
+    damaged or missing shard is logged and made again. `say` gets the number of shards that are
+    done, and the number of all shards.
     """
     if is_whole(folder):
         return folder

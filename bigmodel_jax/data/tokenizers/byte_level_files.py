@@ -91,7 +91,7 @@ def from_vocab_and_merges(about: About) -> Any:
             raise
         raise ValueError(f"{about.folder / 'merges.txt'}: {error}") from None
     add_tokens(model, about, defaults)
-    # Only the encoders among these classes put special tokens around a text.
+    # Only classes of encoders put special tokens around a text.
     if defaults in (ROBERTA, CLIP):
         model.post_processor = _whole(about, model, defaults)
     return model

@@ -21,8 +21,9 @@ SAVED = b'{"sentencepiece": '
 
 
 class Added(NamedTuple):
-    """An added token that is searched for in a text; a special one only where control tokens are
-    read.
+    """An added token, for which a text is searched.
+
+    A special token is found only where control tokens are read.
 
     lstrip, rstrip: it includes the spaces before and after it. single_word: it does not match
     inside a word.

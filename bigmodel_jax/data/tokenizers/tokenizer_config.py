@@ -160,8 +160,8 @@ def _token(token: Any, token_id: int | None) -> Token:
     if isinstance(token, str):
         return Token(token, token_id)
     flags = ("lstrip", "rstrip", "single_word", "normalized")
-    # An entry without an id only names a special token, so it is special; a decoder's entry has a
-    # flag.
+    # An entry without an id only names a special token, so it is special. An entry of a decoder has
+    # a flag for this.
     special = bool(token.get("special", token_id is None)) or token_id is None
     return Token(str(token["content"]), token_id, special, *(bool(token.get(flag, False)) for flag in flags))
 

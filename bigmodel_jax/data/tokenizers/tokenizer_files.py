@@ -42,7 +42,7 @@ SENTENCEPIECE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "Mist
 def from_folder(folder: Path) -> Any:
     """Return the tokenizer of a Hugging Face folder; None where the folder has no tokenizer.
 
-    Raises ValueError for one that cannot be read exactly.
+    Raises ValueError for a tokenizer that cannot be read exactly.
     """
     about = tokenizer_config.read_about(folder)
     if (folder / "tokenizer.json").is_file():

@@ -129,7 +129,7 @@ class Tokenizer:
         return ids, offsets
 
     def _encode_control(self, text: str, *, control: bool):
-        # The flag of the library reads names of special tokens as plain text; it is set back below.
+        # This flag makes the library read names of special tokens as text. It is set back below.
         self.model.encode_special_tokens = not control
         found = self.model.encode(text, add_special_tokens=False)
         self.model.encode_special_tokens = True
@@ -204,7 +204,7 @@ def _byte_level(bpe):
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train byte-level BPE; it is smaller than `vocab_size` where the texts hold too few pairs."""
+    """Train byte-level BPE, which is smaller than `vocab_size` if the texts hold too few pairs."""
     from tokenizers import models, pre_tokenizers, trainers
 
     model = _byte_level(models.BPE())

@@ -25,8 +25,8 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"
 def weights():
     """The weights by name. Every program takes them as its first argument."""
     found = {}
-    # Reads safetensors without the package of that name: a file has 8 bytes with the header's
-    # length, a JSON header with each array's byte range, then the bytes.
+    # This reads safetensors without the package of that name. A file has 8 bytes with the header's
+    # length, a JSON header with each array's byte range, and then the bytes.
     for file in sorted(HERE.glob("weights*.safetensors")):
         data = np.memmap(file, np.uint8, "r")
         start = 8 + int(data[:8].view(np.uint64)[0])

@@ -86,7 +86,7 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 
 def bound(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
-    """The same arrays behind an optimization barrier.
+    """The same arrays after an optimization barrier.
 
     JAX moves values that do not depend on the layer out of a loop over layers, and keeps them.
     Without the barrier these are the masks of all pairs of blocks, whose size is quadratic in the

@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 
 def place(q: jax.Array, k: jax.Array) -> Place:
-    """Where q (B, T, H, h) and k (B, S, K, h) lie in the step being traced."""
+    """The `Place` of q (B, T, H, h) and k (B, S, K, h) in the step being traced."""
     mesh = sharding.current_mesh()
     if mesh is None or mesh.size == 1:
         return Place()
@@ -195,8 +195,8 @@ def ulysses(attend, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, l
     """One device's part, (B, T, H, w), in a shard_map over `axis`.
 
     `attend` computes 1 / n of the heads over the whole sequence. If devices outnumber the kv heads,
-    these are repeated, so that each device gets the one it needs. Raises ValueError if n does not
-    divide the heads.
+    the kv heads are repeated, so that each device gets the head that it needs. Raises ValueError if
+    n does not divide the heads.
     """
     n, K, heads = jax.lax.axis_size(axis), k.shape[2], q.shape[2]
     if heads % n:

@@ -1,6 +1,6 @@
 """Which keys a query sees, by position and segment.
 
-Packing, padding and the decode cache all follow from these two numbers.
+Position and segment suffice for packing, padding and the decode cache.
 """
 
 from typing import NamedTuple

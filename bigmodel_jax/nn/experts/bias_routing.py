@@ -68,7 +68,7 @@ def route(
     experts = moe.top_k(choice, num_chosen)[1]
     weights = jnp.take_along_axis(scores, experts, axis=-1)
     if normalize:
-        # 1e-20, as in DeepSeek-V3's code: all chosen affinities may underflow to 0.
+        # The sum of affinities may underflow to 0, so 1e-20 is added, as in DeepSeek-V3's code.
         weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
     return Routing(logits, scores, experts, weights * scale)
 

@@ -150,7 +150,8 @@ def dense(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = 
         return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
 
     hidden = activation(project_in("gate"), project_in("up"))
-    # A token's weights multiply before the last product, which then also sums over experts.
+    # A token's weights are applied before the last product, so that this product also sums over
+    # experts.
     hidden = (hidden * combine[..., None]).astype(x_BTD.dtype)
     y = linear.project(constrain(hidden, "batch", "seq", "experts", "mlp"), p["down"], num_dims=2)
     return y + (combine.astype(y.dtype) @ p["down_bias"] if "down_bias" in p else 0.0)

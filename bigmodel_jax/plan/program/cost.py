@@ -164,7 +164,7 @@ def bytes_of(code: Code, computation: str, one: Instruction) -> float:
         return float(memory_bytes(one.result))
     if one.opcode == "slice-start":  # the result prints as ((operand), slice, ...)
         return float(num_bytes(instructions.made(one)))
-    # A collective reads its operands and writes as much.
+    # A collective reads its operands and writes as many bytes.
     if one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
         return 2.0 * sum(map(memory_bytes, shapes))
     return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))

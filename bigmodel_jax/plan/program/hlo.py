@@ -44,8 +44,8 @@ class Collective:
     """One collective operation of a compiled program.
 
     kind: one of KINDS.
-    bytes: size of the whole buffer on one device: the output of an all-gather, the input of a
-    reduce-scatter or all-reduce, what the other kinds send.
+    bytes: size of the whole buffer on one device. It is the output of an all-gather, the input of a
+    reduce-scatter or all-reduce, or what any other kind sends.
     axes: mesh axes that its groups span, without axes of size 1, in mesh order.
     members: positions in the mesh of the devices of one group.
     count: how often one run of the program runs it. A conditional counts its longest branch.

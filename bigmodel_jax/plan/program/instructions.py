@@ -17,7 +17,7 @@ class Instruction:
     """One line of the text.
 
     name: without the %. result: the printed shape with layout. opcode: such as "fusion". args: the
-    text inside the brackets. rest: the text behind them. root: whether it is the result of its
+    text inside the brackets. rest: the text after them. root: whether it is the result of its
     computation.
     """
 

@@ -11,8 +11,8 @@ one backward pass of different microbatches. The first `delay` ticks have only f
 the last ticks only backward passes, so stages idle as long as in GPipe. The number of activations
 that wait for a backward pass does not grow with m.
 
-The loss is computed per microbatch, as with `train.microbatches`; so are values that a model
-computes over its batch, such as the balance of experts.
+The loss is computed per microbatch, as with `train.microbatches`. Values that a model computes over
+its batch, such as the balance of experts, are computed per microbatch as well.
 """
 
 import dataclasses
@@ -102,7 +102,8 @@ def _run(job: Job) -> Carry:
     c, _ = jax.lax.scan(forward, c, jnp.arange(s.delay))
 
     def of_wave(c, wave):
-        # The loss comes first: it gives the cotangents that this period's backward passes read.
+        # The loss comes first, because it gives the cotangents that this period's backward passes
+        # read.
         c = dataclasses.replace(_loss(job, c, wave), coming=_enter(job, wave + 2))
         c, _ = jax.lax.scan(lambda c, t: backward(forward(c, t)[0], t), c, s.delay + wave * period + jnp.arange(period))
         return _exit(job, c, wave - 1, c.gone), None

@@ -106,7 +106,8 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     still = _without_gradient(of_layers, compute)
 
     def weights(compute):
-        # Floats without a gradient go as integers (`_without_gradient`), and `run` turns them back.
+        # Floats without a gradient are passed as integers (`_without_gradient`), and `run` converts
+        # them back.
         kinds = iter(still)
         bits = jax.tree.map(lambda a: _bits(a) if next(kinds) else a, of_layers(compute))
         return tuple(map(jax.tree.leaves, bits))
@@ -137,7 +138,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
 def _reads(fn: Callable, tree: Any) -> bool:
     """Whether a result of `fn(tree)` depends on the values in the tree."""
     jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
-    # Follows the data flow from the inputs through all equations.
+    # The loop follows the data flow from the inputs through all equations.
     reached = set(map(id, jaxpr.invars))
     for equation in jaxpr.eqns:
         if any(id(v) in reached for v in equation.invars):
