@@ -228,12 +228,14 @@ def read_split(cfg: TabularData, split: str) -> Table:
 @functools.lru_cache(maxsize=4)
 def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
     """Read a split; the fingerprint is part of the cache's key, so changed files are read again."""
+    # An array holds a number in 8 bytes, and a list of floats takes 32.
     bad, names, values, groups = BadRecords(cfg.max_bad_records), (), array.array("d"), []
     for where, record in cfg.source.records(split, cfg.root(), bad):
         record = {name.strip(): value for name, value in record.items()}
         names = names or _columns(cfg, list(record), where)
         reason, row = _numbers(record, names)
         reason = reason or (lacks(record, cfg.group_by) if cfg.group_by else "")
+        # A float is in a range only if it is whole, so 1.5 is refused as well.
         if not reason and cfg.num_classes and row[-1] not in range(cfg.num_classes):
             label = record[cfg.target[0]]
             reason = f"label {label} is not in 0 .. {cfg.num_classes - 1} (data.num_classes)"

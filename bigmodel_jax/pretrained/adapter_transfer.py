@@ -86,6 +86,7 @@ def import_adapters(
     changes = {"adapters": _lora(found), "train": train, "precision": precision, "parallel": parallel}
     config = dataclasses.replace(origin.config, **changes)
     with whole_or_nothing(run_dir, "run_dir") as partial:
+        # An import reads no data, so the base's data need not be on this machine.
         validate(dataclasses.replace(config, data=DataConfig()))
         mesh = sharding.make_mesh(config.parallel)
         fresh = fresh_state(config, mesh)
@@ -108,6 +109,7 @@ def _check_tied(folder: Path, config: Config, found: Adapters) -> None:
     PEFT adapts the embedding alone. Our adapter of `embed/table` would change the tied head as
     well.
     """
+    # A model without the field `tied_embeddings` always ties its head.
     tied = [path for path in {**found.matrices, **found.saved} if path == "embed/table"]
     if tied and getattr(config.model, "tied_embeddings", True):
         raise ValueError(

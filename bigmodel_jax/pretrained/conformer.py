@@ -57,6 +57,7 @@ ROWS = (
     *dense("layers/mlp2/up", LAYER + "feed_forward2.linear1"),
     *dense("layers/mlp2/down", LAYER + "feed_forward2.linear2"),
     *layer_norm("layers/out_norm", LAYER + "norm_out"),
+    # Their head is a convolution of width 1, which computes what a linear layer does.
     *dense("head", "ctc_head", POINTWISE),
 )
 # The defaults of transformers' ParakeetEncoderConfig for keys that a config.json may leave out.
@@ -86,6 +87,7 @@ def from_hf(hf: dict) -> ConformerConfig:
     own.get("max_position_embeddings")
     check_fixed(own, hidden_act="silu", subsampling_conv_kernel_size=3, subsampling_conv_stride=2)
     check_fixed(own, num_key_value_heads=(own["num_attention_heads"], None))
+    # Our config has one flag for the biases of attention and convolutions.
     check_fixed(own, convolution_bias=own["attention_bias"], subsampling_factor=(2, 4, 8, 16))
     return ConformerConfig(
         num_mels=own["num_mel_bins"],

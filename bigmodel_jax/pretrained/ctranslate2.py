@@ -40,6 +40,7 @@ class Reader:
         return struct.unpack(f"<{kind}", self.bytes(struct.calcsize(kind)))[0]
 
     def text(self) -> str:
+        # CTranslate2 ends each text with a zero byte, which its length includes.
         return bytes(self.bytes(self.number("H"))).rstrip(b"\0").decode("utf-8", "replace")
 
     def bytes(self, num: int) -> memoryview:
@@ -75,6 +76,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: it is a {spec[:60]}; of CTranslate2's models only {SPEC} is read")
     if num > MOST_TENSORS:
         raise ValueError(f"{path}: damaged: it says that it has {num} tensors")
+    # Second names of tensors follow in the file. They are not needed, so they are not read.
     return dict(_tensor(reader) for _ in range(num))
 
 

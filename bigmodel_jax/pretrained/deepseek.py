@@ -116,6 +116,7 @@ def from_hf(hf: dict) -> DeepseekConfig:
         scoring_func="sigmoid",
         topk_method="noaux_tc",
         moe_layer_freq=1,
+        # Latent attention has no groups of heads, so this key only repeats another.
         num_key_value_heads=(hf["num_attention_heads"], None),
         head_dim=(hf["qk_rope_head_dim"], None),
         qk_head_dim=(hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"], None),

@@ -65,6 +65,7 @@ def _timm_names() -> tuple[tuple[str, str], ...]:
     start = r"(conv_encoder\.model\.)"
     kinds = (("conv", "convolution"), ("bn", "normalization"))
     found = [(rf"{start}{theirs}1\.", rf"\1embedder.embedder.{name}.") for theirs, name in kinds]
+    # timm counts stages and convolutions from 1, and transformers counts them from 0.
     for stage in range(4):
         at, to = rf"{start}layer{stage + 1}\.(\d+)\.", rf"\1encoder.stages.{stage}.layers.\2."
         for theirs, name in kinds:
@@ -114,6 +115,7 @@ def from_hf(hf: dict) -> DetrConfig:
     on it.
     """
     check_fixed(hf, position_embedding_type="sine", dilation=False, scale_embedding=False)
+    # Our config has one number of heads and one MLP width for both stacks.
     check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_attention_heads=hf["encoder_attention_heads"])
     check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], is_encoder_decoder=True)
     return DetrConfig(

@@ -92,6 +92,7 @@ def open_gguf(path: Path) -> Opened:
         )
     check_tokenizer(metadata, path)
     tensors = {t.name: t for t in reader.tensors}
+    # llama.cpp's converter writes Llama 3.1's rotary scaling as a tensor instead of metadata.
     factors = _factors(path, tensors.pop(ROPE_FACTORS)) if architecture == "llama" and ROPE_FACTORS in tensors else None
     try:
         config = family.from_hf(hf_config(metadata, tied="output.weight" not in tensors, factors=factors))
@@ -109,6 +110,7 @@ def _way_out(architecture: str) -> str:
 
     It names the folder that can be read instead, or the supported name that was perhaps meant.
     """
+    # gguf is an optional package, so it is imported where it is used.
     from gguf.constants import MODEL_ARCH_NAMES
 
     if architecture in FOLDERS:

@@ -13,6 +13,7 @@ LAYER = "model.layers.{i}"
 ENCODER = (
     Row("embed/table", "model.embeddings.tok_embeddings.weight"),
     Row("embed_norm/scale", "model.embeddings.norm.weight"),
+    # The first layer has no norm before its attention: the embeddings are normalised already.
     Row("attn_norm/scale", f"{LAYER}.attn_norm.weight", start="FIRST_NORM"),
     Row(tuple(f"layers/attn/{name}" for name in "qkv"), f"{LAYER}.attn.Wqkv.weight", linear()),
     Row("layers/attn/o", f"{LAYER}.attn.Wo.weight", linear(in_dims=2)),
@@ -103,6 +104,7 @@ def from_hf(head: str, hf: dict) -> ModernBertConfig:
         head=head,
         num_classes=num_classes_from_hf(hf) if head in WITH_CLASSES else 0,
         pooling=hf["classifier_pooling"],
+        # `local_attention` counts both sides of a token. Our window counts one side and the token.
         window=hf["local_attention"] // 2 + 1,
         global_every=global_every_from_hf(hf),
         **thetas_from_hf(hf),

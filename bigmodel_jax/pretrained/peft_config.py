@@ -114,6 +114,7 @@ class PeftConfig:
         if isinstance(self.target_modules, str):
             if self.target_modules.lower() == "all-linear":
                 return module in linear and module != output and self._in_layers(module)
+            # PEFT does not look at the layer of a module that a pattern matches.
             return bool(re.fullmatch(self.target_modules, module))
         return _named(self.target_modules, module) and self._in_layers(module)
 
@@ -124,6 +125,7 @@ class PeftConfig:
             return True
         patterns = self.layers_pattern or [r"[^.]*"]
         patterns = [patterns] if isinstance(patterns, str) else patterns
+        # Both beginnings are PEFT's own, so that the same layers are chosen.
         start = r".*?\." if not self.layers_pattern else r"(?:^|.*?\.)"
         found = next((m for p in patterns if (m := re.match(rf"{start}{p}\.(?P<idx>\d+)\.", module))), None)
         return found is not None and int(found["idx"]) in ([wanted] if isinstance(wanted, int) else wanted)
@@ -148,6 +150,7 @@ def _named(names: list[str] | str, module: str) -> bool:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    # As in PEFT, a key matches the end of a module's name, and the first matching key wins.
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
@@ -171,6 +174,7 @@ def read(folder: Path) -> PeftConfig:
             f'{path}: init_lora_weights = "{begun}" changes the base, which is not in this folder; save_pretrained with '
             "path_initial_model_for_weight_conversion writes adapters of the published base"
         )
+    # PEFT always writes this key, and its default would depend on the model's type.
     if "target_modules" not in table:
         raise ValueError(f"{path}: target_modules is missing")
     _check_patterns(path, table)

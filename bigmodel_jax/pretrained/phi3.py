@@ -52,6 +52,7 @@ def long_rope_from_hf(hf: dict) -> LongRope:
     check_fixed(found, **{name: ("default", *KINDS) for name in ("type", "rope_type")})
     if found.get("rope_type", found.get("type", "default")) not in KINDS:
         return LongRope()
+    # `long_rope_factor` divides by the logarithm of the length, which is 0 for a length of 1.
     if length < 2:
         raise ValueError(
             f"config.json: original_max_position_embeddings = {length}; beside longrope it must be 2 or more"
@@ -92,6 +93,7 @@ def to_hf(cfg: Phi3Config) -> dict:
         )
     if cfg.rope_scaling.kind != "none":
         raise ValueError(f"model.rope_scaling.kind = {cfg.rope_scaling.kind!r}: a phi3 has none; use model.long_rope")
+    # Phi-3's class in transformers has no head_dim: it divides the width by the number of heads.
     sizes = {name: value for name, value in sizes_to_hf(cfg).items() if name != "head_dim"}
     return {
         "model_type": "phi3",

@@ -62,6 +62,7 @@ def _values(record: dict[str, Any]) -> list[tuple[str, float | None]]:
 
 def _cards(record: dict[str, Any]) -> str:
     *members, (_, made) = _values(record)
+    # A member whose metric is not finite counts neither as the best nor in the mean.
     known = sorted(value for _, value in members if value is not None)
     best = (known[-1] if record["better"] == "more" else known[0]) if known else None
     cards = [elements.card(TITLES[record["how"]], _number(made), f"{record['better']} is better")]

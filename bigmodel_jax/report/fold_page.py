@@ -142,6 +142,7 @@ def values_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
     one = (record.get("summary") or {}).get(record["metric"])
     if one is not None and one["corrected"]:
         low, high = one["corrected"]
+        # matplotlib takes the distances of the ends from the mean.
         ends = [[one["mean"] - low], [high - one["mean"]]]
         style = {"fmt": "D", "color": theme.series[1], "markersize": 9, "capsize": 6, "linewidth": 2}
         # Folds are numbered from 0, so the mean stands right of the last one.

@@ -106,6 +106,7 @@ def _line(text: bytes) -> Line | None:
         return None
     line = Line(*(found.get(name) for name in ("time", "phase", "step")), *(found.get(name, 0) for name in WAITS))
     numbers = (line.time, line.step, line.data, line.rollout)
+    # `type` is compared, because isinstance takes JSON's true and false for integers.
     whole = isinstance(line.phase, str) and all(type(n) is int and 0 <= n < LARGEST for n in numbers)
     return line if whole and line.phase in PHASES else None
 

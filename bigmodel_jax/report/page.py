@@ -184,6 +184,7 @@ def _hero(run: Run, key: str, figures: dict[str, float]) -> str:
     if (matrix := confusion(run)) is not None:
         note = f"{np.trace(matrix):,.0f} of {matrix.sum():,.0f} held-out examples right"
         f1 = precision_recall_f1(matrix)["f1"]
+        # A stable sort names the class of lower number first where two F1 are equal.
         worst = np.argsort(f1, kind="stable")[:2]
         bars = [("F1, mean", f1.mean(), f"{100 * f1.mean():.1f}")]
         bars += [(f"F1, {_class_title(run, c)}", f1[c], f"{100 * f1[c]:.1f}") for c in worst]

@@ -128,6 +128,7 @@ class Progress:
     def message(self, text: str) -> None:
         """Print a line above the bar."""
         if self._enabled:
+            # A path may hold brackets, which rich would read as markup.
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:

@@ -52,6 +52,8 @@ def series_of(records: list[Record], prefix: str = "") -> list[Series]:
     """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
+        # Devices of several processes talk over a network, so their points form series of their
+        # own.
         per_process = record["processes"] > 1
         key = (record["layout"], record["mode"], record["source"], record["device_kind"], per_process)
         groups.setdefault(key, []).append(record)

@@ -86,6 +86,7 @@ def heat_maps(name: str, run: Run, theme: Theme):
         mesh = _panel(ax, theme, panel, norm, _kind_title(kind, name))
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_formatter(short_tick)
+    # All panels share one norm, so the colour bar of the last panel is right for all of them.
     figure.colorbar(mesh, ax=list(axes), fraction=0.04, pad=0.02).outline.set_visible(False)
     return figure
 

@@ -40,6 +40,7 @@ class MetricsWriter:
         if damaged:
             log.warning("%s; these lines are not records and are skipped", "; ".join(damaged[:3]))
         _warn_of_gap(self._path, [r["step"] for r in kept], from_step)
+        # The old checksums are compared here, because they are replaced below.
         _warn_of_changes(self._path)
         sums = self._path.with_name(SUMS_FILE)
         lines = [_line(r) for r in kept]
@@ -160,6 +161,7 @@ def _parse(path: Path, damaged: list[str] | None = None) -> list[dict]:
         record = _record(line)
         if record is not None:
             records.append(record)
+        # A kill may cut the last line short, so that line is never called damaged.
         elif number < len(lines):
             wrong.append(f"{path}:{number}: not a record, a JSON object with a step: {line[:60]!r}")
     if damaged is not None:
@@ -239,6 +241,7 @@ class MlflowTracker:
             run_id = kept.read_text() if kept.is_file() else None
             run = self._mlflow.start_run(run_id=run_id, run_name=run_dir.name)
             self._mlflow.log_dict(config, "config.json")
+        # MLflow returns the values of a run that is resumed, so the best of them go on.
         self._known, self._best = known, dict(run.data.metrics)
         run_dir.mkdir(parents=True, exist_ok=True)
         files.replace(kept, run.info.run_id)

@@ -124,6 +124,8 @@ class NearDuplicates(Shared):
         Where no number suffices, every band has one minimum.
         """
         alike, n = (1 + self.threshold) / 2, self.permutations
+        # A band of r minima agrees with probability alike ** r. So all b bands of a pair disagree
+        # with
         divisors = (b for b in range(1, n) if n % b == 0 and (1 - alike ** (n // b)) ** b <= 0.001)
         return self.bands or next(divisors, n)
 

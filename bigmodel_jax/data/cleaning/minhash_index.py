@@ -20,6 +20,7 @@ def band_hashes(signatures: np.ndarray, bands: int) -> np.ndarray:
     # hash of a band of 8 minima would have only some ten thousand different values.
     factors = np.cumprod(np.full(signatures.shape[1], GOLDEN))
     parts = (signatures * factors).reshape(len(signatures), bands, -1).sum(axis=2, dtype=np.uint64)
+    # The low bits of a product depend on low bits alone, so the shift mixes high bits into them.
     return (parts ^ (parts >> np.uint64(29))) * GOLDEN
 
 
@@ -55,6 +56,8 @@ class MinHashIndex:
         """
         slots, candidates, shift, mask = [], set(), 64 - self._bits, self._mask
         for table, tags, value in zip(self._tables, self._tags, hashes, strict=True):
+            # The slot and the tag come from different bits, so the tag tells apart texts of one
+            # slot.
             slot, tag = value >> shift, value & 255
             for _ in range(LONGEST):
                 text = table[slot]

@@ -113,6 +113,7 @@ def _judged(cleaned: beam.PCollection, work: Packed, shared: list[int]) -> beam.
     for i in shared:
         asked = left | f"ask {i}" >> beam.FlatMap(_asked, i, work) | f"group {i}" >> beam.GroupByKey()
         found.append(asked | f"judge {i}" >> beam.FlatMap(_judge, i, work))
+        # No question is open after the last of these steps, so the join is left out.
         if i != shared[-1]:
             left = {"left": left, "dropped": found[-1]} | f"join {i}" >> beam.CoGroupByKey()
             left |= f"still open {i}" >> beam.Map(_still_open, i)
@@ -136,6 +137,7 @@ def _read(number: int, work: Packed) -> Iterator[OfChunk]:
     given = _work(work)
     (split, source), name, wrong = given.parts[number], f"parts/{number}", ""
     done = finished.read(given.folder, name)
+    # Other workers clean and store the chunks, so a part that was read may lack some of them.
     if done and all(finished.path(given.folder, f"chunks/{number}/{i}").exists() for i in range(done["chunks"])):
         yield from (((number, i), pickle.dumps((split, None))) for i in range(done["chunks"]))
     else:
@@ -247,6 +249,7 @@ def _write(item: OfShard, work: Packed) -> OfAll:
 def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> dict[str, Any]:
     """Write the lines of one shard, and return its entry of the manifest."""
     closed, split, number = shard
+    # A name of its own keeps apart two workers that write the same shard.
     apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"
     apart.mkdir()
     shards = folders.Shards(apart, {split: number})

@@ -97,6 +97,7 @@ def decided(network: Network, boards, searched: bool, simulations: int) -> tuple
         found = search(network, boards, simulations)
         return found.visits / jnp.maximum(found.visits.sum(-1, keepdims=True), 1), found.value
     logits, values = network(boards)
+    # -1e9 instead of -inf keeps the softmax finite on a full board, which has no legal move.
     return jax.nn.softmax(jnp.where(connect_four.legal(boards), logits.astype(jnp.float32), -1e9)), values
 
 

@@ -139,6 +139,7 @@ def _text(label: Any) -> str:
 
 def _counts(places: list[int], labels: list[str], k: int) -> dict[str, Any]:
     of_label = collections.defaultdict(lambda: [0] * k)
+    # `labels` is empty where no field of labels is named.
     for label, place in zip(labels, places, strict=False):
         of_label[label][place] += 1
     return {"records": np.bincount(places, minlength=k).tolist(), "labels": dict(sorted(of_label.items()))}

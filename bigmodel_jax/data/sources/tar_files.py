@@ -62,6 +62,7 @@ class TarFiles(Files):
     def _record(self, members: dict[str, bytes | None], read: Callable[[bytes, str], Any]) -> dict[str, Any]:
         record: dict[str, Any] = {}
         for extension, content in members.items():
+            # A key ends at the first dot, so an extension may have several parts, such as seg.png.
             kind = extension.rpartition(".")[2].lower()
             if content is None:
                 raise ValueError(f".{extension} is longer than {MOST_BYTES} bytes")

@@ -96,7 +96,9 @@ def quote(messages: Sequence[Any], tokenizer: Tokenizer, *, escape: bool) -> lis
 
     Without `escape`, a control token raises ValueError.
     """
+    # The first alternative that matches wins, so a token must stand before its own beginnings.
     longest_first = sorted(tokenizer.control, key=len, reverse=True)
+    # (?!) matches nothing. It serves tokenizers without control tokens.
     out = _quoted(list(messages), re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
     found = re.search(f"{QUOTE}(.*?){UNQUOTE}", json.dumps(out, ensure_ascii=False), re.DOTALL)
     if found and not escape:

@@ -204,6 +204,7 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
     or whose whole question is cut, gets mask 0. A sample without anything left to train on is
     dropped.
     """
+    # A sample's end token is only a target, so it needs no room in a row.
     starts, lengths = stream.offsets[:-1].copy(), np.diff(stream.offsets) - 1
     counts = {"dropped": 0, "cut": 0}
     keep = np.ones(len(starts), bool)

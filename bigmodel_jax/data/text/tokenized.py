@@ -68,6 +68,7 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
 
 def turns(count: int, host: int, hosts: int) -> list[int]:
     """Return the order in which a host handles shards: its own, then the others' from the last."""
+    # A host that has finished early takes over the shards that their own hosts would reach last.
     own = range(host, count, hosts)
     return [*own, *(number for number in reversed(range(count)) if number not in own)]
 
@@ -100,6 +101,7 @@ def _fits(folder: Path, number: int, shard: Facts) -> bool:
 
 def _threads(workers: int) -> int:
     """Return the threads of each process's tokenizer; 0: the tokenizer decides."""
+    # Each tokenizer would otherwise start a thread for every core.
     return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
 
 

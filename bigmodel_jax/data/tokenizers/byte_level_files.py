@@ -213,6 +213,7 @@ def _bpe(ranks: dict[bytes, int], token: bytes, below: int) -> list[bytes]:
     parts = [bytes([b]) for b in token]
     while True:
         pairs = [(ranks.get(a + b, below), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
+        # Of equal pairs the leftmost is merged first, as in tiktoken.
         rank, i = min(pairs, default=(below, 0))
         if rank >= below:
             return parts

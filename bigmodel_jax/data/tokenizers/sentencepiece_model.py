@@ -143,6 +143,7 @@ class SentencePieceModel:
         parts.append(self._encode_plain(text, last, len(text)))
         out = Encoded(*(list(itertools.chain(*lists)) for lists in zip(*parts, strict=True)))
         closing = self.closing if add_special_tokens else ()
+        # The closing ids count towards the length, so truncation never removes them.
         out = Encoded(*(x[: max(0, self._length - len(closing))] if self._length is not None else x for x in out))
         end = [(len(text), len(text))] * len(closing)
         return Encoded(out.ids + list(closing), out.tokens + [self._names[i] for i in closing], out.offsets + end)
@@ -161,6 +162,7 @@ class SentencePieceModel:
     def encode_batch_fast(self, texts: list[str], add_special_tokens: bool = True) -> list[Encoded]:
         if add_special_tokens or self._searched(not self.encode_special_tokens)[0]:
             return [self.encode(text, add_special_tokens) for text in texts]
+        # As in `tokenizers`, this method computes no offsets.
         return [Encoded(ids, [], []) for ids in self.processor.encode(texts, num_threads=os.cpu_count() or 1)]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
