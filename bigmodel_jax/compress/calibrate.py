@@ -41,6 +41,8 @@ class Seen:
     def add(self, path: str, x: jax.Array, num_dims: int) -> None:
         x = x.reshape(-1, int(np.prod(x.shape[x.ndim - num_dims :]))).astype(jnp.float32)
         products, largest = self.found.get(path, (0.0, 0.0))
+        # Accelerators would otherwise multiply with fewer digits, and the sum must stay positive
+        # definite.
         products = products + jnp.matmul(x.T, x, precision="highest")
         self.found[path] = products, jnp.maximum(largest, jnp.max(jnp.abs(x)))
         self.num_in[path] = num_dims

@@ -30,6 +30,7 @@ class Attributions(NamedTuple):
     @property
     def error(self) -> float:
         """|total - difference| / |difference|."""
+        # The bound avoids 0 / 0 where input and baseline give the same output.
         return abs(self.total - self.difference) / max(abs(self.difference), 1e-12)
 
 

@@ -128,6 +128,7 @@ def _tokens(config: Config, tokenizer: Tokenizer, next_token: bool, option: str,
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"explain: {option} = {text[:40]!r} is not UTF-8 text")
     most = min(MOST_TOKENS, config.model.max_seq_len)
+    # One token more than is allowed shows that the text is too long.
     ids = [tokenizer.start, *tokenizer.encode(text)] if next_token else tokenizer.encode_whole(text, most + 1)
     if len(ids) > most:
         raise ValueError(f"explain: {option} has more than {most} tokens; give a shorter text")

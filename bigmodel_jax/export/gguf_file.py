@@ -148,6 +148,7 @@ def _used(name: str, shape: tuple[int, ...], kind: str) -> str:
         kind = "Q8_0"
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+    # A quantised row consists of whole blocks.
     if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0] == 0:
         return kind
     return "Q8_0" if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0 else "F16"

@@ -148,6 +148,7 @@ def max_pool(pooled, x, window_shape, strides=None, padding="VALID"):
     jnp.pad.
     """
     if not isinstance(padding, str):
+        # Padding with the smallest number never changes a maximum.
         sides = ((0, 0), *padding, (0, 0))
         x, padding = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min), "VALID"
     return pooled(x, window_shape=window_shape, strides=strides, padding=padding)

@@ -207,6 +207,7 @@ class Transcriber:
         ends += [len(tokens)] if ended else []
         parts = [tokens[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         spans = [((part[0] - time) * starts.TIME, (part[-1] - time) * starts.TIME) for part in parts]
+        # After an end time of 0 the same window would be read for ever, so the next window follows.
         return self._made(parts, spans), self._samples if ended else round(spans[-1][1] * RATE) or self._samples
 
     def _made(self, parts: list[list[int]], spans: list[tuple[float, float]]) -> list[Segment]:

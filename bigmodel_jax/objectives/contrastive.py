@@ -64,6 +64,7 @@ class Contrastive(Objective):
         if self.kind == "softmax":
             nats = softmax_nats(masked, jnp.where(weights[None, :] > 0, logits.T, MASKED))
         else:
+            # A masked text has the sign -1 and a very low logit, so its loss is 0.
             nats = sigmoid_nats(masked)
         here = jnp.arange(len(weights))
         sums = {"loss": metrics.weighted(nats, weights)}

@@ -100,6 +100,7 @@ class Detection(Objective):
         whole = jnp.array([0.5, 0.5, 1.0, 1.0])
         iou = generalized_iou(corners(matched), corners(jnp.where(here[..., None], true, whole)))
         return {
+            # The bound avoids 0 / 0 in a batch of padding alone.
             "class_loss": jnp.sum(nats * weights) / jnp.maximum(jnp.sum(weights), 1e-9),
             "l1": jnp.sum(l1 * here) / objects,
             "iou_loss": jnp.sum((1 - iou) * here) / objects,
@@ -120,6 +121,7 @@ class Detection(Objective):
         counted = {k: np.asarray(metrics_[k].total) for k in detections.COUNTS}
         precision, objects = detections.average_precisions(counted), counted["objects"]
         rows = zip(precision[0].tolist(), precision.mean(axis=0).tolist(), objects.tolist(), strict=True)
+        # NaN differs from itself, and JSON has no NaN.
         return {"precision_by_class": [[None if x != x else x for x in row] for row in rows]}
 
 

@@ -166,6 +166,7 @@ class PolicyGradient(Objective):
         num = np.maximum(known.sum(1, keepdims=True), 1)
         centred = np.where(known, rewards - np.where(known, rewards, 0.0).sum(1, keepdims=True) / num, 0.0)
         if self.advantage == "group_std":
+            # As in TRL, the variance is that of a sample, with a divisor of n - 1.
             variance = np.square(centred).sum(1, keepdims=True) / np.maximum(num - 1, 1)
             centred = centred / (np.sqrt(variance) + LEAST_SPREAD)
         return centred.astype(np.float32)

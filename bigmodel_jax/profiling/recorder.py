@@ -96,6 +96,7 @@ class Recorder:
             self._stop()
         if self._alone:
             raise Profiled
+        # The wait for the device belongs to the steps, so only the time after it is returned.
         return time.perf_counter() - max(began, ended)
 
     def _start(self, state: Any) -> None:
@@ -135,6 +136,7 @@ class Recorder:
         seen = trace.read(trace.newest(self._run_dir / TRACE))
         device = jax.local_devices()[0]
         rate = rates.of_device(device)
+        # Both names may stand for one program.
         texts = [p.as_text() for p in dict.fromkeys((self._programs.step, self._programs.watched)) if _has_text(p)]
         known = [(_name(text), operations(text, rate.peak, rate.bandwidth)) for text in texts]
         found = record.make(seen, known, self._steps) | {

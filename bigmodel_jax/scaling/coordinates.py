@@ -84,6 +84,7 @@ def check(config: Config, times: Sequence[int], steps: int, output: Path) -> dic
         )
     # The first few steps must have the full learning rate to show an effect.
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=0, warmup_share=0.0))
+    # Layers that are dropped at random would change the sizes as well.
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, stochastic_depth=0.0))
     forms = {"standard": MupConfig(), "mup": config.mup}
     models = {n: of_widths(config, n) for n in times}

@@ -82,6 +82,8 @@ def _wait(children: list[subprocess.Popen]) -> str:
     failed = ""
     try:
         while any(child.poll() is None for child in children):
+            # One failure ends the wait, because the other processes would wait for the failed one
+            # for ever.
             if any(child.poll() for child in children):
                 break
             time.sleep(0.05)
@@ -138,6 +140,7 @@ def _record(job: dict[str, Any], number: int) -> dict[str, Any]:
     from bigmodel_jax import config_file, runtime
 
     if job["processes"] > 1:
+        # JAX would otherwise look for the processes of a cluster, such as Slurm's.
         jax.distributed.initialize(job["coordinator"], job["processes"], number, cluster_detection_method="deactivate")
     runtime.keep_programs()
     config = config_file.from_json(job["config"])

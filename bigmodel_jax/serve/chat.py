@@ -202,6 +202,7 @@ def _message(message: dict, n: int) -> dict:
         message = message | {"tool_calls": _calls(calls, where)}
     if not isinstance(content, str) and not (content is None and calls and role == "assistant"):
         raise Refused(f"{where}.content is {type(content).__name__}; it must be a text", f"{where}.content")
+    # Chat templates do not know OpenAI's newer name of this role.
     role = "system" if role == "developer" else role
     return {name: x for name, x in message.items() if x is not None} | {"role": role, "content": content or ""}
 

@@ -202,6 +202,7 @@ def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
         raise Refused(f"{prefix or 'the body'} is {type(body).__name__}; it must be an object")
     hints, found = ranges.hints(cls), {}
     for name, value in body.items():
+        # OpenAI's clients send null for fields that are not set.
         if name in CALLER or (value is None and (name in NEUTRAL or name in hints)):
             continue
         if name in NEUTRAL:

@@ -254,6 +254,7 @@ def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
     """
     if not served.writes:
         return {}
+    # A prompt is padded to a multiple, which must fit into its slot.
     length = served.length + -served.length % PROMPT_MULTIPLE
     make = functools.partial(Engine, served.model, None, slots=options.slots, length=length, tops=TOPS)
     make = functools.partial(make, piece=options.piece, prefixes=options.prefixes, cache=options.cache)

@@ -131,6 +131,7 @@ class Worker:
         except Exception as error:
             log.exception("the engine has failed")
             self.failed = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+            # A reply may have several texts, and it gets one error.
             for reply in {id(reply): reply for reply, _ in self._texts.values()}.values():
                 self._tell([(reply, Refused(f"the device has failed: {self.failed}", status=503))])
             self._refuse_rest()
@@ -159,6 +160,7 @@ class Worker:
                 return False
             with self._working():
                 work()
+            # After the first piece of work the thread takes what else is there, without waiting.
             idle = False
 
     def _refuse_rest(self) -> None:

@@ -89,6 +89,7 @@ def interval(values: Sequence[float], ratio: float = 0.0) -> list[float] | None:
         return None
     scale = float(np.std(values, ddof=1)) * np.sqrt(1 / len(values) + ratio)
     middle = float(np.mean(values))
+    # SciPy gives NaN for a scale of 0.
     if not scale:
         return [middle, middle]
     low, high = stats.t.interval(LEVEL, len(values) - 1, middle, scale)

@@ -186,6 +186,7 @@ def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
 
 
 def _sampler(search: Search, number: int, name: str) -> optuna.samplers.BaseSampler:
+    # With a seed of its own for each trial and field, values do not depend on the order in which
     digest = hashlib.sha256(f"{search.seed}/{number}/{name}".encode()).digest()
     seed = int.from_bytes(digest[:4], "little")
     if search.sampler == "tpe":
