@@ -22,7 +22,7 @@ from bigmodel_jax.verbs.base import CONFIG, RUN
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs `launch.py VERB ...`; a user's mistake prints one line on stderr and exits with code 2.
+    """Runs `launch.py VERB ...`. A user's mistake prints one line on stderr and exits with code 2.
 
     In a job of several processes (cluster/), the whole job prints that line once, and all its
     processes exit with the same code.
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(str(error))
             sys.exit(1)
         if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
-            # XLA's own message is pages long; its first line has the size that was missing.
+            # XLA's own message is pages long. Its first line has the size that was missing.
             text = f"a device's memory is not enough ({str(error).splitlines()[0]}); launch.py plan says what fits"
             peers.end(f"error: {text}", 2)
             _fail(text)

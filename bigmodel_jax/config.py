@@ -1,4 +1,4 @@
-"""One `Config` describes one run; everything else is a pure function of it.
+"""One `Config` describes one run. Everything else is a pure function of it.
 
 A config file is plain Python whose `get_config()` returns a complete `Config`. The command line
 overrides fields by dotted name. In JSON each dataclass is an object whose "type" names its class.
@@ -71,7 +71,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Text generated at the end of a training run; `generate` uses the same fields as defaults."""
+    """Text generated at the end of a training run. `generate` uses the same fields as defaults."""
 
     prompt: str = ""  # text that the model continues
     max_tokens: Count = 128  # tokens generated after the prompt

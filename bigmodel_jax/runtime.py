@@ -22,7 +22,7 @@ ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kf
 
 
 def on_cpu() -> bool:
-    """Whether this process will compute on the CPU; asking JAX would start its backend."""
+    """Whether this process will compute on the CPU. Asking JAX would start its backend."""
     return os.environ.get("JAX_PLATFORMS", "cpu") == "cpu" and not any(map(glob.glob, ACCELERATORS))
 
 
@@ -57,7 +57,7 @@ def keep_programs() -> None:
     """Keeps compiled programs between processes, in a folder that JAX_COMPILATION_CACHE_DIR can
     name.
 
-    If the folder cannot be written, one warning is printed; programs already in it are still read.
+    If the folder cannot be written, one warning is printed. Programs already in it are still read.
     """
     import jax
 

@@ -17,7 +17,7 @@ from bigmodel_jax.core import interrupts, processes
 
 
 def together[T](read: Callable[[], T]) -> T:
-    """The result of `read()`; if one process finds damage, all raise Damaged.
+    """The result of `read()`. If one process finds damage, all raise Damaged.
 
     So all processes continue with the same checkpoint.
     """

@@ -12,7 +12,7 @@ import numpy as np
 
 def _words(x: jax.Array) -> jax.Array:
     """The bits of `x` as uint32: one word per element, or two for 8-byte types."""
-    # Random keys are opaque; their data are plain integers.
+    # Random keys are opaque. Their data are plain integers.
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_ or x.dtype in (jnp.int4, jnp.uint4):

@@ -124,7 +124,7 @@ def own_address() -> str:
 
 
 def partner(hosts: list[str], process: int) -> int:
-    """The process that keeps the copy of this process's pieces; each process keeps one copy.
+    """The process that keeps the copy of this process's pieces. Each process keeps one copy.
 
     hosts: the host of every process. The partner is on another host. If all are on one host, each
     process counts as a host. A host with more than half of the processes keeps some copies of its

@@ -7,7 +7,7 @@ of a number stored in it, so the saves of other runs are never found. <attempt> 
 start, so that no save is assembled from two starts. A step is complete if the pieces of every
 process exist on some host.
 
-The training loop waits only while shards are copied to host memory; a thread does the rest. Older
+The training loop waits only while shards are copied to host memory. A thread does the rest. Older
 saves are deleted only when every process has written its pieces and their copy.
 """
 
@@ -64,7 +64,7 @@ class Local:
 
 
 def save(local: Local, step: int, state: Any, data_state: dict, config: dict) -> None:
-    """Starts a local save; returns when the shards are in host memory, so the arrays may be
+    """Starts a local save. Returns when the shards are in host memory, so the arrays may be
     donated.
 
     It first waits for the previous save. A failed save logs one warning, and the run goes on.
@@ -202,7 +202,7 @@ def _clean(local: Local, step: int, whole: bool) -> None:
 def close(local: Local, shared: int, failed: bool) -> None:
     """Deletes the local saves that the shared checkpoint of step `shared` replaces.
 
-    failed: whether an exception ends the run; a save that is still being written is then not
+    failed: whether an exception ends the run. A save that is still being written is then not
     awaited.
     """
     if not failed:

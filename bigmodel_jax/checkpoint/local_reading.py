@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def open_local(directory: str, run_dir: Path, mesh: jax.sharding.Mesh, newer_than: int) -> Local:
-    """Connects the processes and finds the complete local saves; all processes call it together.
+    """Connects the processes and finds the complete local saves. All processes call it together.
 
     newer_than: the newest shared checkpoint. If a newer local save exists but cannot be used, a
     warning says why.
@@ -106,7 +106,7 @@ def _choose(local: Local, here: list[dict[str, list]], newer_than: int) -> None:
 
 
 def load(local: Local, step: int, abstract: Any, left: frozenset[str] = frozenset()) -> tuple[Any, dict]:
-    """(tree like `abstract`, meta) of a complete step; raises Damaged if a piece has no good copy.
+    """(tree like `abstract`, meta) of a complete step. Raises Damaged if a piece has no good copy.
 
     left: leaves that the save may hold and that are not read. Every process reads the pieces that
     its devices need, from its own host if they are there, and else from another process.

@@ -1,4 +1,4 @@
-"""One end of a connection between two processes of a job; messages are lines of JSON."""
+"""One end of a connection between two processes of a job. Messages are lines of JSON."""
 
 import json
 import socket
@@ -32,7 +32,7 @@ class Peer:
         return self.connection.fileno() < 0
 
     def send(self, **message: Any) -> None:
-        """Sends one message; a broken connection is ignored, since `receive` reports it."""
+        """Sends one message. A broken connection is ignored, since `receive` reports it."""
         try:
             with self._sending:
                 self.connection.sendall(json.dumps(message).encode() + b"\n")

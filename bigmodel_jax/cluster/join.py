@@ -45,7 +45,7 @@ def expected(options: ClusterConfig) -> bool:
 
 
 def join(options: ClusterConfig) -> bool:
-    """Joins this process's job before the first use of a device; returns False if it is alone.
+    """Joins this process's job before the first use of a device. Returns False if it is alone.
 
     From here on the processes watch each other (peers.py). Raises peers.JobLost, with the address
     and the seconds waited, if the job does not come together.
@@ -107,7 +107,7 @@ def _host(address: str) -> str:
 
 
 def _reach(place: Place, timeout: int) -> None:
-    """Waits until process 0 listens; JAX's own wait would name neither the address nor the
+    """Waits until process 0 listens. JAX's own wait would name neither the address nor the
     reason."""
     host, port = _host(place.coordinator), int(place.coordinator.rpartition(":")[2])
     end, reason = time.monotonic() + timeout, "no answer"
@@ -168,7 +168,7 @@ def _wait_for_the_watch(*_) -> None:
 
 
 def _at_terminate(wait: Callable[[], None]) -> None:
-    """Makes C++'s `terminate` call `wait` first; does nothing without libstdc++."""
+    """Makes C++'s `terminate` call `wait` first. Does nothing without libstdc++."""
     try:
         set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
     except (OSError, AttributeError):
@@ -203,7 +203,7 @@ def _be_silent() -> None:
 
 
 def _hide_c_output() -> None:
-    """Hides what C code prints on stdout, such as Gloo's line per rank; Python's output stays."""
+    """Hides what C code prints on stdout, such as Gloo's line per rank. Python's output stays."""
     # Python's buffer must be empty before file descriptor 1 is replaced.
     sys.stdout.flush()
     kept = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""The watch of process 0: it knows all other processes, judges them and prints messages; see
+"""The watch of process 0: it knows all other processes, judges them and prints messages. See
 peers.py."""
 
 import contextlib

@@ -24,7 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 class Tpu(NamedTuple):
     """The clouds' names for one kind of TPU.
 
-    cores: cores per chip; the accelerator type, such as v5p-16, counts cores and not chips.
+    cores: cores per chip. The accelerator type, such as v5p-16, counts cores and not chips.
     """
 
     gke: str

@@ -1,4 +1,4 @@
-"""The part of the watch that all processes share: a thread that reads messages; see peers.py."""
+"""The part of the watch that all processes share: a thread that reads messages. See peers.py."""
 
 import os
 import selectors

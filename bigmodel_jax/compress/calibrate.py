@@ -159,7 +159,7 @@ def _batches(config: Config, mesh, num_rows: int) -> list[dict]:
 
 
 class _Entry:
-    """A batch on its way through the layers; `x` is the current residual."""
+    """A batch on its way through the layers. `x` is the current residual."""
 
     def __init__(self, entry):
         self.x, self.xs, self.rest = entry.x, entry.xs, (*entry.shared, *entry.whole)

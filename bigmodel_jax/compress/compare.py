@@ -93,7 +93,7 @@ def compare(
 
     for variant in bar(every, len(every)):
         new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
-        # Calibrated kinds find their nodes on training rows; the others are rounded.
+        # Calibrated kinds find their nodes on training rows. The others are rounded.
         nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
         metric = add(variant.name, new, pack(new, weights, mesh, nodes))
     for folder, new in zip(beside, others, strict=True):
@@ -154,7 +154,7 @@ def write(record: dict[str, Any], folder: Path) -> None:
 
 
 def table(record: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
-    """(heads, rows) of the table as texts; metric values stand beside their difference from
+    """(heads, rows) of the table as texts. Metric values stand beside their difference from
     float32."""
     first = record["rows"][0]["value"]
     heads = ["stored as", "MB", "of float32", record["metric"].replace("_", " "), "difference"]

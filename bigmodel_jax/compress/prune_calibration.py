@@ -23,7 +23,7 @@ def input_squares(
     """{path: (M, I) float64}: the sum over all rows of the squares of each input of the matrices
     `wanted`.
 
-    Raises ValueError, one line, if a matrix is not multiplied by `project` of nn/linear.py; Flax
+    Raises ValueError, one line, if a matrix is not multiplied by `project` of nn/linear.py. Flax
     modules do not use it.
     """
     # A probe is an extra zero input of each product. `Measured` defines its gradient to be the sum

@@ -106,7 +106,7 @@ def check_step(arguments: int, temporary: int, mesh: Mesh, ways: str) -> None:
 
 
 def refuse(what: str, need: int, found: Room, ways: str) -> None:
-    """Raises ValueError if `need` bytes exceed the room's size; an unknown size refuses nothing."""
+    """Raises ValueError if `need` bytes exceed the room's size. An unknown size refuses nothing."""
     if found.size is not None and need > found.size:
         more = "hosts" if found.shared else "devices"
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Initial distributions by name, for any spec's weights; fan-in and fan-out follow from logical
+"""Initial distributions by name, for any spec's weights. Fan-in and fan-out follow from logical
 axes.
 
 The distributions are those of `jax.nn.initializers`. As there, the normal distributions of He,
@@ -56,7 +56,7 @@ BY_FANS = {
 
 
 def centred_uniform(std: float) -> Callable:
-    """Uniform around 0 with this standard deviation; JAX's own `uniform` starts at 0."""
+    """Uniform around 0 with this standard deviation. JAX's own `uniform` starts at 0."""
     bound = 3**0.5 * std
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -64,7 +64,7 @@ def centred_uniform(std: float) -> Callable:
 def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Callable:
     """fn(key, shape, dtype) for a weight with these logical axes.
 
-    std: the standard deviation of "normal", "truncated_normal" and "uniform"; the others ignore it.
+    std: the standard deviation of "normal", "truncated_normal" and "uniform". The others ignore it.
     """
     # Each layer and each expert is drawn as a weight of its own.
     if axes[0] in COPIES:

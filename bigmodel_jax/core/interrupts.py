@@ -17,7 +17,7 @@ import types
 from collections.abc import Iterator
 
 GRACE_SECONDS = 4.0  # from the signal to the end of the process, if nothing is being saved
-# Ctrl-C exits as shells expect (128 + 2); SIGTERM exits with 0, because clusters use it to ask for
+# Ctrl-C exits as shells expect (128 + 2). SIGTERM exits with 0, because clusters use it to ask for
 # a clean end.
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
@@ -80,7 +80,7 @@ def held() -> Iterator[None]:
 
 
 def end(stop: Interrupt) -> None:
-    """Prints one line and ends the process at once, from any thread; only the first call acts."""
+    """Prints one line and ends the process at once, from any thread. Only the first call acts."""
     if _one_end.acquire(blocking=False):
         tell(str(stop), stop.code)
         print(stop, file=sys.__stderr__)

@@ -37,7 +37,7 @@ def root() -> Path:
 
 
 def origin(path: Path) -> Path:
-    """The address in the bucket of a path below `root()`; any other path becomes absolute."""
+    """The address in the bucket of a path below `root()`. Any other path becomes absolute."""
     if paths.is_remote(path):
         return path
     path = path.absolute()
@@ -56,7 +56,7 @@ def shown(text: str) -> str:
 
 
 def folder(source: str) -> Path:
-    """The local folder of a run given as a path or an address; nothing is downloaded."""
+    """The local folder of a run given as a path or an address. Nothing is downloaded."""
     scheme, found, rest = source.partition("://")
     # Only gs:// holds runs; s3:// is read as a source of data.
     return root() / rest.strip("/") if found and scheme == "gs" else Path(source)
@@ -119,7 +119,7 @@ def _holds_saves(here: Path) -> bool:
 
 
 def _in_use(here: Path) -> bool:
-    """Whether a process of this machine holds the run; its copy is then newer than the bucket."""
+    """Whether a process of this machine holds the run. Its copy is then newer than the bucket."""
     if not (here / HOLDER).is_file():
         return False
     with open(here / HOLDER, "rb") as file:
@@ -144,7 +144,7 @@ def _goes_on(path: Path, entry: dict) -> bool:
 
 
 def push(here: Path, only: Sequence[str] = ()) -> None:
-    """Uploads the changed files of a copy and deletes removed ones; ignores folders that are no
+    """Uploads the changed files of a copy and deletes removed ones. Ignores folders that are no
     copy.
 
     only: upload only files below these top folders or of these names. Raises ValueError, one line,
@@ -170,7 +170,7 @@ def push(here: Path, only: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def kept(here: Path) -> Iterator[None]:
-    """A block during which a copy is uploaded every half minute and at the end; ignores other
+    """A block during which a copy is uploaded every half minute and at the end. Ignores other
     folders.
 
     A failed upload is logged once and tried again. A failure at the end raises ValueError, one

@@ -1,4 +1,4 @@
-"""Number formats of weights, computation and matrix products; weights are cast once per loss."""
+"""Number formats of weights, computation and matrix products. Weights are cast once per loss."""
 
 import contextlib
 import dataclasses

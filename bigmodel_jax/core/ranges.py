@@ -16,7 +16,7 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`; `text` completes the message "it must be ..."."""
+    """The numbers from `least` to `most`. `text` completes the message "it must be ..."."""
 
     text: str
     least: float = -math.inf

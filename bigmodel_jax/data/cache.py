@@ -34,7 +34,7 @@ def root(cache_dir: str = "") -> Path:
 
 
 def key(*parts: Any) -> str:
-    """Return a short hash of JSON-serializable facts; equal facts share a cache folder."""
+    """Return a short hash of JSON-serializable facts. Equal facts share a cache folder."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -57,7 +57,7 @@ def sha256(path: str | Path) -> str:
     with paths.opened(path) as file:
         if not paths.is_remote(path):
             return hashlib.file_digest(file, "sha256").hexdigest()
-        # hashlib.file_digest needs a real file; remote files are read in blocks of 4 MiB.
+        # hashlib.file_digest needs a real file. Remote files are read in blocks of 4 MiB.
         digest = hashlib.sha256()
         while chunk := file.read(1 << 22):
             digest.update(chunk)
@@ -105,7 +105,7 @@ def lock(path: Path):
 
 
 def build(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Return `folder`; fill it by `write(temporary folder)` unless it exists undamaged.
+    """Return `folder`. Fill it by `write(temporary folder)` unless it exists undamaged.
 
     The lock keeps a second process from doing the same work. The rename makes the folder appear
     whole or not at all, also on file systems where locks do not reach other hosts. A damaged folder
@@ -136,7 +136,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether a folder is undamaged; each process reads its files once."""
+    """Tell whether a folder is undamaged. Each process reads its files once."""
     if folder.exists() and folder not in _checked and not _damage(folder):
         _checked.add(folder)
     return folder in _checked and folder.exists()

@@ -40,7 +40,7 @@ class Column:
         self.rows += len(rows)
 
     def _write_header(self) -> None:
-        """Write the header; NumPy pads it, so that a header with more rows has the same length."""
+        """Write the header. NumPy pads it, so that a header with more rows has the same length."""
         shape = (self.rows, *self._shape[1:])
         facts = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         npy.write_array_header_1_0(self._file, facts)

@@ -24,9 +24,9 @@ class Experience(Protocol):
     """A source of training batches. The loop passes the train state before each step, and gets a
     batch.
 
-    - rows: the rows of the training split, or the prompts of rollouts; `train.epochs` counts passes
+    - rows: the rows of the training split, or the prompts of rollouts. `train.epochs` counts passes
       over them.
-    - phase (optional): the name under which the time of `next` counts in a run's wall time; see
+    - phase (optional): the name under which the time of `next` counts in a run's wall time. See
       `phase_of`.
     """
 
@@ -62,11 +62,11 @@ class Experience(Protocol):
         ...
 
     def measured(self) -> dict[str, Mean]:
-        """Return the metrics of the last batch that `next` gave; the run records them."""
+        """Return the metrics of the last batch that `next` gave. The run records them."""
         ...
 
     def position(self) -> dict[str, Any]:
-        """Return the state that `seek` needs, as JSON; it is saved with each checkpoint."""
+        """Return the state that `seek` needs, as JSON. It is saved with each checkpoint."""
         ...
 
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:

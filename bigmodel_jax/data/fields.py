@@ -95,7 +95,7 @@ def complete(data: Any, known: Mapping[str, tuple[int, ...] | None]) -> dict[str
 
 
 def check(row: Row, batch: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError where a batch differs from its row; undeclared arrays are allowed."""
+    """Raise ValueError where a batch differs from its row. Undeclared arrays are allowed."""
     for name, field in row.items():
         x = batch.get(name)
         # A training batch may lack the fields of evaluation, and the other way round.

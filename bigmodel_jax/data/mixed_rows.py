@@ -8,7 +8,7 @@ from bigmodel_jax.data.mixture_order import SLOTS, Mixture, Stage, by_size, too_
 
 
 class MixedRows:
-    """One split of a mixture; `order` is the training order, `given` counts each part's rows."""
+    """One split of a mixture. `order` is the training order, `given` counts each part's rows."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class MixedRows:
         max_epochs: tuple[float, ...] = (),
         tokens: int = 0,
     ):
-        """Store the parts; `tokens` is the tokens of a row, 0 where a step counts examples."""
+        """Store the parts. `tokens` is the tokens of a row, 0 where a step counts examples."""
         self.parts, self.names, self.stages, self.max_epochs, self.tokens = parts, names, stages, max_epochs, tokens
         self.sizes = tuple(len(part) for part in parts)
         self.offsets = np.cumsum([0, *self.sizes])

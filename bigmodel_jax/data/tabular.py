@@ -155,7 +155,7 @@ class Scaling:
 
 
 def fit_scaling(values: np.ndarray) -> Scaling:
-    """Return mean and population standard deviation per column; a constant column has scale 1."""
+    """Return mean and population standard deviation per column. A constant column has scale 1."""
     scale = values.std(axis=0)
     return Scaling(values.mean(axis=0), np.where(scale > 0, scale, 1.0))
 
@@ -227,7 +227,7 @@ def read_split(cfg: TabularData, split: str) -> Table:
 
 @functools.lru_cache(maxsize=4)
 def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
-    """Read a split; the fingerprint is part of the cache's key, so changed files are read again."""
+    """Read a split. The fingerprint is part of the cache's key, so changed files are read again."""
     # An array holds a number in 8 bytes, and a list of floats takes 32.
     bad, names, values, groups = BadRecords(cfg.max_bad_records), (), array.array("d"), []
     for where, record in cfg.source.records(split, cfg.root(), bad):

@@ -17,7 +17,7 @@ def name_of(number: int) -> str:
 
 
 def mean_probabilities(*logits: jax.Array) -> jax.Array:
-    """The log of the members' mean of softmax(logits), float32; each input is (..., C).
+    """The log of the members' mean of softmax(logits), float32. Each input is (..., C).
 
     Source: deep ensembles, arXiv:1612.01474, equation 4.
     """
@@ -30,7 +30,7 @@ def mean_probabilities(*logits: jax.Array) -> jax.Array:
 
 
 def mean_values(*values: jax.Array) -> jax.Array:
-    """The members' mean, float32; for logits this is the geometric mean of the probabilities."""
+    """The members' mean, float32. For logits this is the geometric mean of the probabilities."""
     return sum(x.astype(jnp.float32) for x in values) / len(values)
 
 

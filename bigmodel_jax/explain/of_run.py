@@ -28,7 +28,7 @@ MOST_TOKENS = 128  # the page shows layers x tokens, and patching runs the model
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """The user's request; exactly one of text, image and row is given.
+    """The user's request. Exactly one of text, image and row is given.
 
     - image: a file; row: a row of the validation split, -1 = none
     - against: a second text, for activation patching
@@ -63,7 +63,7 @@ def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
 
 
 def _check(config: Config, asked: Asked) -> str:
-    """The name of the batch array to explain; raises ValueError if options and model do not fit."""
+    """The name of the batch array to explain. Raises ValueError if options and model do not fit."""
     given = {"--text": asked.text is not None, "--image": bool(asked.image), "--row": asked.row >= 0}
     chosen = [name for name, is_given in given.items() if is_given]
     if len(chosen) != 1:
@@ -149,7 +149,7 @@ def _output(model: Any, batch: dict[str, Any]) -> Any:
 
 
 def _baseline(tokenizer: Tokenizer, ids: list[int], next_token: bool) -> tuple[str, list[int]]:
-    """(name, tokens) of the empty text; tokens that the tokenizer adds around a text stay."""
+    """(name, tokens) of the empty text. Tokens that the tokenizer adds around a text stay."""
     control = set(tokenizer.control.values())
     if next_token:
         return tokenizer.piece(tokenizer.separator), [tokenizer.start] + [tokenizer.separator] * (len(ids) - 1)

@@ -35,7 +35,7 @@ class Subject:
         return value[0, -1] if self.next_token else value[0]
 
     def of_batch(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """The jitted answer to a batch; parameters are an argument, so they are not compiled in."""
+        """The jitted answer to a batch. Parameters are an argument, so they are not compiled in."""
         return jax.jit(self.computed)(self.params, batch)
 
     def computed(self, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:

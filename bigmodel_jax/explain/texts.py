@@ -155,7 +155,7 @@ def maps(subject: Subject) -> np.ndarray | None:
     try:
         return np.asarray(run(subject.params, subject.batch))[:, 0]
     except ValueError as error:
-        # The model has no attention to show; other errors are real.
+        # The model has no attention to show. Other errors are real.
         if "no layer has 'weights'" not in str(error):
             raise
         return None

@@ -96,7 +96,7 @@ def last_words(text: str, errors: tuple[str, ...] = ()) -> str:
 
 
 def run(name: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Sends a job to a worker in the environment `name` and returns its answer; both are JSON.
+    """Sends a job to a worker in the environment `name` and returns its answer. Both are JSON.
 
     worker: the name of a module of this folder. Raises a ValueError of one line where the worker
     fails.

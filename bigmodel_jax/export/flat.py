@@ -44,7 +44,7 @@ def plain(config: Config, subject: Subject) -> Config:
 
 
 def names(subject: Subject) -> tuple[str, ...]:
-    """The names of a model's programs; only a model that generates has `prefill` and `decode`."""
+    """The names of a model's programs. Only a model that generates has `prefill` and `decode`."""
     return ("forward",) if subject.model.make_cache is None else ("forward", "prefill", "decode")
 
 
@@ -95,7 +95,7 @@ def with_open_sizes(name: str, subject: Subject, given: tuple[int, int], config:
     """One program with symbolic sizes, except for those that are given.
 
     The symbols are b rows, t tokens, e encoder tokens and s cache columns. `given` fixes the number
-    of rows, and that of tokens and columns; a 0 leaves a number symbolic.
+    of rows, and that of tokens and columns. A 0 leaves a number symbolic.
     """
     open_ = program(name, subject, _symbols(given, ["t <= s"]), config)
     used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}

@@ -60,7 +60,7 @@ def sizes(hf: dict[str, Any], architecture: str) -> dict[str, Any]:
 def vocabulary(tokenizer: Tokenizer, size: int, template: str, path: Path) -> dict[str, Any]:
     """The keys tokenizer.ggml.* of a tokenizer.
 
-    size: the rows of the embedding table; rows without a token are marked as unused. template: the
+    size: the rows of the embedding table. Rows without a token are marked as unused. template: the
     chat template, or "". path: the tokenizer's file, for messages. Raises a ValueError of one line
     for a tokenizer that llama.cpp has no form of.
     """

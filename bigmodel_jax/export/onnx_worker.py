@@ -40,7 +40,7 @@ DATA = "weights.data"
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Converts and checks all programs; returns {program: its entry in signature.json, or its
+    """Converts and checks all programs. Returns {program: its entry in signature.json, or its
     error}. The first conversion that fails ends the work.
     """
     config = dataclass_json.from_json(job["config"])

@@ -34,7 +34,7 @@ NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "min_p": 0.0, "num_return_
 
 
 class EngineLM(TemplateLM):
-    """An lm-eval model; every process of a job gets all requests and returns the same answers."""
+    """An lm-eval model. Every process of a job gets all requests and returns the same answers."""
 
     def __init__(self, config: Config, mesh: Mesh, weights: params.Tree, tokenizer: Tokenizer, template: str = ""):
         super().__init__()

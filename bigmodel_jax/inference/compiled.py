@@ -18,14 +18,14 @@ APART_FROM = 1 << 26
 
 
 class Layout(NamedTuple):
-    """An engine's mesh, which has no stages, and its sharding rules; slots are the batch."""
+    """An engine's mesh, which has no stages, and its sharding rules. Slots are the batch."""
 
     mesh: Mesh
     rules: Rules = Rules()
 
 
 class Compiled(NamedTuple):
-    """The engine's jitted programs; see `Programs` for what they do."""
+    """The engine's jitted programs. See `Programs` for what they do."""
 
     empty: Any
     prefill: Any

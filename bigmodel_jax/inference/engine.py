@@ -88,7 +88,7 @@ class Engine:
         self._slots: Slots | None = None
 
     def load(self, weights: Any, *, fresh: bool = False) -> None:
-        """Uses these weights from now on; texts that have begun keep their cached keys and values.
+        """Uses these weights from now on. Texts that have begun keep their cached keys and values.
 
         fresh: restart the ring cache at its first column, so that later texts are equal to the last
         bit, whatever was generated before. No text may be unfinished then.
@@ -167,7 +167,7 @@ class Engine:
     # ---- between host and devices
 
     def _admit(self) -> None:
-        """Fills free slots with waiting requests, in order; a prompt read in pieces gets one piece
+        """Fills free slots with waiting requests, in order. A prompt read in pieces gets one piece
         a step."""
         free = [slot for slot, number in enumerate(self._ids) if number is None]
         if self._reading:
@@ -189,7 +189,7 @@ class Engine:
         return Reading(request.prompt, row, found if shared else Read(), shared, self._piece)
 
     def _read_on(self, slot: int) -> None:
-        """Reads the next piece of a prompt; the last piece starts the text in the slot."""
+        """Reads the next piece of a prompt. The last piece starts the text in the slot."""
         number, request, reading = self._reading
         room = self._programs.length - (request.max_tokens if reading.shared else 0)
         first, tokens, segments = reading.next(room)

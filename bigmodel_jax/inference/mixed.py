@@ -30,7 +30,7 @@ def check_names(known: Sequence[str], names: Names) -> None:
 
 
 def using(weights: Any, adapters: Sequence[str], rows: Sequence[Names]) -> Any:
-    """Return the weights for a batch of one text a row; without `adapters` they are unchanged."""
+    """Return the weights for a batch of one text a row. Without `adapters` they are unchanged."""
     if not adapters:
         return weights
     on = {name: np.array([names is None or name in names for names in rows]) for name in adapters}

@@ -43,7 +43,7 @@ class Token(NamedTuple):
     """One token of one text.
 
     id: the request's number. log_prob: the log-probability at temperature 1; 0 unless the engine
-    has `log_probs`. finished: whether it is the text's last token; stop tokens are returned, too.
+    has `log_probs`. finished: whether it is the text's last token. Stop tokens are returned, too.
     tops: (id, log probability) of the likeliest tokens, if the request asks for them.
     """
 

@@ -54,12 +54,12 @@ class Generator(Protocol):
     answers."""
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
-        """(number of the ask, answer) as answers end; weights stay valid until the last one."""
+        """(number of the ask, answer) as answers end. Weights stay valid until the last one."""
         ...
 
 
 class EngineRollouts:
-    """Answers by the engine on the mesh of the weights; every process gets every answer."""
+    """Answers by the engine on the mesh of the weights. Every process gets every answer."""
 
     def __init__(self, model: Model, sample: SampleConfig, *, slots: int, length: int, stop: Sequence[int], mesh: Mesh):
         layout = Layout(mesh) if mesh.size > 1 else None

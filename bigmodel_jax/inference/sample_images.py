@@ -57,7 +57,7 @@ def ddim(noise_in, objective: Diffusion, steps: int, x: jax.Array) -> jax.Array:
     def step(x, at):
         timestep, left, left_after = at
         predicted = noise_in(x, timestep)
-        # Equation 12 with sigma = 0; the clean image is clipped to the range of pictures.
+        # Equation 12 with sigma = 0. The clean image is clipped to the range of pictures.
         clean = jnp.clip((x - jnp.sqrt(1 - left) * predicted) / jnp.sqrt(left), -1.0, 1.0)
         return jnp.sqrt(left_after) * clean + jnp.sqrt(1 - left_after) * predicted, None
 

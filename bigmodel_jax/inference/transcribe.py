@@ -144,8 +144,8 @@ class Transcriber:
     """Transcribes samples window by window.
 
     tokenizer, cfg: the run's tokenizer and sampling settings. language, task: as in
-    `transcript_start.start`. times: split windows at time tokens, which also place the next window;
-    otherwise each window is one segment.
+    `transcript_start.start`. times: split windows at time tokens, which also place the next window.
+    Otherwise each window is one segment.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Transcriber:
         self._weights, self._tokenizer = weights, tokenizer
 
     def segments(self, samples_N: np.ndarray) -> Iterator[tuple[float, list[Segment]]]:
-        """(seconds read so far, new segments) for each window; digital silence has no segments."""
+        """(seconds read so far, new segments) for each window. Digital silence has no segments."""
         seek = 0
         while seek < len(samples_N):
             window = samples_N[seek : seek + self._samples]

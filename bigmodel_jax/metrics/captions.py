@@ -23,7 +23,7 @@ PLAIN = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """CIDEr-D from 0 to 10, averaged over the predictions; each has one or more references."""
+    """CIDEr-D from 0 to 10, averaged over the predictions. Each has one or more references."""
     told = [[grams(text) for text in row] for row in references]
     found: Counts = Counts(gram for row in told for gram in set().union(*row))
     rows = zip(predictions, told, strict=True)

@@ -53,7 +53,7 @@ def log_odds(log_probs: jax.Array) -> jax.Array:
 
     The ROC curve of class 0 mirrors that of class 1, so one curve is enough.
     """
-    # log(1 - p) by expm1 keeps its digits for p near 1; `tiny` avoids log(0).
+    # log(1 - p) by expm1 keeps its digits for p near 1. `tiny` avoids log(0).
     odds = log_probs - jnp.log(jnp.maximum(-jnp.expm1(log_probs), jnp.finfo(jnp.float32).tiny))
     return odds[:, 1:] if odds.shape[-1] == 2 else odds
 
@@ -62,7 +62,7 @@ def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Me
     """Counts (C, 2, THRESHOLDS), indexed by [class, whether the row has that class, bin of its
     score].
 
-    `odds` has shape (B, C), or (B, 1) for two classes; `labels` and `weights` have shape (B,).
+    `odds` has shape (B, C), or (B, 1) for two classes. `labels` and `weights` have shape (B,).
     """
     num = odds.shape[-1]
     classes = jnp.arange(num) + (num == 1)
@@ -77,7 +77,7 @@ def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Me
 
 
 def calibration_sums(confidence: jax.Array, hit: jax.Array, weights: jax.Array) -> Mean:
-    """(3, CALIBRATION_BINS): rows, summed confidences and summed hits per bin; arguments
+    """(3, CALIBRATION_BINS): rows, summed confidences and summed hits per bin. Arguments
     are (B,).
     """
     bins = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)

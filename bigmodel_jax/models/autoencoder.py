@@ -118,7 +118,7 @@ def conv_spec(width: int, in_dim: int, out_dim: int, axes=("embed", "mlp")) -> p
 
 
 def block_spec(in_dim: int, out_dim: int) -> params.Tree:
-    """One residual block; a 1x1 convolution is its shortcut where the channels change."""
+    """One residual block. A 1x1 convolution is its shortcut where the channels change."""
     parts = {
         "norm1": group_norm.spec(in_dim),
         "conv1": conv_spec(3, in_dim, out_dim),
@@ -165,7 +165,7 @@ def encoder_spec(cfg: AutoencoderConfig) -> params.Tree:
 
 
 def decoder_spec(cfg: AutoencoderConfig) -> params.Tree:
-    """The layers from a latent to the image; level 0 has the smallest resolution."""
+    """The layers from a latent to the image. Level 0 has the smallest resolution."""
     channels, last = cfg.channels[::-1], len(cfg.channels) - 1
     return {
         "enter": conv_spec(3, cfg.latent_channels, channels[0], axes=(None, "mlp")),

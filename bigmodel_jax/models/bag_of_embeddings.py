@@ -1,7 +1,7 @@
 """A bag of embeddings: a text classifier over mean embeddings of words, bigrams and n-grams.
 
 Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759,
-section 2; character n-grams follow Bojanowski et al., arXiv:1607.04606. A hidden layer and the
+section 2. Character n-grams follow Bojanowski et al., arXiv:1607.04606. A hidden layer and the
 class logits follow the means. Words, bigrams and n-grams are averaged separately, and the means are
 added: in one mean, the many n-grams would drown the words.
 

@@ -187,8 +187,8 @@ def masked(x_BTFC: jax.Array, length_B: jax.Array) -> jax.Array:
 
 
 def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Shortens a spectrogram (B, T, F): ((B, T', D), lengths (B,));
-    convolutions see padding as 0.
+    """Shortens a spectrogram (B, T, F): ((B, T', D), lengths (B,)).
+    Convolutions see padding as 0.
     """
     x = masked(log_mel_BTF[..., None], length_B)[..., 0]
     length_B = convolution.halved(length_B)

@@ -220,7 +220,7 @@ def block(cfg: DeepseekConfig, p, x_BTD, cache, q_where, *where, train: bool):
 
 
 def parts(cfg: DeepseekConfig) -> Parts:
-    """The layers with experts form the stack; if there are none, the dense layers do."""
+    """The layers with experts form the stack. If there are none, the dense layers do."""
     return parts_of(cfg, enter, block, leave, "dense_layers" if cfg.num_dense_layers == cfg.num_layers else "layers")
 
 

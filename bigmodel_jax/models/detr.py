@@ -194,7 +194,7 @@ def spec(cfg: DetrConfig, backbone: params.Tree) -> params.Tree:
 
 
 def _norm(path: str, p: Param, frozen: bool) -> Param:
-    """A parameter of the backbone; the scale and bias of a frozen batch norm become statistics."""
+    """A parameter of the backbone. The scale and bias of a frozen batch norm become statistics."""
     place, _, name = path.rpartition("/")
     if not (frozen and place.endswith("norm") and name in FROZEN):
         return p

@@ -35,7 +35,7 @@ class Coded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteAutoencoderConfig(AutoencoderConfig):
-    """`AutoencoderConfig` with a codebook; the defaults have the sizes of the paper on images."""
+    """`AutoencoderConfig` with a codebook. The defaults have the sizes of the paper on images."""
 
     image_shape: tuple[Count, Count, Count] = (256, 256, 3)
     latent_channels: Count = 8

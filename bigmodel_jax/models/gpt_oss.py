@@ -88,7 +88,7 @@ def block_spec(cfg: GptOssConfig) -> params.Tree:
 
 
 def embed(cfg: GptOssConfig, *args):
-    """As `llama.embed`; the layers also get (L,) bool, which of them have the window."""
+    """As `llama.embed`. The layers also get (L,) bool, which of them have the window."""
     x_BTD, _, shared = llama.embed(cfg, *args)
     return x_BTD, is_local(cfg), shared
 

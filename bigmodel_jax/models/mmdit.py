@@ -126,7 +126,7 @@ class MMDiTTextConfig(MMDiTConfig):
 
 
 def stream_spec(cfg: MMDiTConfig, *, last: bool) -> params.Tree:
-    """One stream of one layer; the last layer's text stream gives keys and values alone."""
+    """One stream of one layer. The last layer's text stream gives keys and values alone."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     init, out = xavier(D, D), xavier(D, D)
     attn = attention.spec(D, H, H, D // H, init=init, out_init=out, bias=True, qk_norm=cfg.qk_norm)

@@ -24,7 +24,7 @@ from bigmodel_jax.nn.position import RopeScaling
 class Olmo2Config(LlamaConfig):
     """OLMo 2 (arXiv:2501.00656); defaults: OLMo 2 7B.
 
-    The reference implementation is transformers' `Olmo2ForCausalLM`; the fields are
+    The reference implementation is transformers' `Olmo2ForCausalLM`. The fields are
     `LlamaConfig`'s.
     """
 

@@ -37,7 +37,7 @@ class RopeFits(NamedTuple):
 class Phi3Config(LlamaConfig):
     """Phi-3 (Abdin et al., arXiv:2404.14219); defaults: Phi-3-mini with 4096 tokens.
 
-    The reference implementation is transformers' `Phi3ForCausalLM`; other fields are
+    The reference implementation is transformers' `Phi3ForCausalLM`. Other fields are
     `LlamaConfig`'s. With `long_rope`, the length of a row (when decoding, the length of the cache)
     selects the divisors of the rotary frequencies. All positions of a row therefore use one set.
     """

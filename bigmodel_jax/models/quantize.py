@@ -43,7 +43,7 @@ class QuantizeConfig:
     as it is.
     tables: storage of the tables of the embeddings and the head.
     keep: a regular expression of whole paths of parameters that stay as they are.
-    aware: the weights train, and every pass reads them rounded as they would be stored; the
+    aware: the weights train, and every pass reads them rounded as they would be stored. The
     gradient ignores the rounding (arXiv:1712.05877, arXiv:1308.3432).
     """
 

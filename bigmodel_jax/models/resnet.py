@@ -111,7 +111,7 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """A residual block: two 3x3 convolutions, or with `bottleneck` 1x1, 3x3 and 1x1.
 
-    The input is added to their output; a 1x1 convolution projects it if the shapes differ.
+    The input is added to their output. A 1x1 convolution projects it if the shapes differ.
     """
 
     features: int

@@ -2,7 +2,7 @@
 
 v1.0 has ReLU. Its embedding table is also the head, and the logits are multiplied by
 embed_dim**-0.5. v1.1 has gated GELU and a separate head. Norms only scale, and nothing has a bias.
-Attention's logits are not divided by sqrt(head_dim); the initial queries are smaller instead.
+Attention's logits are not divided by sqrt(head_dim). The initial queries are smaller instead.
 Dropout is where v1.0 has it, except on attention weights.
 
 Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L
@@ -105,7 +105,7 @@ class T5Config(ModelConfig):
 
 
 def attention_spec(cfg: T5Config) -> params.Tree:
-    """q, k, v (D, H, h) and o (H, h, D); the initial queries are smaller by sqrt(h)."""
+    """q, k, v (D, H, h) and o (H, h, D). The initial queries are smaller by sqrt(h)."""
     D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
     init, out_init = normal(cfg.init_factor * D**-0.5), normal(cfg.init_factor * (H * h) ** -0.5)
     tree = attention.spec(D, H, H, h, init=init, out_init=out_init)
@@ -251,7 +251,7 @@ def encode(cfg: T5Config, p, tokens, where, rng=None) -> jax.Array:
 def apply(cfg: T5Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
     """Logits (B, T, V) float32 of the decoder; encoder_decoder.py describes the batch.
 
-    With a cache, the first call encodes; later calls omit encoder_tokens.
+    With a cache, the first call encodes. Later calls omit encoder_tokens.
     """
     check_batch(batch, cache)
     encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)

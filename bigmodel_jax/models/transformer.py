@@ -3,7 +3,7 @@
 Vaswani et al., arXiv:1706.03762. The tokens of both sides share one embedding table, which is also
 the head. Embeddings are multiplied by sqrt(embed_dim). The layout is that of Marian, whose
 published translation models (opus-mt) are this model with swish and a bias on the logits. Attention
-has biases. A position's vector has sines in its first half and cosines in its second; the paper
+has biases. A position's vector has sines in its first half and cosines in its second. The paper
 interleaves them, which makes no difference to learned weights. BART (bart.py) is this model with
 learned positions and normed embeddings.
 
@@ -185,7 +185,7 @@ def run(cfg: TransformerConfig, p, side: str, tokens, rng, caches, q_where, *whe
 def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
     """Logits (B, T, V) float32 of the decoder; encoder_decoder.py describes the batch.
 
-    With a cache, the first call encodes; later calls omit encoder_tokens.
+    With a cache, the first call encodes. Later calls omit encoder_tokens.
     """
     check_batch(batch, cache)
     encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)
@@ -205,7 +205,7 @@ def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None
     return Out(head.logits(), cache=cache, head=head)
 
 
-# The University of Helsinki's first models; all have en-de's sizes except for the vocabulary.
+# The University of Helsinki's first models. All have en-de's sizes except for the vocabulary.
 OPUS_MT = TransformerConfig(
     vocab_size=58_101,
     max_seq_len=512,

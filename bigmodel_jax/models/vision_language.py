@@ -74,7 +74,7 @@ class Depths:
 
 @dataclasses.dataclass(frozen=True)
 class VisionLanguageConfig(ModelConfig):
-    """A decoder that reads images; the subclasses have the defaults of the published families.
+    """A decoder that reads images. The subclasses have the defaults of the published families.
 
     vision, text: the tower and the decoder. In a row, each token `image_token_id` is replaced by
     one of the image's states. The id may lie beyond the decoder's vocabulary, since its embedding

@@ -187,7 +187,7 @@ def apply(cfg: WhisperConfig, p, batch, *, rng=None, train=False, cache=None) ->
     """Logits (B, T, V) float32 of the decoder.
 
     batch: log_mel (B, M, F); tokens, positions and segment_ids (B, T). A row is one recording: its
-    tokens have segment id 1, and padding 0. With a cache, the first call encodes; later calls omit
+    tokens have segment id 1, and padding 0. With a cache, the first call encodes. Later calls omit
     log_mel.
     """
     if "log_mel" not in batch and cache is None:

@@ -130,7 +130,7 @@ def _attend_backward(saved, d_out):
     q, k, v, e, total, out = saved
     # The outputs alone give the sum over keys of p dp (Dao, arXiv:2307.08691, section 3.1).
     delta = (d_out * out).sum(-1, keepdims=True)
-    # d_scores = p (dp - delta) with p = e / total; dividing d_out instead avoids an array for p.
+    # d_scores = p (dp - delta) with p = e / total. Dividing d_out instead avoids an array for p.
     d_out = d_out / total
     d_scores = e * (_product(d_out, v, 3, 3, (0, 1)) - delta / total)
     dq = _product(d_scores, k, 3, 2, (0, 1))

@@ -186,7 +186,7 @@ def inside():
 
 
 def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
-    """Shards dimension `dim` over the stages, and the next ones as `more` says; the others are
+    """Shards dimension `dim` over the stages, and the next ones as `more` says. The others are
     free.
     """
     free = P.UNCONSTRAINED
@@ -194,7 +194,7 @@ def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
 
 
 def home(a: jax.Array, n: int, m: int) -> jax.Array:
-    """Maps (B, ...) -> (n, k, b, ...); each device keeps the rows that it holds."""
+    """Maps (B, ...) -> (n, k, b, ...). Each device keeps the rows that it holds."""
     a = a.reshape(n, a.shape[0] // m, m // n, *a.shape[1:])
     return pin(jnp.moveaxis(a, 2, 1), 0, None, sharding.fitting_spec(a.shape[1:2], "batch")[0])
 
@@ -208,7 +208,7 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
     """Maps layers (L, ...) -> (r, n, l, ...): round j of stage s has group j n + s.
 
     The layers are stored in order over the stages, which lets a run continue with other numbers of
-    stages and rounds. With several rounds the groups are exchanged once a step; a stage sends at
+    stages and rounds. With several rounds the groups are exchanged once a step. A stage sends at
     most its own shard of the weights.
     """
     w = w.reshape(n, r, -1, *w.shape[1:])

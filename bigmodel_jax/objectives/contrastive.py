@@ -19,7 +19,7 @@ AMONG = "of the held-out images, among all held-out texts"
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(Objective):
-    """Compares every image of a batch with every text of the batch; the loss is in nats.
+    """Compares every image of a batch with every text of the batch. The loss is in nats.
 
     The model returns embeddings (B, 2, E) of length 1: image first, text second. The logits are
     cosines times exp("logit_scale") plus "logit_bias", two parameters of the model.
@@ -93,7 +93,7 @@ def retrieval(pairs: np.ndarray) -> dict[str, float]:
 
 
 def ranks_of(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """(N,): the number of answers nearer to query n than its own answer n; equal answers do not
+    """(N,): the number of answers nearer to query n than its own answer n. Equal answers do not
     count.
     """
     ranks = []

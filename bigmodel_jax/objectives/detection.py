@@ -4,7 +4,7 @@ object".
 The matching is the assignment of least cost (Hungarian algorithm; Carion et al., arXiv:2005.12872,
 section 3.1). optax's solver runs inside the compiled step, so queries and objects stay on their
 devices and no process waits for the host. The rows of a batch are solved in parallel. The time
-grows with queries x objects^2; `data.max_objects` bounds the number of objects.
+grows with queries x objects^2. `data.max_objects` bounds the number of objects.
 
 Shapes: B batch, Q queries, M objects, K classes, L layers.
 """
@@ -28,8 +28,8 @@ WORST = 1e9  # the cost of a pair whose cost is not finite
 class Detection(Objective):
     """DETR's loss: cross-entropy of all queries, and L1 and generalised IoU of the matched boxes.
 
-    The model returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}. The last class is "no object";
-    a box is centre, width and height in 0 .. 1. In training it also returns the outputs of earlier
+    The model returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}. The last class is "no object".
+    A box is centre, width and height in 0 .. 1. In training it also returns the outputs of earlier
     layers, "layer_logits" and "layer_boxes" (B, L - 1, Q, ...), and each layer has a matching and a
     loss of its own. Batch: boxes (B, M, 4), classes (B, M) int32 with -1 for no object, weights
     (B,).
@@ -140,7 +140,7 @@ def layers_of(value) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def match(logits, boxes, true, classes, here, l1: float, iou: float) -> jax.Array:
-    """The query matched with each object, (B, M) int32; all queries of a row differ.
+    """The query matched with each object, (B, M) int32. All queries of a row differ.
 
     The cost of a pair is -probability of the class + l1 |difference| - iou GIoU. Padding objects
     get queries too. They cost the same with every query, so they never take a query from a real

@@ -30,12 +30,12 @@ TEACHER, HIDDEN_MAP = "teacher", "hidden_map"  # names of branches beside the st
 class Distillation(NextToken):
     """(1 - alpha) times next-token cross-entropy plus alpha times the divergence from the teacher.
 
-    The unit is nats per target. Batch: as for `NextToken`; targets of weight 0 do not count.
+    The unit is nats per target. Batch: as for `NextToken`. Targets of weight 0 do not count.
     The teacher is constant and reads the same tokens. It may have another architecture and width,
     but needs the same vocabulary. The metric "loss" is the cross-entropy alone.
 
-    kind, beta and temperature are those of nn/head_losses.py `divergence` (GKD, arXiv:2306.13649);
-    the divergence is not multiplied by the squared temperature. top_k keeps only the teacher's
+    kind, beta and temperature are those of nn/head_losses.py `divergence` (GKD, arXiv:2306.13649).
+    The divergence is not multiplied by the squared temperature. top_k keeps only the teacher's
     likeliest tokens (0 = all), and rest says what happens with the others.
 
     student_layers and teacher_layers are layers, counted from 0, whose outputs are compared in

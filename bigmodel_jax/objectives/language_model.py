@@ -63,5 +63,5 @@ class NextToken(Objective):
 
     def summarize(self, metrics):
         scalars = super().summarize(metrics)
-        # exp(700) is near the largest float; the loss of a diverged run must not overflow.
+        # exp(700) is near the largest float. The loss of a diverged run must not overflow.
         return scalars | {"perplexity": math.exp(min(scalars["loss"], 700.0))}

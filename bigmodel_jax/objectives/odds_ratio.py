@@ -27,7 +27,7 @@ class ORPO(Pairs):
 
     Source: arXiv:2403.07691, equations 6 and 7; TRL 1.16, ORPOTrainer. The odds are those of an
     answer's mean probability per token. The likelihood includes the prompt and is a mean over the
-    tokens of a microbatch's chosen texts, as in TRL; if texts differ in length, it depends on how a
+    tokens of a microbatch's chosen texts, as in TRL. If texts differ in length, it depends on how a
     batch is split. Batch: as for `Pairs`.
     """
 
@@ -42,7 +42,7 @@ class ORPO(Pairs):
 
     def terms(self, texts: Texts, nats, batch) -> Terms:
         means = texts.means
-        # log odds = log p - log(1 - p); the product with (1, -1) is chosen minus rejected.
+        # log odds = log p - log(1 - p). The product with (1, -1) is chosen minus rejected.
         odds = (means - log1mexp(means)) @ jnp.array([1.0, -1.0])
         likelihood = chosen_nats(nats, batch, texts.live)
         losses = likelihood.total / jnp.maximum(likelihood.count, 1.0) - self.beta * jax.nn.log_sigmoid(odds)

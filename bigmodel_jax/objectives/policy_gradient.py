@@ -1,6 +1,6 @@
 """Policy gradients over groups of sampled responses: GRPO and its variants.
 
-A group is the responses to one prompt; a row is one response. The advantages are computed before
+A group is the responses to one prompt. A row is one response. The advantages are computed before
 the step (`advantages`), so microbatches and devices may split a group. `Loss.mean` has the
 denominator of each form: responses (grpo, gspo), tokens of the whole batch (dapo), responses times
 a constant (dr_grpo), or tokens of a microbatch, whose means are then averaged (bnpo).
@@ -254,7 +254,7 @@ def tokens_of(weights: jax.Array) -> jax.Array:
 
 
 def held_out(batch: dict, weights: jax.Array) -> dict[str, Mean]:
-    """The evaluation's metrics of its rollouts; rows without weight are padding."""
+    """The evaluation's metrics of its rollouts. Rows without weight are padding."""
     rows = (weights.sum(1) > 0).astype(jnp.float32)
     found = {name: metrics.weighted(batch[name], rows) for name in ("reward", "stopped") if name in batch}
     return found | {"response_length": metrics.weighted(weights.sum(1), rows)}

@@ -1,6 +1,6 @@
 """`OptimConfig`: the optimizer, its learning-rate schedule and its regularisation.
 
-A config file may define a subclass of it; a run then uses and saves the subclass.
+A config file may define a subclass of it. A run then uses and saves the subclass.
 """
 
 import dataclasses

@@ -24,8 +24,8 @@ class Group:
     """Settings for the trained parameters whose whole path matches the regular expression
     `pattern`.
 
-    A field that is None keeps the value of the whole run's config. A path names a stack of layers;
-    a pattern cannot select one layer of a stack.
+    A field that is None keeps the value of the whole run's config. A path names a stack of layers.
+    A pattern cannot select one layer of a stack.
     """
 
     pattern: str
@@ -169,7 +169,7 @@ def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTran
 
 
 def rate_names(groups: tuple[Group, ...]) -> dict[int, str]:
-    """Maps each group's number to the name under which its rate is logged; frozen groups
+    """Maps each group's number to the name under which its rate is logged. Frozen groups
     have none.
     """
     texts = {n: re.sub(r"[^\w/.-]+", "_", g.pattern.replace(".*", "*")).strip("_/") for n, g in enumerate(groups)}

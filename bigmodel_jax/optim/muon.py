@@ -40,7 +40,7 @@ def dimensions(p: Param) -> MuonDimensionNumbers | None:
 
 
 def muon(cfg: Any, rate: optax.Schedule, mask: params.Tree, spec: params.Tree) -> optax.GradientTransformation:
-    """Muon for matrices and AdamW (with `betas` and `eps`) for the rest; `mask` says what
+    """Muon for matrices and AdamW (with `betas` and `eps`) for the rest. `mask` says what
     decays.
     """
     found = params.map_spec(dimensions, spec)

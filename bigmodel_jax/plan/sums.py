@@ -142,7 +142,7 @@ class Facts(NamedTuple):
     """Sizes of a config's parameters.
 
     trained: number of trained parameters. met: the number of trained parameters by which one token
-    is multiplied; an expert counts in proportion to the tokens that it receives. constants_met: the
+    is multiplied. An expert counts in proportion to the tokens that it receives. constants_met: the
     same for the constants' matrices. constant_bytes: bytes of all constants. moments: bytes of the
     optimizer state.
     """

@@ -174,7 +174,7 @@ def compile_devices(topology: Topology) -> list:
 
     chip = topology.chip
     if chip.platform == "cuda":
-        # The first number counts NVLink domains; here each host is one domain. Inside a domain the
+        # The first number counts NVLink domains. Here each host is one domain. Inside a domain the
         # compiler sums with its own kernels.
         slices, hosts, gpus = topology.shape
         kwargs = {"topology": f"{slices * hosts}x1x{gpus}", "target_config": target_config(chip.kind)}

@@ -1,6 +1,6 @@
 """The worker process of a plan: lower and compile a run's train step for absent devices.
 
-It is started as `python -m bigmodel_jax.plan.worker REQUEST ANSWER`; both are JSON files. Only
+It is started as `python -m bigmodel_jax.plan.worker REQUEST ANSWER`. Both are JSON files. Only
 `compile.py` starts it, since its environment must be set before JAX is imported.
 """
 
@@ -193,7 +193,7 @@ def sizes(state: TrainState, batch: dict, constants: params.Tree, beside: Collec
 
     `host`: bytes in host memory. `checkpoint`: bytes of the whole state, each array once. Constants
     are parameters without gradients that no checkpoint holds. `constants` are those named in
-    `beside`, which belong to the objective; `base` are the others.
+    `beside`, which belong to the objective. `base` are the others.
     """
     parts = {
         "parameters": (state.params, state.frozen, constants),

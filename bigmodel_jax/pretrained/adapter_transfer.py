@@ -74,7 +74,7 @@ def import_adapters(
     are not supported. Then `run_dir` is not written.
     """
     origin = open_origin(base, "--base")
-    # The base class means that the run has no adapters; each kind of adapter is a subclass.
+    # The base class means that the run has no adapters. Each kind of adapter is a subclass.
     if type(origin.config.adapters) is not AdapterConfig:
         raise ValueError(f"{origin.name} has adapters itself; export it merged, and import that, to put others on it")
     cfg = unpadded(origin.config.model)
@@ -122,7 +122,7 @@ def _lora(found: Adapters) -> Lora:
     """The config of the imported adapters. Its patterns match each adapted path exactly, so no
     other matrix gets an adapter.
     """
-    # The commonest rank and alpha become the defaults; other paths are listed in `ranks`.
+    # The commonest rank and alpha become the defaults. Other paths are listed in `ranks`.
     ranks = [(m.rank, m.alpha) for m in found.matrices.values()]
     rank, alpha = max(ranks, key=ranks.count)
     return Lora(

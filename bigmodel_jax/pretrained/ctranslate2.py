@@ -122,7 +122,7 @@ def _config(given: dict[str, np.ndarray]) -> dict[str, Any]:
     vocab, dim = given["model.decoder.embed_tokens.weight"].shape
     depth = {side: 1 + max(_numbers(given, f"model.{side}.layers.")) for side in ("encoder", "decoder")}
     ffn = given["model.encoder.layers.0.fc1.weight"].shape[0]
-    # The id of <|endoftext|>; the id of <|startoftranscript|> follows it.
+    # The id of <|endoftext|>. The id of <|startoftranscript|> follows it.
     end = 50_256 if vocab == 51_864 else 50_257
     return {
         "architectures": ["WhisperForConditionalGeneration"],

@@ -1,6 +1,6 @@
 """DeepSeek-V3's tensor names and config.json.
 
-Published weights are 8-bit; exported weights are not quantised.
+Published weights are 8-bit. Exported weights are not quantised.
 """
 
 import dataclasses
@@ -121,7 +121,7 @@ def from_hf(hf: dict) -> DeepseekConfig:
         head_dim=(hf["qk_rope_head_dim"], None),
         qk_head_dim=(hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"], None),
     )
-    # Only the published inference code quantises activations ("activation_scheme"); the weights are
+    # Only the published inference code quantises activations ("activation_scheme"). The weights are
     # the same either way, so the key is not checked.
     quantized = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [fp8.BLOCK, fp8.BLOCK]}
     check_fixed(hf.get("quantization_config") or {}, **quantized)

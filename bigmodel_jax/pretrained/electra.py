@@ -14,7 +14,7 @@ ENCODER = (
     *(
         dataclasses.replace(row, theirs=row.theirs.replace("bert.", "electra.", 1))
         for row in BERT_ENCODER
-        # ELECTRA has no pooler; its classifier has a dense layer of its own.
+        # ELECTRA has no pooler. Its classifier has a dense layer of its own.
         if ".pooler." not in row.theirs
     ),
     *dense("embed_project", "electra.embeddings_project"),

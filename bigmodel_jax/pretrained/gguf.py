@@ -209,7 +209,7 @@ def gguf_name(name: str) -> str:
 def permute(x: np.ndarray, num_heads: int) -> np.ndarray:
     """Reorders rows (heads * head_dim, ...) from half-split to interleaved rotary pairs.
 
-    Half-split pairs are (i, i + head_dim / 2), as transformers has them; interleaved pairs are (2
+    Half-split pairs are (i, i + head_dim / 2), as transformers has them. Interleaved pairs are (2
     i, 2 i + 1), as llama.cpp has them. The inverse is `unpermute`.
     """
     # (heads, 2, head_dim / 2, ...) -> (heads, head_dim / 2, 2, ...)

@@ -1,6 +1,6 @@
 """gpt-oss's tensor names and config.json.
 
-Published weights are MXFP4; exported weights are not quantised.
+Published weights are MXFP4. Exported weights are not quantised.
 """
 
 from bigmodel_jax.models.gpt_oss import GptOssConfig

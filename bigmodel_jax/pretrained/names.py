@@ -99,7 +99,7 @@ class Piece(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A published tensor that has not been read yet; `read` returns its values."""
+    """A published tensor that has not been read yet. `read` returns its values."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -230,7 +230,7 @@ def to_ours(
     parts = {index: np.empty([len(range(n)[s]) for n, s in zip(shape, index, strict=True)], dtype) for index in where}
     for piece in pieces(tuple(r for r in rows if path in r.paths), spec, cfg):
         lead = len(piece.index)
-        # Where this layer and expert stand in each wanted part; other parts do not need the tensor.
+        # Where this layer and expert stand in each wanted part. Other parts do not need the tensor.
         inside = {
             index: at
             for index in parts

@@ -77,7 +77,7 @@ class PeftConfig:
     """The keys of adapter_config.json that decide what is computed, by PEFT's names and defaults
     (0.21).
 
-    - r, lora_alpha: rank and scale; an adapter is multiplied by lora_alpha / r.
+    - r, lora_alpha: rank and scale. An adapter is multiplied by lora_alpha / r.
     - lora_dropout: the dropout rate on an adapter's input, in training alone.
     - use_rslora: multiply by lora_alpha / sqrt(r) instead.
     - use_dora: adapters have a magnitude for each output (DoRA).

@@ -257,7 +257,7 @@ def export_weights(
 
 
 def write_about(config: Config, run_dir: Path, target: Path) -> None:
-    """Writes tokenizer and preprocessor files; adds classes and special ids to config.json."""
+    """Writes tokenizer and preprocessor files. Adds classes and special ids to config.json."""
     labels.restore(run_dir, target)
     if about := config.data.processor(run_dir):
         (target / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -34,7 +34,7 @@ FILES = (
     ("/bigmodel_jax/objectives/", "head and loss"),
     ("/bigmodel_jax/training/", "training step"),
 )
-# Maps part of a model function's name to a module; the first match counts. It also applies to a
+# Maps part of a model function's name to a module. The first match counts. It also applies to a
 # user's own models.
 FUNCTIONS = (
     ("attn", "attention"),

@@ -65,7 +65,7 @@ class Recorder:
         self._steps, self._waited, self._wall = 0, 0.0, 0.0
 
     def begin(self, step: int, state: Any) -> None:
-        """Call this before each step; `step` is the number of steps that are done."""
+        """Call this before each step. `step` is the number of steps that are done."""
         if self.window is None or self._done or not self._first:
             return
         if step == self.window.first and not self._tracing:

@@ -78,7 +78,7 @@ def _cards(card: dict) -> list[str]:
     read, kept = sum(card.get("read", {}).values()), _kept(card)
     splits, tokens = card["splits"], card.get("tokens", {})
     bars = [("all", 1.0, short(kept))]
-    # A filter can drop every record; the page must still be written.
+    # A filter can drop every record. The page must still be written.
     bars += [(name, split["records"] / max(kept, 1), short(split["records"])) for name, split in splits.items()]
     share = f"{100 * kept / read:.1f} % of the records read" if read else ""
     found = [elements.hero("Records kept", f"{kept:,}", share, bars)]

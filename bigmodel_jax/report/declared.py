@@ -136,7 +136,7 @@ def _class(tag: str, base: type) -> type:
 
 
 def find(known: Known, key: str) -> Metric:
-    """The declaration of a metric; a metric that nothing declares gets one made from its name.
+    """The declaration of a metric. A metric that nothing declares gets one made from its name.
 
     "loss/web" is the loss on the part "web".
     """

@@ -85,7 +85,7 @@ def _leaves(first: dict[str, tuple], second: dict[str, tuple]) -> str:
 
 
 def _digests(folder: Path) -> dict[str, tuple[str, int]]:
-    """{path: (dtype and shape, digest)} of one checkpoint's arrays; the arrays are not read."""
+    """{path: (dtype and shape, digest)} of one checkpoint's arrays. The arrays are not read."""
     leaves = manifest.read(folder)["leaves"]
     digests = arrays.read(folder, {"digest": np.zeros(len(leaves), np.uint32)})["digest"]
     return {path: (text, int(d)) for (path, text), d in zip(leaves.items(), digests, strict=True)}

@@ -31,7 +31,7 @@ def card(name: str, value: str, note: str) -> str:
 
 
 def hero(name: str, value: str, note: str, bars: list[tuple[str, float, str]]) -> str:
-    """A large card with bars of (name, length 0 to 1, text); the first bar is the run's own."""
+    """A large card with bars of (name, length 0 to 1, text). The first bar is the run's own."""
     rows = "".join(
         f'<div class="bar{"" if i else " own"}"><span>{escape(text)}</span>'
         f'<i><b style="width:{100 * length:.1f}%"></b></i><span>{escape(figure)}</span></div>'
@@ -101,7 +101,7 @@ def panel(body: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """A framed table of texts; the first cell of each row is its header.
+    """A framed table of texts. The first cell of each row is its header.
 
     kind: the table's class in page.css.
     """

@@ -28,7 +28,7 @@ TABLE_NOTE = (
 
 
 def build_fold_page(folder: Path, output: Path) -> Path:
-    """Write the page of the cross-validation in `folder`, finished or not; returns `output`."""
+    """Write the page of the cross-validation in `folder`, finished or not. Returns `output`."""
     record = read_folds(folder)
     folders = {n: Path(folder) / FOLDER / str(n) for n in range(record["k"])}
     # The page may be asked for at any time, and a fold that has not begun has no metrics.

@@ -146,7 +146,7 @@ def _stretch(before: Line, line: Line, kept: int) -> dict[str, int]:
     whole = line.time - before.time
     if line.phase != "steps":
         return {line.phase: whole}
-    # Waiting is subtracted first; the rest is split into counted and lost steps.
+    # Waiting is subtracted first. The rest is split into counted and lost steps.
     data = min(line.data, whole)
     rollout = min(line.rollout, whole - data)
     whole -= data + rollout

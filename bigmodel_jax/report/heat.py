@@ -51,7 +51,7 @@ def over(picture: bytes, heat: bytes | None, title: str, note: str, smooth: bool
 
 
 def laid_over(picture: bytes | None, heat: bytes | None, title: str, kind: str = "") -> str:
-    """A heat map over a picture; either may be missing."""
+    """A heat map over a picture. Either may be missing."""
     below = elements.png(picture, "" if heat else title) if picture else ""
     above = elements.png(heat, title).replace("<img", f'<img class="heat{kind}"', 1) if heat else ""
     return f'<div class="over{"" if heat else " plain"}" title="{escape(title)}">{below}{above}</div>'

@@ -83,7 +83,7 @@ class Run:
     def elapsed(self, steps: np.ndarray) -> np.ndarray:
         """Seconds of training at each of `steps`.
 
-        step_seconds is summed; all steps between two records count with the later record's value.
+        step_seconds is summed. All steps between two records count with the later record's value.
         """
         at, seconds = self.series("step_seconds")
         return _accumulate(steps, at, seconds)
@@ -174,7 +174,7 @@ def loss_unit(run: Run) -> str:
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config to {dotted name: value}; a list is one value."""
+    """Flatten a nested config to {dotted name: value}. A list is one value."""
     if not isinstance(node, dict):
         return {prefix: node}
     items = (flatten(value, f"{prefix}.{key}" if prefix else key) for key, value in node.items())

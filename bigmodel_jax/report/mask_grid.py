@@ -20,7 +20,7 @@ def write_masks(
     """Write three rows: pictures, true masks, predictions, with a legend of their classes.
 
     images: (N, H, W, 1 or 3) in 0 .. 1. masks, predicted: class numbers (N, H, W). A mask of -1
-    means that the class is unknown; it is hatched in grey.
+    means that the class is unknown. It is hatched in grey.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -133,7 +133,7 @@ def _devices(environment: dict) -> str:
 
 
 def _cards(run: Run, figures: dict[str, float]) -> list[str]:
-    """Cards of the figures that the run has; the headline metric comes first and large."""
+    """Cards of the figures that the run has. The headline metric comes first and large."""
     judged = _hero_key(run, figures)
     notes: dict[str, Callable[[], str]] = {
         "eval/loss": lambda: loss_unit(run) + _training_note(figures),

@@ -12,7 +12,7 @@ from bigmodel_jax.report.shell import shell
 
 
 def build_plan_page(plan: dict, folder: Path) -> Path:
-    """Write plan.html and its figures into `folder`; returns the page's path."""
+    """Write plan.html and its figures into `folder`. Returns the page's path."""
     light, dark = plan_plots.draw(plan, LIGHT), plan_plots.draw(plan, DARK)
     for name, png in light.items():
         (folder / f"{name}.png").write_bytes(png)
@@ -135,7 +135,7 @@ BOUNDS = {"compute": "arithmetic takes", "hbm": "HBM takes", "ici": "the chips' 
 
 
 def _least(value: float, sign: str = "") -> str:
-    """A value in three digits; a value below 0.01 becomes "< 0.01"."""
+    """A value in three digits. A value below 0.01 becomes "< 0.01"."""
     return f"{sign}{short(value)}" if value >= 0.01 else f"< {sign}0.01"
 
 

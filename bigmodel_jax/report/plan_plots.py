@@ -11,7 +11,7 @@ PARTS += ("weights", "cache", "gradients", "activations", "temporaries", "batch"
 
 
 def draw(plan: dict, theme: Theme) -> dict[str, bytes]:
-    """PNGs by name; a program that was refused has no figure of its time."""
+    """PNGs by name. A program that was refused has no figure of its time."""
     return render({"memory": memory, "time": time, "collectives": collectives}, plan, theme)
 
 

@@ -36,7 +36,7 @@ def read(run_dir: Path) -> dict[str, Any] | None:
 
 
 def build_profile_page(record: dict[str, Any], output: Path) -> Path:
-    """Write the page of a profile.json record; returns `output`."""
+    """Write the page of a profile.json record. Returns `output`."""
     figures: dict[str, Callable] = {name: _bars(name) for name in ("kinds", "modules", "passes")}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     body = "".join(
@@ -87,7 +87,7 @@ def rows(record: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def heads(first: str) -> tuple[str, ...]:
-    """The heads of the columns of `rows`; `first` is the head of the first one."""
+    """The heads of the columns of `rows`. `first` is the head of the first one."""
     return (first, "A step", "Share", "Roofline", "×\u00a0roofline")
 
 

@@ -70,7 +70,7 @@ def group_table(config) -> Table:
 class Progress:
     """The progress display of a run, as a context manager.
 
-    On a terminal it is a bar, redrawn twice a second; other calls of `update` take a few
+    On a terminal it is a bar, redrawn twice a second. Other calls of `update` take a few
     microseconds. Elsewhere (a log file, CI) it prints one plain line every 10 seconds, and one at
     the end. enabled: False (on every process but the first) prints nothing. unit: what throughput
     counts.

@@ -31,7 +31,7 @@ COLUMNS = 4  # how many figures of an evaluation the table shows
 
 
 def build_prune_page(record: dict[str, Any], output: Path) -> Path:
-    """Write the page of a `prune.json` record; returns `output`."""
+    """Write the page of a `prune.json` record. Returns `output`."""
     figures: dict[str, Callable] = {"figure_over_sparsity": _curve, "block_influence": _influence}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     kind, last = record["kind"], record["points"][-1]

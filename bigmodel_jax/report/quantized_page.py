@@ -19,7 +19,7 @@ NOTE = (
 
 
 def build_quantized_page(record: dict[str, Any], table: tuple[Sequence[str], list[list[str]]], output: Path) -> Path:
-    """Write the page of a comparison (compress/compare.py); returns `output`.
+    """Write the page of a comparison (compress/compare.py). Returns `output`.
 
     table: the heads and rows of its table, as texts.
     """

@@ -29,7 +29,7 @@ MEANING = {
 
 
 def build_rate_page(record: dict[str, Any], output: Path) -> Path:
-    """Write the page of a `rate.json` record; returns `output`."""
+    """Write the page of a `rate.json` record. Returns `output`."""
     light, dark = (render({"loss_over_rate": curve}, record, theme) for theme in (LIGHT, DARK))
     said = (f"<b>{len(record['rates'])}</b> of {record['steps']} steps", escape(record["ended"]))
     spans = "".join(f"<span>{text}</span>" for text in said)

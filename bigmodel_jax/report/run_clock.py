@@ -58,7 +58,7 @@ class RunClock:
             log.info("%s", text)
 
     def open(self, step: int) -> None:
-        """Start writing the record, on process 0; the run begins or continues at `step`.
+        """Start writing the record, on process 0. The run begins or continues at `step`.
 
         The run's folder must exist.
         """
@@ -84,7 +84,7 @@ class RunClock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A block in which the process is in phase `name` of `goodput.PHASES`; blocks may nest."""
+        """A block in which the process is in phase `name` of `goodput.PHASES`. Blocks may nest."""
         assert name in goodput.PHASES, name
         before = self._enter(name)
         try:

@@ -33,7 +33,7 @@ class Series(NamedTuple):
 
 
 def read_records(run_dir: Path) -> list[Record]:
-    """The records in scale.jsonl; raises ValueError if it is missing, empty or damaged."""
+    """The records in scale.jsonl. Raises ValueError if it is missing, empty or damaged."""
     path = Path(run_dir) / RECORDS_FILE
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -106,7 +106,7 @@ NARROW = tuple(name for name in COLUMNS if name not in ("Machine", "Batch", "Mov
 
 
 def scaling_table(records: list[Record]) -> Table:
-    """The terminal's table; the page has more columns."""
+    """The terminal's table. The page has more columns."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in NARROW:
         table.add_column(name, justify="left" if name == "Layout" else "right")

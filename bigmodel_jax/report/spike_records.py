@@ -17,7 +17,7 @@ FILE = "spikes.jsonl"
 
 
 def read(run_dir: Path) -> list[dict]:
-    """The spikes in order of time; damaged lines are skipped."""
+    """The spikes in order of time. Damaged lines are skipped."""
     path = Path(run_dir) / FILE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [record for line in lines if (record := _record(line))]
@@ -38,7 +38,7 @@ def drop_after(run_dir: Path, batches: int) -> None:
 
 
 def add(run_dir: Path, record: dict) -> None:
-    """Append a spike; if that fails, a warning is logged and the run goes on."""
+    """Append a spike. If that fails, a warning is logged and the run goes on."""
     if not processes.first():
         return
     line = json.dumps({name: plain(value) for name, value in record.items()}, allow_nan=False)

@@ -71,7 +71,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def read_sweep(folder: Path) -> tuple[SweepRecord | None, dict[str, Any] | None]:
-    """(the trials, the comparison over seeds); each is None if there is none.
+    """(the trials, the comparison over seeds). Each is None if there is none.
 
     Raises ValueError naming a damaged file.
     """

@@ -98,7 +98,7 @@ def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
 
 
 class Throughput:
-    """Mean rates over the last `window` steps, from plain numbers; it never waits for a device.
+    """Mean rates over the last `window` steps, from plain numbers. It never waits for a device.
 
     flops_per_step: FLOPs of one step on all devices. peak: FLOP/s of all devices together; 0 if
     unknown.

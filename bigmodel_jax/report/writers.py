@@ -55,7 +55,7 @@ class MetricsWriter:
         self._board = Board(self._path.parent / "tensorboard", from_step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
-        """Append one record; floats that are not finite become null.
+        """Append one record. Floats that are not finite become null.
 
         TensorBoard gets only the finite numbers.
         """
@@ -153,7 +153,7 @@ def read_metrics(run_dir: Path) -> list[dict]:
 def _parse(path: Path, damaged: list[str] | None = None) -> list[dict]:
     """The records of a file.
 
-    Messages on damaged lines are added to `damaged`; without it the first one is raised.
+    Messages on damaged lines are added to `damaged`. Without it the first one is raised.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records, wrong = [], []
@@ -201,7 +201,7 @@ def _scalars(record: dict) -> dict[str, float]:
 
 
 class WandbTracker:
-    """Sends scalars to Weights & Biases; a resumed run continues under its folder's name.
+    """Sends scalars to Weights & Biases. A resumed run continues under its folder's name.
 
     With WANDB_MODE=offline they stay in the folder.
     """

@@ -22,7 +22,7 @@ from bigmodel_jax.scaling.points import Point
 def scale(
     points: list[Point], run_dir: Path, *, topologies: Sequence[Topology], windows: int, steps: int, console: Console
 ) -> Path:
-    """Measures or plans all points; returns the path of the page.
+    """Measures or plans all points. Returns the path of the page.
 
     It writes scale.jsonl, with a line as soon as a point is done, and scale.html. A point whose
     layout does not fit its devices is left out, and a printed line says why. Raises ValueError if

@@ -20,7 +20,7 @@ LEVEL = 0.95  # probability of the intervals
 
 
 class Law(NamedTuple):
-    """The five coefficients of a law; the loss has the unit of the points."""
+    """The five coefficients of a law. The loss has the unit of the points."""
 
     E: float
     A: float

@@ -54,7 +54,7 @@ def _check_finished(run: Run, step: int, run_dir: Path) -> None:
 
 
 def points_of(run_dirs: Sequence[Path]) -> tuple[Points, str]:
-    """The points of the runs and the key of their loss; raises ValueError if the keys differ."""
+    """The points of the runs and the key of their loss. Raises ValueError if the keys differ."""
     found = [point(Path(run_dir)) for run_dir in run_dirs]
     keys = {key for *_, key in found}
     if len(keys) > 1:

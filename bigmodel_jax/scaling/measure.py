@@ -69,7 +69,7 @@ def _run(job: dict[str, Any], devices: int, processes: int) -> dict[str, Any]:
 
 
 def _start(job: Path, number: int, devices: int) -> subprocess.Popen:
-    """Starts a child that measures; on a CPU it sees only its share of the virtual devices."""
+    """Starts a child that measures. On a CPU it sees only its share of the virtual devices."""
     # JAX reads the number of virtual devices only at its start.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-m", "bigmodel_jax.scaling.measure", str(job), str(number)]
@@ -130,7 +130,7 @@ def peak_of(dtype: str) -> dict[str, Any]:
 
 
 def peak_of_all(peak: dict[str, Any], num_devices: int) -> float:
-    """The FLOP/s of all devices together; virtual devices share one machine."""
+    """The FLOP/s of all devices together. Virtual devices share one machine."""
     return peak["flops"] * (1 if peak["shared"] else num_devices)
 
 

@@ -27,7 +27,7 @@ class Point:
 def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
     """`parallel` with the axes of a text such as "fsdp" or "tensor=2,fsdp".
 
-    An axis without a number takes all remaining devices; if there is none, the data axis does.
+    An axis without a number takes all remaining devices. If there is none, the data axis does.
     Raises ValueError for an unknown axis or an invalid size.
     """
     sizes = dict.fromkeys(AXES, 1)

@@ -52,7 +52,7 @@ def embed(model: Model, weights: Any, texts: Sequence[Sequence[int]], most: int)
 def by_parts(call: Callable[[dict], jax.Array], batch: dict[str, np.ndarray]) -> np.ndarray:
     """The rows of `call`, which gets a few rows of the batch at a time.
 
-    A part has a power of two of rows, so few programs are compiled; rows of zeros fill the last.
+    A part has a power of two of rows, so few programs are compiled. Rows of zeros fill the last.
     """
     total, places = len(next(iter(batch.values()))), max(x.shape[1] if x.ndim == 2 else 1 for x in batch.values())
     most = max(min(MOST_ROWS, MOST_TOKENS // places), 1)

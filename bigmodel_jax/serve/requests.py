@@ -152,7 +152,7 @@ class Chat(Sampled):
     """The body of /v1/chat/completions.
 
     - messages: the conversation so far.
-    - max_tokens, max_completion_tokens: the largest number of generated tokens; the second one
+    - max_tokens, max_completion_tokens: the largest number of generated tokens. The second one
       wins.
     - logprobs: return log probabilities; top_logprobs: the number of likeliest tokens to return
       with them.

@@ -189,7 +189,7 @@ class Served:
         top_k = min(asked.top_k, self.config.model.vocab_size)  # as many are all; a larger number may be no int32
         sample = SampleConfig(temperature=asked.temperature, top_k=top_k, top_p=asked.top_p)
         settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
-        # JAX keys take 32 bits; OpenAI's seed may have 64.
+        # JAX keys take 32 bits. OpenAI's seed may have 64.
         seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
         adapters = self.uses(asked.model) if self.adapters else None
         one = Request(prompt, most, seed, settings=settings, adapters=adapters)

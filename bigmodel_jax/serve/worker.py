@@ -44,7 +44,7 @@ class Worker:
 
     def __init__(self, engines: Mapping[str, Engine], *, most: int, warm_up: Callable[[], None] = lambda: None):
         self._engines, self._most, self._warm_up = engines, most, warm_up
-        # Requests and other work reach the thread through this queue; `_tell` sends tokens back.
+        # Requests and other work reach the thread through this queue. `_tell` sends tokens back.
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._each = list(dict.fromkeys(engines.values()))
         self._texts: dict[tuple[Engine, int], tuple[Reply, int]] = {}
@@ -146,7 +146,7 @@ class Worker:
         self._since = None
 
     def _take(self) -> bool:
-        """Runs the work in the inbox; returns False when the thread must end.
+        """Runs the work in the inbox. Returns False when the thread must end.
 
         It waits for work if no text is being generated.
         """

@@ -35,7 +35,7 @@ def cross_validate(
     target: str = "",
     source: Path | None = None,
 ) -> dict[str, Any]:
-    """Train the folds that are not finished, in run_dir/folds; write and return folds.json.
+    """Train the folds that are not finished, in run_dir/folds. Write and return folds.json.
 
     Raises ValueError with a one-line message for data without folds, for a folder with other folds,
     and if no fold completed.

@@ -64,7 +64,7 @@ class Suggestion:
 def suggest(tried: Sequence[float], losses: Sequence[float], steps: int) -> Suggestion:
     """Suggest a rate from the losses at the rates `tried`.
 
-    steps: the planned number of steps; `tried` may be shorter, if the test ended early.
+    steps: the planned number of steps. `tried` may be shorter, if the test ended early.
     """
     sigma = max(WIDTH * steps, 1.0)
     losses = np.asarray(losses, float)

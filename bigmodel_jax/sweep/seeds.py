@@ -26,7 +26,7 @@ def compare(
     run_dir: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train two configs with `count` seeds each, in run_dir/seeds; write and return the result.
+    """Train two configs with `count` seeds each, in run_dir/seeds. Write and return the result.
 
     The seeds count up from each config's own seed. A run that fails counts as missing. The paired
     tests then also leave out the other config's run with that seed.

@@ -39,7 +39,7 @@ def search(sweep: Sweep, processes: int, groups: Sequence[str], say: Callable[[s
 
 
 def finish(sweep: Sweep, say: Callable[[str], None]) -> Config:
-    """Write the record, best.json and the best trial's report; return the best config."""
+    """Write the record, best.json and the best trial's report. Return the best config."""
     study = sweep.open()
     write_record(sweep, study)
     trials = study.get_trials(deepcopy=False)

@@ -13,7 +13,7 @@ NICENESS = 5
 
 
 class Baselines:
-    """Runs `compute` in a daemon thread; the end of the process ends it at any point."""
+    """Runs `compute` in a daemon thread. The end of the process ends it at any point."""
 
     def __init__(self, compute: Callable[[], dict[str, float]]):
         self._compute = compute

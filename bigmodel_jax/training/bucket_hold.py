@@ -23,7 +23,7 @@ log = logging.getLogger("bigmodel_jax")
 
 
 class BucketHold:
-    """The hold on a run's folder in a bucket; `path` lies in its local copy.
+    """The hold on a run's folder in a bucket. `path` lies in its local copy.
 
     If the folder is not in a bucket, all methods do nothing.
     """

@@ -165,7 +165,7 @@ def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) 
 
 
 def fold(x: jax.Array, dim: int) -> jax.Array:
-    """Sums x along `dim` by adding halves; the dimension stays, with size 1.
+    """Sums x along `dim` by adding halves. The dimension stays, with size 1.
 
     Compilers may change the order of a reduction, but not that of element-wise additions.
     """

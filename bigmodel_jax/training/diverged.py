@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Diverged(Exception):
-    """`train.max_skipped` steps in a row were not finite; the run has ended and is saved."""
+    """`train.max_skipped` steps in a row were not finite. The run has ended and is saved."""
 
     def __init__(self, first: int, num: int, where: str):
         super().__init__(
@@ -39,7 +39,7 @@ def diverged(
 def describe(
     config: Config, mesh, state: TrainState, batch: dict, step: int, constants: params.Tree | None = None
 ) -> str:
-    """Describes the values of step number `step` that are not finite; `batch` is its batch.
+    """Describes the values of step number `step` that are not finite. `batch` is its batch.
 
     The weights are still those of that step, because every later step was skipped. The step is
     computed again, which costs a compilation; ordinary steps therefore pay nothing for the search.

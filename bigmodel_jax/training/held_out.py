@@ -21,7 +21,7 @@ class HeldOut:
     """An iterable over every held-out prompt, answered by the weights under evaluation.
 
     Each iteration answers the prompts again. `show` returns the file for an evaluation's first
-    answers; with None they are not written.
+    answers. With None they are not written.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
@@ -46,7 +46,7 @@ class HeldOut:
             yield self._batch(answers)
 
     def _batch(self, answers: list[Answer]) -> Batch:
-        """A batch of the answers; rows that pad it have weight 0."""
+        """A batch of the answers. Rows that pad it have weight 0."""
         more = self.batch_size - len(answers)
         local = self._policy.rows(answers)
         local["advantages"] = np.zeros(len(answers), np.float32)

@@ -29,7 +29,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # error
 
 
 class Holder:
-    """The hold on a run's folder; the end of this context manager releases it."""
+    """The hold on a run's folder. The end of this context manager releases it."""
 
     def __init__(self, run_dir: Path):
         self._path, self._file = run_dir / FILE, None
@@ -40,7 +40,7 @@ class Holder:
         return self
 
     def take(self) -> None:
-        """Takes the existing folder; does nothing if this process has it already.
+        """Takes the existing folder. Does nothing if this process has it already.
 
         Raises a one-line ValueError that names the process in the folder, or an OSError that names
         the file.

@@ -259,7 +259,7 @@ class Run:
         raise diverged(self.config, self.mesh, state, self.batches, first, self.in_a_row, self.constants)
 
     def go_back(self, state: TrainState) -> tuple[TrainState, int]:
-        """State and step of the last save; the run goes on with the batches after the spike."""
+        """State and step of the last save. The run goes on with the batches after the spike."""
         with self.wall.phase("restore"):
             restored = self.spikes.go_back(state)
         self.patience.set_state(restored.data_state)

@@ -18,7 +18,7 @@ log = logging.getLogger("bigmodel_jax")
 
 
 class Answer(NamedTuple):
-    """An answer; `rewards` has the value of each reward function, NaN for a failed call."""
+    """An answer. `rewards` has the value of each reward function, NaN for a failed call."""
 
     ask: Ask
     rollout: Rollout

@@ -49,7 +49,7 @@ def kinds(text: str) -> tuple[str, ...]:
 def check(
     config: Config, run_dir: Path, *, resumes: bool, source: Path | None = None, accept: Sequence[str] = ()
 ) -> dict:
-    """Makes the record that `write` writes; for a resumed run, compares it with the stored one.
+    """Makes the record that `write` writes. For a resumed run, compares it with the stored one.
 
     Raises a one-line ValueError that names the change, the same in all processes. If `accept` has
     the kind of the change, the change is logged instead. `source` is the file that the config was
@@ -69,7 +69,7 @@ def check(
 
 
 def write(run_dir: Path, record: dict) -> None:
-    """Writes the record and the copies of code; only process 0 does."""
+    """Writes the record and the copies of code. Only process 0 does."""
     if not processes.first():
         return
     for entry in record["code"].values():

@@ -57,7 +57,7 @@ class Beside(NamedTuple):
 
 
 class RowsBeside:
-    """Rows with additional arrays; other attributes are those of the wrapped rows."""
+    """Rows with additional arrays. Other attributes are those of the wrapped rows."""
 
     def __init__(self, rows: Rows, values: dict[str, np.ndarray]):
         self._rows, self._values = rows, values
@@ -139,7 +139,7 @@ class Still(OptimConfig):
 
 @dataclasses.dataclass
 class Source:
-    """The reference's weights, read on first use; `known` is their digest if a run recorded it."""
+    """The reference's weights, read on first use. `known` is their digest if a run recorded it."""
 
     config: Config
     mesh: Any

@@ -1,4 +1,4 @@
-"""Calls the user's reward functions in separate processes; a crash there does not end the run."""
+"""Calls the user's reward functions in separate processes. A crash there does not end the run."""
 
 import atexit
 import functools
@@ -37,7 +37,7 @@ def _short(value: Any, most: int) -> str:
 
 
 class Judges:
-    """Calls the functions `names` on samples; ends calls that take longer than `seconds`."""
+    """Calls the functions `names` on samples. Ends calls that take longer than `seconds`."""
 
     def __init__(self, names: tuple[str, ...], seconds: float):
         self.names, self.seconds = names, seconds
@@ -76,7 +76,7 @@ class Judges:
         return [f"did not return within {self.seconds:g} s, and its process was ended"] * len(self.names)
 
     def close(self) -> None:
-        """Ends the processes; the next call starts new ones."""
+        """Ends the processes. The next call starts new ones."""
         if self._pool is not None:
             self._pool.terminate()
             self._pool = None

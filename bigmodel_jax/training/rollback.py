@@ -59,7 +59,7 @@ class Spikes:
             self.after = before | {step: self.batches.position()}
 
     def see(self, step: int, on_host: dict, sums: dict) -> None:
-        """Reads the metrics of a step; `on_host` has those that are already on the host."""
+        """Reads the metrics of a step. `on_host` has those that are already on the host."""
         if not self.reads or not int(on_host["spikes"].total):
             return
         self.count += 1

@@ -74,7 +74,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
 
 
 def check(run_dir: Path, config: Config, step: int = 0) -> None:
-    """Raises ValueError if the folder holds another run or cannot be made; writes nothing.
+    """Raises ValueError if the folder holds another run or cannot be made. Writes nothing.
 
     `step` is the step that the run has reached, if it is beyond the newest checkpoint in the
     folder.
@@ -132,7 +132,7 @@ def release(run_dir: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that prints one warning if it cannot be written; the run goes on."""
+    """A log file that prints one warning if it cannot be written. The run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()

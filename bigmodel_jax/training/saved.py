@@ -37,7 +37,7 @@ CHAT_TEMPLATE = "chat_template.jinja"  # the file name in a run's folder, and in
 def load_weights(
     config: Config, run_dir: Path, mesh, which: str = "", said: str = "", *, fixed: bool = True, adapter: str = ""
 ) -> tuple[params.Tree, int]:
-    """Loads a checkpoint's weights for evaluation, and its step; the optimizer state is not read.
+    """Loads a checkpoint's weights for evaluation, and its step. The optimizer state is not read.
 
     which: "" for the newest intact checkpoint, a step, or "best" (checkpoint/kept.py).
     said: the option as the user wrote it, for messages.
@@ -189,7 +189,7 @@ def find_boxes(config: Config, weights: params.Tree) -> tuple[np.ndarray, list[B
     """Found boxes in `objective.pictures` rows, evenly spaced over the validation split.
 
     Returns pictures (N, H, W, C) float32 in 0 .. 1, true boxes, and found boxes with a probability
-    of at least `SURE`; boxes are in pixels.
+    of at least `SURE`. Boxes are in pixels.
     """
     model, batch = config.make_model(), batch_to_show(config)
 

@@ -21,7 +21,7 @@ def published(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def fits(shape: tuple[int, ...], own: tuple[int, ...], p: Param) -> bool:
-    """Whether values of `shape` can become `p` with published shape `own`; a vocabulary
+    """Whether values of `shape` can become `p` with published shape `own`. A vocabulary
     may grow.
     """
     pairs = zip(shape, own, p.axes, strict=True) if len(shape) == len(own) else ()

@@ -63,7 +63,7 @@ def kept(name: str, x: Any) -> Mean:
         # The model taps entropy as a function, so that only a watched step computes it.
         return jax.lax.stop_gradient(x())
     x = jax.lax.stop_gradient(x)
-    # "units" are (B, T, F) before their activation; a unit is dead if it is positive for no token.
+    # "units" are (B, T, F) before their activation. A unit is dead if it is positive for no token.
     if name == "units":
         dead = ~(x > 0).any(tuple(range(x.ndim - 1)))
         return Mean(dead.sum(dtype=jnp.float32), jnp.float32(dead.size))

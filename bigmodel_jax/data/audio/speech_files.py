@@ -50,7 +50,7 @@ class SpeechFiles(Listings):
                     yield where, path, row[self.text_field]
 
     def _lacks(self, row: Any) -> str:
-        """Return what is wrong with a manifest line; an empty transcript means silence."""
+        """Return what is wrong with a manifest line. An empty transcript means silence."""
         if not isinstance(row, dict):
             return f"a JSON object is needed, not {type(row).__name__}"
         for name, option in ((self.audio_field, "audio_field"), (self.text_field, "text_field")):

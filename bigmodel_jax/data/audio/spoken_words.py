@@ -1,4 +1,4 @@
-"""Short synthetic utterances by eSpeak NG; the validation split has voices of its own."""
+"""Short synthetic utterances by eSpeak NG. The validation split has voices of its own."""
 
 import dataclasses
 import hashlib
@@ -172,8 +172,8 @@ class Drawn:
 
 
 def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
-    """Draw utterance `number` of a split; a longer split begins with the same utterances."""
-    # SHA-256 gives the same seed in every process; Python's hash() of a text does not.
+    """Draw utterance `number` of a split. A longer split begins with the same utterances."""
+    # SHA-256 gives the same seed in every process. Python's hash() of a text does not.
     seed = int.from_bytes(hashlib.sha256(f"{cfg.seed} {split} {number}".encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)
     voices = cfg.voices if split == "train" else cfg.held_out_voices

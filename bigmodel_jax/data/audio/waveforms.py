@@ -1,4 +1,4 @@
-"""WAV files as samples of one channel at one rate; conversions are logged."""
+"""WAV files as samples of one channel at one rate. Conversions are logged."""
 
 import functools
 import logging

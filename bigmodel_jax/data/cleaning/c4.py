@@ -74,7 +74,7 @@ class C4(Step):
 
 @functools.cache
 def _bad_words(path: Path) -> re.Pattern:
-    """Return a pattern of the file's words; each process reads the file once."""
+    """Return a pattern of the file's words. Each process reads the file once."""
     words = [re.escape(word.strip().lower()) for word in path.read_text("utf-8").splitlines() if word.strip()]
     if not words:
         raise ValueError(f"bad_words: {path} holds no words")

@@ -76,7 +76,7 @@ def _files(step: Decontaminate) -> list[Path]:
 
 @functools.lru_cache(maxsize=2)
 def _known(files: tuple, n: int) -> frozenset[str]:
-    """Return all n-grams of the files; a text of fewer than n words has none."""
+    """Return all n-grams of the files. A text of fewer than n words has none."""
     grams = set()
     for name, _, _ in files:
         for text in _texts(Path(name)):
@@ -113,7 +113,7 @@ def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tup
         if " ".join(lower[i : i + n]) not in known:
             continue
         a, b = words[i].start() - window, words[i + n - 1].end() + window
-        # Overlapping spans are merged; a span is finished once the next one begins after its end.
+        # Overlapping spans are merged. A span is finished once the next one begins after its end.
         if begin is not None and a > end:
             yield begin, end
             begin = None

@@ -30,7 +30,7 @@ class MinHashIndex:
     Signatures that agree in a whole band are compared in full. One byte per minimum is enough
     (b-bit minwise hashing, Li and König, arXiv:0910.3349). Unequal minima agree in this byte once
     in 256 cases, and `_alike` corrects for that. Each band is a hash table of text numbers with
-    linear probing; one byte of the hash is stored as a tag.
+    linear probing. One byte of the hash is stored as a tag.
     """
 
     def __init__(self, permutations: int, bands: int):
@@ -40,7 +40,7 @@ class MinHashIndex:
         self._new_tables(12)
 
     def _new_tables(self, bits: int) -> None:
-        """Make empty tables of 2**bits slots; a slot holds 0, or the number of a text plus 1.
+        """Make empty tables of 2**bits slots. A slot holds 0, or the number of a text plus 1.
 
         They are plain Python arrays, because single elements are read, for which NumPy is slow.
         """
@@ -72,7 +72,7 @@ class MinHashIndex:
         return self._alike(signature, sorted(candidates)) if candidates else 0.0, slots
 
     def add(self, signature: np.ndarray, hashes: list[int], slots: list[int]) -> None:
-        """Keep a signature; `slots` is the value that `find` has just returned for it."""
+        """Keep a signature. `slots` is the value that `find` has just returned for it."""
         # Signatures are stored in blocks: growing one array would copy all of them.
         block, row = divmod(self.number, BLOCK)
         if block == len(self._blocks):
@@ -88,7 +88,7 @@ class MinHashIndex:
 
     def _alike(self, signature: np.ndarray, texts: list[int]) -> float:
         found = (self._signatures(texts) == signature).mean(axis=1)
-        # Unequal minima agree in their byte by chance once in 256 cases; this share is subtracted.
+        # Unequal minima agree in their byte by chance once in 256 cases. This share is subtracted.
         self.nearest, equal = texts[int(found.argmax())], float(found.max())
         return max((equal - 1 / 256) / (1 - 1 / 256), 0.0)
 
@@ -108,7 +108,7 @@ class MinHashIndex:
 
 
 def _place(table: array.array, tags: bytearray, texts: np.ndarray, hashes: np.ndarray, bits: int) -> None:
-    """Put texts (number + 1) into one band's table in bulk; the first of those that collide wins.
+    """Put texts (number + 1) into one band's table in bulk. The first of those that collide wins.
 
     The others move on to the next slot until all are placed.
     """

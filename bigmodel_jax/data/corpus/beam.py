@@ -48,7 +48,7 @@ LARGE = 1000  # questions of a group whose verdicts are stored; smaller groups a
 
 
 class Work(NamedTuple):
-    """What every worker knows; `parts` lists (split, source) in reading order."""
+    """What every worker knows. `parts` lists (split, source) in reading order."""
 
     job: Job
     folder: Path
@@ -184,7 +184,7 @@ def _asked(item: OfChunk, step: int, work: Packed) -> Iterator[tuple[bytes, Any]
 
 
 def _judge(item: tuple[bytes, Any], step: int, work: Packed) -> list[OfChunk]:
-    """Judge one group of keys; the verdicts of a large group are stored."""
+    """Judge one group of keys. The verdicts of a large group are stored."""
     given, (group, asked) = _work(work), (item[0], list(item[1]))
 
     def judge() -> list[OfChunk]:
@@ -235,7 +235,7 @@ def _by_shard(item: OfChunk, work: Packed) -> Iterator[OfShard]:
 def _write(item: OfShard, work: Packed) -> OfAll:
     """Write one shard, which appears whole or not at all, unless an earlier pipeline wrote it.
 
-    Several workers may write the same shard; all write the same bytes.
+    Several workers may write the same shard. All write the same bytes.
     """
     (closed, split, _), chunks_of = item
     folder, name = _work(work).folder, f"shards/{closed}-{split}"
@@ -266,7 +266,7 @@ def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> 
 def _tell(item: OfAll, work: Packed) -> None:
     """Write the result file for the process that started the pipeline."""
     (result,) = [entry for entry in item[1] if "wrong" in entry]
-    # Shards arrive in any order; the manifest lists them as one process would close them.
+    # Shards arrive in any order. The manifest lists them as one process would close them.
     written = sorted(
         (entry for entry in item[1] if "shard" in entry), key=lambda entry: (entry["closed"], entry["shard"]["split"])
     )

@@ -54,7 +54,7 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
 
 
 def to_json(events: list[list]) -> list[list[list]]:
-    """Return the events of a chunk's records as JSON; bytes become characters of Latin-1."""
+    """Return the events of a chunk's records as JSON. Bytes become characters of Latin-1."""
     return [[_plain(event) for event in record] for record in events]
 
 

@@ -19,7 +19,7 @@ SHOWN = 200  # characters of a dropped record's text that a data card may show
 
 
 class Gave(NamedTuple):
-    """Step number `step` gave `number` records; if it gave none, `why` says why, and `shown` begins
+    """Step number `step` gave `number` records. If it gave none, `why` says why, and `shown` begins
     the text.
     """
 
@@ -67,7 +67,7 @@ class Splits:
     by: str = "text"
 
     def of(self, record: Record, read_from: str) -> str:
-        """Return the split of a record; `read_from` is its split in the source.
+        """Return the split of a record. `read_from` is its split in the source.
 
         If `validation_share` is 0, and for test records, this is the source's split.
         """

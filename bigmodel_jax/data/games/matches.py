@@ -52,7 +52,7 @@ class Played(NamedTuple):
 
 
 def match(network: Network, key: jax.Array, opponent: str, searched: bool, games: int, simulations: int) -> Played:
-    """Play `games` games, an even number, from the empty board; the model begins games 0, 2, 4, ...
+    """Play `games` games, an even number, from the empty board. The model begins games 0, 2, 4, ...
 
     In each turn the model is to move in every other game. So only half of the boards go through the
     model, and the other half through the opponent.

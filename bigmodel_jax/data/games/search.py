@@ -24,7 +24,7 @@ class Tree(NamedTuple):
     - priors (N, 7): the network's policy.
     - children (N, 7) int32: the node after each move, -1 where there is none yet.
     - parents (N,) int32: -1 at the root.
-    - visits, values (N,): counts and sums over the simulations that passed the node; values are
+    - visits, values (N,): counts and sums over the simulations that passed the node. Values are
       from the view of the player to move there.
     - over (N,) bool: whether the game has ended.
     """
@@ -138,7 +138,7 @@ def select(tree: Tree) -> tuple[jax.Array, jax.Array]:
 def grown(tree: Tree, new, parent, move, board: Board, prior, value) -> Tree:
     """Return the tree with the node `new` after `move`, and its value added along the path.
 
-    Where the game is over at `parent`, no node is linked; the value of `parent` is added once more.
+    Where the game is over at `parent`, no node is linked. The value of `parent` is added once more.
     """
     ended = tree.over[parent]
     leaf = jnp.where(ended, parent, new)

@@ -35,7 +35,7 @@ def fitted(
     """Resize an image (H, W, C) uint8 and its mask (H, W) uint8 to `size` (height, width).
 
     - crop: scale until the size is covered, and cut at the centre.
-    - pad: scale until the image fits, and pad on the right and below with black; the mask gets the
+    - pad: scale until the image fits, and pad on the right and below with black. The mask gets the
       label `around` there.
     - resize: stretch to the size.
 

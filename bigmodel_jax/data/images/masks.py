@@ -157,7 +157,7 @@ class MaskRows:
 
 
 def decoded_folder(cfg: MaskData, split: str) -> Path:
-    """Return the cache folder with image.npy, mask.npy and meta.json; fill it if missing."""
+    """Return the cache folder with image.npy, mask.npy and meta.json. Fill it if missing."""
     prepared = (cfg.num_classes, cfg.ignore_label, cfg.image_size, cfg.fit, cfg.max_bad_records)
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), *prepared)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
@@ -165,7 +165,7 @@ def decoded_folder(cfg: MaskData, split: str) -> Path:
 
 
 def _decode(cfg: MaskData, split: str, folder: Path) -> None:
-    """Write a split's usable records into `folder`; only one is in memory at a time."""
+    """Write a split's usable records into `folder`. Only one is in memory at a time."""
     bad, first = BadRecords(cfg.max_bad_records), None
     with Column(folder / "image.npy", np.uint8) as images, Column(folder / "mask.npy", np.uint8) as masks:
         for where, record in cfg.source.records(split, cfg.root(), bad):

@@ -21,7 +21,7 @@ TRIES = 20  # attempts to place a digit before it is left out
 
 @dataclasses.dataclass(frozen=True)
 class DigitScenes(Source):
-    """Square grey scenes; scene n of a split depends only on the seed and n.
+    """Square grey scenes. Scene n of a split depends only on the seed and n.
 
     A split's scenes contain digits of that split alone. A record has
 

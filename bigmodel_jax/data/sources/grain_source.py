@@ -41,7 +41,7 @@ class GrainDataset(FunctionSource):
 
 
 def _elements(dataset: Any, name: str) -> Iterator[Any]:
-    """Yield the elements of a data set in order; `name` is the user's function."""
+    """Yield the elements of a data set in order. `name` is the user's function."""
     if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which raise an error unless they are parsed
         flags.FLAGS.mark_as_parsed()
     if (file := name.rpartition(":")[0]).endswith(".py"):  # worker processes cannot import a config file by its name

@@ -17,7 +17,7 @@ BOM = b"\xef\xbb\xbf"  # the byte-order mark that some editors put before UTF-8 
 def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes, str]]:
     """Yield (number, line, "") of each line that is not blank.
 
-    A line of more than `most` bytes gives (number, b"", what is wrong); no more than `most` bytes
+    A line of more than `most` bytes gives (number, b"", what is wrong). No more than `most` bytes
     of it are in memory. A byte-order mark before the first line is removed.
     """
     number = 0
@@ -35,7 +35,7 @@ def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes,
 
 @contextlib.contextmanager
 def opened_text(path: Path) -> Iterator[TextIO]:
-    """Open a file as text for `csv`; bytes that are not UTF-8 become U+FFFD."""
+    """Open a file as text for `csv`. Bytes that are not UTF-8 become U+FFFD."""
     with opened(path) as file:
         text = io.TextIOWrapper(file, newline="", encoding="utf-8-sig", errors="replace")
         try:

@@ -35,7 +35,7 @@ def kind(path: Path) -> str:
 
 @contextlib.contextmanager
 def raw(path: Path) -> Iterator[BinaryIO]:
-    """Open a file's raw bytes; `position` counts what is read of them."""
+    """Open a file's raw bytes. `position` counts what is read of them."""
     with paths.opened(path) as file:
         size, _Position.file = paths.stat(path).size, file
         try:

@@ -19,7 +19,7 @@ def not_installed(builder: str) -> str:
 
 
 def version(package: str, name: str) -> str:
-    """Return the version of the package of the data set `name`; raises ValueError if missing."""
+    """Return the version of the package of the data set `name`. Raises ValueError if missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -148,7 +148,7 @@ class Listings(Files):
 
 
 def _digests(option: str, found: list[Path], root: Path) -> list[str]:
-    """Return digests of the files' content; raises ValueError where a file cannot be read."""
+    """Return digests of the files' content. Raises ValueError where a file cannot be read."""
     try:
         return remembered.digests(found, root)
     except OSError as error:
@@ -176,7 +176,7 @@ class TextFiles(Files):
 
 @dataclasses.dataclass(frozen=True)
 class JsonlFiles(Files):
-    """JSON Lines files, optionally compressed (.jsonl.gz, .jsonl.zst); each line is a document."""
+    """JSON Lines files, optionally compressed (.jsonl.gz, .jsonl.zst). Each line is a document."""
 
     text_field: str = "text"
     "the field that holds the text"

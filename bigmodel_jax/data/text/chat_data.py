@@ -43,7 +43,7 @@ class ChatData(Templated, DataConfig):
     """Records of one conversation each: messages, ShareGPT's conversations, or prompt and
     completion.
 
-    If prompt and completion are texts, they become a user's and an assistant's message; without a
+    If prompt and completion are texts, they become a user's and an assistant's message. Without a
     template they are joined into one text.
     """
 
@@ -102,7 +102,7 @@ class ChatData(Templated, DataConfig):
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
         log.info("%s split: records of the form %s", split, meta["form"])
-        # mmap_mode "c" copies only the pages that `fit` writes to; all others are read from the
+        # mmap_mode "c" copies only the pages that `fit` writes to. All others are read from the
         # file.
         stream = Stream(*(np.load(folder / f"{name}.npy", mmap_mode="c") for name in Stream._fields))
         starts, lengths, counts = fit(stream, self.seq_len, self.too_long, meta["start"])
@@ -164,7 +164,7 @@ class ChatData(Templated, DataConfig):
         (out / "meta.json").write_text(json.dumps(meta))
 
     def _samples(self, record: dict[str, Any], form: str, template: str, tokenizer: Tokenizer) -> list[chat.Sample]:
-        """Return the samples of a record; raises ValueError with the reason for an unusable one."""
+        """Return the samples of a record. Raises ValueError with the reason for an unusable one."""
         talk = chat_records.read(record, form, self._columns())
         escape = self.control_tokens == "escape"
         if not self.template_path:
@@ -230,7 +230,7 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
 
 @dataclasses.dataclass(frozen=True)
 class ChatRows:
-    """The rows of one split; `meta` holds counts and names."""
+    """The rows of one split. `meta` holds counts and names."""
 
     shown_as: ClassVar = "chat"
 
@@ -243,7 +243,7 @@ class ChatRows:
         return self.plan.num_rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return a batch as for plain text; only targets of the assistant have weight 1."""
+        """Return a batch as for plain text. Only targets of the assistant have weight 1."""
         tokens, mask, offsets = self.stream
         out = packing.collate(tokens, self.plan, indices, self.seq_len, offsets)
         # The mask is collated like the tokens. Its "targets" say whether each target is trained on.

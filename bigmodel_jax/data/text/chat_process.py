@@ -45,7 +45,7 @@ class Renderer:
             self.process = None
 
     def render(self, template: str, fields: dict[str, Any]) -> str:
-        """Return the rendered text; raises a one-line ValueError on any failure or timeout."""
+        """Return the rendered text. Raises a one-line ValueError on any failure or timeout."""
         try:
             asked = json.dumps(fields)
         except RecursionError:
@@ -89,14 +89,14 @@ class Renderer:
 
 @functools.cache
 def _renderer(pid: int) -> Renderer:
-    """Return the renderer of the process `pid`; a forked process must not share its parent's."""
+    """Return the renderer of the process `pid`. A forked process must not share its parent's."""
     if importlib.util.find_spec("jinja2") is None:
         raise ValueError("chat templates need the package jinja2: uv sync --extra pretrained")
     return Renderer()
 
 
 def render(template: str, fields: dict[str, Any]) -> str:
-    """Render `template` with JSON values; raises a one-line ValueError for whatever goes wrong."""
+    """Render `template` with JSON values. Raises a one-line ValueError for whatever goes wrong."""
     return _renderer(os.getpid()).render(template, fields)
 
 

@@ -68,7 +68,7 @@ def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
 
 
 def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
-    """Return the conversation in a record of `form`; raises ValueError for any other record."""
+    """Return the conversation in a record of `form`. Raises ValueError for any other record."""
     found = form_of(record, columns)
     if found is None:
         raise ValueError(_no_form(record, columns))
@@ -162,7 +162,7 @@ def _wrong(messages: list[Message], first: int) -> str:
 
 
 def tools_of(value: Any, name: str) -> list | None:
-    """Return tools as a list; tables may hold it as JSON text."""
+    """Return tools as a list. Tables may hold it as JSON text."""
     if isinstance(value, str):
         try:
             # A CSV cell without tools is an empty text, which is no JSON.

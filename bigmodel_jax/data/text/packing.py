@@ -27,7 +27,7 @@ OPEN_ROWS = 512  # first_fit looks only at this many rows, so its time stays lin
 
 
 class Plan(NamedTuple):
-    """Row r holds pieces first[r] .. first[r + 1]; piece p is stream[starts[p] : starts[p] +
+    """Row r holds pieces first[r] .. first[r + 1]. Piece p is stream[starts[p] : starts[p] +
     lengths[p]].
     """
 
@@ -59,7 +59,7 @@ def make_plan(packing: Packing, offsets: np.ndarray, seq_len: int) -> Plan:
 
 
 def _cut(offsets: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (starts, lengths) of the documents' pieces; only a document's last may be shorter."""
+    """Return (starts, lengths) of the documents' pieces. Only a document's last may be shorter."""
     sizes = np.diff(offsets)
     count = -(-sizes // seq_len)
     nth = ranges(np.zeros_like(count), count)
@@ -115,7 +115,7 @@ def collate(
     segment_ids count from 1 in each row, and are 0 in padding, which has weight 0. positions count
     from 0 in each segment. A segment begins at every offset and at every piece, so a piece that
     continues a document is a segment of its own. Where `start` is given, it replaces the separator
-    at each offset in the inputs; the separator remains the target that ends a document.
+    at each offset in the inputs. The separator remains the target that ends a document.
     """
     shape = (len(rows), seq_len)
     count = plan.first[rows + 1] - plan.first[rows]

@@ -1,4 +1,4 @@
-"""Prompts for reinforcement learning; rewards may read any column of their records.
+"""Prompts for reinforcement learning. Rewards may read any column of their records.
 
 A prompt is a text, or messages in a chat template that asks for the assistant's answer.
 training/rollouts.py makes the batches: G consecutive rows per prompt, each with the prompt and one
@@ -120,7 +120,7 @@ class PromptData(Templated, DataConfig):
                 yield tokens, record
 
     def tokens(self, tokenizer: Tokenizer, template: str, prompt: Any) -> list[int]:
-        """Return the tokens before an answer; raises ValueError where the prompt is unusable."""
+        """Return the tokens before an answer. Raises ValueError where the prompt is unusable."""
         text = isinstance(prompt, str)
         if not prompt or not (text or isinstance(prompt, list)):
             raise ValueError(f"its {self.prompt_field} is empty" if not prompt else f"{self.prompt_field} is no text")
@@ -169,7 +169,7 @@ class PromptRows:
         return ""
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return the prompts without answers; no token has weight."""
+        """Return the prompts without answers. No token has weight."""
         chosen = [self.prompts[i] for i in indices]
         nothing = [np.zeros(0, np.int32)] * len(chosen)
         none = [np.zeros(0, np.float32)] * len(chosen)
@@ -189,7 +189,7 @@ def collate(prompts, answers, asked, log_probs, seq_len: int) -> dict[str, np.nd
     """Return rows of prompt and answer: each token with its target.
 
     tokens, targets, segment_ids and positions are int32 (B, T); weights and rollout_log_probs are
-    float32 (B, T). `asked` is 1 where a token of the answer was sampled by the policy; `log_probs`
+    float32 (B, T). `asked` is 1 where a token of the answer was sampled by the policy. `log_probs`
     are the sampler's log-probabilities.
     """
     shape = (len(prompts), seq_len)

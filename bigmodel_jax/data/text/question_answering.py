@@ -64,7 +64,7 @@ class QuestionAnsweringData(DataConfig):
 
     The source gives records {"question", "context", "answers"}. The answers are a list of {"text",
     "answer_start"} as in SQuAD, or two lists as on the Hugging Face Hub. Training reads the first
-    answer; without any, the context does not answer the question. A batch holds tokens,
+    answer. Without any, the context does not answer the question. A batch holds tokens,
     token_types, segment_ids and positions (B, T) int32; start and end (B,) int32, the answer's
     first and last token; weights (B,) float32.
     """
@@ -144,7 +144,7 @@ class QuestionAnsweringData(DataConfig):
 
 
 def example(record: dict[str, Any]) -> Example:
-    """Read a record; raises ValueError for a missing field, or an answer at another place."""
+    """Read a record. Raises ValueError for a missing field, or an answer at another place."""
     if missing := lacks(record, *FIELDS):
         raise ValueError(missing)
     question, context = record["question"], record["context"]

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TextPairData(DataConfig):
-    """Pairs of texts; a row is one pair, each side padded on the right.
+    """Pairs of texts. A row is one pair, each side padded on the right.
 
     A batch holds encoder_tokens and encoder_segment_ids (B, input_len) int32; tokens, targets,
     segment_ids and positions (B, target_len) int32; weights (B, target_len) float32; in evaluation
@@ -191,7 +191,7 @@ class PairRows:
         return out
 
     def _sides(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield input and target of each pair; a side that is too long keeps its end token."""
+        """Yield input and target of each pair. A side that is too long keeps its end token."""
         lengths = self.lengths[indices].ravel()
         ids = self.tokens[packing.ranges(self.begins[indices].ravel(), lengths)].astype(np.int32)
         texts = [np.append(self.first, side).astype(np.int32) for side in np.split(ids, np.cumsum(lengths)[:-1])]

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A split to tokenize; `root` is the cache folder, `limit` the allowed bad records."""
+    """A split to tokenize. `root` is the cache folder, `limit` the allowed bad records."""
 
     source: Source
     split: str
@@ -43,7 +43,7 @@ class Job:
 
 
 def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], None] = lambda done, of: None) -> Path:
-    """Return `folder` with the split's token shards and manifest; raises ValueError for bad input.
+    """Return `folder` with the split's token shards and manifest. Raises ValueError for bad input.
 
     An interrupted or failed call keeps the complete shards, and the next call makes the others. A
     damaged or missing shard is logged and made again. `say` gets the number of shards that are
@@ -127,7 +127,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def _is_made(folder: Path, number: int) -> bool:
-    """Tell whether a shard is complete; the index of a damaged one is deleted."""
+    """Tell whether a shard is complete. The index of a damaged one is deleted."""
     index = token_shards.index_path(folder, number)
     if not index.exists():
         return False
@@ -141,7 +141,7 @@ def _is_made(folder: Path, number: int) -> bool:
 
 
 def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> None:
-    """Write the manifest; raises ValueError for too many bad records, or no documents."""
+    """Write the manifest. Raises ValueError for too many bad records, or no documents."""
     for index in indexes:
         for where, reason in index.facts["skipped"]:
             bad.skip(where, reason)

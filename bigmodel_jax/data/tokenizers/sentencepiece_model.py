@@ -44,7 +44,7 @@ class Added(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The fields of `tokenizers.Encoding` that are used; offsets are (start, end) in characters."""
+    """The fields of `tokenizers.Encoding` that are used. Offsets are (start, end) in characters."""
 
     ids: list[int]
     tokens: list[str]
@@ -94,7 +94,7 @@ class SentencePieceModel:
 
     @property
     def decoder(self) -> str:
-        """U+2581 if a text's pieces spell exactly that text, else ""; `token_bytes` reads it."""
+        """U+2581 if a text's pieces spell exactly that text, else "". `token_bytes` reads it."""
         spec = parse(self.proto).normalizer_spec
         lossless = not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
         return "▁" if lossless and any(map(self.processor.is_byte, range(len(self._own)))) else ""
@@ -186,7 +186,7 @@ class SentencePieceModel:
         Path(path).write_text(json.dumps(about))
 
     def export(self, folder: Path) -> dict[str, Any]:
-        """Write the model's file; return entries of transformers' tokenizer_config.json."""
+        """Write the model's file. Return entries of transformers' tokenizer_config.json."""
         (folder / self.file).write_bytes(self.proto)
         decoder = {t.id: {"content": t.content, "special": t.special} for t in self.added}
         return {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder}
@@ -201,7 +201,7 @@ def load(path: Path) -> SentencePieceModel:
 
 
 def read_model(model: bytes) -> Any:
-    """Return a SentencePieceProcessor; raises ValueError for bytes that are no model."""
+    """Return a SentencePieceProcessor. Raises ValueError for bytes that are no model."""
     _require()
     from sentencepiece import SentencePieceProcessor
 

@@ -51,7 +51,7 @@ CHANGES_IDS = {
 
 
 class Token(NamedTuple):
-    """A token that a config adds; the other fields are those of `tokenizers.AddedToken`.
+    """A token that a config adds. The other fields are those of `tokenizers.AddedToken`.
 
     `id` is None where the config does not say it.
     """
@@ -93,7 +93,7 @@ class About(NamedTuple):
 
 
 def read_object(path: Path) -> dict:
-    """Return a file's JSON object, {} without the file; raises ValueError for any other content."""
+    """Return a file's JSON object, {} without the file. Raises ValueError for any other content."""
     if not path.is_file():
         return {}
     try:

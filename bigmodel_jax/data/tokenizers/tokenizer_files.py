@@ -117,7 +117,7 @@ def from_wordpiece(about: About) -> Any:
 
 
 def _lines(path: Path) -> dict[str, int]:
-    """Return {piece: line number}; the last line counts for a repeated piece."""
+    """Return {piece: line number}. The last line counts for a repeated piece."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

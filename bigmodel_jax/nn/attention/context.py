@@ -97,7 +97,7 @@ def ring(
 
     A causal ring is in zig-zag order: device i of n holds pieces i and 2n-1-i of 2n pieces. In the
     order of the text, the last device would compute n blocks and the first device one block, and
-    all would wait for the last; in zig-zag order each device computes half a block per turn. The
+    all would wait for the last. In zig-zag order each device computes half a block per turn. The
     order is made for this layer's attention and undone after it, so that no other operation that
     counts slots sees it (shifts, learned positions, experts' places). The skipped blocks do not
     reduce what the devices exchange.

@@ -223,7 +223,7 @@ def _is_bitcast(code: Code, fused: str) -> bool:
 
 
 def _written(body: dict[str, Instruction], root: Instruction) -> float:
-    """Bytes that a fusion writes; an in-place update writes its slice only."""
+    """Bytes that a fusion writes. An in-place update writes its slice only."""
     if root.opcode == "tuple":
         return sum(_written(body, body[name]) for name in root.operands if name in body)
     if root.opcode == "bitcast" and root.operands and root.operands[0] in body:

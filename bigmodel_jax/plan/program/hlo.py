@@ -220,7 +220,7 @@ def members(program: Program, mesh: Mesh) -> list[int]:
 
 
 def device_groups(line: str, members: list[int]) -> list[list[int]]:
-    """Groups of mesh positions that exchange data; a permute has one group per pair."""
+    """Groups of mesh positions that exchange data. A permute has one group per pair."""
     return [[members[i] for i in group] for group in _groups(line, len(members))]
 
 

@@ -1,7 +1,7 @@
 """A model's loss in three parts: before its layers, the layers, and after them.
 
 All parts are functions on lists of leaves, and run the model's and the objective's own code.
-`leave` runs `enter` again for the values that it needs; the compiler drops the unused rest.
+`leave` runs `enter` again for the values that it needs. The compiler drops the unused rest.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class PartedLoss:
     summed: Callable[..., tuple[jax.Array, Any]]
 
     def read(self, compute: Tree) -> Tree:
-        """The parameters as the parts read them; adapters have no dropout in a pipeline."""
+        """The parameters as the parts read them. Adapters have no dropout in a pipeline."""
         return self.parts.read(self.whole(compute), None)
 
     def enter(self, compute: Tree, rows: Any, rng: jax.Array) -> tuple[Tree, dict, Entry]:
@@ -72,7 +72,7 @@ class Split:
 def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     """Splits `loss` into functions on leaves.
 
-    `rows` and `rng` belong to one microbatch; they give the shapes, and the arrays that every layer
+    `rows` and `rng` belong to one microbatch. They give the shapes, and the arrays that every layer
     takes whole.
     """
 
