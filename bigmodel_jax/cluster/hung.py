@@ -37,9 +37,9 @@ class Verdict:
 def judge(members: Sequence[Member], interval: float) -> Verdict | None:
     """The verdict on a job; None if it does not hang.
 
-    interval: seconds between two reports of a process. A process that reports nothing hangs.
-    Otherwise the step must be overdue in every process, because a process that still evaluates,
-    saves or compiles while the others wait is not at fault.
+    interval: seconds between two reports of a process. A process that reports nothing hangs. If all
+    report, the job hangs only when the step is overdue in every process. A process may evaluate,
+    save or compile while the others wait.
     """
     silent = [m for m in members if m.silence > SILENT_SECONDS]
     if silent:

@@ -144,8 +144,9 @@ def _goes_on(path: Path, entry: dict) -> bool:
 
 
 def push(here: Path, only: Sequence[str] = ()) -> None:
-    """Uploads the changed files of a copy and deletes removed ones. Ignores folders that are no
-    copy.
+    """Uploads the changed files of a copy and deletes removed ones.
+
+    Ignores folders that are not copies of a bucket's.
 
     only: upload only files below these top folders or of these names. Raises ValueError, one line,
     if the store does not answer.
@@ -170,8 +171,9 @@ def push(here: Path, only: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def kept(here: Path) -> Iterator[None]:
-    """A block during which a copy is uploaded every half minute and at the end. Ignores other
-    folders.
+    """A block during which a copy is uploaded every half minute and at the end.
+
+    Ignores folders that are not copies of a bucket's.
 
     A failed upload is logged once and tried again. A failure at the end raises ValueError, one
     line, unless another error has ended the block.

@@ -179,7 +179,7 @@ def patch(subject: Subject, answer: Answer, tokens: jax.Array, pieces: tuple[str
     )
     found = np.asarray(run(subject.params, batch, subject.batch))
     with_text, without = float(metric(of_text)), float(metric(of_other))
-    # Normalize, so that 0 is the second text's value and 1 the text's.
+    # The results are scaled so that 0 is the second text's value, and 1 is the first text's.
     away = with_text - without
     measured = f"log p({answer.name})" if subject.next_token else f"logit of {answer.name}"
     if other.target != answer.target:

@@ -220,8 +220,8 @@ def _nnx_ranks():
 
 @contextlib.contextmanager
 def _linen_ranks():
-    """Yields {(collection, *path): rank}, the lowest rank at which a Linen module sees a
-    variable: `nn.scan` and `nn.vmap` hand a module one layer of it."""
+    """Yields {(collection, *path): number of dimensions} of the variables that Linen modules read.
+    The lowest number counts, since `nn.scan` and `nn.vmap` give a module one layer of a stack."""
     ranks: dict[tuple, int] = {}
 
     def note(call, args, kwargs, context):

@@ -110,7 +110,8 @@ def block_spec(cfg: ModernBertConfig) -> params.Tree:
 def head_spec(cfg: ModernBertConfig) -> params.Tree:
     """The parameters of `cfg.head`: a dense layer (D, D) with its norm, and what reads them.
 
-    masked_lm: logits_bias (V,), as the projection is the embedding table. Others: head (D, C).
+    The head "masked_lm" has logits_bias (V,), as the projection is the embedding table. All other
+    heads have head (D, C).
     """
     if cfg.head == "none":
         return {}

@@ -164,7 +164,8 @@ def _points(axes, x, y, color: str, series: Series) -> tuple[float, str, str]:
 
 
 def _legend(figure, axes, labels):
-    """Names at the ends of the curves, or a legend if the scale is logarithmic or a name is long.
+    """Writes names at the ends of the curves, or a legend if the scale is logarithmic or a name
+    long.
 
     `label_ends` places its names on a linear scale.
     """

@@ -70,7 +70,7 @@ def spread(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Arr
 
     If kv heads are fewer than the devices over `heads`, their weights are replicated
     (sharding.shardings). A device then keeps the repeated head that its query heads share. Without
-    the repetition every device would compute all query heads.
+    repeated heads every device would compute all query heads.
     """
     mesh, rules, _ = sharding.current()
     K, H = k.shape[2], q.shape[2]

@@ -238,7 +238,7 @@ def places(num_tokens: int, num_chosen: int, num_experts: int, factor: float) ->
 def capacity(
     p: dict, x_BTD: jax.Array, routing: Routing, mask_BT: jax.Array, factor: float, activation: Activation = swiglu
 ) -> jax.Array:
-    """C places per expert and row, filled by one-hot products (GShard, arXiv:2006.16668).
+    """Gives each expert C places per row, filled by one-hot products (GShard, arXiv:2006.16668).
 
     As in Switch (arXiv:2101.03961), tokens take places in their order, so that no token is dropped
     for a later one. GShard fills all first choices before second ones.
