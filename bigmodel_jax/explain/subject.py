@@ -73,6 +73,7 @@ def answered(subject: Subject, logits: jax.Array, target: int | None, *, classes
     if not classes:
         target = 0 if target is None else target
         return Answer(target, subject.name(target), (), float(logits[target]))
+    # Without the largest logit, exp cannot overflow.
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     # The sort is stable, so that equal probabilities keep the order of their numbers.

@@ -69,6 +69,8 @@ class EngineRollouts:
         self._most, self._stop = sample.max_tokens, stop
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
+        # With a fresh cache the answers do not depend on earlier rollouts, so a resumed run repeats
+        # them.
         self._engine.load(weights, fresh=True)
         numbers = {
             self._engine.submit(Request(a.prompt, self._most, *a.key, inputs=a.inputs)): n for n, a in enumerate(asks)

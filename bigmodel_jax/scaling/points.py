@@ -72,6 +72,7 @@ def make_points(
         for count in sorted(set(devices)):
             if count % min(processes, count):
                 raise ValueError(f"--processes {processes} does not divide --devices {count}")
+            # This call raises ValueError where the layout does not divide the number of devices.
             factor(parallel, count)
             rows = config.train.batch_size
             # Weak scaling keeps the work per device.

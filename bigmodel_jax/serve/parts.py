@@ -36,6 +36,7 @@ class Parts:
         while (found := self._next_tag()) is not None:
             at, tag, after = found
             self._give(out, self.held[:at])
+            # Templates write a line break after a tag, which is no part of the text.
             self.held, self.now = self.held[at + len(tag) :].removeprefix("\n"), after
         if self.now == "call" and not last:
             return out

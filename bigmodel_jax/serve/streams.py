@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from bigmodel_jax.serve.refused import Refused
 
+# Without the second header nginx would hold events back until its buffer is full.
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 

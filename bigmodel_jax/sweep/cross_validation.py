@@ -57,6 +57,7 @@ def cross_validate(
     programs, began = SharedPrograms((), unread=(HELD_OUT,)), time.monotonic()
     for n in range(folds.k):
         files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
+        # The record on disk has all finished folds, so the page can be made during the next one.
         record["folds"].append(_train(config, folds, n, metric, run_dir, programs, source))
         one = record["folds"][-1]
         left = (time.monotonic() - began) / (n + 1) * (folds.k - n - 1)

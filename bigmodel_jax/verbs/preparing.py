@@ -30,7 +30,7 @@ class Prepare(OfJob):
     workers: Count = 1  # processes per host that clean and tokenize; the result does not depend on it
     engine: Literal["processes", "beam"] = "processes"  # what cleans; the result does not depend on it
     beam: str = ""  # Apache Beam's options, such as --runner=FlinkRunner; empty: its local runner
-    output: str = ""  # the folder of the prepared corpus, gs:// too; empty: in the cache, where train finds it
+    output: str = ""  # prepared corpus's folder, also in a bucket (gs://); empty: in the cache, where train finds it
 
 
 def prepare(args: Sequence[str]) -> None:

@@ -106,7 +106,8 @@ def generate(params, prompts, count, beside=None):
         raise SystemExit(f"--prompt: the model also reads {', '.join(lacking)}; give a file of it as --inputs")
     cache = arrays(tables["cache"], b=len(prompts), s=length + count)
     out = prefill(params, {name: given[name] for name in tables["batch"]}, cache)
-    # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
+    # The text of an encoder-decoder begins anew at position 0. Any other text goes on after the
+    # prompt.
     last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
     found = [out["logits"].argmax(-1)]
     for step in range(1, count):
