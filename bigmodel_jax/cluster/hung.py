@@ -65,8 +65,10 @@ def judge(members: Sequence[Member], interval: float) -> Verdict | None:
 
 
 def _behind(members: Sequence[Member]) -> list[Member]:
-    """The processes that have not reached the point where the others wait; empty if all wait
-    there."""
+    """The processes that have not reached the point where the others wait.
+
+    The result is empty if all wait there.
+    """
     busy = [m for m in members if m.beat.phase != DEVICES]
     last = min(m.beat.step for m in members)
     late = [m for m in members if m.beat.step == last]

@@ -124,7 +124,9 @@ def another(config: Config, run_dir: Path, folder: Path) -> Config:
 
 
 def speeds(config: Config, weights: params.Tree) -> dict[str, float]:
-    """Tokens/s of one greedy text, {"wide", "stored"}; empty for a model that does not generate.
+    """Tokens/s of one greedy text, {"wide", "stored"}.
+
+    The result is empty for a model that does not generate.
 
     wide: a CPU makes quantized weights dense once. stored: they stay quantized.
     """

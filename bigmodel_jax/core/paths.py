@@ -231,8 +231,10 @@ def matches(option: str, pattern: str) -> list[Path]:
 
 
 def below(folder: Path) -> dict[str, Stat]:
-    """{relative path: stat} of all files below a remote folder, at any depth; empty if there are
-    none."""
+    """{relative path: stat} of all files below a remote folder, at any depth.
+
+    It is empty if there are none.
+    """
     with answering(folder):
         found = of(folder).find(str(folder), detail=True)
     start = len(str(folder).partition("://")[2].rstrip("/")) + 1

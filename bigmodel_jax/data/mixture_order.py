@@ -48,7 +48,9 @@ def too_low(weights: tuple[float, ...]) -> list[float]:
 
 
 def most_examples(max_epochs: tuple[float, ...], sizes: tuple[int, ...]) -> list[float]:
-    """Return the most examples that each part gives; infinity for a part without a cap.
+    """Return the most examples that each part gives.
+
+    The number is infinite for a part without a cap.
 
     `max_epochs` holds one cap per part, where 0 means no cap; () means that no part has one.
     """
@@ -180,8 +182,9 @@ def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
 
 
 def _length(pattern: _Pattern, part: int, count: float) -> float:
-    """Return after how many examples of a leg this part has given `count` of them; infinity if it
-    never does.
+    """Return after how many examples of a leg this part has given `count` of them.
+
+    The number is infinite if it never does.
     """
     turns = np.flatnonzero(pattern.part == part)
     if count == math.inf or not len(turns):

@@ -32,7 +32,8 @@ class TextMetric:
 
     metrics: the `Metric` declarations of the numbers that `compute` returns.
     compute: the function (predictions, references) -> {name: number}.
-    package: (module that `compute` imports, distribution that provides it); empty for none.
+    package: (module that `compute` imports, distribution that provides it). Both are empty where no
+    package is needed.
     """
 
     metrics: tuple[Metric, ...]

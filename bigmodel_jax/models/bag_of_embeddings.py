@@ -82,7 +82,7 @@ def spec(cfg: BagOfEmbeddingsConfig) -> Tree:
 
 
 def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
-    """The bucket (...), int32, of each pair of word ids (...).
+    """The number of the bucket, (...) int32, of each pair of word ids (...).
 
     The hash multiplies and mixes in 32 bits, with MurmurHash3's constants for its final mix.
     """

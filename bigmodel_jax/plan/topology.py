@@ -98,7 +98,7 @@ def parse_slices(name: str) -> Topology:
 
 
 def sliced(config: Config, slices: int) -> Config:
-    """The config with parallel.slices set; unchanged for one slice."""
+    """The config with parallel.slices set. It is unchanged for one slice."""
     if slices == 1:
         return config
     return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))

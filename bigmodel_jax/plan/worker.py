@@ -120,7 +120,8 @@ def cache_key(text: str, topology: topologies.Topology, options: dict[str, str])
 def compile_into(folder: Path, lowered: Any, lower_seconds: float) -> None:
     """Compile, and write compiled.json and (where the program fits) hlo.txt.gz into `folder`.
 
-    lower_seconds: what lowering took, which is kept too. The folder appears complete or not at all.
+    lower_seconds: the seconds that lowering took, which compiled.json holds too. The folder appears
+    complete or not at all.
     """
     begun, cpu = time.perf_counter(), time.process_time()
     try:

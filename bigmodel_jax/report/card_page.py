@@ -29,7 +29,7 @@ def build_card_page(folder: Path) -> Path:
 
 
 def folded_card(card: dict) -> str:
-    """A corpus's card as a folded part of another page; empty if `card` is not a card."""
+    """A corpus's card as a folded part of another page. It is empty if `card` is not a card."""
     if not {"source", "splits", "steps"} <= card.keys():
         return ""
     body = f'<div class="embedded">{_facts(card)}{_body(card)}</div>'

@@ -10,7 +10,7 @@ from bigmodel_jax.core.terminal import make_console
 
 
 class Rate(TextColumn):
-    """Items per second; empty until there are two items."""
+    """Items per second. The text is empty until there are two items."""
 
     def render(self, task: Task):
         return super().render(task) if task.speed else ""

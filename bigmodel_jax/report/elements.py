@@ -90,13 +90,13 @@ def folded(title: str, note: str, body: str) -> str:
 
 
 def section(title: str, body: str, note: str = "") -> str:
-    """A titled section; empty if `body` is empty."""
+    """A titled section. It is empty if `body` is empty."""
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     return f"<section><h2>{escape(title)}</h2>{note}{body}</section>" if body else ""
 
 
 def panel(body: str) -> str:
-    """A framed block; empty if `body` is empty."""
+    """A framed block. It is empty if `body` is empty."""
     return f'<div class="panel">{body}</div>' if body else ""
 
 

@@ -206,7 +206,7 @@ def _by_number(path: Path) -> list:
 
 
 def _json(path: Path) -> dict:
-    """The JSON object in a file; empty if the run ended before it wrote the file."""
+    """The JSON object in a file. It is empty if the run ended before it wrote the file."""
     if not path.exists():
         return {}
     try:

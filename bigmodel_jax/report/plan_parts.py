@@ -23,7 +23,7 @@ def mesh_text(mesh: dict[str, int]) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A dense table; empty without rows."""
+    """A dense table. It is empty without rows."""
     if not rows:
         return ""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)

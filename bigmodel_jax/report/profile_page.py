@@ -61,7 +61,7 @@ def build_profile_page(record: dict[str, Any], output: Path) -> Path:
 
 
 def section(run_dir: Path) -> str:
-    """The profile's section on a run's own page: the bar by kind; empty without a profile."""
+    """The profile's section on a run's own page: the bar by kind. It is empty without a profile."""
     record = read(run_dir)
     if record is None:
         return ""

@@ -115,7 +115,7 @@ class RunClock:
         return batch
 
     def text(self) -> str:
-        """The split of the run so far in one line; empty if this process keeps no record."""
+        """The split of the run so far in one line. It is empty if this process keeps no record."""
         with self._lock:
             self._line()
         found = goodput.read(self._path.parent) if self._file is not None else None

@@ -17,8 +17,8 @@ class Hearing:
     """One recording and its transcripts.
 
     spectrogram: (T, F). seconds: its length. said: the true text. heard: the model's text.
-    characters: (character, first second, last second) of the true text as the model aligns it;
-    empty if it has more characters than the frames can hold.
+    characters: (character, first second, last second) of the true text as the model aligns it. The
+    list is empty if the text has more characters than the frames can hold.
     """
 
     spectrogram: np.ndarray

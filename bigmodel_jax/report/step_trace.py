@@ -73,7 +73,7 @@ def _opened(path: Path, step: int) -> IO[bytes]:
 
 
 def read(run_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(known, digests, losses), each with one entry per step; empty without a file.
+    """(known, digests, losses), each with one entry per step. All are empty without a file.
 
     Entry n belongs to step n + 1. known: whether the file has a record of the step.
     """

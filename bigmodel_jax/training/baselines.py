@@ -22,7 +22,7 @@ class Baselines:
         self._thread.start()
 
     def so_far(self) -> dict[str, float]:
-        """The baselines by metric name; empty until all of them are computed."""
+        """The baselines by metric name. The table is empty until all of them are computed."""
         return dict(self._found)
 
     def _run(self) -> None:

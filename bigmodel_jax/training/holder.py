@@ -162,7 +162,7 @@ def _same(path: Path, number: int) -> bool:
 
 
 def _read(path: Path) -> dict:
-    """The content of the file; empty if it is missing or incomplete."""
+    """The content of the file. It is empty if it is missing or incomplete."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

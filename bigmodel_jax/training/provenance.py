@@ -82,7 +82,7 @@ def write(run_dir: Path, record: dict) -> None:
 
 
 def read(run_dir: Path) -> dict:
-    """The stored record; empty if there is none or it is damaged."""
+    """The stored record. It is empty if there is none or it is damaged."""
     try:
         found = json.loads((run_dir / FILE).read_bytes())
     except FileNotFoundError:

@@ -88,7 +88,10 @@ class MaskData(DataConfig):
 
 
 def write_class_names(source: Source, folder: Path) -> None:
-    """Write vocabulary.json, the class names in order; nothing where the source has no names."""
+    """Write vocabulary.json, the class names in order.
+
+    It writes nothing where the source has no names.
+    """
     if labels := source.labels():
         text = json.dumps({"labels": labels}, ensure_ascii=False, indent=0)
         files.replace(folder / "vocabulary.json", text + "\n")

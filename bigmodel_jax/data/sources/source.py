@@ -54,7 +54,10 @@ class Source:
         return self.fingerprint(split, root)
 
     def labels(self) -> tuple[str, ...]:
-        """Return the class names in the order of their numbers; empty where there are none."""
+        """Return the class names in the order of their numbers.
+
+        The result is empty where there are none.
+        """
         return ()
 
     def short_name(self) -> str:

@@ -57,5 +57,8 @@ def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | j
 
 
 def capped(logits: jax.Array, softcap: float) -> jax.Array:
-    """softcap tanh(logits / softcap), which bounds the logits; unchanged if softcap is 0."""
+    """softcap tanh(logits / softcap), which bounds the logits.
+
+    They are unchanged if softcap is 0.
+    """
     return softcap * jnp.tanh(logits / softcap) if softcap else logits

@@ -180,7 +180,7 @@ def num_bytes(shape: str) -> int:
 def _results(result: str, kind: str, start: bool) -> tuple[str, ...]:
     """The shapes of the results.
 
-    A start prints (operands, results, ...), except for an all-reduce.
+    XLA prints a "-start" instruction as (operands, results, ...), except for an all-reduce.
     """
     result = re.sub(r"\{[^{}]*\}", "", result)  # drop layouts, which have brackets of their own
     if start and result.startswith("(") and (kind != "all-reduce" or result.startswith("((")):

@@ -34,7 +34,7 @@ class Instruction:
         return tuple(_NAME.findall(self.args))
 
     def attribute(self, name: str) -> str:
-        """The value of `name=...`, up to a comma or as a whole {...}; empty if absent."""
+        """The value of `name=...`, up to a comma or as a whole {...}. It is empty if absent."""
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", self.rest)
         return match[1] if match else ""
 
@@ -95,7 +95,7 @@ class Code:
             self.bodies[name] = {one.name: one for one in found}
 
     def shape(self, computation: str, name: str) -> str:
-        """The printed shape of a named instruction; empty if unknown."""
+        """The printed shape of a named instruction. It is empty if unknown."""
         found = self.bodies[computation].get(name)
         return found.result if found else ""
 
