@@ -6,8 +6,8 @@ being "no object". In training the heads also read the output of every earlier d
 ("auxiliary" outputs).
 
 Published models have `queries` "learned": a table of position vectors, and object queries that
-start as zeros. With "places", there is one query per place of the feature map: it starts as the
-encoder's output at that place, has that place's position vector, and predicts its box relative to
+start as zeros. With "places", there is one query per place of the feature map. It starts as the
+encoder's output at that place, and has that place's position vector. It predicts a box relative to
 the place's centre. The heads also read these starting values. This is the first stage of two-stage
 Deformable DETR (Zhu et al., arXiv:2010.04159, section 4.2) without its selection of places; it
 trains on a small set of pictures within minutes.
