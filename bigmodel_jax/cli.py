@@ -22,7 +22,7 @@ from bigmodel_jax.verbs.base import CONFIG, RUN
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs `launch.py VERB ...`; a user's mistake prints one line on stderr and exits with code 2.
+    """Runs `launch.py VERB ...`. A user's mistake prints one line on stderr and exits with code 2.
 
     In a job of several processes (cluster/), the whole job prints that line once, and all its
     processes exit with the same code.
@@ -30,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         interrupts.tell = peers.end
         args = sys.argv[1:]
-        # The restart with another allocator pays only for verbs that train.
+        # The restart with another allocator is worth its time only for verbs that train.
         if args[:1] in (["train"], ["sweep"], ["profile"], ["cross-validate"]):
             with interrupts.held():
                 runtime.keep_memory()
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(str(error))
             sys.exit(1)
         if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
-            # XLA's own message is pages long; its first line has the size that was missing.
+            # XLA's own message is pages long. Its first line has the size that was missing.
             text = f"a device's memory is not enough ({str(error).splitlines()[0]}); launch.py plan says what fits"
             peers.end(f"error: {text}", 2)
             _fail(text)
@@ -78,8 +78,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _obey_signal() -> None:
-    """Ends the process if it has received a signal: the library error at hand is a consequence of
-    it."""
+    """Ends the process if it has received a signal, since the library's error then follows from the
+    signal.
+    """
     try:
         interrupts.obey()
     except interrupts.Interrupt as stop:
@@ -119,7 +120,7 @@ def _dispatch(args: list[str]) -> None:
 
 
 def _program() -> str:
-    """The command that started this process, as a user types it; there are three spellings."""
+    """The command that started this process, in the one of three spellings that the user typed."""
     started = {"bin/bigmodel-jax": "bigmodel-jax", "bigmodel_jax/__main__.py": "python -m bigmodel_jax"}
     return started.get("/".join(Path(sys.argv[0]).parts[-2:]), "python launch.py")
 

@@ -1,4 +1,4 @@
-"""One `Config` describes one run; everything else is a pure function of it.
+"""One `Config` describes one run. Everything else is a pure function of it.
 
 A config file is plain Python whose `get_config()` returns a complete `Config`. The command line
 overrides fields by dotted name. In JSON each dataclass is an object whose "type" names its class.
@@ -56,7 +56,7 @@ class TrainConfig:
     microbatches: Count = 1  # pieces of a batch, computed one after the other to save memory
     seed: Seed = 0  # seed of all random numbers of the run
     log_every: Count = 10  # steps between records of metrics
-    max_skipped: Count = 10  # steps in a row with a loss or gradient that is not finite, after which the run ends
+    max_skipped: Count = 10  # after this many steps in a row whose loss or gradient is not finite, the run ends
     max_step_seconds: NonNegative | None = None
     "seconds after which one step ends the run with exit code 75; 0 = no limit, None = 10 times the median step, at least 300"
     profile: str = ""  # steps to trace: "100:110" = from after step 100 to after step 110; "" = none
@@ -71,7 +71,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Text generated at the end of a training run; `generate` uses the same fields as defaults."""
+    """Text generated at the end of a training run. `generate` uses the same fields as defaults."""
 
     prompt: str = ""  # text that the model continues
     max_tokens: Count = 128  # tokens generated after the prompt

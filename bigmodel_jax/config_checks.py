@@ -11,7 +11,7 @@ from bigmodel_jax.core.sharding import AXES, ParallelConfig, Rules, axis_names, 
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.models import compute
 
-# A field whose name ends so holds a file or a folder.
+# A field whose name has one of these endings holds a file or a folder.
 PATH_ENDS = ("path", "dir", "folder", "file")
 # Fields that may also hold a bucket's address, by the end of their names, with the allowed schemes.
 ADDRESSES = {
@@ -218,7 +218,7 @@ def _check_rows(config: Config, sizes: dict[str, int]) -> None:
 def _check_sequence(config: Config, pieces: int, tensor: int) -> None:
     """Raises ValueError if Ulysses cannot divide the heads, or the attention kernel cannot run as a
     ring."""
-    # A model without heads passes: the default is divisible by both.
+    # A model without heads passes, because the default is divisible by both.
     heads = getattr(config.model, "num_heads", tensor * pieces)
     if config.parallel.context == "ulysses" and heads % (tensor * pieces):
         product = f"parallel.seq = {pieces}" + (f" x parallel.tensor = {tensor}" if tensor > 1 else "")
@@ -268,7 +268,8 @@ def _check_deterministic(config: Config, sizes: dict[str, int]) -> None:
             raise ValueError(f"{name} = {value!r} with parallel.deterministic = True; it must be {allowed!r}")
     if groups < 2 or groups & (groups - 1):
         raise ValueError(f"parallel.deterministic_groups = {groups}; it must be a power of 2, at least 2")
-    # A device has at least two groups, so that its part of the binary tree adds something.
+    # A device must have at least two groups, because its part of the binary tree must hold an
+    # addition.
     if groups % (2 * shards):
         raise ValueError(
             f"parallel.deterministic_groups = {groups} is not divisible by {2 * shards} = 2 x {shards} data shards "

@@ -119,7 +119,7 @@ def _nearest_field(text: str, frame: types.FrameType) -> str:
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text)
     if not found:
         return ""
-    # An error in `dataclasses.replace` is raised in its own frame; the instance is one of its
+    # An error in `dataclasses.replace` is raised in its own frame. The instance is one of its
     # arguments.
     known = {type(value).__name__: type(value) for value in frame.f_locals.values()}
     cls = frame.f_globals.get(found[1], known.get(found[1]))
@@ -133,5 +133,5 @@ def _nearest_field(text: str, frame: types.FrameType) -> str:
 
 
 def save(config: Config, path: Path) -> None:
-    """Writes config.json, from which the run can be repeated; the write is atomic."""
+    """Writes config.json, from which the run can be repeated. The write is atomic."""
     files.replace(path, json.dumps(formats.stamp() | to_json(config), indent=2) + "\n")

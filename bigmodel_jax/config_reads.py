@@ -51,8 +51,10 @@ def check(model: ModelConfig, objective: Objective, data: DataConfig, held: Iter
 
 
 def readers_of(model: ModelConfig, kind: type[Objective]) -> dict[str, str]:
-    """{array: class that reads it} for the arrays of a batch; empty if the objective declares
-    none."""
+    """{array: class that reads it} for the arrays of a batch.
+
+    It is empty if the objective declares none.
+    """
     if not kind.reads:
         return {}
     # The objective computes these inputs itself, such as the timestep of a diffusion model.

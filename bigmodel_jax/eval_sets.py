@@ -45,7 +45,7 @@ def check(config: Any) -> None:
     """Raises ValueError for a set with an unusable name, or one that the run's model cannot be
     evaluated on."""
     names = [one.name for one in config.eval.sets]
-    # A set that is named like a metric of the run would be mistaken for it.
+    # If a set had the name of a metric of the run, its results would be mistaken for that metric.
     taken = {m.name for m in (*evaluated(config.objective, config.data, config.eval.metrics), *config.data.levels)}
     for i, one in enumerate(config.eval.sets):
         option = f"eval.sets.{i}.name = {one.name!r}"

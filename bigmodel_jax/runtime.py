@@ -24,7 +24,7 @@ ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kf
 
 
 def on_cpu() -> bool:
-    """Whether this process will compute on the CPU; asking JAX would start its backend."""
+    """Whether this process will compute on the CPU. Asking JAX would start its backend."""
     return os.environ.get("JAX_PLATFORMS", "cpu") == "cpu" and not any(map(glob.glob, ACCELERATORS))
 
 
@@ -42,7 +42,7 @@ def quiet_tpu_runtime() -> None:
     """Stops the TPU runtime from printing a page of warnings on a machine without a TPU.
 
     The runtime is installed for `plan`. It prints the page whenever JAX starts, unless these
-    variables name a machine or JAX is told to use the CPU. Nothing else reads them.
+    variables name a machine or JAX is told to use the CPU. Nothing else reads these variables.
     """
     if os.environ.get("JAX_PLATFORMS") != "cpu" and not any(map(glob.glob, ACCELERATORS)):
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -59,7 +59,7 @@ def keep_programs() -> None:
     """Keeps compiled programs between processes, in a folder that JAX_COMPILATION_CACHE_DIR can
     name.
 
-    If the folder cannot be written, one warning is printed; programs already in it are still read.
+    If the folder cannot be written, one warning is printed. Programs already in it are still read.
     """
     import jax
 

@@ -17,7 +17,7 @@ from bigmodel_jax.core import interrupts, processes
 
 
 def together[T](read: Callable[[], T]) -> T:
-    """The result of `read()`; if one process finds damage, all raise Damaged.
+    """The result of `read()`. If one process finds damage, all raise Damaged.
 
     So all processes continue with the same checkpoint.
     """
@@ -49,7 +49,8 @@ def read(folder: Path, wanted: dict[str, Any], *, some: bool = False) -> dict[st
     context.pytree.loading.partial_load = some
     if jax.process_count() > 1:
         options = context.multiprocessing_options
-        # Each process acts as a primary host of its own, so Orbax sets no barrier between them.
+        # Each process acts as a primary host of its own, so Orbax sets no barrier between the
+        # processes.
         options.primary_host, options.active_processes, options.barrier_sync_key_prefix = me, {me}, f"reader{me}"
     with _no_afterwords():
         try:

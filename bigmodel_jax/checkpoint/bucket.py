@@ -14,7 +14,7 @@ SILENT = re.compile("retry attempts failed|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISS
 def is_finished(folder: Path) -> bool:
     """Whether a step's folder holds a complete save.
 
-    A local folder gets its name only when it does.
+    A local folder gets its name only when its save is complete.
     """
     return not paths.is_remote(folder) or (folder / MARK).is_file()
 
@@ -23,8 +23,8 @@ def bound_retries() -> None:
     """Limits a store's retries, so that a store that does not answer raises an error within a
     minute.
 
-    By default TensorStore retries for a quarter of an hour. Orbax passes no TensorStore options on,
-    so this changes the contexts that it uses.
+    By default TensorStore retries for a quarter of an hour. Orbax does not pass options on to
+    TensorStore, so this function changes Orbax's own contexts.
     """
     from orbax.checkpoint._src.serialization import tensorstore_utils
 

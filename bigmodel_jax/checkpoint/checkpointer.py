@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def make_checkpointer(directory: Path, config: CheckpointConfig, copy_bytes: int | None, damaged: Iterable[int]) -> Any:
-    """Orbax's checkpointer for `directory`; all processes call this together, and process 0 cleans
+    """Orbax's checkpointer for `directory`. All processes call this together, and process 0 cleans
     first.
 
     copy_bytes: how much a save copies to host memory at a time; None = everything at once. damaged:

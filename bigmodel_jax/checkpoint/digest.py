@@ -12,7 +12,7 @@ import numpy as np
 
 def _words(x: jax.Array) -> jax.Array:
     """The bits of `x` as uint32: one word per element, or two for 8-byte types."""
-    # Random keys are opaque; their data are plain integers.
+    # Random keys are opaque. Their data are plain integers.
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_ or x.dtype in (jnp.int4, jnp.uint4):
@@ -52,7 +52,7 @@ def digests(leaves: list[jax.Array]) -> jax.Array:
     host."""
     found = []
     for x in leaves:
-        if found:  # a barrier after each array: a CPU stores the mixed words, which take as much memory as the array
+        if found:  # one array at a time: a CPU stores the mixed words, which take as much memory as the array
             x, found[-1] = jax.lax.optimization_barrier((x, found[-1]))
         found.append(digest(x))
     return jnp.stack(found)

@@ -1,11 +1,11 @@
 """Sends pieces of local saves between the processes of a job over TCP, with one request per
 connection.
 
-Collectives would not work: pieces travel while the next steps run, and collectives of two threads
-could be matched with each other's. A request is a line with the job's token, a line of JSON, and as
-many bytes as the JSON says. The answer is a line of JSON, and then as many bytes as that JSON says.
-Process 0 makes the token, and the coordination service spreads it; a request without it gets no
-answer.
+Collectives would not work. Pieces travel while the next steps run, and a collective of one thread
+could be matched with a collective of the other. A request is a line with the job's token, a line of
+JSON, and as many bytes as the JSON says. The answer is a line of JSON, and then as many bytes as
+that JSON says. Process 0 makes the token, and the coordination service spreads it. A request
+without the token gets no answer.
 """
 
 import hmac
@@ -124,7 +124,7 @@ def own_address() -> str:
 
 
 def partner(hosts: list[str], process: int) -> int:
-    """The process that keeps the copy of this process's pieces; each process keeps one copy.
+    """The process that keeps the copy of this process's pieces. Each process keeps one copy.
 
     hosts: the host of every process. The partner is on another host. If all are on one host, each
     process counts as a host. A host with more than half of the processes keeps some copies of its

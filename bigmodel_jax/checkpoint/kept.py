@@ -58,7 +58,9 @@ def _best(directory: Path, cfg: CheckpointConfig, kept: list[int], said: str) ->
 
 
 def _merit(folder: Path, cfg: CheckpointConfig) -> float | None:
-    """The metric of a save, higher is better; None if it was not evaluated or cannot be read."""
+    """The metric of a save, signed so that higher is better; None if the save has no readable
+    metric.
+    """
     try:
         value = json.loads((folder / "metrics" / "metrics").read_bytes()).get(cfg.best_metric)
     except (OSError, ValueError, AttributeError):

@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
 
 
 def newest(directory: Path) -> int:
-    """The newest save whose description can be read; raises ValueError if there is none."""
+    """The newest save whose description can be read. Raises ValueError if there is none."""
     saves = store.open_store(directory, CheckpointConfig())
     for step in reversed(store.steps(saves)):
         if _described(saves.directory / str(step)) is not None:

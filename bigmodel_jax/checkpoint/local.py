@@ -5,9 +5,9 @@ a copy.
 process, and `copy_<p>` of the process whose copy it keeps. <run> is a hash of the run's folder and
 of a number stored in it, so the saves of other runs are never found. <attempt> differs at each
 start, so that no save is assembled from two starts. A step is complete if the pieces of every
-process exist somewhere.
+process exist on some host.
 
-The training loop waits only while shards are copied to host memory; a thread does the rest. Older
+The training loop waits only while shards are copied to host memory. A thread does the rest. Older
 saves are deleted only when every process has written its pieces and their copy.
 """
 
@@ -64,7 +64,7 @@ class Local:
 
 
 def save(local: Local, step: int, state: Any, data_state: dict, config: dict) -> None:
-    """Starts a local save; returns when the shards are in host memory, so the arrays may be
+    """Starts a local save. Returns when the shards are in host memory, so the arrays may be
     donated.
 
     It first waits for the previous save. A failed save logs one warning, and the run goes on.
@@ -194,7 +194,7 @@ def _clean(local: Local, step: int, whole: bool) -> None:
         if not found:
             continue
         number, ours = int(found[1]), found[2] == local.attempt
-        # If this save failed somewhere, the last complete one must stay.
+        # If this save failed in some process, the last complete save must stay.
         if (ours and number < step and number != local.last) or (whole and not ours):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -202,7 +202,7 @@ def _clean(local: Local, step: int, whole: bool) -> None:
 def close(local: Local, shared: int, failed: bool) -> None:
     """Deletes the local saves that the shared checkpoint of step `shared` replaces.
 
-    failed: whether an exception ends the run; a save that is still being written is then not
+    failed: whether an exception ends the run. A save that is still being written is then not
     awaited.
     """
     if not failed:

@@ -1,5 +1,4 @@
-"""Finds and reads local saves at the start of a run: which steps are complete, and where their
-shards are."""
+"""Finds the complete local saves at the start of a run, and reads their shards."""
 
 import hashlib
 import json
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def open_local(directory: str, run_dir: Path, mesh: jax.sharding.Mesh, newer_than: int) -> Local:
-    """Connects the processes and finds the complete local saves; all processes call it together.
+    """Connects the processes and finds the complete local saves. All processes call it together.
 
     newer_than: the newest shared checkpoint. If a newer local save exists but cannot be used, a
     warning says why.
@@ -107,10 +106,10 @@ def _choose(local: Local, here: list[dict[str, list]], newer_than: int) -> None:
 
 
 def load(local: Local, step: int, abstract: Any, left: frozenset[str] = frozenset()) -> tuple[Any, dict]:
-    """(tree like `abstract`, meta) of a complete step; raises Damaged if a piece has no good copy.
+    """(tree like `abstract`, meta) of a complete step. Raises Damaged if a piece has no good copy.
 
-    left: as in `store.restore`. Every process reads the pieces that its devices need, from its own
-    host if they are there, and else from another process.
+    left: leaves that the save may hold and that are not read. Every process reads the pieces that
+    its devices need, from its own host if they are there, and else from another process.
     """
     meta = _meta(local, step)
     flat = {path: arrays.placed(x) for path, x in manifest.flatten(abstract).items()}
@@ -159,8 +158,9 @@ def _sources(local: Local, step: int, owners: Iterator[int]) -> Iterator[tuple[i
 
 
 def _piece(local: Local, step: int, key: pieces.Key, owners: Iterator[int], broken: set) -> bytes:
-    """The bytes of one shard from the first source that has them; `broken`: sources no longer
-    asked."""
+    """The bytes of one shard from the first source that has them; `broken`: sources that failed
+    before.
+    """
     name, reasons = local.held[step]["name"], []
     for source in _sources(local, step, owners):
         if source in broken:

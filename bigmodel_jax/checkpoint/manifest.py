@@ -17,7 +17,7 @@ from bigmodel_jax.core import formats
 
 
 class Damaged(Exception):
-    """Raised for a damaged checkpoint; the message says in a few words what is wrong."""
+    """Raised for a damaged checkpoint. The message says in a few words what is wrong."""
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def describe(x: jax.Array | jax.ShapeDtypeStruct) -> str:
 def seal(meta: dict) -> dict:
     """`meta` with a format number and a checksum, in the form that JSON returns (tuples as
     lists)."""
-    # A round trip through JSON, so that the checksum covers what a reader will get.
+    # The round trip through JSON makes the checksum cover what a reader will get.
     meta = json.loads(json.dumps(formats.stamp() | meta))
     return meta | {"crc32": _crc32(meta)}
 
@@ -69,7 +69,7 @@ def _read_json(folder: Path, name: str) -> dict:
 
 
 def check_files(folder: Path, fields: list[str]) -> None:
-    """Raises Damaged with the name of a missing or damaged file; Orbax's own error would not name
+    """Raises Damaged with the name of a missing or damaged file. Orbax's own error would not name
     it."""
     for field in fields:
         if not (folder / field / "manifest.ocdbt").is_file():
@@ -109,7 +109,7 @@ def few(names: list[str]) -> str:
 def reason(error: BaseException) -> str:
     """The root cause of `error` in one line of at most 300 characters, without TensorStore's
     options."""
-    # Orbax wraps TensorStore's error several times; the innermost one has the reason.
+    # Orbax wraps TensorStore's error several times. The innermost one has the reason.
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).split(" [tensorstore_spec")[0].replace('Error opening "cast" driver: ', "")

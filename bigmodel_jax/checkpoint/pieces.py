@@ -1,7 +1,7 @@
 """The files of a local save: shards of arrays one after the other, and a sealed JSON that lists
 them.
 
-`own_<p>.data` holds every distinct shard of process p; `copy_<p>.data` holds those that no other
+`own_<p>.data` holds every distinct shard of process p. `copy_<p>.data` holds those that no other
 host has. The JSON, `own_<p>.json`, is written last, so a file without it is incomplete. Its
 "pieces" are rows [leaf, [[start, stop], ...], offset, bytes, crc32], where `leaf` is the index of
 an array in "leaves".
@@ -88,7 +88,7 @@ def read_header(folder: Path, name: str) -> dict:
 
 
 def read(folder: Path, name: str, row: list) -> bytes:
-    """The bytes of one piece; raises Damaged if they are not those that were written."""
+    """The bytes of one piece. Raises Damaged if they are not those that were written."""
     try:
         with open(folder / f"{name}.data", "rb") as file:
             file.seek(row[2])

@@ -6,7 +6,7 @@ One step is one folder, `<directory>/<step>/`:
   digest/                          (n,) uint32, one digest per leaf (digest.py); Orbax does not
   detect flipped bits
   meta/data.json                   step, config, data_state, leaves (manifest.py)
-There may also be saves on the hosts' own disks (local.py); `restore` takes the newest complete save
+There may also be saves on the hosts' own disks (local.py). `restore` takes the newest complete save
 of either kind. Reading changes nothing in the folder. A process's first save cleans it: folders of
 unfinished saves are deleted, and damaged steps are renamed to `<step>.damaged`, so that they can be
 saved again.
@@ -49,7 +49,7 @@ class Restored(NamedTuple):
 
 @dataclasses.dataclass
 class Store:
-    """A folder of checkpoints; as a context manager it waits for the last save at its end."""
+    """A folder of checkpoints. As a context manager it waits for the last save at its end."""
 
     directory: Path
     config: CheckpointConfig
@@ -70,7 +70,7 @@ class Store:
     def close(self, failed: bool = False) -> None:
         """Waits for the last save, and raises OSError if it failed.
 
-        failed: whether an exception ends the run; local saves are then kept.
+        failed: whether an exception ends the run. Local saves are then kept.
         """
         saved = False
         try:
@@ -103,10 +103,10 @@ def open_store(directory: Path, cfg: CheckpointConfig, *, copy_bytes: int | None
 
 
 def open_local(store: Store, run_dir: Path, mesh: jax.sharding.Mesh) -> int:
-    """The newest step that `restore` may find, or -1; all processes call this together.
+    """The newest step that `restore` may find, or -1. All processes call this together.
 
     If the config names a `local_dir`, this looks for local saves, and enables new ones. A local
-    save from another mesh or another number of processes is not used; a warning says so.
+    save from another mesh or another number of processes is not used. A warning says so.
     """
     last = latest_step(store)
     last = processes.from_first(-1 if last is None else last)
@@ -156,11 +156,11 @@ def read_config(directory: Path) -> dict:
 def save(
     store: Store, step: int, state: Tree, data_state: dict, config: dict, metrics: dict[str, float] | None = None
 ) -> None:
-    """Saves {state, data_state, config}; returns when the arrays are copied and may be donated.
+    """Saves {state, data_state, config}. Returns when the arrays are copied and may be donated.
 
     data_state, config: JSON values. metrics: only the value of `checkpoint.best_metric` is kept. It
-    first waits for the previous save, and raises OSError with folder and step if that failed;
-    finished saves stay, and the next save works again. Raises ValueError if `step` has a
+    first waits for the previous save, and raises OSError with folder and step if that save failed.
+    Finished saves stay, and the next save works again. Raises ValueError if `step` has a
     checkpoint.
     """
     wait(store)
@@ -190,12 +190,12 @@ def save(
 
 
 def save_local(store: Store, step: int, state: Tree, data_state: dict, config: dict) -> None:
-    """Like `save`, to the hosts' own disks, after `open_local`; a failure is only a warning."""
+    """Like `save`, to the hosts' own disks, after `open_local`. A failure is only a warning."""
     local.save(store.local, step, state, data_state, config)
 
 
 def wait(store: Store) -> None:
-    """Returns when the last save is on disk; raises OSError with folder and step if it failed."""
+    """Returns when the last save is on disk. Raises OSError with folder and step if it failed."""
     if store.pending is None:
         return
     step, store.pending = store.pending, None
@@ -208,10 +208,10 @@ def wait(store: Store) -> None:
 
 
 def _failed(store: Store, step: int, error: Exception) -> OSError:
-    """The error to raise; deletes what the failed save has written, to free space."""
+    """The error to raise. Deletes what the failed save has written, to free space."""
     if jax.process_index() == 0:
         checkpointer.remove_unfinished(store.directory, step)
-    store.checkpointer = None  # it has a wrong list of steps now; the next save makes a new one
+    store.checkpointer = None  # its list of steps is wrong now; the next save makes a new checkpointer
     return OSError(f"checkpoint: step {step} could not be saved in {store.directory}: {manifest.reason(error)}")
 
 
@@ -256,8 +256,8 @@ def _newest_good(
     found = _on_disk(store.directory)
     if step is not None and step not in found:
         raise ValueError(f"checkpoint: no step {step} in {store.directory}; it holds {found or 'none'}")
-    # 2 * step for a shared save and 2 * step + 1 for a local one: at equal steps the local one,
-    # which is nearer, comes first.
+    # The sort key is 2 * step for a shared save and 2 * step + 1 for a local one. So at equal steps
+    # the local save, which is nearer, comes first.
     numbers = [2 * s for s in (found if step is None else [step])]
     numbers += [2 * s + 1 for s in local.steps(store.local)] if load_local else []
     damaged, candidates = [], iter(sorted(numbers, reverse=True))

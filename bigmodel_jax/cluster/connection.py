@@ -1,4 +1,4 @@
-"""One end of a connection between two processes of a job; messages are lines of JSON."""
+"""One end of a connection between two processes of a job. Messages are lines of JSON."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ KEEPALIVE = (("TCP_KEEPIDLE", 4), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TC
 
 
 class Peer:
-    """The process at the other end of a connection, and the latest that it has reported."""
+    """The process at the other end of a connection, and the latest state that it has reported."""
 
     def __init__(self, connection: socket.socket, name: str = ""):
         self.connection, self.name = connection, name
@@ -32,7 +32,7 @@ class Peer:
         return self.connection.fileno() < 0
 
     def send(self, **message: Any) -> None:
-        """Sends one message; a broken connection is ignored, since `receive` reports it."""
+        """Sends one message. A broken connection is ignored, since `receive` reports it."""
         try:
             with self._sending:
                 self.connection.sendall(json.dumps(message).encode() + b"\n")
@@ -52,7 +52,7 @@ class Peer:
         try:
             return [json.loads(line) for line in lines]
         except ValueError:
-            return None  # the sender is no process of this job
+            return None  # the sender is not a process of this job
 
     def __str__(self) -> str:
         return self.name

@@ -37,9 +37,9 @@ class Verdict:
 def judge(members: Sequence[Member], interval: float) -> Verdict | None:
     """The verdict on a job; None if it does not hang.
 
-    interval: seconds between two reports of a process. A process that reports nothing hangs.
-    Otherwise the step must be overdue in every process: one that still evaluates, saves or compiles
-    while the others wait is not at fault.
+    interval: seconds between two reports of a process. A process that reports nothing hangs. If all
+    report, the job hangs only when the step is overdue in every process. A process may evaluate,
+    save or compile while the others wait.
     """
     silent = [m for m in members if m.silence > SILENT_SECONDS]
     if silent:
@@ -65,8 +65,10 @@ def judge(members: Sequence[Member], interval: float) -> Verdict | None:
 
 
 def _behind(members: Sequence[Member]) -> list[Member]:
-    """The processes that have not reached the point where the others wait; empty if all wait
-    there."""
+    """The processes that have not reached the point where the others wait.
+
+    The result is empty if all wait there.
+    """
     busy = [m for m in members if m.beat.phase != DEVICES]
     last = min(m.beat.step for m in members)
     late = [m for m in members if m.beat.step == last]
@@ -101,6 +103,6 @@ def slow(members: Sequence[Member]) -> list[Member]:
     spoken = [m for m in members if m.beat is not None and m.beat.num >= SLOW_STEPS]
     if len(spoken) < 2:
         return []
-    # The lower median, so that of two processes the slower one can stand out.
+    # This is the lower median, so that the slower of two processes can stand out.
     usual = statistics.median_low(m.beat.own for m in spoken)
     return [m for m in spoken if m.beat.own > 2 * usual and m.beat.own - usual > SLOW_SHARE * m.beat.whole]

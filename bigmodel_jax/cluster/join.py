@@ -45,7 +45,7 @@ def expected(options: ClusterConfig) -> bool:
 
 
 def join(options: ClusterConfig) -> bool:
-    """Joins this process's job before the first use of a device; returns False if it is alone.
+    """Joins this process's job before the first use of a device. Returns False if it is alone.
 
     From here on the processes watch each other (peers.py). Raises peers.JobLost, with the address
     and the seconds waited, if the job does not come together.
@@ -62,7 +62,7 @@ def join(options: ClusterConfig) -> bool:
     store, key = distributed.global_state.client, "bigmodel_jax/peers"
     if place.process_id == 0:
         listener, token = peers.listen(), secrets.token_hex(8)
-        # The others learn port and token from JAX's coordination service.
+        # The other processes learn port and token from JAX's coordination service.
         store.key_value_set(key, f"{listener.getsockname()[1]} {token}")
         peers.lead(listener, token, place.num_processes, options.timeout)
     else:
@@ -107,7 +107,7 @@ def _host(address: str) -> str:
 
 
 def _reach(place: Place, timeout: int) -> None:
-    """Waits until process 0 listens; JAX's own wait would name neither the address nor the
+    """Waits until process 0 listens. JAX's own wait would name neither the address nor the
     reason."""
     host, port = _host(place.coordinator), int(place.coordinator.rpartition(":")[2])
     end, reason = time.monotonic() + timeout, "no answer"
@@ -149,8 +149,8 @@ def _no_abort():
     dies.
 
     A client with a callback calls it instead of aborting. In jaxlib 0.12 the callback's argument
-    has no Python form, so C++'s `terminate` is called. There the process waits until the watch ends
-    it with a message that names the dead process.
+    has no Python form, so C++'s `terminate` is called. It waits until the watch ends the process
+    with a message that names the dead process.
     """
     from jax._src.lib import _jax
 
@@ -168,7 +168,7 @@ def _wait_for_the_watch(*_) -> None:
 
 
 def _at_terminate(wait: Callable[[], None]) -> None:
-    """Makes C++'s `terminate` call `wait` first; does nothing without libstdc++."""
+    """Makes C++'s `terminate` call `wait` first. Does nothing without libstdc++."""
     try:
         set_terminate = ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE
     except (OSError, AttributeError):
@@ -203,7 +203,7 @@ def _be_silent() -> None:
 
 
 def _hide_c_output() -> None:
-    """Hides what C code prints on stdout, such as Gloo's line per rank; Python's output stays."""
+    """Hides what C code prints on stdout, such as Gloo's line per rank. Python's output stays."""
     # Python's buffer must be empty before file descriptor 1 is replaced.
     sys.stdout.flush()
     kept = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")

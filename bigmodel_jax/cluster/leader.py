@@ -1,4 +1,4 @@
-"""The watch of process 0: it knows all other processes, judges them and prints messages; see
+"""The watch of process 0: it knows all other processes, judges them and prints messages. See
 peers.py."""
 
 import contextlib
@@ -114,8 +114,7 @@ class Leader(Watch):
     def _stacks(self, peers: list[Peer]) -> list[str]:
         """The stack traces of these processes.
 
-        They are read here, because this is the thread that handles messages; other messages no
-        longer matter.
+        They are read here, because this thread handles messages. Other messages no longer matter.
         """
         end = time.monotonic() + STACKS_SECONDS
         for peer in peers:
@@ -128,7 +127,7 @@ class Leader(Watch):
         return [p.stacks or f"stacks of {p.name}: it did not send them" for p in peers]
 
     def fail(self, text: str, code: int) -> None:
-        """Ends all processes: at once for a user's mistake, and after 1.5 s for a bug.
+        """Ends all processes, at once for a user's mistake and after 1.5 s for a bug.
 
         The delay lets the death of a process be noticed first, because it may be the cause.
         """

@@ -1,8 +1,8 @@
-"""The processes of a job watch each other, so that all end within seconds of one, and one line says
+"""The processes of a job watch each other: if one ends, all end within seconds, and one line says
 why.
 
 Process 0 holds a TCP connection to every other process. If a process dies, its kernel closes the
-connection at once. If a host dies, TCP's keepalive notices within 10 s; JAX alone would need 100 s.
+connection at once. If a host dies, TCP's keepalive notices within 10 s. JAX alone would need 100 s.
 A process that hangs keeps its connection, so process 0 asks each process for its state every
 second, and judges it (hung.py).
 
@@ -27,7 +27,7 @@ from bigmodel_jax.core import pulse
 
 
 class JobLost(Exception):
-    """Raised if the job does not come together or falls apart; the same command may work again."""
+    """Raised if the job does not come together or falls apart. The same command may work again."""
 
 
 class Follower(Watch):
@@ -58,7 +58,8 @@ class Follower(Watch):
                 self.agreed = True
             elif "where" in message:
                 self.leader.heard = time.monotonic()
-                # Answered from the watching thread, so a hung main thread still reports its state.
+                # The watching thread answers, so a process whose main thread hangs still reports
+                # its state.
                 self.leader.send(beat=dataclasses.asdict(pulse.read()))
             elif "dump" in message:
                 self.leader.send(stacks=pulse.stacks(self.name))
@@ -72,7 +73,7 @@ class Follower(Watch):
         self.leader.heard = time.monotonic()
 
     def look(self) -> None:
-        """Ends this process if process 0 is silent; every other process does the same by itself."""
+        """Ends this process if process 0 is silent. Every other process does the same by itself."""
         self.next_look = time.monotonic() + 1.0
         if not self.welcome or self.leader.left or self.leader.closed:
             return
@@ -133,7 +134,7 @@ def lead(listener: socket.socket, token: str, num_processes: int, seconds: float
         raise JobLost(f"cluster: process {missing} did not connect in {seconds:.0f} s")
     host = socket.gethostname()
     elsewhere = [i for i, peer in sorted(leader.peers.items()) if peer.host != host]
-    deputy = elsewhere[0] if elsewhere else 1  # prints if process 0 dies, perhaps with its host
+    deputy = elsewhere[0] if elsewhere else 1  # this process prints if process 0 dies, perhaps with its host
     for i, peer in leader.peers.items():
         peer.heard = time.monotonic()
         peer.send(welcome=leader.name, you=peer.name, interval=leader.interval, speaks=i == deputy)
@@ -141,7 +142,7 @@ def lead(listener: socket.socket, token: str, num_processes: int, seconds: float
 
 
 def follow(host: str, port: int, token: str, process_id: int, seconds: float) -> None:
-    """Starts the watch in another process; raises JobLost if process 0 does not answer."""
+    """Starts the watch in another process. Raises JobLost if process 0 does not answer."""
     global _watch
     try:
         leader = Peer(socket.create_connection((host, port), timeout=seconds), "process 0")
@@ -165,7 +166,7 @@ def agree(facts: dict, seconds: float) -> None:
 
 
 def end(text: str, code: int) -> None:
-    """Ends every process of the job with this exit code; returns only outside a job.
+    """Ends every process of the job with this exit code. Returns only outside a job.
 
     If several processes call it, only the first text is printed.
     """

@@ -17,8 +17,10 @@ JOBSET_PORT = 8476
 
 @dataclasses.dataclass(frozen=True)
 class ClusterConfig:
-    """Which process of which job this is; by default the environment says so, or the process is
-    alone."""
+    """Which process of which job this is.
+
+    By default the environment says this, or the process is alone.
+    """
 
     coordinator: str = ""
     "host:port at which process 0 listens, the same in every process"

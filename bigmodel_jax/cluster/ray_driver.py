@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
         except ray.exceptions.RayError as error:  # a node is gone; the other processes end by themselves
             print(f"ray: {str(error).splitlines()[0]}", file=sys.stderr)
             codes = [LOST]
-        # A bug or a user's mistake takes precedence over a lost process; neither is restarted.
+        # A bug or a user's mistake takes precedence over a lost process. Neither is restarted.
         code = next((c for c in codes if c in (1, 2)), max(codes, key=abs))
         if code in (0, 1, 2):
             return code

@@ -19,7 +19,7 @@ IN_IMAGE = "no --claim: the run's folder must lie in the image, at {place}; --cl
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """The servers of one run; each is one process with the devices of one host."""
+    """The servers of one run. Each is one process with the devices of one host."""
 
     image: str = ""  # a container image built from the Dockerfile
     replicas: Count = 1  # number of servers

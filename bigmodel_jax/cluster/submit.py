@@ -24,7 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 class Tpu(NamedTuple):
     """The clouds' names for one kind of TPU.
 
-    cores: cores per chip; the accelerator type, such as v5p-16, counts cores and not chips.
+    cores: cores per chip. The accelerator type, such as v5p-16, counts cores and not chips.
     """
 
     gke: str
@@ -84,7 +84,7 @@ class Slurm:
     """A job for sbatch."""
 
     nodes: Count = 1  # nodes of the job
-    tasks_per_node: Count = 1  # processes per node; one gets all devices of its node, several get one each
+    tasks_per_node: Count = 1  # processes per node; a single process gets all devices, several get one each
     gpus_per_node: CountOrZero = 0  # GPUs that the job asks for on each node
     time: str = ""  # limit as SLURM writes it, e.g. 24:00:00; empty: the partition's limit
     partition: str = ""  # empty: the default partition

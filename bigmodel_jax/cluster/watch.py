@@ -1,4 +1,4 @@
-"""The part of the watch that all processes share: a thread that reads messages; see peers.py."""
+"""The part of the watch that all processes share: a thread that reads messages. See peers.py."""
 
 import os
 import selectors
@@ -66,8 +66,9 @@ class Watch:
         raise NotImplementedError
 
     def forgive(self, seconds: float) -> None:
-        """Called if this process itself was suspended, so that no other process is blamed for
-        silence."""
+        """Called after this process itself was suspended, so that no other process is blamed for
+        silence.
+        """
         pulse.forgive(seconds)
 
     def end(self, text: str, code: int) -> None:

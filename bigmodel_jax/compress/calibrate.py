@@ -41,6 +41,8 @@ class Seen:
     def add(self, path: str, x: jax.Array, num_dims: int) -> None:
         x = x.reshape(-1, int(np.prod(x.shape[x.ndim - num_dims :]))).astype(jnp.float32)
         products, largest = self.found.get(path, (0.0, 0.0))
+        # Accelerators would otherwise multiply with fewer digits, and the sum must stay positive
+        # definite.
         products = products + jnp.matmul(x.T, x, precision="highest")
         self.found[path] = products, jnp.maximum(largest, jnp.max(jnp.abs(x)))
         self.num_in[path] = num_dims
@@ -51,7 +53,7 @@ class Seen:
 class Watched(Adapted):
     """A weight whose products record their inputs.
 
-    Code that reads it otherwise gets the weight itself.
+    Code that reads the node in any other way gets the weight itself.
     """
 
     path: str = dataclasses.field(default="", metadata={"static": True})
@@ -73,8 +75,8 @@ def by_gptq(
     model = _in_parts(config, "--method = 'gptq'", "round")
     mesh = sharding.make_mesh(config.parallel)
     spec, flat = params.paths(asked.stored(model, "float32").spec), params.paths(weights)
-    # Tables outside the layers are rounded first, because the layers' inputs come from them.
-    # Everything outside the stack of layers, which gets its own rounding below.
+    # Everything outside the stack of layers is rounded first, because the layers' inputs come from
+    # the tables there. The stack is rounded below.
     rounded = {
         path: dense(p.storage.pack(flat[path]), "float32") if "layers" not in p.axes else flat[path]
         for path, p in spec.items()
@@ -157,7 +159,7 @@ def _batches(config: Config, mesh, num_rows: int) -> list[dict]:
 
 
 class _Entry:
-    """A batch on its way through the layers; `x` is the current residual."""
+    """A batch on its way through the layers. `x` is the current residual."""
 
     def __init__(self, entry):
         self.x, self.xs, self.rest = entry.x, entry.xs, (*entry.shared, *entry.whole)
@@ -199,7 +201,7 @@ class _Layers:
 
     def _seen(self, layer, x, xs, rest):
         seen = Seen()
-        # Vectors (norms, biases) are no weights of products.
+        # Vectors (norms, biases) are not weights of products.
         watched = {path: Watched(w, path=path, seen=seen) for path, w in params.paths(layer).items() if w.ndim > 1}
         self._block(params.from_paths(params.paths(layer) | watched), x, xs, rest)
         self.num_in |= seen.num_in

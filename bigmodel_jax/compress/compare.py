@@ -30,7 +30,7 @@ RECORD = "quantized_kinds.json"
 TOKENIZER = "tokenizer.json"  # the tokenizer's file in a run's folder
 METRICS = ("bits_per_byte", "accuracy", "loss")  # the first of these that the evaluation computes is compared
 TOKENS = 32  # tokens generated to measure the speed
-# Number of timed generations; the fastest counts.
+# The number of timed generations, of which the fastest counts.
 ROUNDS = 3
 
 
@@ -44,7 +44,7 @@ class Variant(NamedTuple):
 
 
 def variants(given: QuantizeConfig, has_layers: bool) -> list[Variant]:
-    """All kinds with the given further settings: rounded to the nearest level, and by GPTQ."""
+    """All kinds with the given other settings, both rounded to the nearest level and by GPTQ."""
     asked = {kind: dataclasses.replace(given, kind=kind) for kind in get_args(Kind)}
     static = asked.pop("int8_static")
     found = [Variant("float32", QuantizeConfig()), *(Variant(*one) for one in asked.items())]
@@ -93,7 +93,7 @@ def compare(
 
     for variant in bar(every, len(every)):
         new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
-        # Calibrated kinds find their nodes on training rows; the others are rounded.
+        # Calibrated kinds find their nodes on training rows. The others are rounded.
         nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
         metric = add(variant.name, new, pack(new, weights, mesh, nodes))
     for folder, new in zip(beside, others, strict=True):
@@ -124,7 +124,9 @@ def another(config: Config, run_dir: Path, folder: Path) -> Config:
 
 
 def speeds(config: Config, weights: params.Tree) -> dict[str, float]:
-    """Tokens/s of one greedy text, {"wide", "stored"}; empty for a model that does not generate.
+    """Tokens/s of one greedy text, {"wide", "stored"}.
+
+    The result is empty for a model that does not generate.
 
     wide: a CPU makes quantized weights dense once. stored: they stay quantized.
     """
@@ -154,7 +156,7 @@ def write(record: dict[str, Any], folder: Path) -> None:
 
 
 def table(record: dict[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
-    """(heads, rows) of the table as texts; metric values stand beside their difference from
+    """(heads, rows) of the table as texts. Metric values stand beside their difference from
     float32."""
     first = record["rows"][0]["value"]
     heads = ["stored as", "MB", "of float32", record["metric"].replace("_", " "), "difference"]

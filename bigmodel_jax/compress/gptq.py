@@ -33,7 +33,7 @@ def factor(hessian: np.ndarray) -> np.ndarray:
     diagonal entry, so its weights are rounded to the nearest level.
     """
     h = np.asarray(hessian, np.float64)
-    # 1.0 for a product whose inputs are all zero.
+    # The mean is 1.0 for a product whose inputs are all zero.
     mean = np.mean(np.diag(h)) or 1.0
     h = h + np.diag(np.where(np.diag(h) == 0, mean, DAMPING * mean))
     # inv(H) = U^T U. If H reversed along both axes is L L^T, then U is the inverse of L, reversed

@@ -34,7 +34,7 @@ SPARSE = ("magnitude", "wanda")  # kinds that keep the model's shapes
 
 
 class Asked(NamedTuple):
-    """The verb's options. sparsities: in increasing order; the model of the last one is kept."""
+    """The verb's options. sparsities: in increasing order. The model of the last one is kept."""
 
     kind: Kind
     sparsities: tuple[float, ...]
@@ -108,7 +108,7 @@ def prune_run(config: Config, run_dir: Path, folder: Path, asked: Asked, stages:
         if asked.heal:
             kept = _heal(subject, found, asked, stages)
             point["healed"] = subject.scalars(kept.config, kept.weights, f"at {sparsity:.0%}, healed")
-            # Healing must keep the mask; fewer zeros mean a defect.
+            # Healing must keep the mask. Fewer zeros mean a defect.
             if (zeros := _point(kept.config, kept.weights, {})["zeros"]) < point["zeros"]:
                 raise RuntimeError(f"prune: {point['zeros'] - zeros} zeros were lost in the healing")
         record["points"].append(point)
@@ -159,7 +159,7 @@ def _calibration(config: Config, mesh, asked: Asked) -> list[dict]:
 
 
 def _maker(subject: Subject, asked: Asked):
-    """A function sparsity -> pruned model; what all sparsities share of the calibration is computed
+    """A function sparsity -> pruned model. What all sparsities share of the calibration is computed
     once."""
     make = {"structured_layers": _layers, "mlp_channels": _channels}.get(asked.kind, _sparse)
     return make(subject, asked)
@@ -227,7 +227,7 @@ def _smaller(subject: Subject, model: Any, tree: Tree, about: dict[str, Any]) ->
 
 
 def _heal(subject: Subject, found: Pruned, asked: Asked, stages: Stages) -> Pruned:
-    """The pruned model after a short fine-tune on the run's own data; pruned weights stay zero."""
+    """The pruned model after a short fine-tune on the run's own data. Pruned weights stay zero."""
     # Healing is an ordinary run that starts from the pruned weights, in a temporary folder.
     with tempfile.TemporaryDirectory(prefix="prune-") as scratch:
         start, run_dir = Path(scratch) / "start", Path(scratch) / "run"
@@ -249,7 +249,7 @@ def _heal(subject: Subject, found: Pruned, asked: Asked, stages: Stages) -> Prun
 
 
 def _as_kept(subject: Subject, found: Pruned, asked: Asked) -> Config:
-    """The config for the new run's folder; with it a fine-tune keeps the zeros."""
+    """The config for the new run's folder. With it a fine-tune keeps the zeros."""
     optim = subject.told.optim
     if asked.kind in SPARSE:
         optim = dataclasses.replace(optim, prune=PruneConfig(keep=True, targets=asked.targets))

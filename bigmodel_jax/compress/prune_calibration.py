@@ -23,11 +23,11 @@ def input_squares(
     """{path: (M, I) float64}: the sum over all rows of the squares of each input of the matrices
     `wanted`.
 
-    Raises ValueError, one line, if a matrix is not multiplied by `project` of nn/linear.py; Flax
+    Raises ValueError, one line, if a matrix is not multiplied by `project` of nn/linear.py. Flax
     modules do not use it.
     """
-    # A probe is an extra zero input of each product; its gradient is defined to be the sum of
-    # squares (Measured).
+    # A probe is an extra zero input of each product. `Measured` defines its gradient to be the sum
+    # of squares.
     model, objective = config.make_model(), config.objective
     probes = {
         path: jnp.zeros((*matrix(path, p).lead.shape, *matrix(path, p).inner.shape)) for path, p in wanted.items()

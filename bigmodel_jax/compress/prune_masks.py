@@ -28,7 +28,7 @@ class NofM(NamedTuple):
 
 
 def parse_pattern(text: str) -> NofM:
-    """The pattern of a text such as "2:4"; raises ValueError, one line, for any other form."""
+    """The pattern of a text such as "2:4". Raises ValueError, one line, for any other form."""
     found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", text)
     pair = NofM(*map(int, found.groups())) if found else None
     if pair is None or not 0 < pair.n < pair.m:
@@ -37,12 +37,12 @@ def parse_pattern(text: str) -> NofM:
 
 
 def as_matrices(path: str, p: Param, w: jax.Array) -> jax.Array:
-    """A parameter as matrices (M, I, O); raises ValueError if it is a vector or a table."""
+    """A parameter as matrices (M, I, O). Raises ValueError if it is a vector or a table."""
     return w.reshape(matrices_shape(path, p))
 
 
 def matrices_shape(path: str, p: Param) -> tuple[int, int, int]:
-    """(M, I, O) of a parameter; raises ValueError if it is a vector or a table."""
+    """(M, I, O) of a parameter. Raises ValueError if it is a vector or a table."""
     found = matrix(path, p)
     if found is None or found.table or found.turned:
         raise ValueError(f"prune: {path} is no matrix of a product, but a vector or a table; --targets leaves it out")
@@ -66,7 +66,7 @@ def wanda(w: jax.Array, squares: jax.Array) -> jax.Array:
 def smallest_out(scores: Any, sparsity: float, *, by_output: bool) -> np.ndarray:
     """The mask without the lowest scores: exactly round(sparsity * n) of n weights are dropped.
 
-    by_output: compare the inputs of each output separately, as Wanda does (section 3); otherwise
+    by_output: compare the inputs of each output separately, as Wanda does (section 3). Otherwise
     compare all weights of a matrix.
     """
     scores = np.asarray(scores)
@@ -98,6 +98,6 @@ def _without_lowest(scores: np.ndarray, count: int) -> np.ndarray:
     kept = np.ones(scores.shape, bool)
     if count:
         for one, mask in zip(scores, kept, strict=True):  # one matrix at a time, to limit memory
-            # argpartition drops exactly `count` scores, and a threshold would drop ties as well.
+            # `argpartition` drops exactly `count` scores. A threshold would drop ties as well.
             np.put_along_axis(mask, np.argpartition(one, count - 1, axis=-1)[..., :count], False, axis=-1)
     return kept

@@ -76,7 +76,7 @@ class Channels:
         return dataclasses.replace(self.pack(w), activation=jnp.where(largest > 0, largest / TOP, 1.0))
 
     def shardings(self, placed: NamedSharding, shape: tuple[int, ...]) -> Channeled:
-        # A PartitionSpec may be shorter than the shape; missing entries mean unsharded.
+        # A PartitionSpec may be shorter than the shape. Missing entries mean unsharded.
         axes = (*placed.spec, *(None,) * len(shape))[: len(shape)]
         # The scales have size 1 along the inputs, so they cannot be sharded there.
         scales = P(*(None if n in self._reduced else axis for n, axis in enumerate(axes)))

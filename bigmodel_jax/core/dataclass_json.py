@@ -68,7 +68,7 @@ def find_class(tag: Any, run_dir: Path | None) -> type:
     is_file = module_name.endswith(".py")
     if is_file and not Path(module_name).is_file():
         raise ValueError(f"{class_name} is defined in {module_name!r}, which is not there any more")
-    # Only a new import can run code; a module that is imported already is not checked.
+    # Only a new import can run code. A module that is imported already is not checked.
     if (str(Path(module_name).resolve()) if is_file else module_name) not in sys.modules:
         trust.check(tag, run_dir)
     try:

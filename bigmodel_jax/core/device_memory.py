@@ -1,7 +1,7 @@
 """Compares the memory that arrays need with the memory present, from shapes alone.
 
-A refusal is certain: the need counted is the least that must be in memory at once, and the limit is
-all memory present. So nothing that could run is refused.
+Nothing that could run is refused: the need counted is the least that must be in memory at once, and
+the limit is all memory present.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def _group_limits(root: Path) -> Iterable[int]:
             continue
         version, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
         group = Path(path.lstrip("/"))
-        # The limit of any group above applies as well.
+        # The limit of every group above this one applies as well.
         for above in (group, *group.parents):
             limit = root / "sys/fs/cgroup" / version / above / name
             if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -106,7 +106,7 @@ def check_step(arguments: int, temporary: int, mesh: Mesh, ways: str) -> None:
 
 
 def refuse(what: str, need: int, found: Room, ways: str) -> None:
-    """Raises ValueError if `need` bytes exceed the room's size; an unknown size refuses nothing."""
+    """Raises ValueError if `need` bytes exceed the room's size. An unknown size refuses nothing."""
     if found.size is not None and need > found.size:
         more = "hosts" if found.shared else "devices"
         raise ValueError(

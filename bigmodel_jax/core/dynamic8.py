@@ -1,7 +1,6 @@
-"""An 8-bit format for numbers in [-1, 1] with a dynamic exponent; the fraction takes the other
-bits.
+"""An 8-bit format for numbers in [-1, 1]. The exponent takes a variable number of bits.
 
-Source: Dettmers, "8-Bit Approximations for Parallelism in Deep Learning", arXiv:1511.04561; the
+Source: Dettmers, "8-Bit Approximations for Parallelism in Deep Learning", arXiv:1511.04561. The
 levels are those of `create_dynamic_map` in bitsandbytes. Code 127 is 0 and code 255 is 1. Every
 other code has an i and a j < 2^i with |code - 127| = 2^i + j. It stands for 10^(i - 6) times the
 middle of step j, where 2^i equal steps divide [0.1, 1].

@@ -45,7 +45,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yields the name of a new folder beside `path`, which is renamed to `path` when the block
     ends.
 
-    If the block fails, the folder is deleted. At the rename `path` must be missing or empty; if two
+    If the block fails, the folder is deleted. At the rename `path` must be missing or empty. If two
     processes make the same folder, the later one gets an OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Deletes a folder on this machine or in a bucket; errors and a missing folder are ignored."""
+    """Deletes a folder on this machine or in a bucket. Errors and a missing folder are ignored."""
     if isinstance(path, Path):
         shutil.rmtree(path, ignore_errors=True)
     else:

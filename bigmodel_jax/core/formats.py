@@ -49,7 +49,7 @@ def stamp() -> dict[str, Any]:
 
 
 def opened(found: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content of `path` without its stamp; raises Unknown if a newer version wrote it."""
+    """The content of `path` without its stamp. Raises Unknown if a newer version wrote it."""
     number, writer = found.get("format", 1), found.get("version", "of an unknown version")
     # JSON's true is a bool, which Python counts as an int.
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:

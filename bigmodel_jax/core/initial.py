@@ -1,4 +1,4 @@
-"""Initial distributions by name, for any spec's weights; fan-in and fan-out follow from logical
+"""Initial distributions by name, for any spec's weights. Fan-in and fan-out follow from logical
 axes.
 
 The distributions are those of `jax.nn.initializers`. As there, the normal distributions of He,
@@ -56,7 +56,7 @@ BY_FANS = {
 
 
 def centred_uniform(std: float) -> Callable:
-    """Uniform around 0 with this standard deviation; JAX's own `uniform` starts at 0."""
+    """Uniform around 0 with this standard deviation. JAX's own `uniform` starts at 0."""
     bound = 3**0.5 * std
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -64,7 +64,7 @@ def centred_uniform(std: float) -> Callable:
 def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Callable:
     """fn(key, shape, dtype) for a weight with these logical axes.
 
-    std: the standard deviation of "normal", "truncated_normal" and "uniform"; the others ignore it.
+    std: the standard deviation of "normal", "truncated_normal" and "uniform". The others ignore it.
     """
     # Each layer and each expert is drawn as a weight of its own.
     if axes[0] in COPIES:
@@ -78,8 +78,7 @@ def initializer(name: Initial, std: float, axes: tuple[str | None, ...]) -> Call
 def fans(axes: tuple[str | None, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(input dimensions, output dimensions) of one weight.
 
-    Dimensions of neither kind are the receptive field of a convolution. Raises ValueError for
-    vectors.
+    All other dimensions are the receptive field of a convolution. Raises ValueError for vectors.
     """
     every = tuple(range(len(axes)))
     if len(axes) < 2:
@@ -112,11 +111,13 @@ def _spread(name: Initial, axes: tuple[str | None, ...]) -> Callable[[tuple[int,
 
 
 def orthogonal(ins: tuple[int, ...], outs: tuple[int, ...]) -> Callable:
-    """Orthonormal rows or columns, whichever are fewer, of the weight seen as an (inputs, outputs)
-    matrix."""
+    """A weight whose rows or columns, whichever are fewer, are orthonormal.
+
+    The rows are those of the weight as an (inputs, outputs) matrix.
+    """
 
     def draw(key, shape, dtype=jnp.float32):
-        # The dimension at which inputs and outputs meet.
+        # This index is the boundary between the input dimensions and the output dimensions.
         split = min(outs) if min(outs) > max(ins) else min(ins)
         matrix = (math.prod(shape[:split]), math.prod(shape[split:]))
         return jax.nn.initializers.orthogonal()(key, matrix, dtype).reshape(shape)

@@ -17,7 +17,7 @@ import types
 from collections.abc import Iterator
 
 GRACE_SECONDS = 4.0  # from the signal to the end of the process, if nothing is being saved
-# Ctrl-C exits as shells expect (128 + 2); SIGTERM exits with 0, because clusters use it to ask for
+# Ctrl-C exits as shells expect (128 + 2). SIGTERM exits with 0, because clusters use it to ask for
 # a clean end.
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
@@ -51,8 +51,8 @@ def install() -> None:
     threading.Thread(target=_watch, args=(pipe,), name="interrupts", daemon=True).start()
     uncaught, unraisable = sys.excepthook, sys.unraisablehook
     sys.excepthook = lambda kind, error, tb: end(error) if kind is Interrupt else uncaught(kind, error, tb)
-    # An exception in a finaliser or a garbage-collection callback is swallowed; its traceback would
-    # tell a user nothing.
+    # Python swallows an exception in a finaliser or a garbage-collection callback. Its traceback
+    # would tell a user nothing, so it is not printed.
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
     atexit.register(_ignore)  # atexit runs in reverse order, so this runs last
     signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # delivers a signal that arrived meanwhile or in `held`
@@ -80,7 +80,7 @@ def held() -> Iterator[None]:
 
 
 def end(stop: Interrupt) -> None:
-    """Prints one line and ends the process at once, from any thread; only the first call acts."""
+    """Prints one line and ends the process at once, from any thread. Only the first call acts."""
     if _one_end.acquire(blocking=False):
         tell(str(stop), stop.code)
         print(stop, file=sys.__stderr__)
@@ -96,7 +96,7 @@ def tell(text: str, code: int) -> None:
 
 @contextlib.contextmanager
 def patient() -> Iterator[None]:
-    """A block that handles signals itself, or is short and must not be cut, such as a save."""
+    """A block that handles signals itself, or that must not be cut short, such as a save."""
     global _saving
     _saving += 1
     try:

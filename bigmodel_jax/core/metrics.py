@@ -31,7 +31,9 @@ class Mean:
 
 
 def divisor(count: Any) -> Any:
-    """`count` where it is above 0, else 1, which leaves a plain sum as it is and avoids 0 / 0.
+    """`count` where it is above 0, else 1.
+
+    A divisor of 1 leaves a plain sum as it is and avoids 0 / 0.
 
     A sum of weights may lie between 0 and 1, so a floor of 1 would make its mean too small.
     """

@@ -31,13 +31,13 @@ _pushing = threading.Lock()
 def root() -> Path:
     """The folder of all copies, below $BIGMODEL_CACHE or ~/.cache/bigmodel_jax."""
     place = os.environ.get("BIGMODEL_CACHE") or "~/.cache/bigmodel_jax"
-    # expanduser leaves ~ of an unknown user as it is; raising here would break the making of error
-    # messages.
+    # `expanduser` does not raise for an unknown user, but leaves ~ as it is. Error messages are
+    # made with this path, so an exception here would prevent them.
     return Path(os.path.expanduser(place)).resolve() / "gs"
 
 
 def origin(path: Path) -> Path:
-    """The address in the bucket of a path below `root()`; any other path becomes absolute."""
+    """The address in the bucket of a path below `root()`. Any other path becomes absolute."""
     if paths.is_remote(path):
         return path
     path = path.absolute()
@@ -56,7 +56,7 @@ def shown(text: str) -> str:
 
 
 def folder(source: str) -> Path:
-    """The local folder of a run given as a path or an address; nothing is downloaded."""
+    """The local folder of a run given as a path or an address. Nothing is downloaded."""
     scheme, found, rest = source.partition("://")
     # Only gs:// holds runs; s3:// is read as a source of data.
     return root() / rest.strip("/") if found and scheme == "gs" else Path(source)
@@ -82,7 +82,7 @@ def pull(here: Path) -> None:
     if _in_use(here):
         return
     there = _listed(here)
-    # Files that the bucket does not have are deleted, so that the copy equals it.
+    # Files that the bucket does not have are deleted, so that the copy equals the bucket.
     for path in _files(here) - {here / name for name in there}:
         path.unlink(missing_ok=True)
     for name, entry in there.items():
@@ -119,7 +119,7 @@ def _holds_saves(here: Path) -> bool:
 
 
 def _in_use(here: Path) -> bool:
-    """Whether a process of this machine holds the run; its copy is then newer than the bucket."""
+    """Whether a process of this machine holds the run. Its copy is then newer than the bucket."""
     if not (here / HOLDER).is_file():
         return False
     with open(here / HOLDER, "rb") as file:
@@ -144,8 +144,9 @@ def _goes_on(path: Path, entry: dict) -> bool:
 
 
 def push(here: Path, only: Sequence[str] = ()) -> None:
-    """Uploads the changed files of a copy and deletes removed ones; ignores folders that are no
-    copy.
+    """Uploads the changed files of a copy and deletes removed ones.
+
+    Ignores folders that are not copies of a bucket's.
 
     only: upload only files below these top folders or of these names. Raises ValueError, one line,
     if the store does not answer.
@@ -170,8 +171,9 @@ def push(here: Path, only: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def kept(here: Path) -> Iterator[None]:
-    """A block during which a copy is uploaded every half minute and at the end; ignores other
-    folders.
+    """A block during which a copy is uploaded every half minute and at the end.
+
+    Ignores folders that are not copies of a bucket's.
 
     A failed upload is logged once and tried again. A failure at the end raises ValueError, one
     line, unless another error has ended the block.

@@ -1,7 +1,7 @@
 """Turns command-line arguments into a dataclass: tyro parses, and a user's mistake is a ValueError
 of one line.
 
-The option `--part.field` sets a field of a part; `_` and `-` are equivalent. The fields of a part
+The option `--part.field` sets a field of a part. `_` and `-` are equivalent. The fields of a part
 that is declared `Unnamed` are options without a prefix.
 """
 

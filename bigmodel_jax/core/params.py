@@ -141,7 +141,8 @@ def init(spec: Tree, rng: jax.Array) -> Tree:
     """
 
     def one(path: str, p: Param) -> jax.Array:
-        # Hashing the path, not a running index, keeps all other draws when a parameter is added.
+        # The key is a hash of the path instead of a running index, so a new parameter leaves all
+        # other draws as they are.
         key = jax.random.fold_in(rng, zlib.crc32(path.encode()) & 0x7FFFFFFF)
         return p.storage.pack(p.init.fn(key, p.shape, jnp.dtype(p.dtype)))
 
@@ -174,7 +175,7 @@ def stack(spec: Tree, n: int, axis: str | None = "layers") -> Tree:
     """
 
     def one(p: Param) -> Param:
-        # The distribution of one layer must not see the leading layers dimension.
+        # The distribution of one layer must not see the leading dimension of layers.
         spread = p.init.spread and (lambda shape: p.init.spread(shape[1:]))
         init = Init(p.init.name, each(p.init.fn), spread)
         return dataclasses.replace(p, shape=(n, *p.shape), axes=(axis, *p.axes), init=init, decay=p.decay)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 # With TensorFlow installed, epath would use its file system, whose errors and listings differ.
 os.environ.setdefault("EPATH_USE_TF", "false")
-# Without this gcsfs asks a gRPC service for the kind of a bucket; emulators do not serve that host.
+# Without this gcsfs asks a gRPC service for the kind of a bucket. Emulators do not serve that host.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 # An exception from one of these packages is an error of a store: gcsfs and s3fs pass on errors of
@@ -51,7 +51,7 @@ PROBES = {
 
 
 class Unanswered(ValueError):
-    """Raised if a store does not answer or refuses; the message is one line with the address."""
+    """Raised if a store does not answer or refuses. The message is one line with the address."""
 
 
 class Stat(NamedTuple):
@@ -68,7 +68,7 @@ class Stat(NamedTuple):
 
 
 def expanded(option: str, path: str | Path) -> Path:
-    """`path`, the value of `option`, with ~ or ~user expanded; raises ValueError for an unknown
+    """`path`, the value of `option`, with ~ or ~user expanded. Raises ValueError for an unknown
     user."""
     try:
         return Path(path).expanduser()
@@ -89,7 +89,7 @@ def check_local(option: str, path: str | Path) -> None:
 
 
 def check(option: str, path: str, schemes: Sequence[str]) -> None:
-    """Raises ValueError, one line, for an address that cannot be used; a local path passes.
+    """Raises ValueError, one line, for an address that cannot be used. A local path passes.
 
     An address fails if its scheme is not in `schemes`, or if its bucket cannot be read.
     """
@@ -128,7 +128,7 @@ def _wrong(scheme: str, bucket: str) -> str:
 
 @functools.cache
 def files(scheme: str) -> Any:
-    """fsspec's file system of a scheme; raises ModuleNotFoundError if its package is missing."""
+    """fsspec's file system of a scheme. Raises ModuleNotFoundError if its package is missing."""
     import fsspec
 
     store = STORES[scheme]
@@ -188,12 +188,12 @@ def _reason(error: Exception) -> str:
 
 
 def absolute(path: Path | str) -> str:
-    """A local path made absolute; an address stays as it is."""
+    """A local path made absolute. An address stays as it is."""
     return str(path) if is_remote(path) else os.path.abspath(path)
 
 
 def stat(path: Path | str) -> Stat:
-    """The `Stat` of a file; raises OSError if it is missing, ValueError if a store does not
+    """The `Stat` of a file. Raises OSError if it is missing, ValueError if a store does not
     answer."""
     if not is_remote(path):
         found = os.stat(path)
@@ -231,8 +231,10 @@ def matches(option: str, pattern: str) -> list[Path]:
 
 
 def below(folder: Path) -> dict[str, Stat]:
-    """{relative path: stat} of all files below a remote folder, at any depth; empty if there are
-    none."""
+    """{relative path: stat} of all files below a remote folder, at any depth.
+
+    It is empty if there are none.
+    """
     with answering(folder):
         found = of(folder).find(str(folder), detail=True)
     start = len(str(folder).partition("://")[2].rstrip("/")) + 1
@@ -240,7 +242,7 @@ def below(folder: Path) -> dict[str, Stat]:
 
 
 def opened(path: Path | str) -> BinaryIO:
-    """The file, open for binary reading and seeking; a file in a bucket is read block by block."""
+    """The file, open for binary reading and seeking. A file in a bucket is read block by block."""
     if not is_remote(path):
         return open(path, "rb")  # the caller closes it
     with answering(path):
@@ -256,7 +258,7 @@ def read(path: Path | str) -> bytes:
 
 
 def write(path: Path | str, content: bytes, *, new: bool = False) -> None:
-    """Writes a file in a bucket atomically; with `new`, raises FileExistsError if the file
+    """Writes a file in a bucket atomically. With `new`, raises FileExistsError if the file
     exists."""
     with answering(path):
         of(path).pipe_file(str(path), content, mode="create" if new else "overwrite")

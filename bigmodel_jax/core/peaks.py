@@ -1,4 +1,4 @@
-"""Published peak FLOP/s of devices, by name; MFU and `plan` read this table."""
+"""Published peak FLOP/s of devices, by name. MFU and `plan` read this table."""
 
 from typing import NamedTuple
 

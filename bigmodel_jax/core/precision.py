@@ -1,4 +1,4 @@
-"""Number formats of weights, computation and matrix products; weights are cast once per loss."""
+"""Number formats of weights, computation and matrix products. Weights are cast once per loss."""
 
 import contextlib
 import dataclasses
@@ -83,7 +83,7 @@ def store(new: Any, old: Any, policy: Policy, rng: jax.Array) -> tuple[Any, dict
     rounded = _stochastic(new, rng) if policy.rounding == "stochastic" else cast(new, policy.param)
 
     def counts(new, rounded, old):
-        # Count a weight only if the optimizer wanted to change it.
+        # A weight counts only if the optimizer wanted to change it.
         asked = new != old.astype(new.dtype)
         return jnp.stack([jnp.sum(asked & (rounded == old), dtype=jnp.float32), jnp.sum(asked, dtype=jnp.float32)])
 
@@ -101,7 +101,7 @@ def _stochastic(tree: Any, rng: jax.Array) -> Any:
 
     Each parameter's noise depends only on `rng` and its path.
     """
-    # A stream of its own, so that dropout and rounding do not use equal keys.
+    # Rounding has a stream of its own, so that dropout and rounding do not use equal keys.
     rng = jax.random.fold_in(rng, zlib.crc32(b"rounding"))
 
     def one(path, x):

@@ -33,7 +33,7 @@ STEP = (DATA, DEVICES, RECORD)
 
 @dataclasses.dataclass(frozen=True)
 class Beat:
-    """The state that one process reports of itself; times are in seconds."""
+    """The state that one process reports of itself. Times are in seconds."""
 
     step: int
     phase: str
@@ -60,7 +60,7 @@ class Pulse:
         )  # (whole, own) seconds of each step
 
     def at(self, phase: str, step: int | None = None) -> None:
-        """Records that the main thread enters `phase`; `step` is given at the start of a step."""
+        """Records that the main thread enters `phase`. `step` is given at the start of a step."""
         now, (before, last, began) = time.monotonic(), self._place
         self._devices += now - self._last if last == DEVICES else 0.0
         self._whole_step &= last in STEP  # steps with an evaluation or a save are left out of the median
@@ -111,7 +111,7 @@ _pulse = Pulse()
 
 
 def at(phase: str, step: int | None = None) -> None:
-    """Records that the main thread enters `phase`; `step` is given at the start of a step."""
+    """Records that the main thread enters `phase`. `step` is given at the start of a step."""
     _pulse.at(phase, step)
 
 
@@ -135,7 +135,7 @@ def watched(max_step_seconds: float | None, log: Path, *, alone: bool) -> Iterat
     """A block whose steps have a time limit.
 
     max_step_seconds: the limit; 0 = none, None = one that follows the median step. log: the file
-    for stack traces. alone: True in a run of one process; a thread then ends it with exit code 75.
+    for stack traces. alone: True in a run of one process. A thread then ends it with exit code 75.
     """
     global _pulse
     over, _pulse = threading.Event(), Pulse(max_step_seconds, log)
@@ -182,8 +182,8 @@ def stacks(name: str) -> str:
     """The stack traces of all threads of this process, below a line with its name, step and
     phase."""
     beat = read()
-    # faulthandler holds the interpreter's lock while it writes, and the log's disk may be what
-    # hangs, so write to a local file first.
+    # `faulthandler` holds the interpreter's lock while it writes. The log's disk may be what hangs,
+    # so the traces go to a local file first.
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -216,8 +216,8 @@ def _print(text: str) -> None:
     with contextlib.suppress(OSError):  # a pipe that nobody reads
         sys.stdout.flush()
     if text:
-        # sys.__stderr__, because another thread may have redirected sys.stderr (the option parser
-        # does).
+        # The line goes to sys.__stderr__, because another thread may have redirected sys.stderr, as
+        # the option parser does.
         print(text, file=sys.__stderr__, flush=True)
 
 

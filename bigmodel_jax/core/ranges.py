@@ -16,13 +16,13 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `most`; `text` completes the message "it must be ..."."""
+    """The numbers from `least` to `most`. `text` completes the message "it must be ..."."""
 
     text: str
     least: float = -math.inf
     most: float = math.inf
-    above: bool = False  # `least` itself is outside
-    below: bool = False  # `most` itself is outside
+    above: bool = False  # whether `least` itself is outside the range
+    below: bool = False  # whether `most` itself is outside the range
 
     def __repr__(self) -> str:  # help() of a config class prints it for every field
         return self.text

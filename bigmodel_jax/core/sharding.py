@@ -1,5 +1,4 @@
-"""Maps logical axis names to a mesh, which always has six axes; rules choose the mesh axis of each
-name."""
+"""Maps logical axis names to a mesh, which always has six axes, by rules for each name."""
 
 import contextlib
 import dataclasses
@@ -26,7 +25,7 @@ Context = Literal["ring", "ulysses"]
 class Rules:
     """{logical axis: mesh axis, several mesh axes, or None for unsharded}.
 
-    A new layout is another value of this class; models do not change.
+    A new layout is another value of this class. Models do not change.
     """
 
     batch: MeshAxes = ("stage", "data", "fsdp", "expert")  # rows; "stage" and "expert" outside pipelines and experts
@@ -44,7 +43,7 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    """The size and the use of each mesh axis; one size may be -1: all remaining devices."""
+    """The size and the use of each mesh axis. One size may be -1, for all remaining devices."""
 
     stage: CountOrAll = 1  # pipeline stages
     data: CountOrAll = -1  # data-parallel replicas
@@ -77,7 +76,7 @@ class ParallelConfig:
 
 
 def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
-    """The six axis sizes with -1 computed; raises ValueError if their product is not
+    """The six axis sizes with -1 computed. Raises ValueError if their product is not
     `num_devices`."""
     sizes = parallel.sizes()
     given = " x ".join(f"{a}={n}" for a, n in zip(AXES, sizes, strict=True) if n != 1) or "all axes 1"
@@ -92,8 +91,7 @@ def factor(parallel: ParallelConfig, num_devices: int) -> tuple[int, ...]:
 
 
 def slice_axis(parallel: ParallelConfig, sizes: tuple[int, ...]) -> str:
-    """The mesh axis that spans slices: the first that they divide, in order of increasing
-    traffic."""
+    """The mesh axis that spans slices: the first whose size they divide, by increasing traffic."""
     for axis in ("data", "stage", "fsdp"):
         if sizes[AXES.index(axis)] % parallel.slices == 0:
             return axis
@@ -136,7 +134,7 @@ def partition_spec(logical: tuple[str | None, ...], rules: Rules, *, strict: boo
     """The PartitionSpec of a tuple of logical names.
 
     strict: raise ValueError if two dimensions claim one mesh axis (for parameters). Otherwise the
-    first dimension gets it; this is for activations, whose batch is sharded over fsdp, so that an
+    first dimension gets it. This is for activations, whose batch is sharded over fsdp, so that an
     "embed" beside it stays unsharded. A name like "mlp+embed" is sharded over the axes of both
     parts.
     """
@@ -190,7 +188,7 @@ def shardings(spec: params.Tree, mesh: Mesh, rules: Rules) -> params.Tree:
 
 
 def placed(spec: params.Tree, mesh: Mesh, parallel: ParallelConfig) -> params.Tree:
-    """Like `shardings`; with pmap, every parameter is replicated on every device."""
+    """Like `shardings`. With pmap, every parameter is replicated on every device."""
     if parallel.strategy == "pmap":
         return params.map_spec(lambda p: p.storage.shardings(replicated(mesh), p.shape), spec)
     return shardings(spec, mesh, parallel.rules)
@@ -287,7 +285,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def pin(tree: Any, specs: Any) -> Any:
-    """The tree with a PartitionSpec per leaf on the traced step's mesh, also inside a shard_map."""
+    """Constrains each leaf to a PartitionSpec on the traced step's mesh, also in a shard_map."""
     here = jax.sharding.get_abstract_mesh()
     mesh = here if here.manual_axes else current_mesh()
     return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda s: NamedSharding(mesh, s), specs))

@@ -3,7 +3,7 @@ each.
 
 A stored parameter is one node of the parameter tree: an array or a `Blocked`. Both keep the
 parameter's leading dimensions, so that scans over stacked layers, pipelines and meshes slice them
-alike. Products read a node through `project` of nn/linear.py; other code calls `dense(node,
+alike. Products read a node through `project` of nn/linear.py. Other code calls `dense(node,
 dtype)`.
 """
 
@@ -65,7 +65,7 @@ class Dense:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Blocked:
-    """One stored parameter of shape (..., n); L is its first dimension.
+    """One stored parameter of shape (..., n). L is its first dimension.
 
     - values: int8, float8 or bfloat16 (..., n); 4-bit kinds: uint8 (..., n / 2), where the lower
       bits hold the first half of a block
@@ -116,7 +116,7 @@ class Blocked:
             "nn/linear.py project, or by core/storage.py dense(w, x.dtype), or store it as an array"
         )
 
-    # Code that expects an array would use one of these first; each raises a clear error.
+    # Code that expects an array would use one of these first. Each raises a clear error.
     __jax_array__ = __getitem__ = astype = reshape = swapaxes = transpose = _refuse
     T = dtype = property(_refuse)
 
@@ -166,15 +166,16 @@ def _select(table: tuple[float, ...], codes: jax.Array) -> jax.Array:
 class Blocks:
     """Stores values in 8 or 4 bits with one scale per block of the last dimension.
 
-    dtype: "int8" and "int4" are symmetric integers; the largest magnitude of a block gets the
+    dtype: "int8" and "int4" are symmetric integers. The largest magnitude of a block gets the
     largest code. "float8" is e4m3, scaled likewise. "nf4" has the 16 levels of NormalFloat4, and
     its scale is the largest magnitude (QLoRA, arXiv:2305.14314). size: a block has at most so many
-    values; the actual number is the largest that divides the dimension. double: store scales in 8
-    bits, less their mean in each layer, with one float32 per 256 ("double quantization"). narrow:
-    store scales in bfloat16, and choose the codes for those.
+    values. The actual number is the largest that divides the dimension. double: store scales in 8
+    bits after subtracting their mean in each layer, with one float32 per 256 scales ("double
+    quantization"). narrow: store scales in bfloat16, and choose the codes for those.
 
-    Codes equal those of bitsandbytes' `quantize_4bit` for equal blocks. But its blocks run along
-    the inputs of a torch weight (out, in), and these along the last dimension of (in, ..., out).
+    Codes equal those of bitsandbytes' `quantize_4bit` for equal blocks. But bitsandbytes' blocks
+    run along the inputs of a torch weight (out, in). The blocks here run along the last dimension
+    of (in, ..., out).
     """
 
     dtype: Literal["int8", "int4", "nf4", "float8"] = "int8"
@@ -267,7 +268,7 @@ def _mean(x: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Half:
-    """Stores bfloat16 that each layer casts itself, so only one layer's float32 copy exists."""
+    """Stores bfloat16, which each layer casts, so only one layer's float32 copy exists."""
 
     def __str__(self) -> str:
         return "bfloat16, cast in the layer"
@@ -283,7 +284,7 @@ class Half:
 
 
 def dense(node: Any, dtype: Any) -> jax.Array:
-    """A node as an array: blocks become dense in `dtype`; an array stays as it is."""
+    """A node as an array: blocks become dense in `dtype`. An array stays as it is."""
     return node.dense(dtype) if isinstance(node, Blocked) else node
 
 
@@ -299,6 +300,6 @@ def _bounds(levels: tuple[float, ...]) -> np.ndarray:
 
 
 def _nearest(levels: tuple[float, ...], x: jax.Array, largest: jax.Array) -> jax.Array:
-    """The index of the level nearest to x / largest; ties go to the lower level. largest: (...)."""
+    """The index of the level nearest to x / largest. Ties go to the lower level. largest: (...)."""
     share = jnp.clip(x * jnp.where(largest > 0, 1.0 / largest, 0.0)[..., None], -1.0, 1.0)
     return jnp.searchsorted(_bounds(levels), share, side="left")

@@ -59,7 +59,7 @@ def _origin(module: str) -> Path | None:
 
 
 def _stranger(file: Path | None, run_dir: Path | None) -> str:
-    """Why a file may be another person's; "" if it counts as the user's own."""
+    """The reason why a file may be another person's; "" if it counts as the user's own."""
     here, path = Path.cwd().resolve(), file.resolve() if file else None
     if path is None or not path.is_relative_to(here) or "site-packages" in path.parts:
         return f"outside the working directory {str(here)!r}"

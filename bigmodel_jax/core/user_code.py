@@ -1,7 +1,7 @@
 """The user's Python files and functions: imported by path, and named by a text that config.json can
 hold.
 
-A function's name is "module:function" or "path/of/file.py:function"; a config file may also give
+A function's name is "module:function" or "path/of/file.py:function". A config file may also give
 the function itself or its bare name. A field that holds such a name is declared as `FunctionName`,
 so that code can find all such fields of a config.
 """
@@ -22,8 +22,10 @@ from bigmodel_jax.core.spelling import nearest
 
 @dataclasses.dataclass(frozen=True)
 class _Names:
-    """Marks a field that names a function; known: a text without a colon names a built-in one
-    instead."""
+    """Marks a field that names a function.
+
+    known: whether a text without a colon names a built-in function.
+    """
 
     known: bool = False
 
@@ -33,7 +35,7 @@ KnownOrFunction = Annotated[str, _Names(known=True)]
 
 
 def import_file(path: Path) -> ModuleType:
-    """The module of a Python file, imported once under its absolute path; errors of the file pass
+    """The module of a Python file, imported once under its absolute path. Errors of the file pass
     through."""
     name = str(path.resolve())
     if name in sys.modules:
@@ -54,7 +56,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def name_of(option: str, function: Callable | str) -> str:
-    """The text that names a function; a text stays, except that a file's path becomes absolute."""
+    """The text that names a function. A text stays, except that a file's path becomes absolute."""
     if isinstance(function, str):
         file, colon, name = function.rpartition(":")
         return f"{Path(file).resolve()}:{name}" if colon and file.endswith(".py") else function
@@ -92,7 +94,7 @@ def find(option: str, name: str) -> Callable:
 
 
 def call(option: str, name: str, *args: Any) -> Any:
-    """The function's result; any exception of the function becomes a ValueError of one line."""
+    """The function's result. Any exception of the function becomes a ValueError of one line."""
     function = find(option, name)
     try:
         return function(*args)

@@ -48,7 +48,7 @@ from bigmodel_jax.data.text.text_pairs import TextPairData
 from bigmodel_jax.data.text.token_labels import ConllFiles, TokenLabelData
 from bigmodel_jax.data.tokenizers.tokenizers import TokenizerConfig, load_tokenizer
 
-# The data configs that error messages suggest; a user's own data config needs no entry.
+# The data configs that error messages suggest. A user's own data config needs no entry.
 DATA: tuple[type[DataConfig], ...] = (
     TextData,
     ChatData,

@@ -81,21 +81,21 @@ class DataConfig:
     def experience(self, config: Any, mesh: Any) -> Any:
         """Return the `Experience` (data/experience.py) that a run of `config` trains on.
 
-        None means that the run trains on the shuffled rows of "train".
+        If it is None, the run trains on the shuffled rows of "train".
         """
 
     def held_out(self, config: Any, mesh: Any) -> Any:
         """Return the object whose `made_by` makes validation batches from the weights of a run.
 
-        None means that validation reads the rows of "validation".
+        If it is None, validation reads the rows of "validation".
         """
 
     def row(self) -> dict[str, Field]:
-        """Return the arrays of a row by name, as the config alone declares them; no data is read.
+        """Return the arrays of a row by name, as the config alone declares them. No data is read.
 
-        {} means that they are not declared. Then shapes are read from the data, batches are not
-        split along the arrays' other axes, a step is counted in examples, and what the model and
-        the objective read is checked only once the data is open.
+        {} means that the config declares none. Then shapes are read from the data, batches are
+        split along no other axis, and a step is counted in examples. What the model and the
+        objective read is checked only once the data is open.
         """
         return {}
 
@@ -148,7 +148,7 @@ class DataConfig:
     def sheet(self, first: Callable[[], dict[str, np.ndarray]]) -> tuple[np.ndarray, list[str]] | None:
         """Return training images as the model gets them, with a title each, for a contact sheet.
 
-        The images are (N, H, W, 1 or 3) float32 in 0 .. 1; `first` returns the arrays of the first
+        The images are (N, H, W, 1 or 3) float32 in 0 .. 1. `first` returns the arrays of the first
         training rows. The result is None where the rows are not images, or where training does not
         augment them.
         """
@@ -206,7 +206,7 @@ class DataConfig:
         return self
 
     def ahead(self, before: "DataConfig", step: int) -> tuple[str, ...]:
-        """Return the dotted names of fields that a run at `step` may have in addition to `before`.
+        """Return the dotted names of the fields that a run at `step` may add to those of `before`.
 
         Raises ValueError where one of them would change rows that the run has already seen.
         """
@@ -235,14 +235,14 @@ def named_files(part: Any, root: Path, prefix: str = "data") -> dict[str, list[P
         if dataclasses.is_dataclass(value):
             says = value.reads(root) if hasattr(value, "reads") else None
             found |= named_files(value, root, name) if says is None else {f"{name}.{k}": v for k, v in says.items()}
-        # Only a field of type str names a file; a choice may equal a file's name by chance.
+        # Only a field of type str names a file. A choice may equal a file's name by chance.
         elif ranges.hints(type(part))[field.name] is str and os.path.isfile(path := os.path.expanduser(value)):
             found[name] = [Path(path)]
     return found
 
 
 class BadRecords:
-    """Skips bad records up to a limit; one more raises ValueError with its place and reason."""
+    """Skips bad records up to a limit. One more raises ValueError with its place and reason."""
 
     def __init__(self, limit: int):
         self.limit = limit

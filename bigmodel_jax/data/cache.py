@@ -34,7 +34,7 @@ def root(cache_dir: str = "") -> Path:
 
 
 def key(*parts: Any) -> str:
-    """Return a short hash of JSON-serializable facts; equal facts share a cache folder."""
+    """Return a short hash of JSON-serializable facts. Equal facts share a cache folder."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -109,13 +109,13 @@ def lock(path: Path):
 
 
 def build(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Return `folder`; fill it by `write(temporary folder)` unless it exists undamaged.
+    """Return `folder`. Fill it by `write(temporary folder)` unless it exists undamaged.
 
-    The lock spares a second process the work. The rename makes the folder appear whole or not at
-    all, also on file systems where locks do not reach other hosts. A damaged folder is logged and
-    rebuilt.
+    The lock keeps a second process from doing the same work. The rename makes the folder appear
+    whole or not at all, also on file systems where locks do not reach other hosts. A damaged folder
+    is logged and rebuilt.
     """
-    if is_whole(folder):  # no lock here: a read-only cache cannot make the lock's file
+    if is_whole(folder):  # checked without the lock, because a read-only cache cannot hold the lock's file
         return folder
     with lock(folder):
         # Another process may have finished the folder while this one waited for the lock.
@@ -140,7 +140,7 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Tell whether a folder is undamaged; each process reads its files once."""
+    """Tell whether a folder is undamaged. Each process reads its files once."""
     if folder.exists() and folder not in _checked and not _damage(folder):
         _checked.add(folder)
     return folder in _checked and folder.exists()

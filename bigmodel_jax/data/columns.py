@@ -40,7 +40,7 @@ class Column:
         self.rows += len(rows)
 
     def _write_header(self) -> None:
-        """Write the header; NumPy pads it, so that a header with more rows has the same length."""
+        """Write the header. NumPy pads it, so that a header with more rows has the same length."""
         shape = (self.rows, *self._shape[1:])
         facts = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         npy.write_array_header_1_0(self._file, facts)
@@ -50,8 +50,8 @@ class Column:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         with self._file:
-            # The number of rows is known only now, so the header is written again over the first
-            # one.
+            # The number of rows is known only at the end, so the header is written again over the
+            # first one.
             self._dtype = self._dtype or np.dtype(np.float64)
             self._file.seek(0)
             self._write_header()

@@ -24,9 +24,9 @@ class Experience(Protocol):
     """A source of training batches. The loop passes the train state before each step, and gets a
     batch.
 
-    - rows: the rows of the training split, or the prompts of rollouts; `train.epochs` counts passes
+    - rows: the rows of the training split, or the prompts of rollouts. `train.epochs` counts passes
       over them.
-    - phase (optional): the name under which the time of `next` counts in a run's wall time; see
+    - phase (optional): the name under which the time of `next` counts in a run's wall time. See
       `phase_of`.
     """
 
@@ -49,7 +49,9 @@ class Experience(Protocol):
         ...
 
     def prefetch(self) -> None:
-        """Prepare what does not need new weights, while the previous step is running."""
+        """Prepare the part of the next batch that needs no new weights, while the previous step
+        runs.
+        """
         ...
 
     def wait(self, seconds: float) -> bool:
@@ -60,11 +62,11 @@ class Experience(Protocol):
         ...
 
     def measured(self) -> dict[str, Mean]:
-        """Return the metrics of the last batch that `next` gave; the run records them."""
+        """Return the metrics of the last batch that `next` gave. The run records them."""
         ...
 
     def position(self) -> dict[str, Any]:
-        """Return the state that `seek` needs, as JSON; it is saved with each checkpoint."""
+        """Return the state that `seek` needs, as JSON. It is saved with each checkpoint."""
         ...
 
     def seek(self, step: int, position: dict[str, Any] | None = None) -> None:
@@ -73,7 +75,7 @@ class Experience(Protocol):
 
 
 def packed(arrays: dict[str, np.ndarray]) -> str:
-    """Arrays as a text, without loss, for the position that a checkpoint keeps."""
+    """Return arrays as a text, without loss, for the position that a checkpoint keeps."""
     out = io.BytesIO()
     np.savez_compressed(out, **arrays)
     # A position is stored as JSON, which cannot hold bytes.
@@ -81,7 +83,7 @@ def packed(arrays: dict[str, np.ndarray]) -> str:
 
 
 def unpacked(text: str) -> dict[str, np.ndarray]:
-    """The inverse of `packed`."""
-    # Unpickling could run code of whoever wrote the checkpoint.
+    """Return the arrays in a text that `packed` made."""
+    # Pickles are refused, because unpickling could run code of the checkpoint's author.
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)

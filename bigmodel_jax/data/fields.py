@@ -86,7 +86,7 @@ def complete(data: Any, known: Mapping[str, tuple[int, ...] | None]) -> dict[str
     row |= {n: dataclasses.replace(row[n], shape=tuple(known[n])) for n in open_ if known.get(n) is not None}
     if row and not any(field.shape is None for field in row.values()):
         return row
-    # Noise makes it a training row; only such a row holds the fields of training.
+    # The noise makes the row a training row. Only a training row holds the fields of training.
     first = data.open("train").batch(np.zeros(1, np.int64), np.zeros(1, np.uint64))
     if not row:
         return {name: Field(x.shape[1:], x.dtype.name) for name, x in first.items()}
@@ -95,7 +95,7 @@ def complete(data: Any, known: Mapping[str, tuple[int, ...] | None]) -> dict[str
 
 
 def check(row: Row, batch: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError where a batch differs from its row; undeclared arrays are allowed."""
+    """Raise ValueError where a batch differs from its row. Undeclared arrays are allowed."""
     for name, field in row.items():
         x = batch.get(name)
         # A training batch may lack the fields of evaluation, and the other way round.

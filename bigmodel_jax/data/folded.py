@@ -14,7 +14,7 @@ class Folds:
 
     - k: the number of folds.
     - stratify: spread the labels evenly over the folds.
-    - together: a field; records with equal values of it share a fold.
+    - together: a field. Records with equal values of it share a fold.
     - seed: decides which records share a fold.
     """
 
@@ -25,7 +25,7 @@ class Folds:
 
 
 def folded(data: DataConfig, folds: Folds, n: int) -> DataConfig:
-    """Return `data` with fold `n` held out; raises ValueError where it has no finite records."""
+    """Return `data` with fold `n` held out. Raises ValueError where it has no finite records."""
     source, name = getattr(data, "source", None), type(data).__name__
     if not isinstance(source, Source) or data.endless:
         lacks = "end" if isinstance(source, Source) else "source of records"

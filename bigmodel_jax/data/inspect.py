@@ -208,7 +208,7 @@ def _show_images(cfg: DataConfig, splits: dict[str, Rows]) -> Group:
 
 def _samples(cfg: DataConfig, rows: Rows) -> Table:
     """Return three examples as seen by evaluation and, if different, by two training epochs."""
-    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # four rows are two pairs, where rows are mixed
+    chosen = np.linspace(0, len(rows) - 1, 4).astype(int)  # where rows are mixed, four rows are two pairs
     seen = [rows.batch(chosen, None)]
     for epoch in range(2 if rows.changes else 0):
         noise = shuffle.noise(shuffle.start(0), chosen + epoch * len(rows))
@@ -227,7 +227,7 @@ def _samples(cfg: DataConfig, rows: Rows) -> Table:
 
 
 def _picture(image: np.ndarray) -> Text:
-    """Draw an image in characters, two pixel rows per line; list the numbers of a feature row."""
+    """Draw an image in characters, two pixel rows per line. List the numbers of a feature row."""
     if image.ndim != 3:
         return Text(" ".join(f"{x:.3g}" for x in image[:8]) + (" …" if len(image) > 8 else ""))
     # Three pictures of at most 28 columns fit into the width of the page.
@@ -252,5 +252,5 @@ def _show_pairs(cfg: DataConfig, splits: dict[str, Rows]) -> Panel:
     return Panel(table, title="training pairs", title_align="left")
 
 
-# How rows are displayed, by their attribute `shown_as`; rows without it are shown as arrays.
+# How rows are displayed, by their attribute `shown_as`. Rows without it are shown as arrays.
 PAGES = {"text": _show_text, "chat": _show_chat, "images": _show_images, "pairs": _show_pairs, "arrays": _show_arrays}

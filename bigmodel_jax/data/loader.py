@@ -27,7 +27,7 @@ FEW = 10_000  # a smaller batch is not checked against the memory of the host
 
 
 class Sampler:
-    """The endless shuffled order of a split; batch N begins with example N * batch_size."""
+    """The endless shuffled order of a split. Batch N begins with example N * batch_size."""
 
     def __init__(self, rows: Rows, batch_size: int, seed: int):
         self.rows, self.batch_size = rows, batch_size
@@ -40,7 +40,7 @@ class Sampler:
 
     def examples(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
         """Return the rows of consecutive training examples."""
-        # Mixup needs the partner of each example, so whole pairs are read, and the extra rows are
+        # Mixup needs the partner of each example. So whole pairs are read, and the extra rows are
         # dropped.
         examples = mix.with_partners(self.rows, wanted)
         noise = shuffle.noise(self.start, examples)
@@ -51,14 +51,14 @@ class Sampler:
         return {name: x[here] for name, x in batch.items()}
 
     def order(self, examples: np.ndarray) -> np.ndarray:
-        """Return the row numbers of these examples; a mixture has an order of its own."""
+        """Return the row numbers of these examples. A mixture has an order of its own."""
         if hasattr(self.rows, "order"):
             return self.rows.order(self.start, examples, self.batch_size)
         return shuffle.order(self.start, examples, len(self.rows))
 
 
 class BatchIterator:
-    """Endless global batches, as an `Experience`; the only state is the number of the next batch.
+    """Endless global batches, as an `Experience`. The only state is the number of the next batch.
 
     `prefetch` prepares the next batch in a thread. The caller starts it after the step is
     dispatched, so that thread and loop do not compete for the interpreter while the device waits
@@ -92,7 +92,7 @@ class BatchIterator:
         return self.next(None)
 
     def next(self, state: Any) -> Batch:
-        """Return the next batch; it does not depend on `state`."""
+        """Return the next batch. It does not depend on `state`."""
         self.prefetch()
         batch = self._ahead.result()
         self._next, self._ahead = self._next + 1, None
@@ -141,7 +141,7 @@ class Placement:
         """
         fields.check(self.row, local)
         where = {k: self._sharding(k) for k in local}
-        # One transfer for all arrays; it returns before the copy has ended.
+        # One transfer for all arrays. It returns before the copy has ended.
         if jax.process_count() == 1:
             return jax.device_put(local, where)
         return {k: self._assemble(v, where[k]) for k, v in local.items()}
@@ -179,13 +179,13 @@ def make_iterator(
 ) -> BatchIterator:
     """Return endless shuffled batches of `batch_size` rows in all, laid out by `rules` on `mesh`.
 
-    Raises ValueError for unusable data; the source's docstring says what is unusable.
+    Raises ValueError for unusable data. The source's docstring says what is unusable.
     """
     return BatchIterator(Sampler(cfg.open(split), batch_size, seed), mesh, rules, cfg.row())
 
 
 class EvalBatches:
-    """Every row of a split once, in order; rows that pad the last batch have weight 0.
+    """Every row of a split once, in order. Rows that pad the last batch have weight 0.
 
     The object can be iterated repeatedly.
     """
@@ -221,7 +221,7 @@ class EvalBatches:
         """Return rows [low, high) of batch `number`; rows outside [first, end) have weight 0."""
         end = len(self.rows) if end is None else end
         indices = number * self.batch_size + np.arange(low, high)
-        # Indices beyond the end repeat the last row; its copies get weight 0 below.
+        # Indices beyond the end repeat the last row. Its copies get weight 0 below.
         out = self.rows.batch(np.minimum(indices, len(self.rows) - 1), None)
         if "weights" not in out:
             raise ValueError(f"data: the rows hold no 'weights' ({', '.join(out)}); {fields.WEIGHTS}")

@@ -1,4 +1,4 @@
-"""The rows of a mixture: those of all parts, one part after another; and their order."""
+"""The rows of a mixture, which are those of all parts one after another, and their order."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from bigmodel_jax.data.mixture_order import SLOTS, Mixture, Stage, by_size, too_
 
 
 class MixedRows:
-    """One split of a mixture; `order` is the training order, `given` counts each part's rows."""
+    """One split of a mixture. `order` is the training order, `given` counts each part's rows."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class MixedRows:
         max_epochs: tuple[float, ...] = (),
         tokens: int = 0,
     ):
-        """Store the parts; `tokens` is the tokens of a row, 0 where a step counts examples."""
+        """Store the parts. `tokens` is the tokens of a row, 0 where a step counts examples."""
         self.parts, self.names, self.stages, self.max_epochs, self.tokens = parts, names, stages, max_epochs, tokens
         self.sizes = tuple(len(part) for part in parts)
         self.offsets = np.cumsum([0, *self.sizes])
@@ -45,7 +45,7 @@ class MixedRows:
         return self._mixtures[batch_size]
 
     def num_examples(self, batch_size: int) -> int | None:
-        """Return how many training examples there are; None: endless."""
+        """Return the number of training examples; None if they are endless."""
         return self.mixture(batch_size).end
 
     def given(self, batches: int, batch_size: int) -> dict[str, float]:
@@ -99,7 +99,8 @@ def _common(parts: list[Rows], train: bool) -> dict[str, tuple]:
     rows = [part.batch(np.zeros(1, np.int64), noise) for part in parts]
     kinds = [{name: (x.shape[1:], x.dtype) for name, x in row.items()} for row in rows]
     for i, kind in enumerate(kinds):
-        # Training needs the same arrays from all parts; an evaluation leaves out what some lack.
+        # Training needs the same arrays from all parts. An evaluation leaves out an array that a
+        # part lacks.
         for name in kind.keys() | kinds[0].keys() if train else kind.keys() & kinds[0].keys():
             if kind.get(name) != kinds[0].get(name):
                 said = [f"{k[name][1]} {k[name][0]}" if name in k else "none" for k in (kind, kinds[0])]

@@ -13,9 +13,9 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 
-SLOTS = 1 << 16  # the pattern of parts repeats after so many examples, which limits the resolution of weights
-# Weights computed from sizes are rounded to so many digits, because the last bits of a power differ
-# between machines, and the order must not differ.
+SLOTS = 1 << 16  # the pattern of parts repeats after so many examples; this limits the resolution of weights
+# Weights computed from sizes are rounded to so many digits. The last bits of a power differ between
+# machines, and the order must not differ.
 DIGITS = 9
 
 
@@ -38,7 +38,7 @@ class Stage:
 
 
 def by_size(sizes: tuple[int, ...], temperature: float) -> tuple[float, ...]:
-    """Return the weights of parts with so many rows; the largest part has weight 1."""
+    """Return the weights of parts with so many rows. The largest part has weight 1."""
     return tuple(round((size / max(sizes)) ** (1 / temperature), DIGITS) for size in sizes)
 
 
@@ -48,7 +48,9 @@ def too_low(weights: tuple[float, ...]) -> list[float]:
 
 
 def most_examples(max_epochs: tuple[float, ...], sizes: tuple[int, ...]) -> list[float]:
-    """Return the most examples that each part gives; infinity for a part without a cap.
+    """Return the most examples that each part gives.
+
+    The number is infinite for a part without a cap.
 
     `max_epochs` holds one cap per part, where 0 means no cap; () means that no part has one.
     """
@@ -62,7 +64,7 @@ def most_examples(max_epochs: tuple[float, ...], sizes: tuple[int, ...]) -> list
 class Leg:
     """A range of examples with constant weights.
 
-    It begins at example `first`; `taken` counts the examples that each part gave before.
+    It begins at example `first`. `taken` counts the examples that each part gave before.
     """
 
     first: int
@@ -85,13 +87,13 @@ class Mixture:
         sizes: tuple[int, ...] = (),
         max_epochs: tuple[float, ...] = (),
     ):
-        """Build the legs; caps and stages without weights need `sizes`, the rows of each part."""
+        """Build the legs. Caps and stages without weights need `sizes`, the rows of each part."""
         most = most_examples(max_epochs, sizes) if max_epochs else [math.inf] * len(stages[0].weights or sizes)
         self.legs, self.end = _legs(stages, batch_size, sizes, most)
         self._first = np.array([leg.first for leg in self.legs])
 
     def draw(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (part, nth), int64 like `examples`; raises ValueError beyond the mixture's end."""
+        """Return (part, nth), int64 like `examples`. Raises ValueError beyond the mixture's end."""
         if self.end is not None and examples.max() >= self.end:
             raise ValueError(f"data.max_epochs: {exhausted(self.end)}")
         part, nth = np.empty_like(examples), np.empty_like(examples)
@@ -174,14 +176,15 @@ def _pattern(weights: tuple[float, ...]) -> _Pattern:
 
 def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
     """Return (..., parts) int64: the examples of each part before `place` (...) of a leg."""
-    # The table is int32 to save memory; the examples of a long run need int64.
+    # The table is int32 to save memory. The examples of a long run need int64.
     rounds, rest = np.divmod(place, SLOTS)
     return np.asarray(rounds)[..., None] * pattern.before[-1].astype(np.int64) + pattern.before[rest]
 
 
 def _length(pattern: _Pattern, part: int, count: float) -> float:
-    """Return after how many examples of a leg this part has given `count` of them; infinity if it
-    never does.
+    """Return after how many examples of a leg this part has given `count` of them.
+
+    The number is infinite if it never does.
     """
     turns = np.flatnonzero(pattern.part == part)
     if count == math.inf or not len(turns):

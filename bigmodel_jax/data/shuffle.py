@@ -31,13 +31,14 @@ def order(start: np.ndarray, examples: np.ndarray, size: int) -> np.ndarray:
     walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains"). So any entry is
     computed without the others.
     """
-    # ~start: the permutations must not share random bits with the rows' noise.
+    # ~start is used, because the permutations must not share random bits with the rows' noise.
     key = noise(~start, examples // size)
     # Both halves of the Feistel network have `half` bits.
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     x = (examples % size).astype(np.uint64)
-    # Cycle walking: values that land outside are permuted again until all are inside.
+    # Cycle walking: a value that lands at `size` or above is permuted again until it is below
+    # `size`.
     outside = np.arange(len(x))
     while len(outside):
         left, right, k = x[outside] >> half, x[outside] & mask, key[outside]

@@ -126,7 +126,8 @@ class TabularData(DataConfig):
         if self.num_classes:
             return {}
         train, validation = read_split(self, "train"), read_split(self, "validation")
-        # A column of ones is the intercept. In float32, nearly dependent columns would lose digits.
+        # A column of ones is the intercept. The fit is float64, because nearly dependent columns
+        # would lose digits in float32.
         columns = [np.c_[t.features.astype(np.float64), np.ones(len(t.features))] for t in (train, validation)]
         solution = np.linalg.lstsq(columns[0], train.targets, rcond=None)[0]
         return {"least_squares_rmse": float(np.sqrt(np.mean((columns[1] @ solution - validation.targets) ** 2)))}
@@ -154,7 +155,7 @@ class Scaling:
 
 
 def fit_scaling(values: np.ndarray) -> Scaling:
-    """Return mean and population standard deviation per column; a constant column has scale 1."""
+    """Return mean and population standard deviation per column. A constant column has scale 1."""
     scale = values.std(axis=0)
     return Scaling(values.mean(axis=0), np.where(scale > 0, scale, 1.0))
 
@@ -226,13 +227,15 @@ def read_split(cfg: TabularData, split: str) -> Table:
 
 @functools.lru_cache(maxsize=4)
 def _read(cfg: TabularData, split: str, _fingerprint: str) -> Table:
-    """Read a split; the fingerprint is part of the cache's key, so changed files are read again."""
+    """Read a split. The fingerprint is part of the cache's key, so changed files are read again."""
+    # An array holds a number in 8 bytes, and a list of floats takes 32.
     bad, names, values, groups = BadRecords(cfg.max_bad_records), (), array.array("d"), []
     for where, record in cfg.source.records(split, cfg.root(), bad):
         record = {name.strip(): value for name, value in record.items()}
         names = names or _columns(cfg, list(record), where)
         reason, row = _numbers(record, names)
         reason = reason or (lacks(record, cfg.group_by) if cfg.group_by else "")
+        # A float is in a range only if it is whole, so 1.5 is refused as well.
         if not reason and cfg.num_classes and row[-1] not in range(cfg.num_classes):
             label = record[cfg.target[0]]
             reason = f"label {label} is not in 0 .. {cfg.num_classes - 1} (data.num_classes)"

@@ -22,12 +22,12 @@ class Total(NamedTuple):
 
     def mean(self) -> Tree:
         """The merged parameters with the mean, in float32, of trained parameters and statistics."""
-        # JAX has no float64 unless it is enabled; only these sums need it.
+        # JAX has no float64 unless it is enabled. Only these sums need it.
         with jax.enable_x64(True):
             return params.merge(jax.tree.map(lambda x: _divided(x, self.count), self.sums), self.fixed)
 
     def add(self, weights: Tree, spec: Tree) -> "Total":
-        """A new total with one more model; this total's arrays stay unchanged."""
+        """A new total with one more model. This total's arrays stay unchanged."""
         with jax.enable_x64(True):
             return Total(jax.tree.map(_added, self.sums, _summed(weights, spec)), self.fixed, self.count + 1)
 

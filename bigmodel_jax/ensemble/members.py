@@ -96,7 +96,7 @@ def _newest(found: list[Member], last: int) -> list[Member]:
 
 def check_same(first: Member, other: Member, how: How) -> None:
     """Raises ValueError, one line, with the first field or file that differs and must not."""
-    # Averaged weights need equal models; averaged predictions need equal tasks and data.
+    # Averaged weights need equal models. Averaged predictions need equal tasks and data.
     parts = MODEL if how == "weights" else (*MODEL, "objective", "data") if how == "soup" else ("objective", "data")
     changed = run_folder.differences(first.config, other.config)
     for name, (a, b) in changed.items():
@@ -106,7 +106,7 @@ def check_same(first: Member, other: Member, how: How) -> None:
             )
     for file in ("tokenizer.json", "vocabulary.json", "scaling.json"):
         texts = [_text(member.folder / file) for member in (first, other)]
-        # A run may lack such a file; only files that both have are compared.
+        # A run may lack such a file. Only files that both have are compared.
         if None not in texts and texts[0] != texts[1]:
             raise ValueError(f"ensemble: {first.name} and {other.name} hold different {file}; members must share it")
     if how in AVERAGED:
@@ -142,7 +142,7 @@ def _spec(member: Member) -> dict[str, params.Param]:
 
 
 def _constants(folder: Path) -> dict[str, int]:
-    """{path: digest} of each constant; a copy in blocks has one digest per array."""
+    """{path: digest} of each constant. A copy in blocks has one digest per array."""
     found = {path: place.digest for path, place in constants.references(folder).items()}
     if mirror.origin(folder / constants.FOLDER / "0").is_dir():
         described = leaves.describe(folder / constants.FOLDER, 0)

@@ -81,10 +81,10 @@ class Kitchen:
         weights = _as_stored(config, mean)
         if not statistics.renewed_by_batches(config):
             return weights, ()
-        # Batches of one epoch, rounded up.
+        # This is the number of batches in one epoch, rounded up.
         one_pass = -(-len(self.train.rows) // config.train.batch_size)
         number = min(self.asked.batches or one_pass, one_pass)
-        # The same batches for every candidate of a soup.
+        # Every candidate of a soup gets the same batches.
         self.train.seek(0)
         with counting(number, "Recomputing batch statistics") as advance:
 
@@ -115,11 +115,12 @@ def make_ensemble(sources: list[str], asked: Asked) -> dict[str, Any]:
     combined.
     """
     if asked.run_dir:
-        # The folder is written last; a taken one must fail before the evaluations.
+        # The folder is written last, so a folder that is taken must be refused before the
+        # evaluations.
         new_run.check_free(asked.run_dir)
     members = open_members(sources, asked.last, asked.how, asked.parallel)
     first = members[0]
-    # Vocabulary and scaling come from the run; new ones would not fit its weights.
+    # Vocabulary and scaling come from the run. New ones would not fit its weights.
     config = dataclasses.replace(first.config, data=first.config.data.of_run(first.folder))
     validate(config, jax.device_count())
     key, direction = judged_by(config, asked.metric)

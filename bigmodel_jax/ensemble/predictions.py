@@ -1,4 +1,4 @@
-"""A model made of several models; its prediction is the mean of theirs."""
+"""A model made of several models, whose prediction is the mean of their predictions."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,20 +17,20 @@ def name_of(number: int) -> str:
 
 
 def mean_probabilities(*logits: jax.Array) -> jax.Array:
-    """The log of the members' mean of softmax(logits), float32; each input is (..., C).
+    """The log of the members' mean of softmax(logits), float32. Each input is (..., C).
 
     Source: deep ensembles, arXiv:1612.01474, equation 4.
     """
     logs = [jax.nn.log_softmax(x.astype(jnp.float32), axis=-1) for x in logits]
     total = logs[0]
     for x in logs[1:]:
-        # In log space, so that small probabilities do not underflow.
+        # The mean is computed in log space, so that small probabilities do not underflow.
         total = jnp.logaddexp(total, x)
     return total - jnp.log(float(len(logs)))
 
 
 def mean_values(*values: jax.Array) -> jax.Array:
-    """The members' mean, float32; for logits this is the geometric mean of the probabilities."""
+    """The members' mean, float32. For logits this is the geometric mean of the probabilities."""
     return sum(x.astype(jnp.float32) for x in values) / len(values)
 
 

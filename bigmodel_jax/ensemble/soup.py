@@ -40,7 +40,7 @@ def greedy(
     key: str,
     more_is_better: bool,
 ) -> Soup:
-    """The greedy soup of members 0, 1, ...; its scalar `key` is no worse than the best member's.
+    """The greedy soup of members 0, 1, .... Its scalar `key` is no worse than the best member's.
 
     - load: returns the merged parameters of a member
     - alone: the scalars of each member
@@ -49,7 +49,7 @@ def greedy(
     """
     sign = 1.0 if more_is_better else -1.0
     # The best member is tried first, so the soup starts at its metric.
-    # Members whose metric is NaN are tried last; sorting by NaN itself would leave them anywhere.
+    # Members whose metric is NaN are tried last. Sorting by NaN itself would leave them anywhere.
     ranked = sorted(range(len(alone)), key=lambda i: (math.isnan(alone[i][key]), -sign * alone[i][key]))
     first = ranked[0]
     weights, scalars = load(first), alone[first]

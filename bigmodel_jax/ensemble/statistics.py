@@ -22,7 +22,7 @@ EVEN = 1e-3  # the most by which the elements of one statistic may differ in mom
 def renewed_by_batches(config: Config) -> bool:
     """Whether the model has statistics that each batch updates.
 
-    Statistics that a whole step updates from sums (a routing bias) do not count; their mean is
+    Statistics that a whole step updates from sums (a routing bias) do not count. Their mean is
     kept.
     """
     model = config.make_model()

@@ -1,5 +1,5 @@
-"""Explains a model's output for a picture or a row of numbers: which values matter, and where it
-looks.
+"""Explains a model's output for a picture or a row of numbers: which values matter, and what it
+attends to.
 
 Shapes: H height, W width, C channels, F columns, L layers, T tokens.
 """

@@ -26,7 +26,7 @@ def maps(model: Model, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
 def rollout(maps_LHTT: jax.Array) -> jax.Array:
     """(T, T): the share of each input token (last axis) in each token after the last layer.
 
-    Section 3, equation 1: heads are averaged, and half of each layer's input passes by its
+    By section 3, equation 1, heads are averaged, and half of each layer's input bypasses the
     attention, because of the residual connection.
     """
     mean_LTT = maps_LHTT.mean(axis=1)

@@ -1,7 +1,7 @@
 """Grad-CAM: which places of a convolutional network's last maps support a class.
 
 Source: Selvaraju et al., arXiv:1610.02391. The maps are found in the traced program, so that models
-need no hook: they are the last array after the last convolution that still has height and width.
+need no hook. They are the last array after the last convolution that still has height and width.
 Shapes: H height, W width, C channels of the maps.
 """
 
@@ -74,7 +74,7 @@ def _cut(program: core.ClosedJaxpr, index: int) -> tuple[Callable, Callable, Seq
     # The variables that the second part needs become its inputs.
     crossing = [v for v in made if v in used]
     said = core.DebugInfo("grad_cam", "", None, None)
-    # Two programs that together compute the original one.
+    # The two programs together compute the original one.
     before = core.Jaxpr(jaxpr.constvars, jaxpr.invars, crossing, first, debug_info=said)
     after = core.Jaxpr(jaxpr.constvars, crossing, jaxpr.outvars, second, debug_info=said)
     return *(core.jaxpr_as_fun(core.ClosedJaxpr(part, program.consts)) for part in (before, after)), crossing

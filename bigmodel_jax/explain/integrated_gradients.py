@@ -30,6 +30,7 @@ class Attributions(NamedTuple):
     @property
     def error(self) -> float:
         """|total - difference| / |difference|."""
+        # The bound avoids 0 / 0 where input and baseline give the same output.
         return abs(self.total - self.difference) / max(abs(self.difference), 1e-12)
 
 
@@ -39,7 +40,7 @@ def integrated_gradients(
     """(x - baseline) times the mean gradient of f on the line between them, in the shape of x
     (equation 1).
 
-    f: maps x to a scalar; as a `jax.tree_util.Partial` it can hold arrays without compiling them
+    f: maps x to a scalar. As a `jax.tree_util.Partial` it can hold arrays without compiling them
     in. steps: the number of points of the Gauss-Legendre sum, which is Captum's default; a multiple
     of 8.
     """

@@ -1,4 +1,4 @@
-"""The logit lens: the model's output if each layer were its last one.
+"""The logit lens: the output that the model would have if each layer were its last layer.
 
 Source: nostalgebraist, "interpreting GPT: the logit lens", 2020. Shapes: L layers, B batch, T
 tokens, D embed.
@@ -21,7 +21,7 @@ def logit_lens(
     """read(model output) for the embeddings and for the output of each layer, stacked (1 + L, ...).
 
     The model's own final norm and head are applied, so the last entry is the model's output. read:
-    lets a caller keep a part of it, because logits over a vocabulary for all layers are large.
+    keeps a part of the output, because logits over a vocabulary for all layers are large.
     """
     here = opened(model, params, batch)
     found, ys = residuals(model, params, batch)

@@ -28,7 +28,7 @@ MOST_TOKENS = 128  # the page shows layers x tokens, and patching runs the model
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """The user's request; exactly one of text, image and row is given.
+    """The user's request. Exactly one of text, image and row is given.
 
     - image: a file; row: a row of the validation split, -1 = none
     - against: a second text, for activation patching
@@ -63,7 +63,7 @@ def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
 
 
 def _check(config: Config, asked: Asked) -> str:
-    """The name of the batch array to explain; raises ValueError if options and model do not fit."""
+    """The name of the batch array to explain. Raises ValueError if options and model do not fit."""
     given = {"--text": asked.text is not None, "--image": bool(asked.image), "--row": asked.row >= 0}
     chosen = [name for name, is_given in given.items() if is_given]
     if len(chosen) != 1:
@@ -128,6 +128,7 @@ def _tokens(config: Config, tokenizer: Tokenizer, next_token: bool, option: str,
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"explain: {option} = {text[:40]!r} is not UTF-8 text")
     most = min(MOST_TOKENS, config.model.max_seq_len)
+    # One token more than is allowed shows that the text is too long.
     ids = [tokenizer.start, *tokenizer.encode(text)] if next_token else tokenizer.encode_whole(text, most + 1)
     if len(ids) > most:
         raise ValueError(f"explain: {option} has more than {most} tokens; give a shorter text")
@@ -148,7 +149,7 @@ def _output(model: Any, batch: dict[str, Any]) -> Any:
 
 
 def _baseline(tokenizer: Tokenizer, ids: list[int], next_token: bool) -> tuple[str, list[int]]:
-    """(name, tokens) of the empty text; tokens that the tokenizer adds around a text stay."""
+    """(name, tokens) of the empty text. Tokens that the tokenizer adds around a text stay."""
     control = set(tokenizer.control.values())
     if next_token:
         return tokenizer.piece(tokenizer.separator), [tokenizer.start] + [tokenizer.separator] * (len(ids) - 1)

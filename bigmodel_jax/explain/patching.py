@@ -22,8 +22,7 @@ AT_ONCE = 8  # patched forward passes in one batch
 def patched(
     model: Model, params: Tree, batch: dict[str, jax.Array], others_LBTD: jax.Array, where_LBT: jax.Array
 ) -> jax.Array:
-    """The model's output if layer outputs are replaced by `others` wherever `where` (bool) is
-    true."""
+    """The model's output if `others` replace the layer outputs wherever `where` (bool) is true."""
     here = opened(model, params, batch)
     own = here.entry.xs
 

@@ -35,7 +35,7 @@ class Subject:
         return value[0, -1] if self.next_token else value[0]
 
     def of_batch(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """The jitted answer to a batch; parameters are an argument, so they are not compiled in."""
+        """The jitted answer to a batch. Parameters are an argument, so they are not compiled in."""
         return jax.jit(self.computed)(self.params, batch)
 
     def computed(self, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
@@ -73,9 +73,10 @@ def answered(subject: Subject, logits: jax.Array, target: int | None, *, classes
     if not classes:
         target = 0 if target is None else target
         return Answer(target, subject.name(target), (), float(logits[target]))
+    # Without the largest logit, exp cannot overflow.
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
-    # A stable sort, so that equal probabilities keep the order of their numbers.
+    # The sort is stable, so that equal probabilities keep the order of their numbers.
     best = [int(i) for i in np.argsort(-shares, kind="stable")[:TOP]]
     target = best[0] if target is None else target
     shown = best if target in best else [*best[:-1], target]

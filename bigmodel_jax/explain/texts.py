@@ -155,7 +155,7 @@ def maps(subject: Subject) -> np.ndarray | None:
     try:
         return np.asarray(run(subject.params, subject.batch))[:, 0]
     except ValueError as error:
-        # The model has no attention to show; other errors are real.
+        # The model has no attention to show. Other errors are real.
         if "no layer has 'weights'" not in str(error):
             raise
         return None
@@ -179,12 +179,12 @@ def patch(subject: Subject, answer: Answer, tokens: jax.Array, pieces: tuple[str
     )
     found = np.asarray(run(subject.params, batch, subject.batch))
     with_text, without = float(metric(of_text)), float(metric(of_other))
-    # Normalize, so that 0 is the second text's value and 1 the text's.
+    # The results are scaled so that 0 is the second text's value, and 1 is the first text's.
     away = with_text - without
     measured = f"log p({answer.name})" if subject.next_token else f"logit of {answer.name}"
     if other.target != answer.target:
         measured += f" - log p({other.name})" if subject.next_token else f" - logit of {other.name}"
-    # Only the number of layers is needed, so nothing is computed.
+    # Only the number of layers is needed, so shapes suffice and nothing is computed.
     layers = jax.eval_shape(lambda: logit_lens.residuals(subject.model, subject.params, batch)[0]).shape[0]
     restored = (found - without) / away if abs(away) > 1e-6 else np.zeros_like(found)
     return Patch(pieces, other, measured, with_text, without, restored, layers - len(found))

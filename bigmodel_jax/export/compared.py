@@ -91,8 +91,8 @@ def check(option: str, converter: str, name: str, kind: str, made: dict) -> None
     """Raises a ValueError of one line where a converter failed, or where its program gives other
     numbers.
 
-    option, converter, name, kind: the option, the converter, the program and the model, as the
-    message names them. made: the worker's answer, {"error": {"operation", "where", "said"}} or
+    option, converter, name, kind: what the message calls the option, the converter, the program and
+    the model. made: the worker's answer, {"error": {"operation", "where", "said"}} or
     {"difference": ...}.
     """
     if wrong := made.get("error"):

@@ -21,7 +21,7 @@ from bigmodel_jax.data import cache
 PINS = Path(__file__).parent / "pins"
 MEGABYTES = {"onnx": 700, "litert": 350}  # the size of each environment on disk
 UNSET = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_PLATFORMS")
-UV_ERRORS = ("error", "cause:", "x ", "×")  # how lines of uv begin that name an error
+UV_ERRORS = ("error", "cause:", "x ", "×")  # beginnings of the lines in which uv names an error
 
 
 def version(name: str, package: str) -> str:
@@ -96,7 +96,7 @@ def last_words(text: str, errors: tuple[str, ...] = ()) -> str:
 
 
 def run(name: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Sends a job to a worker in the environment `name` and returns its answer; both are JSON.
+    """Sends a job to a worker in the environment `name` and returns its answer. Both are JSON.
 
     worker: the name of a module of this folder. Raises a ValueError of one line where the worker
     fails.

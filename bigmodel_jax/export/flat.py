@@ -44,15 +44,15 @@ def plain(config: Config, subject: Subject) -> Config:
 
 
 def names(subject: Subject) -> tuple[str, ...]:
-    """The names of a model's programs; only a model that generates has `prefill` and `decode`."""
+    """The names of a model's programs. Only a model that generates has `prefill` and `decode`."""
     return ("forward",) if subject.model.make_cache is None else ("forward", "prefill", "decode")
 
 
 def program(name: str, subject: Subject, sizes: Sizes, config: Config) -> Program:
     """One program of a model by its name, for the given sizes.
 
-    `forward` takes positions as an input where the model reads them. Without that input no length
-    could stay open.
+    `forward` takes positions as an input where the model reads them. Without that input, no length
+    could stay symbolic.
     """
     if name == "forward":
         return programs.forward(subject, sizes, config.data.row(), BESIDE | {"positions": "tokens"})
@@ -95,7 +95,7 @@ def with_open_sizes(name: str, subject: Subject, given: tuple[int, int], config:
     """One program with symbolic sizes, except for those that are given.
 
     The symbols are b rows, t tokens, e encoder tokens and s cache columns. `given` fixes the number
-    of rows, and that of tokens and columns; a 0 leaves a number symbolic.
+    of rows, and that of tokens and columns. A 0 leaves a number symbolic.
     """
     open_ = program(name, subject, _symbols(given, ["t <= s"]), config)
     used = {str(n) for table in open_.arguments.values() for x in table.values() for n in x.shape}
@@ -119,7 +119,7 @@ def cases(subject: Subject, config: Config, given: tuple[int, int]) -> Iterator[
     `decode` continues from the cache that `prefill` returned.
     """
     # The seed is fixed, so that a failed comparison can be repeated.
-    rng, batch, length = np.random.default_rng(0), *given  # 0 in `given` means that the size is open
+    rng, batch, length = np.random.default_rng(0), *given  # 0 in `given` means that the size is symbolic
     most = longest(subject.config) or max(CASES[-1])
     for case in CASES:
         tokens, source = length or min(case.length, most), length or min(case.source, most)

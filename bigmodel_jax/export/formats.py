@@ -133,7 +133,7 @@ def write_beside(config: Config, run_dir: Path, folder: Path) -> None:
 
 
 def check_name(name: str) -> str:
-    """The name itself. Raises a ValueError of one line where no format has it."""
+    """The name itself. Raises a ValueError of one line if no format has this name."""
     if name not in FORMATS:
         raise ValueError(f"--format = {name!r}{nearest(name, FORMATS)}; allowed: {', '.join(FORMATS)}")
     return name

@@ -1,8 +1,8 @@
 """Writes a run's weights and tokenizer as one GGUF file, which llama.cpp runs.
 
 The gguf package quantises matrices in blocks along their rows. Vectors stay float32. With a 4-bit
-or 5-bit kind the embedding table and the head keep 8 bits, since llama.cpp's own files keep them
-wider too.
+or 5-bit kind, the embedding table and the head keep 8 bits, as llama.cpp's own files keep them
+wider.
 """
 
 import dataclasses
@@ -148,6 +148,7 @@ def _used(name: str, shape: tuple[int, ...], kind: str) -> str:
         kind = "Q8_0"
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+    # A quantised row consists of whole blocks.
     if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0] == 0:
         return kind
     return "Q8_0" if shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0 else "F16"

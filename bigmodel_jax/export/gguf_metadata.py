@@ -60,7 +60,7 @@ def sizes(hf: dict[str, Any], architecture: str) -> dict[str, Any]:
 def vocabulary(tokenizer: Tokenizer, size: int, template: str, path: Path) -> dict[str, Any]:
     """The keys tokenizer.ggml.* of a tokenizer.
 
-    size: the rows of the embedding table; rows without a token are marked as unused. template: the
+    size: the rows of the embedding table. Rows without a token are marked as unused. template: the
     chat template, or "". path: the tokenizer's file, for messages. Raises a ValueError of one line
     for a tokenizer that llama.cpp has no form of.
     """
@@ -84,6 +84,7 @@ def _tokens(tokenizer: Tokenizer, types: dict[str, int], size: int, path: Path) 
     if tokenizer.vocab_size > size:
         raise ValueError(f"export: gguf: {path} has {tokenizer.vocab_size} tokens, and the model's table {size} rows")
     names = [tokenizer.model.id_to_token(i) if i < tokenizer.vocab_size else None for i in range(size)]
+    # llama.cpp's converter gives rows without a token these names.
     tokens = [f"[PAD{i}]" if name is None else name for i, name in enumerate(names)]
     added = {t.content: CONTROL if t.special else USER_DEFINED for t in _added(tokenizer).values()}
     kinds = [UNUSED if name is None else types.get(name, added.get(name, NORMAL)) for name in names]
@@ -104,6 +105,7 @@ def _special(tokenizer: Tokenizer) -> dict[str, Any]:
     found = {f"{kind}_token_id": model.token_to_id(name) for kind, name in ids.items() if name}
     ends = special.ids("eos_token_id")
     found["eos_token_id"] = ends[0] if ends else found.get("eos_token_id", tokenizer.separator)
+    # llama.cpp also stops at the token that ends a turn.
     if len(ends) > 1:
         found["eot_token_id"] = ends[1]
     adds = special.names.get("add_bos_token")

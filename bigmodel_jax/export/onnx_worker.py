@@ -40,7 +40,7 @@ DATA = "weights.data"
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    """Converts and checks all programs; returns {program: its entry in signature.json, or its
+    """Converts and checks all programs. Returns {program: its entry in signature.json, or its
     error}. The first conversion that fails ends the work.
     """
     config = dataclass_json.from_json(job["config"])
@@ -86,7 +86,7 @@ class Stored:
         raw = tensor.raw_data
         key = hashlib.sha256(raw).digest()
         if key not in self._places:
-            self._file.write(b"\0" * (-self._file.tell() % 64))  # aligned to 64 bytes
+            self._file.write(b"\0" * (-self._file.tell() % 64))  # pads the file to a multiple of 64 bytes
             self._places[key] = self._file.tell()
             self._file.write(raw)
         tensor.ClearField("raw_data")
@@ -148,6 +148,7 @@ def max_pool(pooled, x, window_shape, strides=None, padding="VALID"):
     jnp.pad.
     """
     if not isinstance(padding, str):
+        # Padding with the smallest number never changes a maximum.
         sides = ((0, 0), *padding, (0, 0))
         x, padding = jnp.pad(x, sides, constant_values=jnp.finfo(x.dtype).min), "VALID"
     return pooled(x, window_shape=window_shape, strides=strides, padding=padding)

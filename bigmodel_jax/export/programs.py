@@ -122,8 +122,8 @@ def prefill(subject: Subject, sizes: Sizes, row: Mapping[str, Field]) -> Program
     """(weights, batch, cache) -> {"logits": (B, V) at the last position, "cache": with the
     prompts}.
 
-    Prompts are padded on the left with segment 0. They go to the encoder where it reads texts. What
-    a model reads beside texts, such as an image or a recording, is in the batch too. row: as in
+    Prompts are padded on the left with segment 0. They go to the encoder where it reads texts. The
+    batch also holds the model's other inputs, such as an image or a recording. row: as in
     `forward`.
     """
     reads, starts = subject.config.inputs(), _starts(subject)
@@ -136,7 +136,7 @@ def prefill(subject: Subject, sizes: Sizes, row: Mapping[str, Field]) -> Program
     def fn(weights: Table, batch: Table, cache: Table) -> Table:
         # The text of an encoder-decoder begins with the decoder's start tokens, from position 0.
         if starts:
-            # All three have the shape (B, number of start tokens).
+            # These three arrays have the shape (B, number of start tokens).
             ones = jnp.ones((batch["encoder_tokens"].shape[0], len(starts)), jnp.int32)
             tokens, positions = (ones * jnp.asarray(row, jnp.int32) for row in (starts, range(len(starts))))
             batch = batch | {"tokens": tokens, "positions": positions, "segment_ids": ones}

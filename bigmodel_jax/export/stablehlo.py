@@ -94,7 +94,7 @@ def _sizes(given: tuple[int, int], name: str, bounds: list[str]) -> Sizes:
     """The symbols b, t, e, s in a scope of their own with the constraints `bounds`, or given
     numbers.
 
-    The length of a prompt stays open even where that of the cache is given.
+    The length of a prompt stays symbolic, even if the length of the cache is given.
     """
     batch, length = given
     b, t, e, s = export.symbolic_shape("b, t, e, s", constraints=bounds)
@@ -117,7 +117,7 @@ def longest(config: Any) -> int:
     """The largest number of tokens that the model and all its towers can read; 0 means no limit.
 
     Attention that chooses its own form takes another one from `CHUNKED_FROM` keys on. A program
-    holds one form, so its limit then lies below that number.
+    holds one form, so its limit lies below that number of keys.
     """
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     inside = [longest(value) for value in fields.values() if dataclasses.is_dataclass(value)]

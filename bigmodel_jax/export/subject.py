@@ -59,7 +59,7 @@ def open_subject(
 def without_aids(config: Config) -> Model:
     """The model without the objective's parameters that only training reads, such as a teacher.
 
-    The head that makes the answer stays.
+    The head that makes the answer is kept.
     """
     model, objective = config.make_model(), config.objective
     aids = objective.parameters(config.model).keys() - {objective.answers_by}

@@ -34,7 +34,7 @@ NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "min_p": 0.0, "num_return_
 
 
 class EngineLM(TemplateLM):
-    """An lm-eval model; every process of a job gets all requests and returns the same answers."""
+    """An lm-eval model. Every process of a job gets all requests and returns the same answers."""
 
     def __init__(self, config: Config, mesh: Mesh, weights: params.Tree, tokenizer: Tokenizer, template: str = ""):
         super().__init__()
@@ -134,7 +134,7 @@ class EngineLM(TemplateLM):
     def _answers(self, contexts: Sequence[str], settings: dict[str, Any], numbers: Sequence[int]) -> list[str]:
         sample, until = self._settings(settings)
         room = self.max_length - sample.max_tokens
-        # Keep the end of a prompt that is too long, as lm-eval does.
+        # A prompt that is too long keeps its end, as in lm-eval.
         prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
         engine = self._engine(sample, min(len(prompts), self._scorer.batch_size), max(map(len, prompts)))
         seed = self._config.train.seed

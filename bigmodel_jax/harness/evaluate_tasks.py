@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 
 def evaluate_tasks(config: Config, run_dir: Path, given: Asked, which: str = "", adapter: str = "") -> dict:
-    """lm-eval's results for one checkpoint, also written to RUN/harness/; all processes of a job
+    """lm-eval's results for one checkpoint, also written to RUN/harness/. All processes of a job
     call it.
 
     which, adapter: as in `load_weights`. Raises ValueError, one line, for a user's mistake.

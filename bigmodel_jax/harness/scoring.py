@@ -51,7 +51,7 @@ class Scorer:
         """
         rows = [_row(context, continuation, self.most) for context, continuation in pairs]
         found: list[Scored | None] = [None] * len(rows)
-        # Longest first, so that the rows of a batch have similar lengths.
+        # The longest pairs come first, so that the rows of a batch have similar lengths.
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), i))
         for numbers in _batches(order, self.batch_size):
             sums, greedy = self._batch([rows[i] for i in numbers])
@@ -96,7 +96,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
 
 def _row(context: list[int], continuation: list[int], most: int) -> tuple[list[int], int]:
     """(context and continuation, truncated from the left; number of tokens that are scored)."""
-    # One more token than the model reads, because the last one is only a target.
+    # The row has one token more than the model reads, because the last token is only a target.
     whole = [*context, *continuation][-(most + 1) :]
     return whole, min(len(continuation), len(whole) - 1)
 

@@ -66,7 +66,7 @@ def run(model: LM, tasks: Sequence[Any], **how: Any) -> dict[str, Any]:
 
 
 class _Loaded(TaskManager):
-    """A manager for tasks that are already loaded; it reads no index."""
+    """A manager for tasks that are already loaded. It reads no index."""
 
     def __init__(self):
         super().__init__(include_defaults=False)

@@ -18,14 +18,14 @@ APART_FROM = 1 << 26
 
 
 class Layout(NamedTuple):
-    """An engine's mesh, which has no stages, and its sharding rules; slots are the batch."""
+    """An engine's mesh, which has no stages, and its sharding rules. Slots are the batch."""
 
     mesh: Mesh
     rules: Rules = Rules()
 
 
 class Compiled(NamedTuple):
-    """The engine's jitted programs; see `Programs` for what they do."""
+    """The engine's jitted programs. See `Programs` for what they do."""
 
     empty: Any
     prefill: Any
@@ -48,17 +48,19 @@ def compiled(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype
 
 
 def uncut(layout: Layout) -> Layout:
-    """The layout without a sharded sequence: one token cannot be cut, so the devices of `seq`
-    repeat each other's work.
+    """The layout without a sharded sequence.
+
+    One token cannot be cut, so the devices of `seq` repeat each other's work.
     """
     return layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
 
 
 def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Compiled:
-    """The jitted programs. All programs have the same shardings of the slots, so that no program
-    compiles twice.
+    """The jitted programs.
 
-    mesh: the mesh of the weights, used without a layout. dtype: that of the cache.
+    All programs have the same shardings of the slots, so that no program compiles twice.
+
+    mesh: the mesh of the weights, used without a layout. dtype: the cache's dtype.
     """
 
     def traced(fn):

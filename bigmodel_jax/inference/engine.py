@@ -79,7 +79,7 @@ class Engine:
         self._constraints: list[Constraint | None] = [None] * slots
         self._adapters: tuple[str, ...] = tuple(adapters)
         self._using: list[tuple[str, ...] | None] = [()] * slots  # the adapters of the text in each slot
-        self._left = np.zeros(slots, np.int64)  # the most tokens that may still come, a fresh one not counted
+        self._left = np.zeros(slots, np.int64)  # the most tokens that may still come, without a fresh one
         self._fresh = False  # whether a slot has a token that no step has returned
         # Steps that are dispatched and not yet read: (the request in each slot, tokens that are
         # sure, result).
@@ -88,7 +88,7 @@ class Engine:
         self._slots: Slots | None = None
 
     def load(self, weights: Any, *, fresh: bool = False) -> None:
-        """Uses these weights from now on; texts that have begun keep their cached keys and values.
+        """Uses these weights from now on. Texts that have begun keep their cached keys and values.
 
         fresh: restart the ring cache at its first column, so that later texts are equal to the last
         bit, whatever was generated before. No text may be unfinished then.
@@ -129,8 +129,10 @@ class Engine:
         return number
 
     def cancel(self, number: int) -> None:
-        """Drops a request, waiting or begun: no step returns more of it, and its slot becomes
-        free."""
+        """Drops a request that waits or has begun.
+
+        No step returns more of it, and its slot becomes free.
+        """
         self._waiting = collections.deque(entry for entry in self._waiting if entry[0] != number)
         if self._reading and self._reading[0] == number:
             self._reading = None
@@ -165,7 +167,7 @@ class Engine:
     # ---- between host and devices
 
     def _admit(self) -> None:
-        """Fills free slots with waiting requests, in order; a prompt read in pieces gets one piece
+        """Fills free slots with waiting requests, in order. A prompt read in pieces gets one piece
         a step."""
         free = [slot for slot, number in enumerate(self._ids) if number is None]
         if self._reading:
@@ -187,7 +189,7 @@ class Engine:
         return Reading(request.prompt, row, found if shared else Read(), shared, self._piece)
 
     def _read_on(self, slot: int) -> None:
-        """Reads the next piece of a prompt; the last piece starts the text in the slot."""
+        """Reads the next piece of a prompt. The last piece starts the text in the slot."""
         number, request, reading = self._reading
         room = self._programs.length - (request.max_tokens if reading.shared else 0)
         first, tokens, segments = reading.next(room)
@@ -270,7 +272,8 @@ class Engine:
 
 
 def _tops(ids: np.ndarray, log_probs: np.ndarray) -> tuple[tuple[int, float], ...]:
-    """The likeliest tokens of one slot; () if not asked for, which shows as log probabilities of
-    0."""
+    """The likeliest tokens of one slot; () if the request did not ask for them, which log
+    probabilities of 0 show.
+    """
     asked = bool(len(ids)) and bool(log_probs.any())
     return tuple(zip(ids.tolist(), log_probs.tolist(), strict=True)) if asked else ()

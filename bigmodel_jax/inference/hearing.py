@@ -28,7 +28,7 @@ def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int =
 
     weights: as `saved.load_weights` returns them. beams: prefixes kept by the beam search. Raises
     ValueError for less than one frame of audio. Training has no recordings beyond
-    `data.max_seconds`, so longer ones should be cut at silences.
+    `data.max_seconds`, so cut a longer recording at silences.
     """
     data, blank = config.data, config.objective.blank
     frames = spectrogram.log_mel(samples, data.num_mels)
@@ -50,7 +50,7 @@ def hear(config: Config, weights: params.Tree, samples: np.ndarray, beams: int =
     aligned = ctc_paths.align(
         logits, out["num_frames"], np.array([labels], np.int32), np.array([len(labels)]), blank=blank
     )
-    # Seconds per output frame; the model subsamples the spectrogram.
+    # `seconds` is the length of one output frame, because the model subsamples the spectrogram.
     second = len(frames) / num * spectrogram.HOP / spectrogram.RATE
     stretches = [(start * second, end * second) for _, start, end in ctc_paths.stretches(np.asarray(aligned.label[0]))]
     return data.text(labels), words(data, labels, stretches)

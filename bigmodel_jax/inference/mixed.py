@@ -30,7 +30,7 @@ def check_names(known: Sequence[str], names: Names) -> None:
 
 
 def using(weights: Any, adapters: Sequence[str], rows: Sequence[Names]) -> Any:
-    """Return the weights for a batch of one text a row; without `adapters` they are unchanged."""
+    """Return the weights for a batch of one text a row. Without `adapters` they are unchanged."""
     if not adapters:
         return weights
     on = {name: np.array([names is None or name in names for names in rows]) for name in adapters}
@@ -49,7 +49,8 @@ def why_apart(model: Model, weights: Any, adapters: Sequence[str]) -> str:
         jax.eval_shape(
             programs.prefill, using(weights, adapters, [()]), slots, one, row, row, np.zeros(2, np.uint32), one
         )
-        # Two rows with different adapters: a product that cannot tell them apart raises Unmixed.
+        # The two rows have different adapters, so a product that cannot tell rows apart raises
+        # Unmixed.
         jax.eval_shape(programs.decode, using(weights, adapters, [(), ()]), slots, np.ones(2, bool), np.bool_(False))
     except lora.Unmixed as error:
         return str(error)

@@ -18,7 +18,7 @@ LEAST_SHARED = 32
 
 
 def left_pad(prompt: Sequence[int], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, segments), each (1, P) int32, with the prompt at the end; padding has segment 0."""
+    """(tokens, segments), each (1, P) int32, with the prompt at the end. Padding has segment 0."""
     tokens = np.zeros((1, min(bucket(len(prompt)), most)), np.int32)
     segments = np.zeros_like(tokens)
     tokens[0, -len(prompt) :] = prompt
@@ -35,8 +35,8 @@ def bucket(length: int) -> int:
 class Read(NamedTuple):
     """A cache row and the prompt in it.
 
-    pads: (position, columns) of the padding that lies between pieces of the prompt. adapters: those
-    that computed the row, as in `Request`.
+    pads: (position, columns) of the padding that lies between pieces of the prompt. adapters: the
+    adapters that computed the row, as in `Request`.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class Read(NamedTuple):
 
 
 class Prefixes:
-    """The cache rows of the last `most` prompts; using one makes it the newest."""
+    """The cache rows of the last `most` prompts. Using one makes it the newest."""
 
     def __init__(self, most: int):
         self._most, self._kept = most, collections.OrderedDict()
@@ -71,8 +71,8 @@ class Prefixes:
         """(cache row, length of the shared prefix) of the kept prompt that shares most with this
         one.
 
-        room: the columns that prompt and answer may take. adapters: those that the prompt uses; a
-        row of other adapters has other keys and values.
+        room: the columns that prompt and answer may take. adapters: the adapters that the prompt
+        uses. A row of other adapters has other keys and values.
         """
         found, num = Read(), 0
         for read in (read for read in self._kept.values() if read.adapters == adapters):

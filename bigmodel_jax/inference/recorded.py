@@ -16,7 +16,7 @@ from bigmodel_jax.inference.rollout import Ask, Generator, Rollout
 
 
 class Recorded:
-    """Takes a share `data.recorded` of answers from the records; their log-probabilities are set to
+    """Takes a share `data.recorded` of answers from the records. Their log-probabilities are set to
     0."""
 
     def __init__(self, config: Config, others: Generator):

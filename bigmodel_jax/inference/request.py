@@ -1,4 +1,4 @@
-"""What an engine is asked for, and what it answers: requests, constraints on texts, tokens."""
+"""The inputs and outputs of an engine: requests, constraints on texts, and tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -26,7 +26,7 @@ class Request(NamedTuple):
     Its random draws depend only on `seed`, `nth` and the position. nth: numbers the texts drawn
     with one seed. settings, constraint: for an engine without `sample`. inputs: arrays of one row
     (1, ...) that the model reads beside tokens, such as an image that tokens stand for. adapters:
-    those that the text uses, for an engine with `adapters`; None: all.
+    the adapters that the text uses, for an engine with `adapters`; None: all.
     """
 
     prompt: Sequence[int]
@@ -42,9 +42,9 @@ class Request(NamedTuple):
 class Token(NamedTuple):
     """One token of one text.
 
-    id: the request's number. log_prob: the model's at temperature 1; 0 unless the engine has
-    `log_probs`. finished: whether it is the text's last token; stop tokens are returned, too. tops:
-    (id, log probability) of the likeliest tokens, if the request asks for them.
+    id: the request's number. log_prob: the log-probability at temperature 1; 0 unless the engine
+    has `log_probs`. finished: whether it is the text's last token. Stop tokens are returned, too.
+    tops: (id, log probability) of the likeliest tokens, if the request asks for them.
     """
 
     id: int

@@ -36,7 +36,8 @@ class Ask(NamedTuple):
 class Rollout(NamedTuple):
     """The answer to a prompt: up to `max_tokens` tokens, including the stop token.
 
-    - log_probs: of each token under the weights that sampled it, at temperature 1
+    - log_probs: the log-probability of each token under the weights that sampled it, at temperature
+      1
     - finished: whether it ended with a stop token
     - own: 1 for tokens that the policy sampled, 0 for tokens of an environment; None = the policy
       sampled all
@@ -53,21 +54,23 @@ class Generator(Protocol):
     answers."""
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
-        """(number of the ask, answer) as answers end; weights stay valid until the last one."""
+        """(number of the ask, answer) as answers end. Weights stay valid until the last one."""
         ...
 
 
 class EngineRollouts:
-    """Answers by the engine on the mesh of the weights; every process gets every answer."""
+    """Answers by the engine on the mesh of the weights. Every process gets every answer."""
 
     def __init__(self, model: Model, sample: SampleConfig, *, slots: int, length: int, stop: Sequence[int], mesh: Mesh):
         layout = Layout(mesh) if mesh.size > 1 else None
-        # As many turns as tokens, so that a step returns whole answers.
+        # A step has as many turns as an answer has tokens, so that it returns whole answers.
         options = {"stop": stop, "turns": max(sample.max_tokens - 1, 1), "log_probs": True, "layout": layout}
         self._engine = Engine(model, sample, slots=slots, length=length + -length % PROMPT_MULTIPLE, **options)
         self._most, self._stop = sample.max_tokens, stop
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
+        # With a fresh cache the answers do not depend on earlier rollouts, so a resumed run repeats
+        # them.
         self._engine.load(weights, fresh=True)
         numbers = {
             self._engine.submit(Request(a.prompt, self._most, *a.key, inputs=a.inputs)): n for n, a in enumerate(asks)

@@ -10,7 +10,7 @@ from bigmodel_jax.config import SampleConfig
 
 # Logits divided by less than this exceed float32. A temperature below it means the likeliest token.
 COLDEST = 1e-6
-# float32 has no smaller shares on every device. The likeliest token alone stays with this one.
+# Not every device has smaller float32 numbers. With this share, only the likeliest token stays.
 LEAST_SHARE = 1e-7
 
 
@@ -40,7 +40,7 @@ def sample(logits: jax.Array, keys: jax.Array, cfg: SampleConfig) -> jax.Array:
 
 
 class Settings(NamedTuple):
-    """Sampling settings per row, if requests differ; every field is (B,).
+    """Sampling settings per row, if requests differ. Every field is (B,).
 
     temperature, top_k, top_p: as in `SampleConfig`. ends: whether a stop token ends the text. tops:
     whether log probabilities of the token and of the likeliest ones are wanted.
@@ -61,7 +61,7 @@ class Settings(NamedTuple):
 
 
 def sample_each(logits: jax.Array, keys: jax.Array, settings: Settings) -> jax.Array:
-    """Like `sample`, with settings per row; computations that no row needs are skipped."""
+    """Like `sample`, with settings per row. Computations that no row needs are skipped."""
     # A temperature of 0 means greedy, so these rows are not sampled.
     hot = settings.temperature > 0
     narrow = hot & ((settings.top_k > 0) | (settings.top_p < 1))
@@ -93,7 +93,7 @@ def _narrowed(logits: jax.Array, settings: Settings) -> jax.Array:
 def allowed_only(logits: jax.Array, allowed: jax.Array) -> jax.Array:
     """The logits (B, V) with -inf for tokens that are not allowed.
 
-    allowed: (B, W) uint32; bit n of word w stands for token 32 w + n.
+    allowed: (B, W) uint32. Bit n of word w stands for token 32 w + n.
     """
     tokens = jnp.arange(logits.shape[-1])
     # Tokens beyond the mask count as not allowed.
@@ -102,7 +102,7 @@ def allowed_only(logits: jax.Array, allowed: jax.Array) -> jax.Array:
 
 
 def likeliest(logits: jax.Array) -> jax.Array:
-    """The index (B,) int32 of each row's first maximum; XLA's argmax is five times slower on
+    """The index (B,) int32 of each row's first maximum. XLA's argmax is five times slower on
     CPU."""
     num = logits.shape[-1]
     hit = logits == logits.max(-1, keepdims=True)

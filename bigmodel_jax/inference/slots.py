@@ -34,9 +34,9 @@ class Tops(NamedTuple):
 class Slots(NamedTuple):
     """The state on the devices between calls, with a row per slot (B,).
 
-    - token: the newest one, which the model has not read; position: its position in the text
+    - token: the newest token, which the model has not read; position: its position in the text
     - left: how many tokens may follow; 0 if the text has ended or the slot is free
-    - fresh: whether `decode` has not returned the token yet; log_prob: the token's
+    - fresh: whether `decode` has not returned the token yet; log_prob: the token's log-probability
     - keys: for random draws; settings, tops: None if all texts have the same settings
     """
 
@@ -171,7 +171,7 @@ class Programs(NamedTuple):
         """Makes up to `turns` tokens per slot, fewer if all end or one ends while others wait.
 
         keep: (B,) bool; False ends the slot's text. allowed: (B, W), the tokens that may come
-        next; with it, each slot gets one token.
+        next. With it, each slot gets one token.
         """
         turns = self.turns if allowed is None else 1
         slots = slots._replace(left=jnp.where(keep, slots.left, 0))
@@ -193,12 +193,12 @@ class Programs(NamedTuple):
 
         first = emit(out, 0, slots, slots.fresh & keep)
         begun = (1, slots._replace(fresh=jnp.zeros_like(keep)), first)
-        # One turn needs no loop; compilers copy what a loop carries before it starts.
+        # One turn needs no loop. Compilers copy what a loop carries before it starts.
         _, slots, out = go_on(begun) if self.turns == 1 else jax.lax.while_loop(more, go_on, begun)
         return slots, out._replace(left=slots.left)
 
     def turn(self, weights, slots: Slots, going: jax.Array, allowed=None) -> Slots:
-        """One more token for every slot that is `going`; the others write padding to the cache."""
+        """One more token for every slot that is `going`. The others write padding to the cache."""
         batch = {
             "tokens": slots.token[:, None],
             "positions": slots.position[:, None],
@@ -258,14 +258,14 @@ def placed(tokens: jax.Array, segments: jax.Array, first: Any) -> dict[str, jax.
 
 
 def trimmed(row: decoder.Cache, num: jax.Array) -> decoder.Cache:
-    """A row with only its first `num` tokens; the next token takes the column after them."""
+    """A row with only its first `num` tokens. The next token takes the column after them."""
     inside = (row.segments > 0) & (row.positions < num)
     last = jnp.argmax(inside[0] & (row.positions[0] == num - 1)).astype(row.index.dtype)
     return row.replace(segments=jnp.where(inside, row.segments, 0), index=(last + 1) % row.segments.shape[1])
 
 
 def last_logits(out: Out) -> jax.Array:
-    """The last position's logits (B, V); logits of all positions are a fifth of a prompt's work."""
+    """The last position's logits (B, V). Logits of all positions are a fifth of a prompt's work."""
     if out.head is None:
         return out.value[:, -1]
     last = dataclasses.replace(out.head, x=jax.lax.slice_in_dim(out.head.x, -1, None, axis=1))

@@ -2,8 +2,8 @@
 
 The rules are those of OpenAI's `whisper/decoding.py` and `transcribe.py` (arXiv:2212.04356, section
 4.5): which tokens may come next, where the next window begins, and which windows have no speech.
-Unlike there, a window does not get the text before it, and none is decoded again at a higher
-temperature.
+Two rules differ: a window does not get the text before it, and no window is decoded again at a
+higher temperature.
 
 Shapes: V vocab, P start tokens, L tokens of a window's text, M frames, F bins.
 """
@@ -76,7 +76,7 @@ def rules_of(tokenizer: Tokenizer, vocab: int, *, times: bool) -> Rules:
 
 
 def allowed(rules: Rules, logits_V: jax.Array, n, last, before, latest) -> jax.Array:
-    """Logits with -inf for tokens that may not come as token `n`.
+    """Logits with -inf for tokens that must not be token number `n`.
 
     last, before: the two tokens before it. latest: the largest time token so far; 0 if there is
     none.
@@ -143,8 +143,9 @@ def window_program(model: Any, rules: Rules, start: list[int], most: int, silent
 class Transcriber:
     """Transcribes samples window by window.
 
-    tokenizer, cfg: the run's. language, task: as in `transcript_start.start`. times: split windows
-    at time tokens, which also place the next window; otherwise each window is one segment.
+    tokenizer, cfg: the run's tokenizer and sampling settings. language, task: as in
+    `transcript_start.start`. times: split windows at time tokens, which also place the next window.
+    Otherwise each window is one segment.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class Transcriber:
         self._weights, self._tokenizer = weights, tokenizer
 
     def segments(self, samples_N: np.ndarray) -> Iterator[tuple[float, list[Segment]]]:
-        """(seconds read so far, new segments) for each window; digital silence has no segments."""
+        """(seconds read so far, new segments) for each window. Digital silence has no segments."""
         seek = 0
         while seek < len(samples_N):
             window = samples_N[seek : seek + self._samples]
@@ -206,6 +207,7 @@ class Transcriber:
         ends += [len(tokens)] if ended else []
         parts = [tokens[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         spans = [((part[0] - time) * starts.TIME, (part[-1] - time) * starts.TIME) for part in parts]
+        # After an end time of 0 the same window would be read for ever, so the next window follows.
         return self._made(parts, spans), self._samples if ended else round(spans[-1][1] * RATE) or self._samples
 
     def _made(self, parts: list[list[int]], spans: list[tuple[float, float]]) -> list[Segment]:

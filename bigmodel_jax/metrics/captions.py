@@ -7,7 +7,7 @@ words, sigma = 6, scores from 0 to 10.
 Words are lower-cased and stripped of punctuation. They are not stemmed, and the tokenizer is not
 that of the Penn Treebank. The document frequencies come from the references given, so scores on
 different sets cannot be compared. A caption of fewer than four words has no n-grams of some
-lengths; those lengths add 0 to its score.
+lengths, and these lengths add 0 to its score.
 """
 
 import collections
@@ -23,7 +23,7 @@ PLAIN = str.maketrans(string.punctuation, " " * len(string.punctuation))
 
 
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """CIDEr-D from 0 to 10, averaged over the predictions; each has one or more references."""
+    """CIDEr-D from 0 to 10, averaged over the predictions. Each has one or more references."""
     told = [[grams(text) for text in row] for row in references]
     found: Counts = Counts(gram for row in told for gram in set().union(*row))
     rows = zip(predictions, told, strict=True)

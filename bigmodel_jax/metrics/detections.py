@@ -36,6 +36,7 @@ def counts(corners, labels, scores, batch: dict, num_classes: int) -> dict[str, 
     corners = jnp.take_along_axis(corners, best[..., None], axis=1)
     overlap, union = overlap_and_union(corners[:, :, None], true[:, None])
     same = (labels[:, :, None] == batch["classes"][:, None]) & here[:, None]
+    # Padding boxes are empty, so the bound avoids 0 / 0.
     got = jax.vmap(_matched)(jnp.where(same, overlap / jnp.maximum(union, 1e-12), -1.0))  # (B, Q, T)
     # The bin follows the logit of the score, so that bins are fine near 0 and 1.
     logit = jnp.log(scores) - jnp.log1p(-jnp.minimum(scores, 1 - 1e-7))
@@ -99,6 +100,7 @@ def average_precisions(counted: dict[str, np.ndarray]) -> np.ndarray:
     out = np.full(right.shape[:2], np.nan)
     for t, k in np.ndindex(*out.shape):
         if counted["objects"][k]:
+            # The tolerance admits a recall that rounding has made slightly too small.
             place = np.searchsorted(recall[t, k], RECALLS - 1e-9)
             out[t, k] = np.where(place < BINS, precision[t, k][np.minimum(place, BINS - 1)], 0).mean()
     return out

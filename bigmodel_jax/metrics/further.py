@@ -118,7 +118,7 @@ def summed(name: str, values: Any, weights: jax.Array) -> Mean:
     if shape not in (weights.shape, of_rows):
         allowed = " or ".join(map(str, dict.fromkeys((of_rows, weights.shape))))
         raise ValueError(f"{OPTION}: {name} gave an array of shape {shape}; it must give {allowed}, or a Mean")
-    # a row counts once, however many of its tokens have a weight
+    # A row counts once, however many of its tokens have a weight.
     if shape != weights.shape:
         weights = weights.reshape(len(weights), -1).max(axis=1)
     return metrics.weighted(jnp.asarray(values), weights)

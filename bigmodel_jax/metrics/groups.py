@@ -21,7 +21,7 @@ MOST = 50
 def rows(values: dict[str, tuple[jax.Array, jax.Array]], group: jax.Array) -> dict[str, Rows]:
     """Keeps every row's metric values together with the row's weight and group number.
 
-    `values` has (values (B,), weights (B,)) for each metric; `group` has shape (B,).
+    `values` has (values (B,), weights (B,)) for each metric. `group` has shape (B,).
     """
     return {
         PREFIX + name: Rows(jnp.stack([group.astype(jnp.float32), x.astype(jnp.float32)], axis=1), weights)
@@ -59,7 +59,7 @@ def wilson(hits: float, count: float) -> tuple[float, float]:
 
 
 def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a weighted mean; values and weights have shape (N,).
+    """The 95 % bootstrap interval of a weighted mean. Values and weights have shape (N,).
 
     The seed is fixed, so that the same rows always give the same interval.
     """

@@ -24,8 +24,8 @@ def averages(scores: dict[str, np.ndarray], matrix: np.ndarray) -> dict[str, dic
     """Macro and micro averages: {"macro", "micro": {precision, recall, f1, support}}.
 
     `scores` is `core.metrics.precision_recall_f1(matrix)`. The macro average is the mean over
-    classes. The micro average is taken over all rows; each row has one label, so precision, recall
-    and F1 all equal the accuracy there.
+    classes. The micro average is taken over all rows. Each row has one label, so its precision,
+    recall and F1 all equal the accuracy.
     """
     names, support = ("precision", "recall", "f1"), {"support": float(np.sum(matrix))}
     accuracy = float(np.trace(matrix) / divisor(np.sum(matrix)))
@@ -54,7 +54,7 @@ def confusion_of_places(logits: jax.Array, labels: jax.Array, weights: jax.Array
     num_classes = logits.shape[-1]
     weights = jnp.broadcast_to(weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)), labels.shape)
     known = (labels >= 0) & (labels < num_classes)
-    # A 2-D histogram as one scatter-add: the cell number is label * classes + prediction.
+    # One scatter-add makes the 2-D histogram: the cell number is label * classes + prediction.
     places = jnp.where(known, labels * num_classes + jnp.argmax(logits, axis=-1), 0)
     counted = jnp.where(known, weights, 0.0).astype(jnp.float32)
     counts = jnp.zeros(num_classes**2).at[places.ravel()].add(counted.ravel())

@@ -51,9 +51,9 @@ def sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, 
 def log_odds(log_probs: jax.Array) -> jax.Array:
     """log p / (1 - p) of each class; of two classes only that of class 1.
 
-    The ROC curve of class 0 mirrors that of class 1, so one of them is enough.
+    The ROC curve of class 0 mirrors that of class 1, so one curve is enough.
     """
-    # log(1 - p) by expm1 keeps its digits for p near 1; `tiny` avoids log(0).
+    # log(1 - p) by expm1 keeps its digits for p near 1. `tiny` avoids log(0).
     odds = log_probs - jnp.log(jnp.maximum(-jnp.expm1(log_probs), jnp.finfo(jnp.float32).tiny))
     return odds[:, 1:] if odds.shape[-1] == 2 else odds
 
@@ -62,14 +62,14 @@ def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Me
     """Counts (C, 2, THRESHOLDS), indexed by [class, whether the row has that class, bin of its
     score].
 
-    `odds` has shape (B, C), or (B, 1) for two classes; `labels` and `weights` have shape (B,).
+    `odds` has shape (B, C), or (B, 1) for two classes. `labels` and `weights` have shape (B,).
     """
     num = odds.shape[-1]
     classes = jnp.arange(num) + (num == 1)
     own = (labels[:, None] == classes).astype(jnp.int32)
     bins = jnp.floor((jnp.clip(odds, -FURTHEST, FURTHEST) + FURTHEST) * (THRESHOLDS / (2 * FURTHEST)))
     bins = jnp.clip(bins.astype(jnp.int32), 0, THRESHOLDS - 1)
-    # A histogram of (class, own, bin) as one scatter-add over flat cell numbers.
+    # One scatter-add over flat cell numbers makes the histogram of (class, own, bin).
     places = (jnp.arange(num) * 2 + own) * THRESHOLDS + bins
     weights = jnp.broadcast_to(weights[:, None], places.shape).astype(jnp.float32)
     counts = jnp.zeros(num * 2 * THRESHOLDS).at[places.ravel()].add(weights.ravel())
@@ -77,7 +77,7 @@ def threshold_sums(odds: jax.Array, labels: jax.Array, weights: jax.Array) -> Me
 
 
 def calibration_sums(confidence: jax.Array, hit: jax.Array, weights: jax.Array) -> Mean:
-    """(3, CALIBRATION_BINS): rows, summed confidences and summed hits per bin; arguments
+    """(3, CALIBRATION_BINS): rows, summed confidences and summed hits per bin. Arguments
     are (B,).
     """
     bins = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
@@ -162,7 +162,7 @@ POINTS = 64
 
 
 def tables(metrics: dict[str, Mean]) -> dict[str, list]:
-    """The tables behind the report page's charts, as lists of numbers.
+    """The tables from which the report page draws its charts, as lists of numbers.
 
     roc: [class, area, false positive rates, true positive rates] of the classes with the lowest
         areas.

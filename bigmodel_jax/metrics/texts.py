@@ -1,7 +1,7 @@
 """Metrics that compare predicted texts with references: the table TEXT_METRICS and user functions.
 
 A text metric is a function (predictions, references) -> {name: number} over a whole evaluation set.
-`predictions` has one text per row; `references` has one or more correct texts per row. The
+`predictions` has one text per row. `references` has one or more correct texts per row. The
 third-party libraries come with the extra `metrics`.
 """
 
@@ -32,7 +32,8 @@ class TextMetric:
 
     metrics: the `Metric` declarations of the numbers that `compute` returns.
     compute: the function (predictions, references) -> {name: number}.
-    package: (module that `compute` imports, distribution that provides it); empty for none.
+    package: (module that `compute` imports, distribution that provides it). Both are empty where no
+    package is needed.
     """
 
     metrics: tuple[Metric, ...]
@@ -80,7 +81,7 @@ ROUGES = ("rouge1", "rouge2", "rougeL")
 def rouge(predictions: Texts, references: References) -> dict[str, float]:
     """F-measures of ROUGE-1, -2 and -L with Porter's stemmer (Lin 2004).
 
-    Each row scores its best reference; the result is the mean over rows.
+    Each row scores its best reference. The result is the mean over rows.
     """
     scorer = importlib.import_module("rouge_score.rouge_scorer").RougeScorer(list(ROUGES), use_stemmer=True)
     rows = [scorer.score_multi(list(right), text) for text, right in zip(predictions, references, strict=True)]

@@ -37,7 +37,7 @@ class AdapterConfig:
         return model
 
     def named(self) -> dict[str, "AdapterConfig"]:
-        """The adapters by name; `generate`, `eval` and `export` may select some of them."""
+        """The adapters by name. `generate`, `eval` and `export` may select some of them."""
         return {}
 
 
@@ -45,7 +45,7 @@ class AdapterConfig:
 class Ranked:
     """Rank and alpha for the weights whose whole path matches `pattern`.
 
-    rank, alpha: replace those of `Lora` for these weights; alpha None: `Lora.alpha`.
+    rank, alpha: replace those of `Lora` for these weights. If alpha is None, `Lora.alpha` holds.
     """
 
     pattern: str
@@ -57,13 +57,13 @@ class Ranked:
 class Lora(AdapterConfig):
     """LoRA (arXiv:2106.09685) on every matrix whose whole path matches `targets`.
 
-    The reference implementation is PEFT's `LoraConfig`; the fields differ in their names alone.
+    The reference implementation is PEFT's `LoraConfig`. The fields differ in their names alone.
 
     name: the adapter's name in paths. targets: a regular expression; "" = no low-rank adapters.
     rank: columns of the low-rank matrices. alpha: the adapter's product is scaled by alpha / rank.
     rank_stabilised: the scale is alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732).
     dora: DoRA (arXiv:2402.09353); dropout acts on its low-rank part alone.
-    dropout: rate at which a product's input is dropped; embeddings have none, as in PEFT.
+    dropout: rate at which a product's input is dropped. Embeddings have none, as in PEFT.
     trained: regular expression of weights of any kind that are trained in full (PEFT's
     `modules_to_save`) and stored as their difference from the base.
     new_tokens_from: first of the tokens whose rows of the tables are trained in full; 0 = none.

@@ -29,7 +29,7 @@ LOG_VARIANCES = (-30.0, 20.0)  # log variances are cut off at these, as in the p
 
 
 class Autoencoded(NamedTuple):
-    """image: the reconstruction (B, H, W, C); mean, log_variance: of the latent, (B, h, w, Z)."""
+    """image: the reconstruction (B, H, W, C); mean, log_variance: the latent's (B, h, w, Z)."""
 
     image: jax.Array
     mean: jax.Array
@@ -75,11 +75,11 @@ class AutoencoderConfig(ModelConfig):
         return {"image": self.image_shape}
 
     def encode(self, p: params.Tree, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """As the function `encode` below."""
+        """Does what the function `encode` below does."""
         return encode(self, p, image_BHWC)
 
     def decode(self, p: params.Tree, latent_BhwZ: jax.Array) -> jax.Array:
-        """As the function `decode` below."""
+        """Does what the function `decode` below does."""
         return decode(self, p, latent_BhwZ)
 
     def make(self) -> Model:
@@ -118,7 +118,7 @@ def conv_spec(width: int, in_dim: int, out_dim: int, axes=("embed", "mlp")) -> p
 
 
 def block_spec(in_dim: int, out_dim: int) -> params.Tree:
-    """One residual block; a 1x1 convolution is its shortcut where the channels change."""
+    """One residual block. A 1x1 convolution is its shortcut where the channels change."""
     parts = {
         "norm1": group_norm.spec(in_dim),
         "conv1": conv_spec(3, in_dim, out_dim),
@@ -150,7 +150,7 @@ def level_spec(in_dim: int, out_dim: int, blocks: int, resize: str = "") -> para
 
 
 def encoder_spec(cfg: AutoencoderConfig) -> params.Tree:
-    """From the image to what its latent is made of, such as a mean and a log variance."""
+    """The layers from an image to the numbers that make its latent: a mean and a log variance."""
     channels, last = cfg.channels, len(cfg.channels) - 1
     return {
         "enter": conv_spec(3, cfg.image_shape[2], channels[0], axes=(None, "mlp")),
@@ -165,7 +165,7 @@ def encoder_spec(cfg: AutoencoderConfig) -> params.Tree:
 
 
 def decoder_spec(cfg: AutoencoderConfig) -> params.Tree:
-    """From a latent to the image; level 0 is the one of the smallest resolution."""
+    """The layers from a latent to the image. Level 0 has the smallest resolution."""
     channels, last = cfg.channels[::-1], len(cfg.channels) - 1
     return {
         "enter": conv_spec(3, cfg.latent_channels, channels[0], axes=(None, "mlp")),
@@ -199,8 +199,8 @@ def conv(p: params.Tree, x_BHWC: jax.Array, stride: int = 1, padding="SAME") -> 
     wrong gradients on the mesh data x fsdp x tensor (JAX 0.12, CPU; tests/contract/models_test.py
     finds it). SegFormer and Whisper constrain activations too. U-Net, ResNet, EfficientNet and CNN
     have no constraint; tests/contract/convolutions_test.py compares their gradients on six meshes.
-    Group norms beside convolutions are this family's alone; whether the partitioner fails at them
-    is not known.
+    Only this family has group norms beside convolutions. Whether the partitioner fails at them is
+    not known.
     """
     layout = ("NHWC", "HWIO", "NHWC")
     y_BHWC = jax.lax.conv_general_dilated(x_BHWC, p["kernel"], (stride, stride), padding, dimension_numbers=layout)
@@ -215,9 +215,7 @@ def block(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Arra
 
 
 def attend(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Array:
-    """Adds to each pixel what one head of attention over all pixels gives it; the softmax is
-    float32.
-    """
+    """Adds one head of attention over all pixels to x. The softmax is computed in float32."""
     B, H, W, C = x_BHWC.shape
     h_BNC = group_norm.apply(p["norm"], x_BHWC, cfg.norm_groups).reshape(B, H * W, C)
     q, k, v = (linear.linear(p[name], h_BNC) for name in ("q", "k", "v"))
@@ -227,7 +225,7 @@ def attend(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Arr
 
 
 def middle(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Array:
-    """What encoder and decoder compute at the smallest resolution."""
+    """The blocks that encoder and decoder apply at the smallest resolution."""
     x_BHWC = block(cfg, p["block0"], x_BHWC)
     if cfg.attention:
         x_BHWC = attend(cfg, p["attention"], x_BHWC)
@@ -240,9 +238,7 @@ def leave(cfg: AutoencoderConfig, p: params.Tree, x_BHWC: jax.Array) -> jax.Arra
 
 
 def encoded(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> jax.Array:
-    """What the encoder gives for images of -1 .. 1, (B, h, w, encoded_channels); p: all
-    parameters.
-    """
+    """The encoder's output (B, h, w, encoded_channels) for images of -1 .. 1; p: all parameters."""
     p = p["encoder"]
     x = conv(p["enter"], image_BHWC)
     for n in range(len(cfg.channels)):
@@ -250,7 +246,7 @@ def encoded(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> ja
         for m in range(cfg.blocks_per_level):
             x = block(cfg, level[f"block{m}"], x)
         if "narrow" in level:
-            # Zeros stand at the right and below alone, as published.
+            # The published encoder pads with zeros at the right and below only.
             x = conv(level["narrow"], x, stride=2, padding=((0, 1), (0, 1)))
     x = leave(cfg, p, middle(cfg, p["middle"], x))
     return conv(p["latent"], x) if "latent" in p else x
@@ -263,7 +259,7 @@ def encode(cfg: AutoencoderConfig, p: params.Tree, image_BHWC: jax.Array) -> tup
 
 
 def decode(cfg: AutoencoderConfig, p: params.Tree, latent_BhwZ: jax.Array) -> jax.Array:
-    """Images (B, H, W, C) of latents; p: all parameters."""
+    """The images (B, H, W, C) that the decoder makes of latents; p: all parameters."""
     p = p["decoder"]
     x = conv(p["enter"], conv(p["latent"], latent_BhwZ) if "latent" in p else latent_BhwZ)
     x = middle(cfg, p["middle"], x)

@@ -1,7 +1,7 @@
 """A bag of embeddings: a text classifier over mean embeddings of words, bigrams and n-grams.
 
 Joulin et al., "Bag of Tricks for Efficient Text Classification" (fastText), arXiv:1607.01759,
-section 2; character n-grams follow Bojanowski et al., arXiv:1607.04606. A hidden layer and the
+section 2. Character n-grams follow Bojanowski et al., arXiv:1607.04606. A hidden layer and the
 class logits follow the means. Words, bigrams and n-grams are averaged separately, and the means are
 added: in one mean, the many n-grams would drown the words.
 
@@ -36,7 +36,7 @@ class BagOfEmbeddingsConfig(ModelConfig):
 
     vocab_size: Count = 20_000  # tokens in the vocabulary
     num_classes: Classes = 2  # number of classes
-    embed_dim: Count = 64  # width of the residual stream
+    embed_dim: Count = 64  # width
     hidden_dim: CountOrZero = 64  # width of the hidden layer; 0 = no hidden layer
     bigram_buckets: CountOrZero = (
         65_536  # rows of the table into which pairs of neighbouring words are hashed; 0 = no bigrams
@@ -82,7 +82,7 @@ def spec(cfg: BagOfEmbeddingsConfig) -> Tree:
 
 
 def hash_pairs(first: jax.Array, second: jax.Array, buckets: int) -> jax.Array:
-    """The bucket (...), int32, of each pair of word ids (...).
+    """The number of the bucket, (...) int32, of each pair of word ids (...).
 
     The hash multiplies and mixes in 32 bits, with MurmurHash3's constants for its final mix.
     """

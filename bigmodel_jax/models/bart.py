@@ -37,7 +37,7 @@ class BartConfig(TransformerConfig):
     logits_bias: bool = True
     decoder_start_token_id: CountOrZero = 2
     eos_token_id: CountOrZero = 2
-    bos_token_id: CountOrZero = 0  # token that texts begin with, behind decoder_start_token_id in the decoder
+    bos_token_id: CountOrZero = 0  # token that texts begin with, after decoder_start_token_id in the decoder
     text_bos: bool = True  # whether the texts of both sides begin with bos_token_id; the data must do the same
     forced_bos: bool = True  # whether generation puts bos_token_id first, whatever the logits say
 

@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     """What a model hands to its stack of layers.
 
     x: the activation that one layer passes to the next. xs: what each layer takes for itself, such
-    as dropout keys or a cache, with a leading dimension L. shared: what all layers take; dimension
+    as dropout keys or a cache, with a leading dimension L. shared: what all layers take. Dimension
     0 of each leaf is the batch. whole: what all layers take and what is independent of the batch's
     rows, such as a number or a table made of parameters. kept: what `leave` takes over.
     """
@@ -57,14 +57,14 @@ def _as_they_are(params: Tree, rng: Any) -> Tree:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A model of one stack of layers, given as three functions; a call is the model's `apply`.
+    """A model of one stack of layers, given as three functions. A call is the model's `apply`.
 
     enter(params, batch, *, rng, train, cache) -> Entry: everything before the stack; rng is None
     outside training.
     block(layer, x, xs, *shared, *whole, train) -> (x, ys): one layer. In a pipeline, ys must be
     sums over rows.
     leave(params, entry, x, ys, batch, *, train) -> Out: everything after the stack.
-    stack: the name of the layers' parameters; `enter` and `leave` get the parameters without them.
+    stack: the name of the layers' parameters. `enter` and `leave` get the parameters without them.
     remat, unroll: as in compute.py.
     read(params, rng) -> params: turns the declared parameters into those that the parts read; rng
     is None outside training.
@@ -104,7 +104,7 @@ class Parts:
 
 
 def parts_of(config: "ModelConfig", enter: Callable, block: Callable, leave: Callable, stack: str = "layers") -> Parts:
-    """The `Parts` of functions that take the config first; it also says how layers are computed."""
+    """The `Parts` of functions that take the config first, with the config's remat and unroll."""
     of_config = (functools.partial(part, config) for part in (enter, block, leave))
     return Parts(*of_config, stack, remat=config.compute.remat, unroll=config.compute.unroll)
 
@@ -119,8 +119,9 @@ class Model(NamedTuple):
     make_cache(batch_size, length, dtype): the declaration of a decode cache, for models that
     generate. It is a tree of `Param` whose axes name the rows ("batch") and the columns of a ring
     ("seq", models/decoder.py).
-    decoder_start: the first token of an encoder-decoder's decoder; prompts go to the encoder.
-    forced_start: the token behind it, which the decoder reads whatever the logits say; None: none.
+    decoder_start: the first token of an encoder-decoder's decoder. Prompts go to the encoder.
+    forced_start: the token after decoder_start, which the decoder reads whatever the logits say;
+    None: none.
     encoder_start: the token that the encoder's texts begin with; None: none.
     advance(non-trainable parameters, sums by path) -> new values, called once a step: for a model
     whose `updates` are sums over the tokens of a call, which add up over the microbatches. Without

@@ -183,7 +183,7 @@ def layer(cfg, p, x_BTD, rng, attend):
 
 
 def block(cfg: BertConfig, p, x_BTD, rng, here, *, train: bool):
-    """One layer of the stack, (B, T, D) -> (B, T, D); here: where the tokens stand."""
+    """One layer of the stack, (B, T, D) -> (B, T, D); here: the places of the tokens."""
 
     def attend(p, x_BTD):
         h = attention.attend(*attention.qkv(p, x_BTD), here, here, causal=False, implementation=cfg.compute.attention)
@@ -217,7 +217,7 @@ def pool(cfg: BertConfig, p, x_BTD):
 
 
 def masked_lm(cfg, p, x_BTD) -> TableHead:
-    """The head over the vocabulary, made of the last states (B, T, D)."""
+    """The inputs of the logits over the vocabulary, made of the last states (B, T, D)."""
     h = norm.layer(p["mlm"]["norm"], gelu(linear.linear(p["mlm"]["dense"], x_BTD)), eps=cfg.norm_eps)
     return TableHead(h, p["embed"]["table"], p["mlm"]["bias"])
 

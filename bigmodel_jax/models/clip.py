@@ -66,7 +66,7 @@ class TextTower(Tower):
 class CLIPConfig(ModelConfig):
     """CLIP: two encoders whose embeddings of an image and its text are close.
 
-    The paper is Radford et al., arXiv:2103.00020; the reference implementation is transformers'
+    The paper is Radford et al., arXiv:2103.00020. The reference implementation is transformers'
     `CLIPModel`. The defaults are those of ViT-B/32.
     """
 

@@ -36,7 +36,7 @@ MOMENTUM = 0.9
 class CNNConfig(ModelConfig):
     """A small convolutional classifier of images, with one stage per entry of `channels`.
 
-    It has no paper of its own; its two implementations, NNX and Linen, are each other's reference.
+    It has no paper of its own. Its two implementations, NNX and Linen, are each other's reference.
     """
 
     image_shape: tuple[Count, Count, Count] = (28, 28, 1)  # height, width and channels

@@ -16,7 +16,7 @@ MOVED = {name: f"compute.{name}" for name in ("remat", "unroll", "attention")}
 
 @dataclasses.dataclass(frozen=True)
 class StackCompute:
-    """How the layers of a model are computed whose attention has one implementation alone."""
+    """How a model's layers are computed if its attention has only one implementation."""
 
     remat: stack.Remat = "none"  # which activations the backward pass recomputes or fetches from host memory
     unroll: bool = False  # one copy of the layer per layer in the program: faster on CPU, slower to compile when deep
@@ -32,7 +32,7 @@ class Compute(StackCompute):
 def reset(config: Any) -> Any:
     """`config` with the default `compute` everywhere, towers included.
 
-    What is left says which model it is.
+    The remaining fields identify the model.
     """
     changes = {}
     for field in dataclasses.fields(config):

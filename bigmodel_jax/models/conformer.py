@@ -187,8 +187,8 @@ def masked(x_BTFC: jax.Array, length_B: jax.Array) -> jax.Array:
 
 
 def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Shortens a spectrogram (B, T, F): ((B, T', D), lengths (B,));
-    convolutions see padding as 0.
+    """Shortens a spectrogram (B, T, F): ((B, T', D), lengths (B,)).
+    Convolutions see padding as 0.
     """
     x = masked(log_mel_BTF[..., None], length_B)[..., 0]
     length_B = convolution.halved(length_B)
@@ -219,7 +219,7 @@ def split(cfg: ConformerConfig, rng) -> tuple:
 
 
 def enter(cfg: ConformerConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: log_mel (B, T, F) float, num_frames (B,) int32 (frames that are not padding)."""
+    """Embeds a batch: log_mel (B, T, F) float, num_frames (B,) int32 (frames without padding)."""
     first, rest = split(cfg, rng)
     dtype = p["head"]["kernel"].dtype
     x_BTD, length_B = subsample(cfg, p["subsampling"], batch["log_mel"].astype(dtype), batch["num_frames"])
@@ -233,7 +233,9 @@ def enter(cfg: ConformerConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def block(cfg: ConformerConfig, p, x_BTD, rng, where: Where, table_PD, *, train: bool):
-    """Maps (B, T, D) -> (B, T, D): half an MLP, attention, convolution, half an MLP, a norm."""
+    """Maps (B, T, D) -> (B, T, D): an MLP halved, attention, convolution, another MLP halved, a
+    norm.
+    """
     rngs = (None,) * 4 if rng is None else jax.random.split(rng, 4)
     drop = functools.partial(dropout, cfg.dropout)
     x_BTD = x_BTD + 0.5 * drop(mlp(p["mlp1"], norm.layer(p["mlp1_norm"], x_BTD)), rngs[0])

@@ -127,7 +127,7 @@ def distance_bias(q, k, distance_q, distance_k, rows_BTS):
 
 
 def enter(cfg: DebertaConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: tokens, positions, segment_ids (B, T)."""
+    """Embeds a batch: tokens, positions and segment_ids, (B, T) each."""
     embed_rng, _, layer_rngs = bert.split(cfg, rng)
     here, _, _ = where(batch, None)
     rows_BTS = rows(cfg, here.positions)

@@ -32,13 +32,13 @@ ROTARY = Multiple("head_dim", 2, "rotary positions turn pairs of dimensions")
 def model(
     cfg, spec: Tree, *, embed: Callable, block: Callable, head: Callable, losses: Callable = lambda *_: {}
 ) -> Model:
-    """A decoder of one stack of layers; every function takes the model's config first.
+    """A decoder of one stack of layers. Every function takes the model's config first.
 
     embed(cfg, params, tokens, positions, rng) -> (x, xs, shared): the embeddings (B, T, D), what
     each layer takes besides its cache, and a tuple of what all layers take besides the places of
     queries and keys.
     block(cfg, layer, x, (cache, xs), q_where, k_where, *shared, index, train) -> (x, (cache,
-    found)): one layer; `cache` is that layer's.
+    found)): one layer. `cache` is that layer's.
     head(cfg, params, x) -> Head: the logits' inputs.
     losses(cfg, found, batch) -> dict: the auxiliary losses, made of what the layers returned in
     `found`.
@@ -83,8 +83,8 @@ def leave(head: Callable, losses: Callable, cfg, p: Tree, entry: Entry, x_BTD, y
 class Cache:
     """The keys and values seen so far.
 
-    layers: {"k", "v"}, each (L, B, S, K, h). positions, segments: (B, S) int32, of the columns;
-    segment 0 marks an empty or a padding column. index: the column that the next token takes, the
+    layers: {"k", "v"}, each (L, B, S, K, h). positions, segments: (B, S) int32, of the columns.
+    Segment 0 marks an empty or a padding column. index: the column that the next token takes, the
     same for all rows.
 
     The S columns form a ring: column 0 follows the last one. Masks compare positions and not
@@ -118,7 +118,7 @@ def make_cache(cfg, batch_size: int, length: int, dtype: Any) -> Cache:
 
 
 def declared(shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: Any) -> Param:
-    """One array of a decode cache; the axis "batch" counts rows, "seq" the columns of the ring."""
+    """One array of a decode cache. The axis "batch" counts rows, "seq" the columns of the ring."""
     return Param(shape, axes, zeros(), jnp.dtype(dtype).name)
 
 

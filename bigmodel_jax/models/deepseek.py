@@ -57,7 +57,7 @@ class DeepseekConfig(ModelConfig):
     max_seq_len: Count = 4096  # longest sequence, in tokens
     rope_theta: Positive = 10_000.0  # base of the rotary frequencies
     rope_scaling: position.RopeScaling = position.RopeScaling()
-    mscale: NonNegative = 0.0  # cos and sin are multiplied by the ratio of its scale and that of mscale_all_dim
+    mscale: NonNegative = 0.0  # cos and sin are multiplied by mscale's scale over mscale_all_dim's scale
     mscale_all_dim: NonNegative = 0.0  # logits are multiplied by (0.1 mscale_all_dim ln(factor) + 1)^2
     norm_eps: NonNegative = 1e-6  # added to the mean square in every RMSNorm
     init_std: NonNegative = 0.006  # standard deviation of the initial weights
@@ -220,12 +220,12 @@ def block(cfg: DeepseekConfig, p, x_BTD, cache, q_where, *where, train: bool):
 
 
 def parts(cfg: DeepseekConfig) -> Parts:
-    """The layers with experts form the stack; if there are none, the dense layers do."""
+    """The layers with experts form the stack. If there are none, the dense layers do."""
     return parts_of(cfg, enter, block, leave, "dense_layers" if cfg.num_dense_layers == cfg.num_layers else "layers")
 
 
 def enter(cfg: DeepseekConfig, p, batch, *, rng, train: bool, cache) -> Entry:
-    """batch: tokens, positions, segment_ids (B, T), which follow the tokens of the cache."""
+    """Embeds a batch: tokens, positions and segment_ids (B, T), which follow the cache's tokens."""
     q_where, k_where, cache = decoder.where(batch, cache)
     shared, whole = (q_where, k_where, rope_angles(cfg, q_where.positions)), (cache and cache.index,)
     x_BTD = constrain(linear.embed(p["embed"], batch["tokens"]), "batch", "seq", "embed")

@@ -6,8 +6,8 @@ being "no object". In training the heads also read the output of every earlier d
 ("auxiliary" outputs).
 
 Published models have `queries` "learned": a table of position vectors, and object queries that
-start as zeros. With "places", there is one query per place of the feature map: it starts as the
-encoder's output at that place, has that place's position vector, and predicts its box relative to
+start as zeros. With "places", there is one query per place of the feature map. It starts as the
+encoder's output at that place, and has that place's position vector. It predicts a box relative to
 the place's centre. The heads also read these starting values. This is the first stage of two-stage
 Deformable DETR (Zhu et al., arXiv:2010.04159, section 4.2) without its selection of places; it
 trains on a small set of pictures within minutes.
@@ -194,7 +194,7 @@ def spec(cfg: DetrConfig, backbone: params.Tree) -> params.Tree:
 
 
 def _norm(path: str, p: Param, frozen: bool) -> Param:
-    """A parameter of the backbone; the scale and bias of a frozen batch norm become statistics."""
+    """A parameter of the backbone. The scale and bias of a frozen batch norm become statistics."""
     place, _, name = path.rpartition("/")
     if not (frozen and place.endswith("norm") and name in FROZEN):
         return p
@@ -238,7 +238,7 @@ def attended(cfg: DetrConfig, p, x, x_at, source, source_at, where, source_where
 
 
 def block(cfg: DetrConfig, p, x, rng, x_at, where, memory=None, memory_at=None, memory_where=None):
-    """One layer, (B, T, D) -> (B, T, D): of the encoder, or with `memory` of the decoder."""
+    """One layer of the encoder or, with `memory`, of the decoder: (B, T, D) -> (B, T, D)."""
     rngs = iter([None] * 3 if rng is None else jax.random.split(rng, 3))
 
     def add(x, y, name):
@@ -265,8 +265,8 @@ def detect(cfg: DetrConfig, p, features_BHWC: jax.Array, rng, train: bool) -> di
     """Returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}.
 
     boxes: centre x and y, width and height in 0 .. 1. In training also "layer_logits" and
-    "layer_boxes", (B, L - 1, Q, ...), of the earlier layers. With `queries` "places" they have L
-    entries, the first for the encoder's output.
+    "layer_boxes", (B, L - 1, Q, ...), of the earlier layers. With `queries` "places", these have L
+    entries, and the first one is for the encoder's output.
     """
     B, H, W, _ = features_BHWC.shape
     encoder_rng, decoder_rng = (None, None) if rng is None else jax.random.split(rng)

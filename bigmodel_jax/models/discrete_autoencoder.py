@@ -1,8 +1,8 @@
-"""An autoencoder whose latent is one of K codes at each place, as a vocabulary for images
-(VQ-VAE, van den Oord et al., arXiv:1711.00937; VQGAN, Esser et al., arXiv:2012.09841).
+"""An autoencoder whose latent holds one of K codes at each place: a vocabulary for images (VQ-VAE,
+van den Oord et al., arXiv:1711.00937; VQGAN, Esser et al., arXiv:2012.09841).
 
-Encoder and decoder are those of models/autoencoder.py. The encoder gives one vector a place, which
-the nearest code of a codebook replaces (nn/codebook.py).
+Encoder and decoder are those of models/autoencoder.py. The encoder gives one vector per place. The
+nearest code of a codebook replaces that vector (nn/codebook.py).
 
 Shapes: B batch, H height, W width, C channels, h and w the latent's height and width, Z latent
 channels, K codes.
@@ -35,7 +35,7 @@ class Coded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteAutoencoderConfig(AutoencoderConfig):
-    """`AutoencoderConfig` with a codebook; the defaults have the sizes of the paper on images."""
+    """`AutoencoderConfig` with a codebook. The defaults have the sizes of the paper on images."""
 
     image_shape: tuple[Count, Count, Count] = (256, 256, 3)
     latent_channels: Count = 8
@@ -54,11 +54,13 @@ class DiscreteAutoencoderConfig(AutoencoderConfig):
         return height * width
 
     def encode(self, p: params.Tree, image_BHWC: jax.Array) -> jax.Array:
-        """The codes' numbers (B, h, w) int32 of images of -1 .. 1; p: all parameters."""
+        """Returns the codes' numbers (B, h, w) int32 for images of -1 .. 1; p: all parameters."""
         return codebook.quantise(p["codebook"], autoencoder.encoded(self, p, image_BHWC)).ids
 
     def decode(self, p: params.Tree, ids_Bhw: jax.Array) -> jax.Array:
-        """Images (B, H, W, C) of codes' numbers (B, h, w); p: all parameters."""
+        """Returns the images (B, H, W, C) that codes, by number (B, h, w), stand for; p: all
+        parameters.
+        """
         codes = codebook.codes_of(p["codebook"], ids_Bhw)
         return autoencoder.decode(self, p, codes.astype(dtype_of(p)))
 

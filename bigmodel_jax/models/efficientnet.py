@@ -29,7 +29,7 @@ EPS = 1e-3  # epsilon of batch norm
 
 @dataclasses.dataclass(frozen=True)
 class EfficientNetConfig(ModelConfig):
-    """EfficientNet-lite (arXiv:1905.11946); each of the five tuples has one entry per stage.
+    """EfficientNet-lite (arXiv:1905.11946). Each of the five tuples has one entry per stage.
 
     The reference implementation is tensorflow/tpu's efficientnet/lite. The defaults are those of
     EfficientNet-lite0.
@@ -94,7 +94,7 @@ def conv_init(depthwise: bool):
 
 
 def head_init(key, shape, dtype):
-    """U(-1/sqrt(classes), 1/sqrt(classes)); the published code takes the output as fan."""
+    """U(-1/sqrt(classes), 1/sqrt(classes)). The published code takes the output as fan."""
     return jax.random.uniform(key, shape, dtype, -(shape[1] ** -0.5), shape[1] ** -0.5)
 
 

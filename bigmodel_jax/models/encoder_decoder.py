@@ -1,7 +1,7 @@
 """What encoder-decoders share: attention to the encoder's output, its cache, and checks of sizes.
 
 A batch holds encoder_tokens (B, S), encoder_segment_ids (B, S), and the decoder's tokens, positions
-and segment_ids (B, T). Segment id 0 marks padding; without segment ids, a row is one document. The
+and segment_ids (B, T). Segment id 0 marks padding. Without segment ids, a row is one document. The
 decoder's tokens are shifted right: they begin with decoder_start_token_id. In packed rows, segment
 n of the decoder attends to segment n of the encoder.
 

@@ -26,7 +26,7 @@ How the parts of a module are treated:
 - Parameters keep Flax's names, joined by "/" ("hidden/kernel"), and Flax's own initial values.
 - Logical axes come from Flax's partitioning metadata (`nnx.with_partitioning`,
   `nn.with_logical_partitioning`) and must be names that `sharding.Rules` knows. An array of two or
-  more dimensions without metadata is sharded over the fsdp axis along its longest dimension; all
+  more dimensions without metadata is sharded over the fsdp axis along its longest dimension. All
   other arrays are replicated.
 - Weight decay applies to parameters of two or more dimensions, counted in one layer where
   `nnx.vmap`, `nn.scan` and the like stack several.
@@ -61,7 +61,7 @@ from bigmodel_jax.nn.lora import Adapted
 
 Inputs = Callable[[dict], tuple]
 
-# Keyword of `__call__` -> its value in training; evaluation gets the opposite.
+# Keyword of `__call__` -> its value in training. Evaluation gets the opposite.
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 
 RANK = "rank_where_made"  # key of an nnx variable's metadata: its number of dimensions in one layer
@@ -79,7 +79,7 @@ def image(batch: dict) -> tuple:
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, inputs: Inputs = image) -> Model:
     """The `Model` of the NNX module `make(rngs)`; inputs(batch): the arguments of its `__call__`.
 
-    `make` is first called abstractly, so that no array exists before `init(rng)`, which calls it.
+    `make` is first called abstractly, so that no array exists before `init(rng)` calls it again.
     """
     graph, variables = _abstract(make)
     names = {path: "/".join(map(str, path)) for path, v in variables.items() if not isinstance(v, nnx.RngState)}
@@ -160,7 +160,7 @@ def batch_norm(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Flax's batch norm over all dimensions but the last, for a model without Flax modules.
 
-    Returns (y, statistics). In training `statistics` holds the new "mean" and "var"; otherwise it
+    Returns (y, statistics). In training `statistics` holds the new "mean" and "var". Otherwise it
     is empty. p: the arrays scale, bias, mean and var, each of shape (C,).
     """
     axis = BATCH_AXIS if inside_batch_axis() else None
@@ -183,7 +183,7 @@ def _abstract(make: Callable) -> tuple[nnx.GraphDef, dict[tuple, nnx.Variable]]:
 
 def _streams(variables: dict, rng: jax.Array | None, train: bool) -> dict[tuple, jax.Array]:
     """The random state of one call: a key per stream, from `rng` and
-    the stream's path; counts are 0.
+    the stream's path. Counts are 0.
     """
     streams = {path: v for path, v in variables.items() if isinstance(v, nnx.RngState)}
     if train and streams and rng is None:
@@ -220,8 +220,8 @@ def _nnx_ranks():
 
 @contextlib.contextmanager
 def _linen_ranks():
-    """Yields {(collection, *path): rank}, the lowest rank at which a Linen module sees a
-    variable: `nn.scan` and `nn.vmap` hand a module one layer of it."""
+    """Yields {(collection, *path): number of dimensions} of the variables that Linen modules read.
+    The lowest number counts, since `nn.scan` and `nn.vmap` give a module one layer of a stack."""
     ranks: dict[tuple, int] = {}
 
     def note(call, args, kwargs, context):
@@ -259,14 +259,14 @@ def _linen_axes(value: Any) -> tuple | None:
 
 
 def _unbox(value: Any) -> Any:
-    # `nn.unbox` would constrain the value in a mesh with Linen's axis rules; an abstract one fails.
+    # `nn.unbox` would constrain the value by Linen's axis rules, which fails for an abstract value.
     return value.value if isinstance(value, nn.Partitioned) else value
 
 
 def _gather(flat: dict[str, jax.Array], spec: dict[str, Param]) -> dict[str, jax.Array]:
     """Parameters as the module uses them: gathered along "embed", an axis for storage alone.
 
-    Flax's layers constrain nothing; without this constraint the compiler may move activations
+    Flax's layers constrain nothing. Without this constraint the compiler may move activations
     instead. Stacked layers stay sharded: gathering all of them at once would defeat fsdp.
     """
 

@@ -87,7 +87,7 @@ class GemmaConfig(ModelConfig):
 class Gemma2Config(GemmaConfig):
     """Gemma 2 (arXiv:2408.00118), with local layers and soft caps; defaults: Gemma 2 9B.
 
-    The reference implementation is transformers' `Gemma2ForCausalLM`; the fields are
+    The reference implementation is transformers' `Gemma2ForCausalLM`. The fields are
     `GemmaConfig`'s.
     """
 
@@ -110,7 +110,7 @@ class Gemma2Config(GemmaConfig):
 class Gemma3Config(GemmaConfig):
     """Gemma 3 (arXiv:2503.19786), five local layers per global one; defaults: Gemma 3 4B.
 
-    The reference implementation is transformers' `Gemma3ForCausalLM`; the fields are
+    The reference implementation is transformers' `Gemma3ForCausalLM`. The fields are
     `GemmaConfig`'s.
     """
 

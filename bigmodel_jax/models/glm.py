@@ -20,7 +20,7 @@ from bigmodel_jax.nn import norm
 class Glm4Config(LlamaConfig):
     """GLM-4 (arXiv:2406.12793); defaults: GLM-4-9B-0414.
 
-    The reference implementation is transformers' `Glm4ForCausalLM`; other fields are
+    The reference implementation is transformers' `Glm4ForCausalLM`. Other fields are
     `LlamaConfig`'s.
     """
 

@@ -25,8 +25,9 @@ from bigmodel_jax.nn.position import RopeScaling
 class GptOssConfig(MixtralConfig):
     """gpt-oss (arXiv:2508.10925); defaults: the 20B model.
 
-    The reference implementation is transformers' `GptOssForCausalLM`. window: the layers 0, 2, 4,
-    ... have it; all other layers see every token before. Other fields are `MixtralConfig`'s.
+    The reference implementation is transformers' `GptOssForCausalLM`. The layers 0, 2, 4, ... have
+    the window. In all other layers, a token sees every token before it. Other fields are
+    `MixtralConfig`'s.
     """
 
     vocab_size: Count = 201_088
@@ -87,7 +88,7 @@ def block_spec(cfg: GptOssConfig) -> params.Tree:
 
 
 def embed(cfg: GptOssConfig, *args):
-    """As `llama.embed`, with (L,) bool, which layers have the window, for the layers."""
+    """As `llama.embed`. The layers also get (L,) bool, which of them have the window."""
     x_BTD, _, shared = llama.embed(cfg, *args)
     return x_BTD, is_local(cfg), shared
 

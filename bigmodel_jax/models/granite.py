@@ -35,7 +35,7 @@ class GraniteConfig(LlamaConfig):
 
     @classmethod
     def tiny(cls) -> "GraniteConfig":
-        """With milder multipliers, because the model is narrow."""
+        """The tiny model of the family. Its multipliers are milder, because it is narrow."""
         return dataclasses.replace(
             super().tiny(), embedding_multiplier=2.0, attention_multiplier=0.3, logits_scaling=0.5
         )

@@ -32,11 +32,11 @@ class LlamaConfig(ModelConfig):
     Each layer applies attention and a SwiGLU feed-forward layer, each to the RMS-normed input, and
     adds the result to the residual stream. Attention has rotary positions (arXiv:2104.09864) and
     grouped queries (arXiv:2305.13245). The reference implementation is transformers'
-    `LlamaForCausalLM`. The defaults are those of Llama 2 7B; `PRESETS` has other published sizes.
+    `LlamaForCausalLM`. The defaults are those of Llama 2 7B. `PRESETS` has other published sizes.
 
     vocab_size: tokens in the vocabulary. num_layers: number of blocks.
     embed_dim: width of the residual stream. mlp_dim: hidden width of the feed-forward layer.
-    num_heads, head_dim: query heads, and dimensions of a head; their product need not be embed_dim.
+    num_heads, head_dim: query heads, and dimensions of a head. Their product need not be embed_dim.
     num_kv_heads: heads of keys and values, a divisor of num_heads.
     max_seq_len: the longest sequence, in tokens.
     rope_theta, rope_scaling: base of the rotary frequencies, and how longer contexts change them.
@@ -105,7 +105,7 @@ class LlamaConfig(ModelConfig):
 def block_spec(cfg: LlamaConfig) -> params.Tree:
     """One layer: RMSNorm (D,), attention q (D, H, h), k and v (D, K, h), o (H, h, D), and an MLP.
 
-    The MLP has gate and up (D, F) and down (F, D), behind its own RMSNorm.
+    The MLP has gate and up (D, F) and down (F, D), after its own RMSNorm.
     """
     init = normal(cfg.init_std)
     out_init = normal(cfg.init_std * (2 * cfg.num_layers) ** -0.5) if cfg.depth_scaled_init else init
@@ -198,7 +198,7 @@ def head(cfg: LlamaConfig, p, x_BTD) -> Head:
 
 
 def model(cfg: LlamaConfig, block_spec=block_spec, **parts) -> Model:
-    """The model; families replace block_spec, or parts of `decoder.model`."""
+    """The model. Families replace block_spec, or parts of `decoder.model`."""
     return decoder.model(cfg, spec(cfg, block_spec), **({"embed": embed, "block": block, "head": head} | parts))
 
 

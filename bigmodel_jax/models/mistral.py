@@ -13,7 +13,7 @@ from bigmodel_jax.models.llama import LlamaConfig
 class MistralConfig(LlamaConfig):
     """Mistral (Jiang et al., arXiv:2310.06825); defaults: the 7B model, version 0.1.
 
-    The reference implementation is transformers' `MistralForCausalLM`; the fields are
+    The reference implementation is transformers' `MistralForCausalLM`. The fields are
     `LlamaConfig`'s.
     """
 

@@ -23,7 +23,7 @@ class MixtralConfig(LlamaConfig):
     """Mixtral, a sparse mixture of experts (Jiang et al., arXiv:2401.04088); defaults: 8x7B.
 
     The reference implementation is transformers' `MixtralForCausalLM`. mlp_dim is the hidden width
-    of one expert; other fields are `LlamaConfig`'s.
+    of one expert. Other fields are `LlamaConfig`'s.
     """
 
     num_kv_heads: Count = 8

@@ -126,7 +126,7 @@ class MMDiTTextConfig(MMDiTConfig):
 
 
 def stream_spec(cfg: MMDiTConfig, *, last: bool) -> params.Tree:
-    """One stream of one layer; the last layer's text stream gives keys and values alone."""
+    """One stream of one layer. The last layer's text stream gives keys and values alone."""
     D, H, F = cfg.embed_dim, cfg.num_heads, cfg.mlp_dim
     init, out = xavier(D, D), xavier(D, D)
     attn = attention.spec(D, H, H, D // H, init=init, out_init=out, bias=True, qk_norm=cfg.qk_norm)
@@ -221,7 +221,8 @@ def block(cfg: MMDiTConfig, p, x, _, condition_BD, where: Where, *, train: bool)
     heads, gates = {}, {}
     for name, stream in streams.items():
         vectors = dit.modulations(p[name]["modulation"], condition_BD)
-        # The last text stream has two vectors alone, in the published files' order: scale, shift.
+        # The last layer's text stream has only two vectors. Published files store the scale before
+        # the shift.
         shift, scale, *gates[name] = vectors if len(vectors) > 2 else vectors[::-1]
         heads[name] = attention.qkv(p[name]["attn"], dit.modulate(stream, shift, scale))
     q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(heads["image"], heads["text"], strict=True))

@@ -92,7 +92,7 @@ def is_local(cfg: ModernBertConfig) -> np.ndarray:
 
 
 def cut_normal(std: float) -> Init:
-    """A normal distribution around 0 with this standard deviation, cut off at two of them."""
+    """A normal distribution around 0, cut off at two standard deviations."""
     return Init(f"cut_normal({std:.4g})", jax.nn.initializers.truncated_normal(std))
 
 
@@ -110,7 +110,8 @@ def block_spec(cfg: ModernBertConfig) -> params.Tree:
 def head_spec(cfg: ModernBertConfig) -> params.Tree:
     """The parameters of `cfg.head`: a dense layer (D, D) with its norm, and what reads them.
 
-    masked_lm: logits_bias (V,), as the projection is the embedding table. Others: head (D, C).
+    The head "masked_lm" has logits_bias (V,), as the projection is the embedding table. All other
+    heads have head (D, C).
     """
     if cfg.head == "none":
         return {}
@@ -161,7 +162,7 @@ def enter(cfg: ModernBertConfig, p, batch, *, rng, train: bool, cache) -> Entry:
 
 
 def block(cfg: ModernBertConfig, p, x_BTD, xs, here, angles, *, train: bool):
-    """One pre-norm layer of the stack, (B, T, D) -> (B, T, D); here: where the tokens stand.
+    """One pre-norm layer of the stack, (B, T, D) -> (B, T, D); here: the places of the tokens.
 
     xs: as `enter` gives them. angles: the rotary angles of global and of local layers.
     """

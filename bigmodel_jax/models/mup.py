@@ -3,7 +3,7 @@
 Tensor Programs V (arXiv:2203.03466, table 8) says how initial values, learning rates and
 multipliers scale with widths. The depth scaling is CompleteP (arXiv:2505.01618, table 1, alpha =
 1). A parameter's dimensions that differ between model and base are its widths, as with the `mup`
-package's base shapes; logical axes say which of them are inputs.
+package's base shapes. Logical axes say which of them are inputs.
 
 A multiplier before a weight equals a weight that starts and learns with that factor
 (arXiv:2011.14522, section 2.2). The weights therefore hold the multipliers of the head, of

@@ -1,7 +1,7 @@
 """OLMo 2 and 3: a Llama with norms after attention and MLP instead of before them.
 
-Another norm covers all queries of a token, and one all its keys (arXiv:2501.00656). In OLMo 3,
-three layers in four have a window (arXiv:2512.13961). Shapes as in llama.py.
+One further norm covers all queries of a token, and another covers all its keys (arXiv:2501.00656).
+In OLMo 3, three layers in four have a window (arXiv:2512.13961). Shapes as in llama.py.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from bigmodel_jax.nn.position import RopeScaling
 class Olmo2Config(LlamaConfig):
     """OLMo 2 (arXiv:2501.00656); defaults: OLMo 2 7B.
 
-    The reference implementation is transformers' `Olmo2ForCausalLM`; the fields are
+    The reference implementation is transformers' `Olmo2ForCausalLM`. The fields are
     `LlamaConfig`'s.
     """
 

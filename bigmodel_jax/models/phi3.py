@@ -18,7 +18,7 @@ from bigmodel_jax.nn.position import LongRope
 
 
 class RopeFits(NamedTuple):
-    """LongRoPE has one divisor for each rotated pair, and no other scaling stands beside it."""
+    """A check: LongRoPE has one divisor for each rotated pair, and excludes any other scaling."""
 
     def wrong(self, cfg: Any, prefix: str, parallel: ParallelConfig) -> str:
         sets = {name: len(getattr(cfg.long_rope, name)) for name in ("short", "long")}
@@ -37,7 +37,7 @@ class RopeFits(NamedTuple):
 class Phi3Config(LlamaConfig):
     """Phi-3 (Abdin et al., arXiv:2404.14219); defaults: Phi-3-mini with 4096 tokens.
 
-    The reference implementation is transformers' `Phi3ForCausalLM`; other fields are
+    The reference implementation is transformers' `Phi3ForCausalLM`. Other fields are
     `LlamaConfig`'s. With `long_rope`, the length of a row (when decoding, the length of the cache)
     selects the divisors of the rotary frequencies. All positions of a row therefore use one set.
     """

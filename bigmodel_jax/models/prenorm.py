@@ -34,7 +34,7 @@ def xavier(fan_in: int, fan_out: int) -> Init:
 def block_spec(
     cfg, *, qkv: Init, out: Init, up: Init, down: Init, gated: bool = False, layer_scale: float = 0.0
 ) -> params.Tree:
-    """One layer; qkv, out, up and down: initial distributions of its matrices; biases start at 0.
+    """One layer; qkv, out, up and down: initial distributions of its matrices. Biases start at 0.
 
     gated: the feed-forward layer is SwiGLU. layer_scale: if above 0, the output channels of
     attention and of the feed-forward layer have factors that start at this value (LayerScale,
@@ -66,7 +66,7 @@ def block(cfg, p, x_BTD, where: Where, causal: bool):
 def places(x_BTD: jax.Array, segments: jax.Array | None = None) -> Where:
     """Where the tokens of x (B, T, D) stand.
 
-    segments: (B, T) int32; a token sees those of its own segment, 0 being padding. Default: one
+    segments: (B, T) int32. A token sees those of its own segment, 0 being padding. Default: one
     segment.
     """
     B, T, _ = x_BTD.shape

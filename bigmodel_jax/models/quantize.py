@@ -1,4 +1,4 @@
-"""Weights of 8 or 4 bits: how `launch.py quantize` stores a model, and training aware of it.
+"""Weights of 8 or 4 bits: how `launch.py quantize` stores a model, and training that expects it.
 
 Every parameter becomes a constant. A matrix is stored in blocks of small numbers, each block with a
 bfloat16 scale (core/storage.py `Blocks`). Vectors, norms and routers stay as they are.
@@ -38,11 +38,12 @@ class QuantizeConfig:
 
     kind: "int8_dynamic" and "int8_static" multiply int8 by int8 (core/channels.py) in the stack of
     layers, and store other matrices as "int8".
-    block: values per scale; 0 = 64, or 32 for int4. For a dimension that this does not divide, the
-    block is its largest smaller divisor, or the weight stays as it is if that is below 8.
+    block: values per scale; 0 = 64, or 32 for int4. If this number does not divide a dimension, the
+    block is the dimension's largest smaller divisor. If that divisor is below 8, the weight stays
+    as it is.
     tables: storage of the tables of the embeddings and the head.
     keep: a regular expression of whole paths of parameters that stay as they are.
-    aware: the weights train, and every pass reads them rounded as they would be stored; the
+    aware: the weights train, and every pass reads them rounded as they would be stored. The
     gradient ignores the rounding (arXiv:1712.05877, arXiv:1308.3432).
     """
 

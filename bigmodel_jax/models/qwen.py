@@ -14,7 +14,7 @@ from bigmodel_jax.models.llama import LlamaConfig
 class Qwen2Config(LlamaConfig):
     """Qwen2 and Qwen2.5 (arXiv:2407.10671, 2412.15115); defaults: Qwen2.5-7B.
 
-    The reference implementation is transformers' `Qwen2ForCausalLM`; the fields are
+    The reference implementation is transformers' `Qwen2ForCausalLM`. The fields are
     `LlamaConfig`'s.
     """
 
@@ -34,7 +34,7 @@ class Qwen2Config(LlamaConfig):
 class Qwen3Config(LlamaConfig):
     """Qwen3 (arXiv:2505.09388); defaults: Qwen3-8B.
 
-    The reference implementation is transformers' `Qwen3ForCausalLM`; the fields are
+    The reference implementation is transformers' `Qwen3ForCausalLM`. The fields are
     `LlamaConfig`'s.
     """
 

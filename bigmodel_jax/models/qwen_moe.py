@@ -10,7 +10,7 @@ from bigmodel_jax.models.mixtral import MixtralConfig
 class Qwen3MoeConfig(MixtralConfig):
     """Qwen3's mixture of experts (arXiv:2505.09388); defaults: Qwen3-30B-A3B.
 
-    The reference implementation is transformers' `Qwen3MoeForCausalLM`; the fields are
+    The reference implementation is transformers' `Qwen3MoeForCausalLM`. The fields are
     `MixtralConfig`'s.
     """
 

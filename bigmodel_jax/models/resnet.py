@@ -1,7 +1,7 @@
 """ResNet-18 to -152 with batch norm (He et al., arXiv:1512.03385), written in Linen.
 
 A bottleneck has its stride in the 3x3 convolution ("v1.5"), as in torchvision and in Hugging Face's
-`microsoft/resnet-50`. The tensors are theirs by other names: torchvision's `layer1.0.conv2` is
+`microsoft/resnet-50`. The tensors are the same under other names: torchvision's `layer1.0.conv2` is
 `stage0/block0/conv1` here, and its `downsample.0` is `shortcut`.
 
 Shapes: B batch, H height, W width, C channels.
@@ -111,7 +111,7 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """A residual block: two 3x3 convolutions, or with `bottleneck` 1x1, 3x3 and 1x1.
 
-    The input is added to their output; a 1x1 convolution projects it if the shapes differ.
+    The input is added to their output. A 1x1 convolution projects it if the shapes differ.
     """
 
     features: int

@@ -1,9 +1,9 @@
 """Recurrent networks: a language model and a text classifier of Flax's simple, LSTM and GRU cells.
 
-In packed rows, the state restarts from zero wherever a position is 0; padding leaves it unchanged.
+In packed rows, the state restarts from zero wherever a position is 0. Padding leaves it unchanged.
 
 Dropout is variational (Gal and Ghahramani, arXiv:1512.05287): one mask per row for a layer's inputs
-and one for its recurrent state; word types, not occurrences, are dropped from the embedding. All
+and one for its recurrent state. Word types, not occurrences, are dropped from the embedding. All
 masks are the same at every time step.
 
 Shapes: B batch, T tokens, D embed, H hidden, V vocab.
@@ -38,8 +38,8 @@ class RecurrentConfig(ModelConfig):
 
     cell: Literal["rnn", "lstm", "gru"] = "lstm"  # Flax's SimpleCell, OptimizedLSTMCell or GRUCell
     vocab_size: Count = 10_000  # tokens in the vocabulary
-    num_layers: Depth = 2  # number of blocks
-    embed_dim: Count = 650  # width of the residual stream
+    num_layers: Depth = 2  # layers of cells
+    embed_dim: Count = 650  # width
     hidden_dim: Count = 650  # dimensions of a cell's state
     dropout: ShareBelowOne = 0.0  # dropout rate of the inputs of each layer and of the head
     recurrent_dropout: ShareBelowOne = 0.0  # dropout rate of the state, where the next step multiplies it
@@ -56,7 +56,7 @@ class RecurrentConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RNNConfig(RecurrentConfig):
-    """A language model of recurrent cells; its decode cache is the cells' state.
+    """A language model of recurrent cells. Its decode cache is the cells' state.
 
     The architecture is Zaremba et al.'s (arXiv:1409.2329) with variational dropout
     (arXiv:1512.05287). The reference implementation of the cells is Flax's `linen`.
@@ -139,7 +139,7 @@ def initial(kind: str, batch_size: int, hidden_dim: int, dtype: Any) -> Any:
 
 
 def make_cache(cfg: RecurrentConfig, batch_size: int, length: int, dtype: Any) -> list:
-    """The declaration of all layers' states, (B, H) each; `length` is unused."""
+    """The declaration of all layers' states, (B, H) each. `length` is unused."""
     state = Param((batch_size, cfg.hidden_dim), ("batch", None), zeros(), jnp.dtype(dtype).name)
     return [(state, state) if cfg.cell == "lstm" else state] * cfg.num_layers
 

@@ -39,7 +39,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 @dataclasses.dataclass(frozen=True)
 class SegformerConfig(ModelConfig):
-    """A segmentation network (Xie et al., arXiv:2105.15203); each tuple has one entry per stage.
+    """A segmentation network (Xie et al., arXiv:2105.15203). Each tuple has one entry per stage.
 
     The reference implementation is transformers' `SegformerForSemanticSegmentation`. The defaults
     are those of SegFormer-B0 for ADE20K.
@@ -156,7 +156,7 @@ def spec(cfg: SegformerConfig) -> params.Tree:
             f"project{n}": linear.linear_spec(dim, E, axes=("embed", "mlp"), init=init, bias=True)
             for n, dim in enumerate(cfg.channels)
         },
-        # One matrix per stage; the last stage's comes first, as in published files.
+        # One matrix per stage. The last stage's comes first, as in published files.
         "fuse": Param((len(cfg.channels), E, E), (None, "mlp", "embed"), init),
         "norm": {"scale": Param((E,), (None,), ones()), "bias": Param((E,), (None,), zeros())} | statistics,
         "head": linear.linear_spec(E, cfg.num_classes, axes=("embed", None), init=init, bias=True),

@@ -1,6 +1,6 @@
 """Checks of which sizes in a model's config fit each other and the mesh.
 
-A config declares its checks beside its fields as `SIZES`; `check` runs them. The range of a single
+A config declares its checks beside its fields as `SIZES`. `check` runs them. The range of a single
 field is declared in core/ranges.py. A model may bring checks of its own: any object with
 `wrong(cfg, prefix, parallel)`, which returns a message, or "" if nothing is wrong.
 """
@@ -15,7 +15,7 @@ from bigmodel_jax.core.sharding import ParallelConfig, uncut
 class Cut(NamedTuple):
     """The number of devices along a logical axis divides `size`, one number or a tuple.
 
-    pad: the name of a field; the size is first padded to a multiple of it.
+    pad: the name of a field. The size is first padded to a multiple of it.
     """
 
     size: str
@@ -60,7 +60,7 @@ class Multiple(NamedTuple):
 
 
 class AtMost(NamedTuple):
-    """`size` is at most `most`; with `below`, it is less than `most`."""
+    """`size` is at most `most`. With `below`, it is less than `most`."""
 
     size: str
     most: str

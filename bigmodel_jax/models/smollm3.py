@@ -47,7 +47,7 @@ def is_turned(cfg: SmolLM3Config) -> np.ndarray:
 
 
 def embed(cfg: SmolLM3Config, *args):
-    """As `llama.embed`, with (L,) bool, which layers have rotary positions, for the layers."""
+    """As `llama.embed`. The layers also get (L,) bool, which of them have rotary positions."""
     x_BTD, _, shared = llama.embed(cfg, *args)
     return x_BTD, is_turned(cfg), shared
 

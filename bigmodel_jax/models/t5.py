@@ -1,9 +1,9 @@
 """T5 v1.0 and v1.1: an encoder-decoder with relative position biases (arXiv:1910.10683).
 
-v1.0 has ReLU, and one table for embedding and head, whose logits are multiplied by embed_dim**-0.5.
-v1.1 has gated GELU and a separate head. Norms only scale, and nothing has a bias. Attention's
-logits are not divided by sqrt(head_dim); the initial queries are smaller instead. Dropout is where
-v1.0 has it, except on attention weights.
+v1.0 has ReLU. Its embedding table is also the head, and the logits are multiplied by
+embed_dim**-0.5. v1.1 has gated GELU and a separate head. Norms only scale, and nothing has a bias.
+Attention's logits are not divided by sqrt(head_dim). The initial queries are smaller instead.
+Dropout is where v1.0 has it, except on attention weights.
 
 Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L
 layers.
@@ -105,7 +105,7 @@ class T5Config(ModelConfig):
 
 
 def attention_spec(cfg: T5Config) -> params.Tree:
-    """q, k, v (D, H, h) and o (H, h, D); the initial queries are smaller by sqrt(h)."""
+    """q, k, v (D, H, h) and o (H, h, D). The initial queries are smaller by sqrt(h)."""
     D, H, h = cfg.embed_dim, cfg.num_heads, cfg.head_dim
     init, out_init = normal(cfg.init_factor * D**-0.5), normal(cfg.init_factor * (H * h) ** -0.5)
     tree = attention.spec(D, H, H, h, init=init, out_init=out_init)
@@ -170,9 +170,9 @@ def relative_bias(cfg: T5Config, table, q_slots, k_slots, *, bidirectional: bool
     """The bias that every layer adds to its logits, (1 or B, H, T, S).
 
     table: (buckets, H). q_slots, k_slots: ([B,] T) and ([B,] S) int. A slot is a token's place in
-        its row. Two slots of one segment differ by as much as their positions do, so one bias
-        serves all rows. A decode cache is a ring, whose columns are in no order. There each row's
-        positions serve as slots.
+    its row. Two slots of one segment differ by as much as their positions do, so one bias serves
+    all rows. The columns of a decode cache form a ring and are in no order, so each row's positions
+    serve as slots there.
     """
     distance = k_slots[..., None, :] - q_slots[..., :, None]
     if bidirectional:  # half of the buckets are for keys before the query, half for keys after it
@@ -251,7 +251,7 @@ def encode(cfg: T5Config, p, tokens, where, rng=None) -> jax.Array:
 def apply(cfg: T5Config, p, batch, *, rng=None, train=False, cache=None) -> Out:
     """Logits (B, T, V) float32 of the decoder; encoder_decoder.py describes the batch.
 
-    With a cache, the first call encodes; later calls omit encoder_tokens.
+    With a cache, the first call encodes. Later calls omit encoder_tokens.
     """
     check_batch(batch, cache)
     encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)

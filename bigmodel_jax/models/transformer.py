@@ -1,10 +1,11 @@
 """The Transformer: an encoder-decoder with sinusoidal positions and post-norm.
 
-Vaswani et al., arXiv:1706.03762. One table embeds the tokens of both sides, times sqrt(embed_dim),
-and is the head. The layout is that of Marian, whose published translation models (opus-mt) are this
-model with swish and a bias on the logits. Attention has biases. A position's vector has sines in
-its first half and cosines in its second; the paper interleaves them, which makes no difference to
-learned weights. BART (bart.py) is this model with learned positions and normed embeddings.
+Vaswani et al., arXiv:1706.03762. The tokens of both sides share one embedding table, which is also
+the head. Embeddings are multiplied by sqrt(embed_dim). The layout is that of Marian, whose
+published translation models (opus-mt) are this model with swish and a bias on the logits. Attention
+has biases. A position's vector has sines in its first half and cosines in its second. The paper
+interleaves them, which makes no difference to learned weights. BART (bart.py) is this model with
+learned positions and normed embeddings.
 
 Shapes: B batch, T decoder tokens, S encoder tokens, D embed, H heads, h head_dim, F mlp, V vocab, L
 layers.
@@ -150,7 +151,7 @@ def block(cfg: TransformerConfig, p, x_BTD, caches, rng, q_where, k_where, index
 
 
 def embed(cfg: TransformerConfig, p, side: str, tokens, positions):
-    """Tokens and positions (B, T) of one side -> (B, T, D)."""
+    """Embeds one side: tokens and positions (B, T) -> (B, T, D)."""
     x_BTD = linear.embed(p["embed"], tokens)
     x_BTD = x_BTD * cfg.embed_dim**0.5 if cfg.scale_embedding else x_BTD
     if cfg.LEARNED:
@@ -184,7 +185,7 @@ def run(cfg: TransformerConfig, p, side: str, tokens, rng, caches, q_where, *whe
 def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None) -> Out:
     """Logits (B, T, V) float32 of the decoder; encoder_decoder.py describes the batch.
 
-    With a cache, the first call encodes; later calls omit encoder_tokens.
+    With a cache, the first call encodes. Later calls omit encoder_tokens.
     """
     check_batch(batch, cache)
     encoder_rng, decoder_rng = jax.random.split(rng) if train and rng is not None else (None, None)
@@ -204,7 +205,7 @@ def apply(cfg: TransformerConfig, p, batch, *, rng=None, train=False, cache=None
     return Out(head.logits(), cache=cache, head=head)
 
 
-# The University of Helsinki's first models; all have en-de's sizes except for the vocabulary.
+# The University of Helsinki's first models. All have en-de's sizes except for the vocabulary.
 OPUS_MT = TransformerConfig(
     vocab_size=58_101,
     max_seq_len=512,

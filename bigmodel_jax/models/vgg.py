@@ -157,7 +157,7 @@ class Network(nn.Module):
         return self.weighted(n, step, x)
 
     def weighted(self, n: int, step: Step, x: jax.Array) -> jax.Array:
-        """A convolution, or a dense layer; the last dense layer's outputs are whole on a device."""
+        """A convolution, or a dense layer. The last dense layer's outputs are whole on a device."""
         if step.kind == "conv":
             init, bias = self.cfg.initial("conv", step.width**2 * x.shape[-1])
             options = {

@@ -59,8 +59,8 @@ class Depths:
         return self.wrong_prefix(cfg, prefix, parallel) if cfg.prefix_mask else ""
 
     def wrong_prefix(self, cfg: "VisionLanguageConfig", prefix: str, parallel: ParallelConfig) -> str:
-        """What prevents a prefix mask: kernels and rings compare slots, a
-        window compares positions.
+        """What prevents a prefix mask: kernels and rings compare columns, and a window compares
+        positions.
         """
         attention, inside = cfg.text.compute.attention, ("auto", "plain", "chunked")
         if attention not in inside:
@@ -74,7 +74,7 @@ class Depths:
 
 @dataclasses.dataclass(frozen=True)
 class VisionLanguageConfig(ModelConfig):
-    """A decoder that reads images; the subclasses have the defaults of the published families.
+    """A decoder that reads images. The subclasses have the defaults of the published families.
 
     vision, text: the tower and the decoder. In a row, each token `image_token_id` is replaced by
     one of the image's states. The id may lie beyond the decoder's vocabulary, since its embedding
@@ -229,8 +229,8 @@ def with_prefix(entry: Entry, batch: dict) -> Entry:
     """The entry with a prefix mask: all prefix tokens get position 0 in the mask.
 
     They thus see each other, and all later tokens see them. Rotary angles are made of the real
-    positions before. A call that fills a cache and has no batch["prefix"] is all prefix. Raises
-    ValueError if there is neither a cache nor a prefix.
+    positions before. If a call fills a cache and has no batch["prefix"], all its tokens belong to
+    the prefix. Raises ValueError if there is neither a cache nor a prefix.
     """
     q_where, k_where, *rest = entry.shared
     cache, prefix = entry.kept, batch.get("prefix")

@@ -1,9 +1,9 @@
 """Whisper: a speech recogniser with a spectrogram encoder and a text decoder.
 
-Radford et al., arXiv:2212.04356. Two convolutions halve the number of frames; the encoder's
-positions are sinusoids, the decoder's are learned. Both stacks are pre-norm; keys have no bias; the
-decoder's table is its head. No frame is masked: the published models were trained with silence that
-fills up the window.
+Radford et al., arXiv:2212.04356. Two convolutions halve the number of frames. The encoder's
+positions are sinusoids, and the decoder's are learned. Both stacks are pre-norm. Keys have no bias.
+The decoder's embedding table is its head. No frame is masked: the published models were trained
+with silence that fills up the window.
 
 Shapes: B batch, T decoder tokens, M frames of the spectrogram, F mel bins, S encoder positions M /
 2, D embed, H heads, h head_dim, V vocab.
@@ -187,7 +187,7 @@ def apply(cfg: WhisperConfig, p, batch, *, rng=None, train=False, cache=None) ->
     """Logits (B, T, V) float32 of the decoder.
 
     batch: log_mel (B, M, F); tokens, positions and segment_ids (B, T). A row is one recording: its
-    tokens have segment id 1, and padding 0. With a cache, the first call encodes; later calls omit
+    tokens have segment id 1, and padding 0. With a cache, the first call encodes. Later calls omit
     log_mel.
     """
     if "log_mel" not in batch and cache is None:

@@ -85,7 +85,8 @@ def block_spec(cfg: XLNetConfig) -> params.Tree:
             "content_bias": per_head,
             "distance_bias": per_head,
             "type_bias": per_head,
-            # Two keys: "the same token type" and "another token type".
+            # One vector stands for a key of the same token type, the other for a key of another
+            # type.
             "types": Param((2, H, h), (None, "heads", "head_dim"), init, decay=False),
         },
         "attn_norm": norm.layer_spec(D),

@@ -53,7 +53,7 @@ def moments(found: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
 
 
 def moved(p: dict, found: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The running statistics after a training call; the variance is the unbiased one, as in torch.
+    """The running statistics after a training call. The variance is the unbiased one, as in torch.
 
     If the mask kept no frame, the statistics stay as they are.
     """

@@ -27,7 +27,7 @@ class Quantised(NamedTuple):
 
 
 def spec(num: int, dim: int) -> params.Tree:
-    """{"table": (K, Z)}. No decay: only a code's direction counts."""
+    """{"table": (K, Z)}. Weight decay does not apply, because only a code's direction counts."""
     return {"table": Param((num, dim), (None, None), normal(1.0), decay=False)}
 
 

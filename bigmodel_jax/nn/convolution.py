@@ -33,7 +33,8 @@ def halved(length):
 def _shifted(x_BTFC: jax.Array) -> list[jax.Array]:
     """The input of each of the kernel's 9 places, row by row, (B, T/2, F/2, C) each."""
     T, F = halved(x_BTFC.shape[1]), halved(x_BTFC.shape[2])
-    # The padding is one zero at each end. A second zero behind gives all slices the same length.
+    # The padding is one zero at each end. A second zero after the end gives all slices the same
+    # length.
     x_BTFC = jnp.pad(x_BTFC, ((0, 0), (1, 2), (1, 2), (0, 0)))
     places = [(i, j) for i in range(WIDTH) for j in range(WIDTH)]
     return [x_BTFC[:, i : i + STRIDE * T : STRIDE, j : j + STRIDE * F : STRIDE] for i, j in places]

@@ -1,6 +1,6 @@
 """Forms of the same mathematics that XLA's CPU backend runs fast, for a mesh of one CPU device.
 
-Prototypes run on CPUs. There the forms that autodiff writes cost a third of a step.
+Prototypes run on CPUs. On CPUs the forms that autodiff writes cost a third of a step.
 - `dense` computes the weight gradient as x^T dy. For autodiff's (dy^T x)^T, XLA copies a transposed
   operand and takes a slow path.
 - `adapted` adds a low-rank adapter to its weight before the product, and again in the backward
@@ -87,8 +87,8 @@ def _adapted_backward(scale, arrays, dy):
     x, w, a, b = _matrices(scale, *arrays)
     dy = dy.reshape(x.shape[0], -1)
     dx = _product(dy, w + a @ b, 1, 1)
-    # The product is (r, I), then transposed: for a large I the other order takes five times as
-    # long.
+    # The product is computed as (r, I) and then transposed. For a large I the other order takes
+    # five times as long.
     da = scale * _product(_product(dy, b, 1, 1), x, 0, 0).T
     # For a frozen weight, the compiler removes x^T dy.
     gradients = dx, _product(x, dy, 0, 0), da, _product(x @ a, dy, 0, 0)
@@ -130,7 +130,7 @@ def _attend_backward(saved, d_out):
     q, k, v, e, total, out = saved
     # The outputs alone give the sum over keys of p dp (Dao, arXiv:2307.08691, section 3.1).
     delta = (d_out * out).sum(-1, keepdims=True)
-    # d_scores = p (dp - delta) with p = e / total; dividing d_out instead avoids an array for p.
+    # d_scores = p (dp - delta) with p = e / total. Dividing d_out instead avoids an array for p.
     d_out = d_out / total
     d_scores = e * (_product(d_out, v, 3, 3, (0, 1)) - delta / total)
     dq = _product(d_scores, k, 3, 2, (0, 1))

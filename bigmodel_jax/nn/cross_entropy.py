@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from bigmodel_jax.nn import cpu
 
-# A logit that a softmax leaves out. It is finite: the difference of two is 0 and not NaN, and a row
-# of nothing else gives a mean.
+# A logit that a softmax leaves out. It is finite, so that the difference of two such logits is 0
+# and not NaN, and a row of such logits has a finite loss.
 MASKED = -1e30
 
 

@@ -47,7 +47,7 @@ class Head:
     """Logits not computed yet: x (..., T, D) times the rows of table (V, D), plus bias (V,).
 
     softcap: if not 0, logits become softcap tanh(logits / softcap) (Gemma 2, arXiv:2408.00118).
-    temperature: the logits' divisor. vocab: the number of first rows that are tokens, 0 = all; the
+    temperature: the logits' divisor. vocab: the number of first rows that are tokens, 0 = all. The
     other rows are padding and have no logits. table may have adapters (lora.py), with no gradient
     for the frozen table, or be stored in blocks (core/storage.py)."""
 
@@ -64,7 +64,7 @@ class Head:
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """x and table as blocks read them; adapters become further columns of both."""
+        """x and table as blocks read them. Adapters become further columns of both."""
         if not isinstance(self.table, Adapted):
             return self.x, storage.dense(self.table, self.x.dtype), self.bias
         if cut(self.x.shape[:-1], self.table.shape).embed or not self.table.has_columns:
@@ -73,7 +73,7 @@ class Head:
         return jnp.concatenate([x, z], axis=-1), jnp.concatenate([table, columns], axis=-1), self.bias
 
     def frozen_columns(self, at: Cut) -> int:
-        """The number of first columns of the table in `arrays` without a gradient."""
+        """How many of the table's first columns in `arrays` have no gradient."""
         table = self.table
         if not isinstance(table, Adapted) or not table.is_frozen:
             return 0
@@ -86,7 +86,7 @@ class Head:
         return logits[..., : self.vocab] if self.padded else logits
 
     def masked_logits(self) -> jax.Array:
-        """Returns (..., T, V) float32 for a mesh to divide; padding rows have no probability."""
+        """Returns (..., T, V) float32 for a mesh to divide. Padding rows have no probability."""
         logits = self._of_all_rows()
         return jnp.where(jnp.arange(logits.shape[-1]) < self.vocab, logits, MASKED)
 
@@ -109,8 +109,8 @@ def _finish(logits, bias, softcap, temperature):
 class Plan(NamedTuple):
     """How a device makes its logits.
 
-    columns: of a block. vocab: the number of rows that are tokens, 0 = all. frozen: the number of
-    first columns of the table without a gradient."""
+    columns: the columns of a block. vocab: the number of rows that are tokens, 0 = all. frozen: how
+    many of the table's first columns have no gradient."""
 
     at: Cut
     columns: int
@@ -141,7 +141,7 @@ def _columns(num_tokens: int, vocab: int) -> int:
 
 
 def is_large(head: Head, plan: Plan) -> bool:
-    """Whether a device's logits exceed two blocks: less memory then repays a third product."""
+    """Whether a device's logits exceed two blocks: the saved memory is then worth a product."""
     return 4 * math.prod(local_shape(head, plan.at)) > 2 * BLOCK_BYTES
 
 
@@ -204,7 +204,7 @@ def starts(plan: Plan, table) -> tuple[jax.Array, int]:
 
 def block(plan: Plan, x, table, bias, start, size):
     """Returns (rows (C, D), logits (N, C), their columns (C,), first row). The last block starts
-    early enough to be whole; columns it shares with the one before are NOWHERE, as are padding
+    early enough to be whole. Columns it shares with the one before are NOWHERE, as are padding
     columns."""
     first = jnp.minimum(start, table.shape[0] - size)
     rows = jax.lax.dynamic_slice_in_dim(table, first, size)
@@ -258,7 +258,7 @@ def _gradients(plan: Plan, x, table, bias, targets, log_z, d_nats, d_log_z):
 
 
 def gradients(plan: Plan, x, table, bias, slope: Callable):
-    """The gradients of x, table and bias; the logits are made once more.
+    """The gradients of x, table and bias. The logits are made once more.
 
     slope(logits (N, C), columns (C,), start) -> (N, C): the loss's derivative by the block's
     logits.
@@ -291,7 +291,7 @@ def gradients(plan: Plan, x, table, bias, slope: Callable):
 
 
 def _add(total, block, first):
-    """`total` plus a block's rows; rows that two blocks share are zero in the later block."""
+    """`total` plus a block's rows. Rows that two blocks share are zero in the later block."""
     here = jax.lax.dynamic_slice_in_dim(total, first, block.shape[0])
     return jax.lax.dynamic_update_slice_in_dim(total, here + block.astype(total.dtype), first, 0)
 

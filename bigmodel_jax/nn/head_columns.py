@@ -1,6 +1,6 @@
 """Selected columns of a head's logits, chosen per token, without the logits in memory.
 
-Shapes: N tokens and C columns of a block of logits, K columns picked per token; inside a per-device
+Shapes: N tokens and C columns of a block of logits, K columns picked per token. Inside a per-device
 region, N and C are the device's own.
 """
 

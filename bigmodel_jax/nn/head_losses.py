@@ -4,7 +4,7 @@ The logits are made in blocks of the vocabulary with head.py's blocks and collec
 forward nor the backward pass holds an array of tokens x vocabulary. A divergence has a gradient in
 the student alone.
 
-Shapes: N tokens and C columns of a block of logits; in a per-device region both are the device's
+Shapes: N tokens and C columns of a block of logits. In a per-device region both are the device's
 own. p is the student's distribution, q the teacher's.
 """
 
@@ -136,13 +136,13 @@ def divergence(
     form: Form = "auto",
     columns: int = 0,
 ) -> jax.Array:
-    """The divergence of student and teacher in nats, (..., T) float32; the teacher has no gradient.
+    """The divergence of student and teacher in nats, (..., T) float32. The teacher has no gradient.
 
     forward_kl: sum q log(q / p). reverse_kl: sum p log(p / q). jsd: beta sum q log(q / m) + (1 -
     beta) sum p log(p / m) with m = beta q + (1 - beta) p (GKD, arXiv:2306.13649, equation 1; TRL's
     `generalized_jsd_loss`, where a beta of 0 or 1 gives the two KL). Both logits are divided by the
-    temperature; the value is not multiplied by its square. top_k: use the teacher's `top_k`
-    likeliest tokens instead of all. rest: what becomes of the others: they form one bucket in each
+    temperature. The value is not multiplied by its square. top_k: use the teacher's `top_k`
+    likeliest tokens instead of all. rest: how the other tokens count. They form one bucket in each
     distribution ("bucket"), or both distributions are renormalised without them ("renormalised").
     The tables may differ in width and padding. Raises ValueError for unequal vocabularies.
     """

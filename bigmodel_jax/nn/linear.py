@@ -23,7 +23,7 @@ def linear_spec(
 ) -> dict[str, Param]:
     """kernel (in, out) and, with `bias`, bias (out,).
 
-    init: of the kernel; the default is a normal distribution of std 1/sqrt(in) (LeCun).
+    init: the kernel's initial distribution; by default a normal one of std 1/sqrt(in) (LeCun).
     """
     spec = {"kernel": Param((in_dim, out_dim), axes, init or normal(in_dim**-0.5))}
     return spec | {"bias": Param((out_dim,), (axes[1],), zeros())} if bias else spec
@@ -70,8 +70,8 @@ def embed(p: dict, ids: jax.Array) -> jax.Array:
         return _found(x)
     if table.exchange_is_cheaper(p["table"], ids):
         return table.lookup(p["table"], ids)
-    # The table's rows are gathered before the lookup: with rows sharded along dim, every activation
-    # would have to be exchanged instead.
+    # The table's rows are gathered before the lookup. If rows stayed sharded along dim, every
+    # activation would have to be exchanged instead.
     return _found(jnp.take(constrain(p["table"], "vocab", None), ids, axis=0))
 
 

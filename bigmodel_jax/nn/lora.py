@@ -1,15 +1,15 @@
 """A weight with low-rank adapters: a node in the parameter tree, which products treat as a weight.
 
 LoRA (arXiv:2106.09685): y = x W + s (x a) b. rsLoRA (arXiv:2312.03732): s = alpha / sqrt(r). DoRA
-(arXiv:2402.09353): each output column has a trained length, and the norm that this replaces has no
-gradient (section 4.3). The reference implementation is PEFT.
+(arXiv:2402.09353): each output column has a trained length. The norm that this length replaces has
+no gradient (section 4.3). The reference implementation is PEFT.
 
 `linear.project`, `embed` and `unembed` read a node without merging it. All other code reads the
 merged weight, which costs one product of the weight's size.
 
-Shapes: `lead` are dimensions that count separate weights (layers, experts); I are the weight's
-input dimensions, O its output dimensions, r the rank. The input of an embedding table (V, D) is V;
-a head's table (V, D) is read as its transpose.
+Shapes: `lead` are dimensions that count separate weights (layers, experts). I are the weight's
+input dimensions, O its output dimensions, r the rank. The input of an embedding table (V, D) is V.
+A head's table (V, D) is read as its transpose.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Unmixed(ValueError):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Low:
-    """What one adapter adds to one weight; a part that the adapter lacks is None.
+    """What one adapter adds to one weight. A part that the adapter lacks is None.
 
     a: (*lead, *I, r), b: (*lead, r, *O). magnitude: (*lead, *O), a column's length minus the base's
     (DoRA). whole: (*lead, *I, *O), the difference from the base of a weight trained in full. rows:
@@ -85,7 +85,7 @@ class Adapted:
         return next((leaf.dtype for leaf in jax.tree.leaves(self.low) if _is_float(leaf)), jnp.dtype(jnp.float32))
 
     def dense(self, dtype: Any = None) -> jax.Array:
-        """The merged weight, (*lead, *I, *O); raises Unmixed where it differs from row to row."""
+        """The merged weight, (*lead, *I, *O). Raises Unmixed where it differs from row to row."""
         if any(low.on is not None for low in self.low):
             raise Unmixed(f"a weight {self.shape} is merged with its adapters before its product")
         base = storage.dense(self.w, dtype or self.dtype)
@@ -165,7 +165,7 @@ class Adapted:
 
     @property
     def has_columns(self) -> bool:
-        """Whether the logits have the form of `columns`; those of a head with DoRA do not."""
+        """Whether the logits have the form of `columns`. Those of a head with DoRA do not."""
         return not (self.turned and any(low.magnitude is not None for low in self.low))
 
     def columns(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -233,7 +233,7 @@ class Adapted:
         return jnp.sqrt(jnp.sum(w * w, axis=self._inner(low)))
 
     def _inner(self, low: Low) -> tuple[int, ...]:
-        """The dimensions of w that are I."""
+        """The indices of the dimensions of w that are the inputs I."""
         lead = low.a.ndim - self.num_in - 1
         first = self.ndim - self.num_in if self.turned else lead
         return tuple(range(first, first + self.num_in))
@@ -277,7 +277,7 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _narrow(x: jax.Array, low: Low, num_dims: int) -> jax.Array:
-    """s (x a) b; the scale multiplies the narrow array with r columns."""
+    """s (x a) b. The scale multiplies the narrow array with r columns."""
     rows, a = x.reshape(*x.shape[: x.ndim - num_dims], -1), low.a.reshape(-1, low.a.shape[-1])
     b = low.b.reshape(low.b.shape[0], -1)
     product = cpu.dense if cpu.active() else jnp.matmul

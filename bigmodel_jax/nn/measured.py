@@ -19,7 +19,7 @@ from bigmodel_jax.nn.lora import Adapted
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Measured(Adapted):
-    """The weight w. probe: an array (*lead, *I) float32; its gradient is the sum."""
+    """The weight w. probe: an array (*lead, *I) float32. Its gradient is the sum."""
 
     probe: Any = None
 
@@ -38,7 +38,7 @@ def _forward(num_dims, x, probe):
 
 def _backward(num_dims, kept, d):
     x, probe = kept
-    # The probe's true gradient is 0, since `_seen` ignores it; the squares are returned in its
+    # The probe's true gradient is 0, since `_seen` ignores it. The squares are returned in its
     # place.
     squares = jnp.square(x.astype(jnp.float32)).sum(tuple(range(x.ndim - num_dims)))
     return d, squares.reshape(probe.shape).astype(probe.dtype)

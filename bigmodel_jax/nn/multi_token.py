@@ -35,12 +35,13 @@ def hidden(
     remat: stack.Remat = "none",
     unroll: bool = False,
 ) -> tuple[jax.Array, Tree]:
-    """Returns (states (M, B, T, D) to unembed, the blocks' further outputs, stacked).
+    """Returns (states (M, B, T, D) that the head unembeds, the other outputs of the blocks,
+    stacked).
 
-    p: M stacked modules. Module k, counted from 1, reads at place i the previous state at i and the
-    token at i + k, so that its logits predict the token at i + k + 1. block(p, x, segments) -> (x,
-    further); segments are 0 where place i + k is outside the document. Such places end a document,
-    so that all other places compute what they would if the document stood alone.
+    p: M stacked modules. Modules count from 1. At place i, module k reads the previous module's
+    state at i and the token at i + k. Its logits predict the token at i + k + 1. block(p, x,
+    segments) -> (x, further); segments are 0 where place i + k is outside the document. Such places
+    end a document, so that all other places compute what they would if the document stood alone.
     """
 
     def body(p, h, xs):

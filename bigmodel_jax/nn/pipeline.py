@@ -6,8 +6,8 @@ GPipe: arXiv:1811.06965. The interleaved schedule (arXiv:2104.04473) is also cal
 All stages compute at once, each its own layers on its own microbatch: the program has a leading
 dimension that is sharded over `stage`. After every tick a microbatch moves to the next stage, and
 from the last stage to the first for its next round. Microbatches enter in waves of n. A wave
-completes all its rounds before the next one enters, so that no microbatch waits. A stage idles in n
-- 1 ticks, a share of (n - 1) / (m r + n - 1).
+completes all its rounds before the next one enters, so that no microbatch waits. A stage idles in
+n - 1 ticks, which is a share of (n - 1) / (m r + n - 1).
 
 Shapes: n stages, r rounds, l layers of a stage in one round, m microbatches, k = m / n waves, b
 rows of a microbatch.
@@ -127,8 +127,8 @@ def _schedule(compute: Callable, x: list, shared: list, n: int, m: int, r: int) 
         state = [turn(a, 1) for a in [*done, *state[len(x) :]]]
         return (state, [turn(a, -1) for a in inbox], out, [turn(a, -1) for a in outbox], ys), None
 
-    # Waiting stages compute on rows of the batch and not on zeros, so that their results are
-    # finite; the results are discarded.
+    # Waiting stages compute on rows of the batch instead of zeros, so that their results are
+    # finite. These results are discarded.
     waiting = [of_wave(a, 0) for a in leaves]
     _, of_tick = jax.eval_shape(compute, (stage, stage), waiting[: len(x)], waiting[len(x) :])
     ys = jax.tree.map(lambda y: pin(jnp.zeros((r, *y.shape), y.dtype), 1), of_tick)
@@ -186,7 +186,7 @@ def inside():
 
 
 def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
-    """Shards dimension `dim` over the stages, and the next ones as `more` says; the others are
+    """Shards dimension `dim` over the stages, and the next ones as `more` says. The others are
     free.
     """
     free = P.UNCONSTRAINED
@@ -194,7 +194,7 @@ def pin(a: jax.Array, dim: int, *more: Any) -> jax.Array:
 
 
 def home(a: jax.Array, n: int, m: int) -> jax.Array:
-    """Maps (B, ...) -> (n, k, b, ...); each device keeps the rows that it holds."""
+    """Maps (B, ...) -> (n, k, b, ...). Each device keeps the rows that it holds."""
     a = a.reshape(n, a.shape[0] // m, m // n, *a.shape[1:])
     return pin(jnp.moveaxis(a, 2, 1), 0, None, sharding.fitting_spec(a.shape[1:2], "batch")[0])
 
@@ -208,7 +208,7 @@ def deal(w: jax.Array, n: int, r: int) -> jax.Array:
     """Maps layers (L, ...) -> (r, n, l, ...): round j of stage s has group j n + s.
 
     The layers are stored in order over the stages, which lets a run continue with other numbers of
-    stages and rounds. With several rounds the groups are exchanged once a step; a stage sends at
+    stages and rounds. With several rounds the groups are exchanged once a step. A stage sends at
     most its own shard of the weights.
     """
     w = w.reshape(n, r, -1, *w.shape[1:])

@@ -81,7 +81,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling = RopeScaling(
 def _llama3(frequency, s: RopeScaling):
     wavelength = 2 * math.pi / frequency
     smooth = (s.original_max_seq_len / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-    # 0: a low frequency, which is divided; 1: a high one, which is kept.
+    # `smooth` is 0 for a low frequency, which is divided, and 1 for a high one, which is kept.
     smooth = np.clip(smooth, 0.0, 1.0)
     return (1 - smooth) * frequency / s.factor + smooth * frequency
 
@@ -122,7 +122,7 @@ def rope_angles(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (cos, sin), each (B, T, 1, head_dim/2); positions (B, T) int.
 
-    The angle is float32: at position 4096, bfloat16 would round it by up to 16 radians.
+    The angle is float32, because bfloat16 would round it by up to 16 radians at position 4096.
     """
     return _angles(positions, frequencies(head_dim, theta, scaling), attention_factor(scaling))
 

@@ -75,7 +75,10 @@ def project_stored(num_dims: int, x: jax.Array, w: Channeled) -> jax.Array:
 
 
 def _scaled(a, b, contract_a: tuple[int, ...], contract_b: tuple[int, ...]) -> jax.Array:
-    """The product of two quantized arrays in float32: a's free dimensions, then b's."""
+    """The product of two quantized arrays in float32.
+
+    Its dimensions are a's free ones, then b's.
+    """
     (a, scale_a), (b, scale_b) = a, b
     wide = jnp.int32 if a.dtype == jnp.int8 else jnp.float32
     y = jax.lax.dot_general(a, b, ((contract_a, contract_b), ((), ())), preferred_element_type=wide)

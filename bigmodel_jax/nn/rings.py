@@ -12,7 +12,7 @@ def _rings(size: int) -> list:
     """The device groups of an axis of `size` devices: two rings, used one after the other.
 
     Two rings move as many bytes as one. For one long ring through a torus, a TPU's compiler writes
-    an all-reduce instead, which moves twice the bytes and leaves the whole sum on every device; it
+    an all-reduce instead, which moves twice the bytes and leaves the whole sum on every device. It
     turns a gather into an all-reduce of zeros and one piece.
     """
     inner = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0) if size > ONE_RING else 1

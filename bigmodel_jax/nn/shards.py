@@ -11,7 +11,7 @@ from bigmodel_jax.core import sharding
 def run(fn: Callable, in_specs: tuple, out_specs: P, *args):
     """`fn(*args)` on every device's shards of the arguments; on a single device, `fn` itself.
 
-    If some axes are manual already (a pipeline's stages), the others become manual here; the specs
+    If some axes are manual already (a pipeline's stages), the others become manual here. The specs
     may still name all axes.
     """
     mesh = sharding.current_mesh()

@@ -56,10 +56,10 @@ def run(
     """Applies `block(layer_params, x, layer_xs, *shared) -> (x, ys)` to every layer.
 
     Returns (x, stacked ys). shared: all other inputs with the batch as dimension 0 (positions, an
-    encoder's output); the block must not close over them. In a step for several stages the layers
+    encoder's output). The block must not close over them. In a step for several stages the layers
     run as a pipeline (pipeline.py), and ys must be sums over rows. remat: which activations the
     backward pass recomputes, or fetches from host memory. unroll: the program has one copy of the
-    layer per layer instead of a loop; unstacked layers (`apart`) are always unrolled. Raises
+    layer per layer instead of a loop. Unstacked layers (`apart`) are always unrolled. Raises
     ValueError if taps are asked for in a pipeline.
     """
     layers = functools.partial(sequential, block, remat=remat, unroll=unroll)

@@ -122,7 +122,7 @@ def _rows(at: Cut, ids, num_rows):
 def _read(at: Cut, table, ids):
     rows = _rows(at, ids, table.shape[0])
     found = jnp.take(table, rows, axis=0, mode="fill", fill_value=0)
-    # Each device has its columns of the whole group's rows; the exchange gives it whole rows of its
+    # Each device has its columns of the whole group's rows. The exchange gives it whole rows of its
     # own tokens.
     x = jax.lax.all_to_all(found, at.embed, split_axis=0, concat_axis=3, tiled=True)[0]
     # A row is 0 on every device that does not have it, so the sum is the row itself.

@@ -1,10 +1,10 @@
 """Taps: intermediate values of layers, read out by name and layer.
 
-`tap` is the identity and costs nothing unless somebody asks. Its names are separate from those of
-remat (nn/stack.py, POLICIES). "residual" is a layer's output, "attention" the output of attention
-after its projection, "mlp" that of a feed-forward layer, and "units" its hidden units before the
-activation. "entropy" and "weights" are functions, called only if they are asked for: they give
-attention's entropy, and its weights (B, H, T, S) float32 by the plain definition.
+`tap` is the identity, and it costs nothing unless a caller reads taps. Its names are separate from
+those of remat (nn/stack.py, POLICIES). "residual" is a layer's output, "attention" the output of
+attention after its projection, "mlp" that of a feed-forward layer, and "units" its hidden units
+before the activation. "entropy" and "weights" are functions, called only if they are asked for:
+they give attention's entropy, and its weights (B, H, T, S) float32 by the plain definition.
 """
 
 import contextvars

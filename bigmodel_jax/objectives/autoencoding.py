@@ -20,7 +20,7 @@ class Autoencoding(Reconstruction):
     standard normal distribution.
 
     Both terms are sums over an image, divided by its number of values. The model's value has image,
-    mean and log_variance, as models/autoencoder.py gives them. ValueError for another model.
+    mean and log_variance, as models/autoencoder.py gives them. Another model raises ValueError.
     """
 
     metrics = (
@@ -46,8 +46,8 @@ class Autoencoding(Reconstruction):
         value, weights = self.checked(out.value), batch["weights"].astype(jnp.float32)
         divergence = divergence_of(value.mean, value.log_variance)
         error = self.errors(value.image, batch["image"])
-        # The divergence is a sum over the latent; dividing it by the image's size matches the
-        # error, a mean over the image.
+        # The divergence is a sum over the latent, and the error is a mean over the image. Dividing
+        # the divergence by the image's size puts both on one scale.
         mean = weighted(error + self.kl_weight * divergence / batch["image"][0].size, weights)
         found = {"loss": mean, "divergence": weighted(divergence, weights)}
         if not train:

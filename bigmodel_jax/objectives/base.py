@@ -53,7 +53,7 @@ def held_out_loss(unit: str, headline: bool = False) -> Metric:
 def evaluated(objective: "Objective | type[Objective]", data: Any, names: Sequence[str] = ()) -> tuple[Metric, ...]:
     """The metrics that an evaluation of an objective on this data reports.
 
-    `data` is a `DataConfig` or its class; `names` are the additional metrics of
+    `data` is a `DataConfig` or its class. `names` are the additional metrics of
     `eval.metrics`.
     """
     of_groups = groups.declared(objective.row_metrics[0]) if data.group_by and objective.row_metrics else ()
@@ -143,7 +143,7 @@ class Objective:
         return {}
 
     def computed_by(self, model: ModelConfig) -> Any:
-        """What the values of `computed` depend on beside weights and rows; its repr is in the cache
+        """What the values of `computed` depend on beside weights and rows. Its repr is in the cache
         key.
         """
         return model

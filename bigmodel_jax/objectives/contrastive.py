@@ -19,7 +19,7 @@ AMONG = "of the held-out images, among all held-out texts"
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(Objective):
-    """Compares every image of a batch with every text of the batch; the loss is in nats.
+    """Compares every image of a batch with every text of the batch. The loss is in nats.
 
     The model returns embeddings (B, 2, E) of length 1: image first, text second. The logits are
     cosines times exp("logit_scale") plus "logit_bias", two parameters of the model.
@@ -64,6 +64,7 @@ class Contrastive(Objective):
         if self.kind == "softmax":
             nats = softmax_nats(masked, jnp.where(weights[None, :] > 0, logits.T, MASKED))
         else:
+            # A masked text has the sign -1 and a very low logit, so its loss is 0.
             nats = sigmoid_nats(masked)
         here = jnp.arange(len(weights))
         sums = {"loss": metrics.weighted(nats, weights)}
@@ -92,7 +93,7 @@ def retrieval(pairs: np.ndarray) -> dict[str, float]:
 
 
 def ranks_of(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """(N,): the number of answers nearer to query n than its own answer n; equal answers do not
+    """(N,): the number of answers nearer to query n than its own answer n. Equal answers do not
     count.
     """
     ranks = []
@@ -106,7 +107,8 @@ def ranks_of(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 def pair_logits(params, embeddings: jax.Array) -> jax.Array:
     """Logits (B images, B texts) in float32."""
-    # In float32: exp(logit_scale), up to about 100, would multiply the rounding of bfloat16.
+    # The logits are float32, because exp(logit_scale), up to about 100, would multiply the rounding
+    # of bfloat16.
     image, text = embeddings[:, 0].astype(jnp.float32), embeddings[:, 1].astype(jnp.float32)
     logits = (image @ text.T) * jnp.exp(params["logit_scale"].astype(jnp.float32))
     return logits + params["logit_bias"].astype(jnp.float32) if "logit_bias" in params else logits
@@ -120,6 +122,6 @@ def softmax_nats(per_image: jax.Array, per_text: jax.Array) -> jax.Array:
 
 def sigmoid_nats(per_image: jax.Array) -> jax.Array:
     """(B,) loss of each image, summed over the texts."""
-    # +1 on the diagonal, where image and text match, and -1 elsewhere.
+    # A label is +1 on the diagonal, where image and text match, and -1 elsewhere.
     signs = 2 * jnp.eye(len(per_image)) - 1
     return -jnp.sum(jax.nn.log_sigmoid(signs * per_image), axis=1)

@@ -28,7 +28,7 @@ class CTC(Objective):
 
     The model returns {"logits" (B, T, V), "num_frames" (B,)}. Batch: labels (B, U) int32,
     num_labels (B,) int32, weights (B,) float32, and the model's inputs. A row without labels is
-    silence; its loss is that of T blanks. The data source must ensure that each row has enough
+    silence. Its loss is that of T blanks. The data source must ensure that each row has enough
     frames for its labels.
     """
 
@@ -72,7 +72,7 @@ class CTC(Objective):
         return Loss(mean, {"loss": mean, "heard": Rows(heard, weights), "said": Rows(said, weights)}, out.updates)
 
     def summarize(self, metrics_: dict[str, Any]):
-        """Error rates over rows with a transcript; labels heard in silent rows count as
+        """Error rates over rows with a transcript. Labels heard in silent rows count as
         insertions.
         """
         kept = np.asarray(metrics_["heard"].weights) > 0

@@ -65,6 +65,6 @@ class Denoising(OfPictures):
 
 
 def squared_error(predicted: jax.Array, answer: jax.Array) -> jax.Array:
-    """(B,): mean squared error over each image; extra channels of the prediction are ignored."""
+    """(B,): mean squared error over each image. Extra channels of the prediction are ignored."""
     predicted = predicted[..., : answer.shape[-1]].astype(jnp.float32)
     return jnp.mean(jnp.square(predicted - answer), axis=(1, 2, 3))

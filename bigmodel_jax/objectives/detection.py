@@ -4,7 +4,7 @@ object".
 The matching is the assignment of least cost (Hungarian algorithm; Carion et al., arXiv:2005.12872,
 section 3.1). optax's solver runs inside the compiled step, so queries and objects stay on their
 devices and no process waits for the host. The rows of a batch are solved in parallel. The time
-grows with queries x objects^2; `data.max_objects` bounds the number of objects.
+grows with queries x objects^2. `data.max_objects` bounds the number of objects.
 
 Shapes: B batch, Q queries, M objects, K classes, L layers.
 """
@@ -28,8 +28,8 @@ WORST = 1e9  # the cost of a pair whose cost is not finite
 class Detection(Objective):
     """DETR's loss: cross-entropy of all queries, and L1 and generalised IoU of the matched boxes.
 
-    The model returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}. The last class is "no object";
-    a box is centre, width and height in 0 .. 1. In training it also returns the outputs of earlier
+    The model returns {"logits": (B, Q, K + 1), "boxes": (B, Q, 4)}. The last class is "no object".
+    A box is centre, width and height in 0 .. 1. In training it also returns the outputs of earlier
     layers, "layer_logits" and "layer_boxes" (B, L - 1, Q, ...), and each layer has a matching and a
     loss of its own. Batch: boxes (B, M, 4), classes (B, M) int32 with -1 for no object, weights
     (B,).
@@ -70,7 +70,7 @@ class Detection(Objective):
         parts = [self.layer(*layer, several) for layer in layers[:-1]] + [self.layer(*layers[-1], batch)]
         objects = parts[-1]["objects"]
         total = sum(p["class_loss"] + self.l1 * p["l1"] + self.iou * p["iou_loss"] for p in parts)
-        # The parts are means over objects; times the count they add up over batches.
+        # The parts are means over objects. Multiplied by the count, they add up over batches.
         mean = Mean(total * objects, objects)
         last = {name: Mean(parts[-1][name] * objects, objects) for name in ("class_loss", "l1", "iou_loss")}
         sums = {"loss": mean} | last
@@ -100,6 +100,7 @@ class Detection(Objective):
         whole = jnp.array([0.5, 0.5, 1.0, 1.0])
         iou = generalized_iou(corners(matched), corners(jnp.where(here[..., None], true, whole)))
         return {
+            # The bound avoids 0 / 0 in a batch of padding alone.
             "class_loss": jnp.sum(nats * weights) / jnp.maximum(jnp.sum(weights), 1e-9),
             "l1": jnp.sum(l1 * here) / objects,
             "iou_loss": jnp.sum((1 - iou) * here) / objects,
@@ -120,6 +121,7 @@ class Detection(Objective):
         counted = {k: np.asarray(metrics_[k].total) for k in detections.COUNTS}
         precision, objects = detections.average_precisions(counted), counted["objects"]
         rows = zip(precision[0].tolist(), precision.mean(axis=0).tolist(), objects.tolist(), strict=True)
+        # NaN differs from itself, and JSON has no NaN.
         return {"precision_by_class": [[None if x != x else x for x in row] for row in rows]}
 
 
@@ -138,7 +140,7 @@ def layers_of(value) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def match(logits, boxes, true, classes, here, l1: float, iou: float) -> jax.Array:
-    """The query matched with each object, (B, M) int32; all queries of a row differ.
+    """The query matched with each object, (B, M) int32. All queries of a row differ.
 
     The cost of a pair is -probability of the class + l1 |difference| - iou GIoU. Padding objects
     get queries too. They cost the same with every query, so they never take a query from a real

@@ -37,7 +37,8 @@ class Diffusion(Denoising):
 
 def kept(cfg: Diffusion) -> np.ndarray:
     """(num_steps,) float64: the share of the image's variance that is left after each step."""
-    # The paper's alpha-bar, in float64, because it is a product of 1,000 factors close to 1.
+    # This is the paper's alpha-bar. It is computed in float64, because it is a product of 1,000
+    # factors close to 1.
     return np.cumprod(1.0 - np.linspace(cfg.beta_start, cfg.beta_end, cfg.num_steps, dtype=np.float64))
 
 

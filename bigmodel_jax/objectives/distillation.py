@@ -30,12 +30,12 @@ TEACHER, HIDDEN_MAP = "teacher", "hidden_map"  # names of branches beside the st
 class Distillation(NextToken):
     """(1 - alpha) times next-token cross-entropy plus alpha times the divergence from the teacher.
 
-    The unit is nats per target. Batch: as for `NextToken`; targets of weight 0 do not count.
+    The unit is nats per target. Batch: as for `NextToken`. Targets of weight 0 do not count.
     The teacher is constant and reads the same tokens. It may have another architecture and width,
     but needs the same vocabulary. The metric "loss" is the cross-entropy alone.
 
-    kind, beta and temperature are those of nn/head_losses.py `divergence` (GKD, arXiv:2306.13649);
-    the divergence is not multiplied by the squared temperature. top_k keeps only the teacher's
+    kind, beta and temperature are those of nn/head_losses.py `divergence` (GKD, arXiv:2306.13649).
+    The divergence is not multiplied by the squared temperature. top_k keeps only the teacher's
     likeliest tokens (0 = all), and rest says what happens with the others.
 
     student_layers and teacher_layers are layers, counted from 0, whose outputs are compared in
@@ -54,8 +54,8 @@ class Distillation(NextToken):
     beta: ProperShare = 0.5  # the teacher's share of the mixture, for kind "jsd"
     temperature: Positive = 1.0  # both models' logits are divided by it
     alpha: Share = 0.5  # weight of the divergence; the cross-entropy has 1 - alpha
-    top_k: CountOrZero = 0  # the teacher's so many likeliest tokens count; 0 = all
-    rest: Rest = "bucket"  # what becomes of the other tokens where top_k is above 0
+    top_k: CountOrZero = 0  # how many of the teacher's likeliest tokens count; 0 = all
+    rest: Rest = "bucket"  # how the other tokens count if top_k is above 0
     student_layers: tuple[CountOrZero, ...] = ()  # layers whose outputs are compared, from 0
     teacher_layers: tuple[CountOrZero, ...] = ()  # the teacher's layers that they are compared with
     hidden_weight: NonNegative = 1.0  # weight of the error of hidden states
@@ -125,7 +125,7 @@ class Distillation(NextToken):
                 f"objective.teacher = {self.teacher!r} takes {config.max_seq_len} tokens, and a row has "
                 f"{batch['tokens'].shape[1]}; lower data.seq_len"
             )
-        # No random key and train=False: the teacher runs without dropout.
+        # Without a random key and with train=False, the teacher runs without dropout.
         theirs = self._run(config.make(), teacher, batch, rng=None, train=False)
         theirs, teacher_states = jax.lax.stop_gradient(theirs)
         base, weights = self.of_text(out, batch, train, 1.0 - self.alpha), batch["weights"].astype(jnp.float32)

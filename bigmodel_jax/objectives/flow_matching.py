@@ -19,7 +19,7 @@ class FlowMatching(Denoising):
     Batch: image (B, H, W, C), weights (B,), and the model's inputs. sigma in 0 .. 1 is the share of
     noise. The model gets the image (1 - sigma) image + sigma noise and the timestep sigma *
     num_steps, as in Stable Diffusion 3 (Esser et al., arXiv:2403.03206, sections 2 and 3). Guidance
-    needs a model that drops labels or texts at random in training; this objective does not drop
+    needs a model that drops labels or texts at random in training. This objective does not drop
     them.
     """
 

@@ -68,8 +68,8 @@ class KTO(Referenced):
         return weight * (1.0 - jax.nn.sigmoid(self.beta * gain))
 
     def _texts(self, model, params, batch, *, rng, train):
-        """For one text a row: log-probabilities (B,), a mask (B,) that is 0.0 for padding rows, and
-        the model's output.
+        """For one text per row: log-probabilities (B,), a mask (B,) that is 0.0 for padding rows,
+        and the model's output.
         """
         out = model.apply(params, batch, rng=rng, train=train)
         weights = batch["weights"].astype(jnp.float32)

@@ -49,7 +49,8 @@ class NextToken(Objective):
         objective = mean.total if share == 1.0 else share * mean.total if share else jnp.zeros(())
         if self.z_loss:
             objective = objective + self.z_loss * jnp.sum(jnp.square(log_z) * weights)
-        # An auxiliary loss is a mean. Times the count it is a sum, which adds up over microbatches.
+        # An auxiliary loss is a mean. Multiplied by the count it is a sum, which adds up over
+        # microbatches.
         for name, value in out.losses.items():
             sums[name] = Mean(value * mean.count, mean.count)
             objective = objective + value * mean.count
@@ -62,5 +63,5 @@ class NextToken(Objective):
 
     def summarize(self, metrics):
         scalars = super().summarize(metrics)
-        # exp(700) is near the largest float; the loss of a diverged run must not overflow.
+        # exp(700) is near the largest float. The loss of a diverged run must not overflow.
         return scalars | {"perplexity": math.exp(min(scalars["loss"], 700.0))}

@@ -32,7 +32,7 @@ class LatentFlow(FlowMatching):
 
     autoencoder: str = ""
     "the folder of a run of an autoencoder, as train.init_from writes it"
-    autoencoder_model: ModelConfig | None = None  # its model; None = read from the folder's config.json
+    autoencoder_model: ModelConfig | None = None  # the autoencoder's model; None = read from the folder's config.json
     latent_offset: float = 0.0
     latent_scale: Positive = 1.0
 

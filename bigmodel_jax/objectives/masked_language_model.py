@@ -76,7 +76,7 @@ def masked_tokens(out: Out, logits, batch, train: bool, form: Form) -> tuple[Mea
 
 
 def next_sentence(logits, batch) -> dict[str, Mean]:
-    """Loss and accuracy of next-sentence prediction; padding rows, without any weight, do not
+    """Loss and accuracy of next-sentence prediction. Padding rows, without any weight, do not
     count.
     """
     labels, rows = batch["next_sentence"], (jnp.max(batch["weights"], axis=1) > 0).astype(jnp.float32)

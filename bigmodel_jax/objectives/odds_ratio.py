@@ -27,7 +27,7 @@ class ORPO(Pairs):
 
     Source: arXiv:2403.07691, equations 6 and 7; TRL 1.16, ORPOTrainer. The odds are those of an
     answer's mean probability per token. The likelihood includes the prompt and is a mean over the
-    tokens of a microbatch's chosen texts, as in TRL; if texts differ in length, it depends on how a
+    tokens of a microbatch's chosen texts, as in TRL. If texts differ in length, it depends on how a
     batch is split. Batch: as for `Pairs`.
     """
 

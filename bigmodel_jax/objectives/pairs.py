@@ -58,7 +58,7 @@ class Texts(NamedTuple):
 
 
 def flat(batch: dict) -> dict:
-    """Reshapes the texts (B, 2, T) of a batch to rows (2B, T); the two of a pair are neighbours."""
+    """Reshapes the texts (B, 2, T) of a batch to rows (2B, T). The two of a pair are neighbours."""
     texts = {name: batch[name].reshape(-1, batch[name].shape[-1]) for name in TEXTS if name in batch}
     # The reshape merges the sharded axis of rows with that of the two texts. The constraint says
     # that the merged rows stay sharded.
@@ -103,7 +103,7 @@ class Terms(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(Objective):
-    """Base class of the objectives on pairs of answers; the loss is the mean over pairs.
+    """Base class of the objectives on pairs of answers. The loss is the mean over pairs.
 
     A subclass defines `terms`. Batch: tokens, targets, segment_ids, positions (B, 2, T) int32;
     weights (B, 2, T) float32, 1 for targets inside the answer and 0 in the prompt.

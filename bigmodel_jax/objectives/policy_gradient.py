@@ -1,6 +1,6 @@
 """Policy gradients over groups of sampled responses: GRPO and its variants.
 
-A group is the responses to one prompt; a row is one response. The advantages are computed before
+A group is the responses to one prompt. A row is one response. The advantages are computed before
 the step (`advantages`), so microbatches and devices may split a group. `Loss.mean` has the
 denominator of each form: responses (grpo, gspo), tokens of the whole batch (dapo), responses times
 a constant (dr_grpo), or tokens of a microbatch, whose means are then averaged (bnpo).
@@ -166,6 +166,7 @@ class PolicyGradient(Objective):
         num = np.maximum(known.sum(1, keepdims=True), 1)
         centred = np.where(known, rewards - np.where(known, rewards, 0.0).sum(1, keepdims=True) / num, 0.0)
         if self.advantage == "group_std":
+            # As in TRL, the variance is that of a sample, with a divisor of n - 1.
             variance = np.square(centred).sum(1, keepdims=True) / np.maximum(num - 1, 1)
             centred = centred / (np.sqrt(variance) + LEAST_SPREAD)
         return centred.astype(np.float32)
@@ -200,7 +201,8 @@ class PolicyGradient(Objective):
             "entropy": metrics.weighted(self.entropy(out), weights),
         }
         if self.kl:
-            # k3 = exp(d) - d - 1 with d = log p_reference - log p: unbiased, and never negative.
+            # The estimator k3 is exp(d) - d - 1 with d = log p_reference - log p. It is unbiased
+            # and never negative.
             apart = batch["reference_log_probs"] - log_probs
             divergence = jnp.exp(apart) - apart - 1
             sums["kl"] = metrics.weighted(divergence, weights)
@@ -252,7 +254,7 @@ def tokens_of(weights: jax.Array) -> jax.Array:
 
 
 def held_out(batch: dict, weights: jax.Array) -> dict[str, Mean]:
-    """The evaluation's metrics of its rollouts; rows without weight are padding."""
+    """The evaluation's metrics of its rollouts. Rows without weight are padding."""
     rows = (weights.sum(1) > 0).astype(jnp.float32)
     found = {name: metrics.weighted(batch[name], rows) for name in ("reward", "stopped") if name in batch}
     return found | {"response_length": metrics.weighted(weights.sum(1), rows)}

@@ -54,7 +54,7 @@ class Regression(Objective):
         sums = {k: np.asarray(m.total, np.float64) for k, m in metrics_.items() if k in SUMS}
         scalars = super().summarize({k: m for k, m in metrics_.items() if k not in SUMS})
         count = metrics.divisor(float(metrics_["loss"].count))
-        # Variance from sums: E[x^2] - E[x]^2, times the count.
+        # The sum of squared deviations is E[x^2] - E[x]^2, times the count.
         variation = sums["squares"] - sums["values"] ** 2 / count
         explained = 1.0 - np.divide(sums["errors"], variation, out=np.ones_like(variation), where=variation > 0)
         mse, mae = (float(sums[name].mean() / count) for name in ("scaled_errors", "absolute_errors"))

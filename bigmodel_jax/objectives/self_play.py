@@ -60,7 +60,7 @@ class SelfPlay(Objective):
 
 
 def losses(value: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """(cross-entropy, squared error), each (B,), from outputs (B, K + 1); illegal moves
+    """(cross-entropy, squared error), each (B,), from outputs (B, K + 1). Illegal moves
     are masked.
     """
     legal = batch["legal"] > 0

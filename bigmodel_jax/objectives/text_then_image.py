@@ -35,7 +35,7 @@ class TextThenImage(OfPictures):
     a constant of the run.
 
     A sequence has T text tokens and then N codes. Padding is the token 0 of the text, which is no
-    target; T is the same in all rows, so a code's position tells its place in the image. Code n is
+    target. T is the same in all rows, so a code's position tells its place in the image. Code n is
     token n of the model, and text token m is token num_codes + m.
     """
 
@@ -56,7 +56,7 @@ class TextThenImage(OfPictures):
 
     autoencoder: str = ""
     "the folder of a run of a discrete autoencoder, as train.init_from writes it"
-    autoencoder_model: ModelConfig | None = None  # its model; None = read from the folder's config.json
+    autoencoder_model: ModelConfig | None = None  # the autoencoder's model; None = read from the folder's config.json
     offset: float = 0.5  # the autoencoder sees (image - offset) * scale, as in its own run
     scale: Positive = 2.0
     image_weight: Share = 0.875
@@ -173,7 +173,7 @@ class TextThenImage(OfPictures):
             raise ValueError("the batch has no 'codes'; a run of TextThenImage computes them before its first step")
         codes, weights = batch[CODES], batch["weights"].astype(jnp.float32)[:, None]
         tokens = jnp.concatenate([self.prompt(batch["tokens"]), codes], axis=1)
-        # Each place has the token after it as its target; the last one has none.
+        # Each place has the token after it as its target. The last one has none.
         spoken = weights * (batch["segment_ids"][:, 1:] > 0)
         drawn, before = jnp.broadcast_to(weights, codes.shape), batch["tokens"].shape[1] - 1
         return {

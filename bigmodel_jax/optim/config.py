@@ -1,6 +1,6 @@
 """`OptimConfig`: the optimizer, its learning-rate schedule and its regularisation.
 
-A config file may define a subclass of it; a run then uses and saves the subclass.
+A config file may define a subclass of it. A run then uses and saves the subclass.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class OptimConfig:
     warmup_share: ShareBelowOne = 0.0  # the warm-up as a share of the steps, instead of warmup_steps
     schedule: schedules.Schedule = "cosine"  # how the learning rate goes on after the warm-up
     final_lr_ratio: Share = 0.1  # the last learning rate as a share of the peak
-    decay_share: ProperShare = 0.1  # "wsd" decays over this share of the steps, at the end
+    decay_share: ProperShare = 0.1  # "wsd" decays the learning rate over this share of the steps, at the end
     drops: tuple[tuple[ProperShare, NonNegative], ...] = ((0.5, 0.1), (0.75, 0.1))
     'for "piecewise": pairs (share of the steps, factor on the learning rate from there on)'
     plateau: PlateauConfig = PlateauConfig()  # the "plateau" schedule: when the learning rate falls
@@ -91,7 +91,7 @@ class OptimConfig:
 
     def make(self, spec: params.Tree, total_steps: int) -> Optimizer:
         """The whole optimizer of the trained parameters of `spec`."""
-        # Groups need the whole spec; the rules below see only the trained parameters.
+        # Groups need the whole spec. The rules below see only the trained parameters.
         whole = self.freeze(spec)
         spec = params.of_kind(whole, whole, "trained")
         if self.groups or any(width != params.Width() for width in of_spec(spec).values()):

@@ -24,15 +24,15 @@ class Group:
     """Settings for the trained parameters whose whole path matches the regular expression
     `pattern`.
 
-    A field that is None keeps the value of the whole run's config. A path names a stack of layers;
-    a pattern cannot select one layer of a stack.
+    A field that is None keeps the value of the whole run's config. A path names a stack of layers.
+    A pattern cannot select one layer of a stack.
     """
 
     pattern: str
     lr: NonNegative | None = None  # the peak learning rate; the schedule keeps its form
     weight_decay: NonNegative | None = None  # the group's optim.weight_decay
     optimizer: names.Name | None = None  # the group's optim.name
-    freeze: bool = False  # makes them constants: without gradient and moments, outside the train state
+    freeze: bool = False  # makes the parameters constants, without gradient and moments, outside the train state
     l1: NonNegative | None = None  # the group's optim.l1
     l2: NonNegative | None = None  # the group's optim.l2
     layer_decay: ShareAboveZero = 1.0  # each layer's rate is this factor times that of the layer above
@@ -158,7 +158,8 @@ def owned(cfg: Any, spec: params.Tree) -> dict[str, Owned]:
 def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTransformation:
     """One transformation for all trained parameters of `spec`.
 
-    Each group, and each μP width within it, has a transformation of its own; `cfg` rules the rest.
+    Each group, and each μP width within a group, has a transformation of its own. `cfg` gives that
+    of all other parameters.
     """
     found = owned(cfg, spec)
     spec = params.of_kind(spec, spec, "trained")
@@ -168,7 +169,7 @@ def combine(cfg: Any, spec: params.Tree, total_steps: int) -> optax.GradientTran
 
 
 def rate_names(groups: tuple[Group, ...]) -> dict[int, str]:
-    """Maps each group's number to the name under which its rate is logged; frozen groups
+    """Maps each group's number to the name under which its rate is logged. Frozen groups
     have none.
     """
     texts = {n: re.sub(r"[^\w/.-]+", "_", g.pattern.replace(".*", "*")).strip("_/") for n, g in enumerate(groups)}

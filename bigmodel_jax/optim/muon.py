@@ -40,7 +40,7 @@ def dimensions(p: Param) -> MuonDimensionNumbers | None:
 
 
 def muon(cfg: Any, rate: optax.Schedule, mask: params.Tree, spec: params.Tree) -> optax.GradientTransformation:
-    """Muon for matrices and AdamW (with `betas` and `eps`) for the rest; `mask` says what
+    """Muon for matrices and AdamW (with `betas` and `eps`) for the rest. `mask` says what
     decays.
     """
     found = params.map_spec(dimensions, spec)
@@ -54,8 +54,8 @@ def muon(cfg: Any, rate: optax.Schedule, mask: params.Tree, spec: params.Tree) -
             weight_decay_mask=mask,
             adam_b1=b1,
             adam_b2=b2,
-            # This is a function because optax, to find the state's shape, passes a placeholder in
-            # place of the parameters.
+            # This is a function, because optax passes a placeholder in place of the parameters to
+            # find the state's shape.
             muon_weight_dimension_numbers=lambda tree: found if isinstance(tree, dict) else None,
             consistent_rms=RMS,
         ),

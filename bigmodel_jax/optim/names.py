@@ -18,7 +18,7 @@ class Named:
     """A row of OPTIMIZERS.
 
     make: called with the schedule and the arguments that `takes` names.
-    takes: names of arguments, separated by spaces; `arguments` has their values.
+    takes: names of arguments, separated by spaces. `arguments` has their values.
     decay: what `weight_decay` does where `takes` does not name it. "decoupled" subtracts rate *
         weight_decay * weight from each weight that decays; "none" does nothing.
     """

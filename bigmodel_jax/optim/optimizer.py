@@ -60,9 +60,7 @@ def counted(tx: optax.GradientTransformation, spec: params.Tree) -> optax.Gradie
 
 
 def with_plain_keys(tx: optax.GradientTransformation, spec: params.Tree) -> optax.GradientTransformationExtraArgs:
-    """`tx` with the random keys in its state stored as integers, because checkpoints hold
-    no keys.
-    """
+    """Wraps `tx` so that its state holds random keys as integers, as checkpoints hold no keys."""
     tx, shapes = optax.with_extra_args_support(tx), jax.eval_shape(tx.init, params.abstract(spec))
     if not any(map(_is_key, jax.tree.leaves(shapes))):
         return tx

@@ -32,9 +32,10 @@ def by_layer(
 ) -> optax.GradientTransformation:
     """`tx` with updates times decay^n for the n-th layer below the last, and 0 while it is frozen.
 
-    The last layer trains from the start and the first after `unfreeze_steps`, with equal distances
-    between (Howard & Ruder, arXiv:1801.06146, section 3.3). Parameters outside the stack count as
-    the first layer for unfreezing. Moments of all layers are kept from the start.
+    The last layer trains from the start, and the first layer after `unfreeze_steps`. The other
+    layers follow at equal distances (Howard & Ruder, arXiv:1801.06146, section 3.3). Parameters
+    outside the stack count as the first layer for unfreezing. Moments of all layers are kept from
+    the start.
     """
     if decay == 1.0 and not unfreeze_steps:
         return tx

@@ -138,7 +138,7 @@ def _gradual(tx, cfg: PruneConfig, found: dict[str, Param], total_steps: int) ->
                 {p: _smallest_out(flat[p], now[p], found[p], share) if p in found else flat[p] for p in flat}
             )
 
-        # The branch spares the sort of all weights on the other steps.
+        # The branch avoids the sort of all weights on the other steps.
         updates = jax.lax.cond(due, prune, lambda updates: updates, updates)
         return updates, (inner, optax.ScaleByScheduleState(optax.safe_increment(count)))
 
@@ -150,7 +150,7 @@ def _smallest_out(update: jax.Array, weight: jax.Array, p: Param, share: jax.Arr
     lead = p.shape[: stacked(p)]
     sizes = jnp.abs(weight + update).reshape(*lead, -1)
     k = jnp.floor(share * sizes.shape[-1] + 0.5).astype(jnp.int32)
-    # The rank of each weight by size, from the inverse of the sorting permutation.
+    # The inverse of the sorting permutation gives the rank of each weight by size.
     order = jnp.argsort(sizes, axis=-1)
     places = jnp.broadcast_to(jnp.arange(sizes.shape[-1]), sizes.shape)
     ranks = jnp.put_along_axis(jnp.zeros_like(places), order, places, axis=-1, inplace=False).reshape(p.shape)

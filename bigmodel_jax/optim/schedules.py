@@ -16,8 +16,8 @@ Config = Any  # an OptimConfig, whose fields the functions below read
 class PlateauConfig:
     """When `schedule = "plateau"` multiplies the learning rate by `factor`.
 
-    It does so when the training loss, averaged over `window` steps, has not fallen by the share
-    `rtol` for `patience` windows in a row.
+    The learning rate falls when the training loss, averaged over `window` steps, has not fallen by
+    the share `rtol` for `patience` windows in a row.
     """
 
     factor: ProperShare = 0.5  # multiplies the learning rate
@@ -53,7 +53,7 @@ def cosine(cfg: Config, warm: int, rest: int) -> optax.Schedule:
 
 
 def linear(cfg: Config, warm: int, rest: int) -> optax.Schedule:
-    """From the peak down to `final_lr_ratio` of it along a line, over `rest` updates."""
+    """Falls from the peak to `final_lr_ratio` of the peak along a line, over `rest` updates."""
     return optax.linear_schedule(cfg.lr, cfg.lr * cfg.final_lr_ratio, rest)
 
 

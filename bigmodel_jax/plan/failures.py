@@ -78,7 +78,7 @@ def goodput(interval: float, save: float, restart: float, mtbf: float) -> float:
 
 
 def forecast(plan: dict, topology: Topology, given: Failures) -> dict:
-    """{"goodput": ...} for a plan that has a step time and a run; empty without --mtbf.
+    """{"goodput": ...} for a plan that has a step time and a run. It is empty without --mtbf.
 
     Raises ValueError with a one-line message where the run would make no progress.
     """

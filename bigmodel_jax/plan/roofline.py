@@ -1,4 +1,4 @@
-"""How long a step takes: arithmetic, memory, and the two networks.
+"""Estimate how long a step takes, from arithmetic, memory and the two networks.
 
 The estimate combines the compiled program with the chips' published rates. For matrix products on a
 TPU it takes the compiler's estimates, which are longer. docs/results.md compares the estimate with
@@ -20,7 +20,7 @@ class Roofline:
 
     compute, hbm, ici, dcn: each as if nothing else took time. ici is the network between chips
     (NVLink on GPUs), dcn the one between slices or hosts.
-    busy: arithmetic and HBM together; each instruction takes the longer of its two times.
+    busy: arithmetic and HBM together. Each instruction takes the longer of its two times.
     expected: like busy, but matrix products take the time that the compiler expects.
     hidden: the lower bound, where all communication overlaps with `busy`.
     exposed: no communication overlaps with `expected`.

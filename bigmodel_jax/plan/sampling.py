@@ -42,7 +42,7 @@ def predict(config: Config, topology: Topology, say: Callable[[str], None]) -> d
         seconds[name] = line_of(program, topology).step
     data = config.data
     answers = math.ceil(config.train.batch_size * (1 - data.recorded))
-    prompts = answers * seconds["prefill"]  # one after the other, each makes an answer's first token
+    prompts = answers * seconds["prefill"]  # prefills run one after the other, and each makes an answer's first token
     tokens = math.ceil(answers / serving.slots) * (data.max_tokens - 1) * seconds["decode"]
     return {
         "sampling": {
@@ -66,7 +66,7 @@ def of_step(plan: dict) -> float:
 
 
 def with_sampling(plan: dict, found: dict) -> dict:
-    """The plan whose run takes the sampling's time, too; found: what `predict` returned."""
+    """The plan with the time of sampling added to its run; found: what `predict` returned."""
     run, more = plan["run"], of_step(found)
     seconds = run["seconds"] + run["steps"] * more
     longer = {name: run[name] * seconds / run["seconds"] for name in ("chip_hours", "dollars")}

@@ -104,7 +104,7 @@ def memory_table(plan: dict, names: dict[str, str] = MEMORY) -> Table:
 
 
 def bar(share: float, width: int = 10) -> str:
-    """A horizontal bar of block characters; `share` is between 0 and 1."""
+    """A horizontal bar of block characters. `share` is between 0 and 1."""
     return "█" * round(width * min(share, 1.0)) + ("▏" if 0 < round(width * share, 1) < 0.5 else "")
 
 
@@ -153,7 +153,10 @@ def run_table(plan: dict) -> Table:
 
 
 def sampling_rows(plan: dict) -> list[tuple[str, str]]:
-    """(name, text) rows on the time in which answers are sampled; empty without rollouts."""
+    """(name, text) rows on the time in which answers are sampled.
+
+    There are none without rollouts.
+    """
     if "sampling" not in plan:
         return []
     found = plan["sampling"]
@@ -168,7 +171,10 @@ def sampling_rows(plan: dict) -> list[tuple[str, str]]:
 
 
 def failure_rows(plan: dict) -> list[tuple[str, str]]:
-    """(name, text) rows on the run with host failures; empty if the plan has no forecast."""
+    """(name, text) rows on the run with host failures.
+
+    There are none if the plan has no forecast.
+    """
     if "goodput" not in plan:
         return []
     found = plan["goodput"]

@@ -91,8 +91,8 @@ def layouts(config: Config, topology: Topology) -> Iterator[Config]:
     With tensor parallelism, the residual stream is tried with and without a sharded sequence.
     `stage` and `seq` stay as in the config.
 
-    Slices lie along `data`; where the slices do not divide it, along `stage` or `fsdp`. Any other
-    axis across slices would wait for the slow network.
+    Slices lie along `data`. If their number does not divide `data`, they lie along `stage` or
+    `fsdp`. Any other axis across slices would wait for the slow network.
     """
     stage, seq = max(config.parallel.stage, 1), max(config.parallel.seq, 1)
     experts = divisors(getattr(config.model, "num_experts", 1))

@@ -38,7 +38,7 @@ class Serving:
 
     @property
     def unpadded(self) -> int:
-        """Tokens of a prompt without padding; the slot's other tokens are the answer's."""
+        """Tokens of a prompt without padding. The slot's other tokens are the answer's."""
         return self.prompt or max(self.length // 2, 1)
 
     @property

@@ -100,7 +100,7 @@ def check(config: Config, serving: Serving, topology: Topology) -> None:
 
 
 def compile_server(config: Config, topology: Topology, serving: Serving, say: Say) -> Server:
-    """Compile decode, then prefill; stop at the first that does not fit."""
+    """Compile decode, then prefill. Stop at the first that does not fit."""
     programs = {}
     for name in PROGRAMS:
         say(f"Compiling {name} of {serving.slots} slots")

@@ -148,7 +148,7 @@ def rate(one: Compiled, topology: Topology, price: dict) -> dict:
 
 
 def most_slots(server: Server, topology: Topology, price: dict, say: Say) -> dict:
-    """The largest batch that fits, the smallest that does not, and the decode rate of the former.
+    """The largest batch that fits, its decode rate, and the smallest batch that does not fit.
 
     Both have been compiled.
     """

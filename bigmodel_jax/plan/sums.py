@@ -59,7 +59,7 @@ def seconds(config: Config, topology: Topology) -> float:
     count = known.trained
     _, hosted, passes = saved(model, parallel)
     n, m, r = _pipeline(parallel)
-    ticks = pipeline.ticks(n, m, r) / r  # in units of one stage's layers; m of them do useful work
+    ticks = pipeline.ticks(n, m, r) / r  # in passes of one stage's layers; m ticks do useful work
     met = passes * known.met + (passes - 2) * known.constants_met  # a constant has no gradient
     arithmetic = met * rows / parallel.tensor * ticks / m / chip.peak(config.precision.compute)
     links = chip.links * chip.link / chip.devices
@@ -142,7 +142,7 @@ class Facts(NamedTuple):
     """Sizes of a config's parameters.
 
     trained: number of trained parameters. met: the number of trained parameters by which one token
-    is multiplied; an expert counts in proportion to the tokens that it receives. constants_met: the
+    is multiplied. An expert counts in proportion to the tokens that it receives. constants_met: the
     same for the constants' matrices. constant_bytes: bytes of all constants. moments: bytes of the
     optimizer state.
     """

@@ -98,14 +98,14 @@ def parse_slices(name: str) -> Topology:
 
 
 def sliced(config: Config, slices: int) -> Config:
-    """The config with parallel.slices set; unchanged for one slice."""
+    """The config with parallel.slices set. It is unchanged for one slice."""
     if slices == 1:
         return config
     return dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, slices=slices))
 
 
 def roomier(topology: Topology) -> Topology | None:
-    """As many v5p chips as a v5e or v6e topology has, since they have more memory; else None."""
+    """A v5p topology with as many chips as a v5e or v6e topology, for more memory; else None."""
     return Topology(BY_NAME["v5p"], (*topology.shape, 1), topology.slices) if topology.chip.dims == 2 else None
 
 
@@ -174,7 +174,7 @@ def compile_devices(topology: Topology) -> list:
 
     chip = topology.chip
     if chip.platform == "cuda":
-        # The first number counts NVLink domains; here each host is one domain. Inside a domain the
+        # The first number counts NVLink domains. Here each host is one domain. Inside a domain the
         # compiler sums with its own kernels.
         slices, hosts, gpus = topology.shape
         kwargs = {"topology": f"{slices * hosts}x1x{gpus}", "target_config": target_config(chip.kind)}

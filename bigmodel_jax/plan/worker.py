@@ -1,6 +1,6 @@
 """The worker process of a plan: lower and compile a run's train step for absent devices.
 
-It is started as `python -m bigmodel_jax.plan.worker REQUEST ANSWER`; both are JSON files. Only
+It is started as `python -m bigmodel_jax.plan.worker REQUEST ANSWER`. Both are JSON files. Only
 `compile.py` starts it, since its environment must be set before JAX is imported.
 """
 
@@ -120,7 +120,8 @@ def cache_key(text: str, topology: topologies.Topology, options: dict[str, str])
 def compile_into(folder: Path, lowered: Any, lower_seconds: float) -> None:
     """Compile, and write compiled.json and (where the program fits) hlo.txt.gz into `folder`.
 
-    lower_seconds: what lowering took, which is kept too. The folder appears complete or not at all.
+    lower_seconds: the seconds that lowering took, which compiled.json holds too. The folder appears
+    complete or not at all.
     """
     begun, cpu = time.perf_counter(), time.process_time()
     try:
@@ -193,7 +194,7 @@ def sizes(state: TrainState, batch: dict, constants: params.Tree, beside: Collec
 
     `host`: bytes in host memory. `checkpoint`: bytes of the whole state, each array once. Constants
     are parameters without gradients that no checkpoint holds. `constants` are those named in
-    `beside`, which belong to the objective; `base` are the others.
+    `beside`, which belong to the objective. `base` are the others.
     """
     parts = {
         "parameters": (state.params, state.frozen, constants),
@@ -281,8 +282,8 @@ def _attention(config: Config, mesh, batch: dict) -> float:
 
 
 def _flops(config: Config, mesh, batch: dict) -> float:
-    # On several devices each expert gets a buffer with room for tokens of other devices, which are
-    # not useful FLOPs.
+    # On several devices each expert's buffer has room for tokens of other devices. Products with
+    # that room are not useful FLOPs.
     alone = sharding.make_mesh(sharding.ParallelConfig(data=1), list(mesh.devices.flat[:1]))
     with sharding.use(alone, config.parallel.rules):
         return step_flops(config, params.abstract(config.make_model().spec), batch)

@@ -74,7 +74,7 @@ def import_adapters(
     are not supported. Then `run_dir` is not written.
     """
     origin = open_origin(base, "--base")
-    # The base class stands for no adapters; every kind of adapter is a subclass.
+    # The base class means that the run has no adapters. Each kind of adapter is a subclass.
     if type(origin.config.adapters) is not AdapterConfig:
         raise ValueError(f"{origin.name} has adapters itself; export it merged, and import that, to put others on it")
     cfg = unpadded(origin.config.model)
@@ -86,6 +86,7 @@ def import_adapters(
     changes = {"adapters": _lora(found), "train": train, "precision": precision, "parallel": parallel}
     config = dataclasses.replace(origin.config, **changes)
     with whole_or_nothing(run_dir, "run_dir") as partial:
+        # An import reads no data, so the base's data need not be on this machine.
         validate(dataclasses.replace(config, data=DataConfig()))
         mesh = sharding.make_mesh(config.parallel)
         fresh = fresh_state(config, mesh)
@@ -108,6 +109,7 @@ def _check_tied(folder: Path, config: Config, found: Adapters) -> None:
     PEFT adapts the embedding alone. Our adapter of `embed/table` would change the tied head as
     well.
     """
+    # A model without the field `tied_embeddings` always ties its head.
     tied = [path for path in {**found.matrices, **found.saved} if path == "embed/table"]
     if tied and getattr(config.model, "tied_embeddings", True):
         raise ValueError(
@@ -120,7 +122,7 @@ def _lora(found: Adapters) -> Lora:
     """The config of the imported adapters. Its patterns match each adapted path exactly, so no
     other matrix gets an adapter.
     """
-    # The commonest rank and alpha become the defaults; other paths are listed in `ranks`.
+    # The commonest rank and alpha become the defaults. Other paths are listed in `ranks`.
     ranks = [(m.rank, m.alpha) for m in found.matrices.values()]
     rank, alpha = max(ranks, key=ranks.count)
     return Lora(
@@ -190,7 +192,7 @@ def export_adapters(
 
     Raises ValueError where PEFT's format cannot hold these adapters.
     """
-    # `load_weights` needs the config with all adapters, and the export that with the one.
+    # `load_weights` needs the config with all adapters. The export needs the config with one.
     whole, config = config, dataclasses.replace(config, adapters=_one(config, run_dir, adapter))
     if rows := [path for path in params.paths(config.make_model().spec) if path.endswith("/rows")]:
         raise ValueError(
@@ -210,7 +212,7 @@ def export_adapters(
 def _one(config: Config, run_dir: Path, adapter: str) -> Lora:
     """The config of the one adapter to export.
 
-    Raises ValueError for several, or if it is not a LoRA.
+    Raises ValueError if several adapters are left, or if the adapter is not a LoRA.
     """
     names, known = chosen(config, adapter), config.adapters.named()
     if len(names) > 1:

@@ -81,10 +81,12 @@ def from_hf(hf: dict) -> AutoencoderConfig:
     """
     channels, size = tuple(hf["block_out_channels"]), hf["sample_size"]
     check_fixed(hf, act_fn="silu", latents_mean=None, latents_std=None, out_channels=(hf["in_channels"], None))
-    # diffusers' own default is one block of each kind.
+    # diffusers' own default is one down block and one up block.
     types = {"down_block_types": hf.get("down_block_types", [DOWN]), "up_block_types": hf.get("up_block_types", [UP])}
     check_fixed(types, down_block_types=[DOWN] * len(channels), up_block_types=[UP] * len(channels))
+    # Our config has one flag for both convolutions at the latents.
     check_fixed(hf, use_post_quant_conv=hf.get("use_quant_conv", True))
+    # The name table has no rows for further blocks.
     if hf["layers_per_block"] > MOST_BLOCKS:
         raise ValueError(f"config.json: layers_per_block = {hf['layers_per_block']} is above {MOST_BLOCKS}")
     return AutoencoderConfig(

@@ -36,6 +36,7 @@ COPIES = (
 
 def with_bias(source: Source) -> Source:
     """The tensors of a BartModel with a bias of zeros added, of shape (1, vocabulary)."""
+    # Files of a bare BartModel name the table without "model.".
     table = source.get(TABLE) or source.get(TABLE.removeprefix("model."))
     if BIAS in source or table is None:
         return source

@@ -123,7 +123,7 @@ def from_hf(head: str, hf: dict) -> BertConfig:
 def to_hf(head: str, cfg: BertConfig) -> dict:
     """The config.json of the Bert class that has this head.
 
-    Raises ValueError where the config has another head.
+    Raises ValueError if the config's head is not the head of this class.
     """
     check_head(cfg, head)
     return {

@@ -67,8 +67,8 @@ def settings(kind: str, dtype: str) -> dict[str, Any]:
 
 
 def packed(kind: str, name: str, x: np.ndarray) -> Mapping[str, np.ndarray]:
-    """The tensors that a file holds for the weight `name`: several if it is a linear layer's, else
-    itself.
+    """The tensors that a file holds for the weight `name`: several tensors for a linear layer,
+    otherwise the weight itself.
     """
     if not LINEAR.fullmatch(name):
         return {name: x}

@@ -105,6 +105,7 @@ def read_table(path: Path) -> Keys:
         raise ValueError(f"{path}: no such file; a Hugging Face folder has one")
     try:
         table = json.loads(path.read_bytes())
+    # A file of deeply nested lists raises RecursionError.
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(table, dict):
@@ -122,6 +123,7 @@ def with_generation(hf: Keys, folder: Path) -> Keys:
     if not path.is_file():
         return hf
     found = read_table(path)
+    # transformers reads the other file alone, so a key that only config.json has becomes null.
     return hf | {name: found.get(name) for name in GENERATION if name in hf or name in found}
 
 

@@ -8,8 +8,8 @@ from bigmodel_jax.pretrained.family import Family, check_fixed
 from bigmodel_jax.pretrained.names import VECTOR, Layout, Row, batch_norm, dense, layer_norm, linear
 
 LAYER = "encoder.layers.{i}."
-# Theirs: Conv1d of width 1 (out, in, 1) and depthwise Conv1d (channels, 1, width). Then Conv2d
-# (out, in, height, width), depthwise Conv2d (channels, 1, height, width) and 1x1 Conv2d.
+# Their layouts are: Conv1d of width 1 (out, in, 1) and depthwise Conv1d (channels, 1, width); then
+# Conv2d (out, in, height, width), depthwise Conv2d (channels, 1, height, width) and 1x1 Conv2d.
 POINTWISE = Layout(ours=lambda x, _: x[..., 0].T, theirs=lambda x: x.T[..., None])
 DEPTHWISE = Layout(ours=lambda x, _: x[:, 0].T, theirs=lambda x: x.T[:, None])
 FIRST = Layout(ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1))
@@ -57,6 +57,7 @@ ROWS = (
     *dense("layers/mlp2/up", LAYER + "feed_forward2.linear1"),
     *dense("layers/mlp2/down", LAYER + "feed_forward2.linear2"),
     *layer_norm("layers/out_norm", LAYER + "norm_out"),
+    # Their head is a convolution of width 1, which computes what a linear layer does.
     *dense("head", "ctc_head", POINTWISE),
 )
 # The defaults of transformers' ParakeetEncoderConfig for keys that a config.json may leave out.
@@ -86,6 +87,7 @@ def from_hf(hf: dict) -> ConformerConfig:
     own.get("max_position_embeddings")
     check_fixed(own, hidden_act="silu", subsampling_conv_kernel_size=3, subsampling_conv_stride=2)
     check_fixed(own, num_key_value_heads=(own["num_attention_heads"], None))
+    # Our config has one flag for the biases of attention and convolutions.
     check_fixed(own, convolution_bias=own["attention_bias"], subsampling_factor=(2, 4, 8, 16))
     return ConformerConfig(
         num_mels=own["num_mel_bins"],

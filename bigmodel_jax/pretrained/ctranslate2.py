@@ -1,10 +1,11 @@
-"""Reads a Whisper model in CTranslate2's format, in which faster-whisper publishes it. The tensors
-get transformers' names.
+"""Reads a Whisper model in CTranslate2's format, in which faster-whisper publishes it.
 
-A folder holds model.bin, config.json and tokenizer.json. model.bin holds a version, the name of the
-model's specification and a revision; then each tensor as name, shape, type and bytes; then other
-names for some of the tensors (CTranslate2's `ModelSpec.save`, version 6). One matrix holds the
-projections of queries, keys and values.
+The tensors get transformers' names.
+
+A folder holds model.bin, config.json and tokenizer.json. model.bin begins with a version, the name
+of the model's specification and a revision. Each tensor follows as name, shape, type and bytes.
+Other names for some of the tensors come last (CTranslate2's `ModelSpec.save`, version 6). One
+matrix holds the projections of queries, keys and values.
 """
 
 import functools
@@ -39,6 +40,7 @@ class Reader:
         return struct.unpack(f"<{kind}", self.bytes(struct.calcsize(kind)))[0]
 
     def text(self) -> str:
+        # CTranslate2 ends each text with a zero byte, which its length includes.
         return bytes(self.bytes(self.number("H"))).rstrip(b"\0").decode("utf-8", "replace")
 
     def bytes(self, num: int) -> memoryview:
@@ -74,6 +76,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: it is a {spec[:60]}; of CTranslate2's models only {SPEC} is read")
     if num > MOST_TENSORS:
         raise ValueError(f"{path}: damaged: it says that it has {num} tensors")
+    # Second names of tensors follow in the file. They are not needed, so they are not read.
     return dict(_tensor(reader) for _ in range(num))
 
 
@@ -119,7 +122,7 @@ def _config(given: dict[str, np.ndarray]) -> dict[str, Any]:
     vocab, dim = given["model.decoder.embed_tokens.weight"].shape
     depth = {side: 1 + max(_numbers(given, f"model.{side}.layers.")) for side in ("encoder", "decoder")}
     ffn = given["model.encoder.layers.0.fc1.weight"].shape[0]
-    # The id of <|endoftext|>; the id of <|startoftranscript|> follows it.
+    # The id of <|endoftext|>. The id of <|startoftranscript|> follows it.
     end = 50_256 if vocab == 51_864 else 50_257
     return {
         "architectures": ["WhisperForConditionalGeneration"],

@@ -58,7 +58,7 @@ def from_hf(head: str, hf: dict) -> DebertaConfig:
 def to_hf(head: str, cfg: DebertaConfig) -> dict:
     """The config.json of the DebertaV2 class that has this head.
 
-    Raises ValueError where the config has another head.
+    Raises ValueError if the config's head is not the head of this class.
     """
     check_head(cfg, head)
     return {

@@ -1,6 +1,6 @@
 """DeepSeek-V3's tensor names and config.json.
 
-Published weights are 8-bit; exported weights are not quantised.
+Published weights are 8-bit. Exported weights are not quantised.
 """
 
 import dataclasses
@@ -116,11 +116,12 @@ def from_hf(hf: dict) -> DeepseekConfig:
         scoring_func="sigmoid",
         topk_method="noaux_tc",
         moe_layer_freq=1,
+        # Latent attention has no groups of heads, so this key only repeats another.
         num_key_value_heads=(hf["num_attention_heads"], None),
         head_dim=(hf["qk_rope_head_dim"], None),
         qk_head_dim=(hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"], None),
     )
-    # Only the published inference code quantises activations ("activation_scheme"); the weights are
+    # Only the published inference code quantises activations ("activation_scheme"). The weights are
     # the same either way, so the key is not checked.
     quantized = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [fp8.BLOCK, fp8.BLOCK]}
     check_fixed(hf.get("quantization_config") or {}, **quantized)

@@ -65,6 +65,7 @@ def _timm_names() -> tuple[tuple[str, str], ...]:
     start = r"(conv_encoder\.model\.)"
     kinds = (("conv", "convolution"), ("bn", "normalization"))
     found = [(rf"{start}{theirs}1\.", rf"\1embedder.embedder.{name}.") for theirs, name in kinds]
+    # timm counts stages and convolutions from 1, and transformers counts them from 0.
     for stage in range(4):
         at, to = rf"{start}layer{stage + 1}\.(\d+)\.", rf"\1encoder.stages.{stage}.layers.\2."
         for theirs, name in kinds:
@@ -85,7 +86,7 @@ def backbone_from_hf(hf: dict) -> dict:
     """The config fields of the backbone, from a ResNet's `backbone_config` or the name of a timm
     network.
 
-    Raises ValueError for another backbone. Raises KeyError where the file names none.
+    Raises ValueError for another backbone. Raises KeyError where the file names no backbone.
     """
     table, flag = hf.get("backbone_config"), hf.get("use_timm_backbone", True)
     if table and table.get("model_type") == "resnet":
@@ -97,7 +98,7 @@ def backbone_from_hf(hf: dict) -> dict:
             "stem_channels": table.get("embedding_size", 64),
             "block": table.get("layer_type", "bottleneck"),
         }
-    # The class's default is timm's resnet50, which older files therefore do not name.
+    # Older files leave out timm's resnet50, because it is the class's default.
     name = (table or hf).get("backbone", "resnet50" if flag else None)
     if not table and name is None:
         raise KeyError("backbone_config")
@@ -114,6 +115,7 @@ def from_hf(hf: dict) -> DetrConfig:
     on it.
     """
     check_fixed(hf, position_embedding_type="sine", dilation=False, scale_embedding=False)
+    # Our config has one number of heads and one MLP width for both stacks.
     check_fixed(hf, activation_function=tuple(ACTIVATIONS), decoder_attention_heads=hf["encoder_attention_heads"])
     check_fixed(hf, decoder_ffn_dim=hf["encoder_ffn_dim"], is_encoder_decoder=True)
     return DetrConfig(

@@ -28,6 +28,7 @@ ENCODER = (
     Row("layers/attn_scale", LAYER + "layer_scale1.lambda1"),
     Row("layers/mlp_norm/scale", LAYER + "norm2.weight"),
     Row("layers/mlp_norm/bias", LAYER + "norm2.bias"),
+    # A config has either the plain MLP's parameters or, below, those of the gated one. The other
     Row("layers/mlp/up/kernel", LAYER + "mlp.fc1.weight", linear()),
     Row("layers/mlp/up/bias", LAYER + "mlp.fc1.bias"),
     Row("layers/mlp/down/kernel", LAYER + "mlp.fc2.weight", linear()),
@@ -82,6 +83,7 @@ def width_of(dim: int, ratio: int, gated: bool) -> int:
     dim: the model's width; ratio: `mlp_ratio`. A gated (SwiGLU) layer has two thirds of dim *
     ratio, rounded up to a multiple of 8.
     """
+    # The reference rounds two thirds down to a whole number before it rounds up.
     return (int(dim * ratio * 2 / 3) + 7) // 8 * 8 if gated else dim * ratio
 
 
@@ -119,6 +121,7 @@ def to_hf(head: str, registers: bool, cfg: ViTConfig) -> dict:
         "model_type": REGISTERS if registers else "dinov2",
         **vit.image_shape_to_hf(cfg.image_shape),
         "patch_size": cfg.patch_size,
+        # DINOv2's class has `mlp_ratio` instead of `intermediate_size`.
         **{name: x for name, x in vit.encoder_to_hf(cfg).items() if name != "intermediate_size"},
         "mlp_ratio": ratio_of(cfg),
         "use_swiglu_ffn": cfg.gated_mlp,

@@ -82,8 +82,7 @@ def from_hf(head: str, hf: dict) -> DistilBertConfig:
 def to_hf(head: str, cfg: DistilBertConfig) -> dict:
     """The config.json of the DistilBert class that has this head.
 
-    Raises ValueError where the config has another head, token types, or another epsilon in its
-    norms.
+    Raises ValueError if the config has the head of another class, token types, or another epsilon.
     """
     check_head(cfg, head)
     if cfg.num_token_types or cfg.norm_eps != NORM_EPS:

@@ -12,7 +12,7 @@ from bigmodel_jax.models.efficientnet import EfficientNetConfig
 from bigmodel_jax.pretrained.family import Family
 from bigmodel_jax.pretrained.names import CONV, Row, batch_norm, linear
 
-# More than any published network has; rows of other blocks are skipped.
+# More than any published network has. Rows of other blocks are skipped.
 MAX_BLOCKS = 64
 
 

@@ -14,7 +14,7 @@ ENCODER = (
     *(
         dataclasses.replace(row, theirs=row.theirs.replace("bert.", "electra.", 1))
         for row in BERT_ENCODER
-        # ELECTRA has no pooler; its classifier has a dense layer of its own.
+        # ELECTRA has no pooler. Its classifier has a dense layer of its own.
         if ".pooler." not in row.theirs
     ),
     *dense("embed_project", "electra.embeddings_project"),
@@ -61,7 +61,7 @@ def from_hf(head: str, hf: dict) -> ElectraConfig:
 def to_hf(head: str, cfg: ElectraConfig) -> dict:
     """The config.json of the Electra class that has this head.
 
-    Raises ValueError where the config has another head, or no token types.
+    Raises ValueError if the config has the head of another class, or no token types.
     """
     check_head(cfg, head)
     return {

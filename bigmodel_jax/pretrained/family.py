@@ -152,6 +152,7 @@ def _yarn_from_hf(found: dict, factor: float, length: int) -> RopeScaling:
         "yarn",
         factor,
         length,
+        # transformers uses its defaults for null and 0 as well.
         beta_fast=float(found.get("beta_fast") or 32.0),
         beta_slow=float(found.get("beta_slow") or 1.0),
         truncate=bool(found.get("truncate", True)),
@@ -171,6 +172,7 @@ def rotary_dim_from_hf(hf: dict, head_dim: int, default: float) -> tuple[int, di
     found = rope_settings(hf)
     share = found.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or default
     whole = {"partial_rotary_factor": 1.0}
+    # `rope_settings` prefers `rope_scaling`, so that key is emptied and the merged table is read.
     return int(head_dim * share), hf | whole | {"rope_parameters": found | whole, "rope_scaling": None}
 
 
@@ -191,12 +193,14 @@ def rope_to_hf(theta: float, scaling: RopeScaling) -> dict:
     if scaling.kind == "none":
         return {"rope_theta": theta, "rope_scaling": None}
     found: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    # transformers warns about keys that a kind of scaling does not have.
     if scaling.kind != "linear":
         found["original_max_position_embeddings"] = scaling.original_max_seq_len
     if scaling.kind == "llama3":
         found |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
     if scaling.kind == "yarn":
         found |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow, "truncate": scaling.truncate}
+        # 0 stands for the factor that transformers computes where the file gives none.
         if scaling.attention_factor:
             found["attention_factor"] = scaling.attention_factor
     return {"rope_theta": theta, "rope_scaling": found}

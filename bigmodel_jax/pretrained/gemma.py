@@ -28,8 +28,10 @@ def sizes_from_hf(hf: dict) -> dict:
     Raises ValueError for biases in attention, bidirectional attention and untied embeddings.
     """
     check_fixed(hf, attention_bias=False, use_bidirectional_attention=(False, None), tie_word_embeddings=True)
+    # Gemma's class has 256 for a missing head_dim, whatever the width and the number of heads are.
     sizes = llama.sizes_from_hf(hf | {"head_dim": hf.get("head_dim", 256)})
     del sizes["tied_embeddings"]  # a Gemma's embeddings are always tied
+    # In our config 0 stands for head_dim, which is the usual divisor of the logits.
     scalar = hf.get("query_pre_attn_scalar", sizes["head_dim"])
     return sizes | {"query_pre_attn_scalar": 0 if scalar == sizes["head_dim"] else scalar}
 
@@ -93,6 +95,7 @@ def gemma3_from_hf(hf: dict) -> Gemma3Config:
     said = {name: table.get(name) for table in (far, scaling) for name in ROPE_KEYS if name in table}
     check_fixed(far, partial_rotary_factor=(1.0, None))
     check_fixed(scaling, partial_rotary_factor=(1.0, None))
+    # The class's default base is 1e6 for global layers and 1e4 for layers with a window.
     far = said | {"rope_theta": said.get("rope_theta") or hf.get("rope_theta") or 1_000_000.0}
     far = {"rope_parameters": far, "rope_scaling": None, "original_max_position_embeddings": None}
     return Gemma3Config(

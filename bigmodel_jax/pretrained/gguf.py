@@ -20,7 +20,7 @@ from bigmodel_jax.pretrained import FAMILIES, Family
 from bigmodel_jax.pretrained.gguf_config import check_tokenizer, hf_config
 from bigmodel_jax.pretrained.names import Source, Tensor
 
-# general.architecture of a file -> the family whose tensor names and config it is read with.
+# general.architecture of a file -> the family whose tensor names and config keys the reader uses.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # Family -> general.architecture of the file that an export writes. A Mistral without a window is
 # written as a Llama.
@@ -92,6 +92,7 @@ def open_gguf(path: Path) -> Opened:
         )
     check_tokenizer(metadata, path)
     tensors = {t.name: t for t in reader.tensors}
+    # llama.cpp's converter writes Llama 3.1's rotary scaling as a tensor instead of metadata.
     factors = _factors(path, tensors.pop(ROPE_FACTORS)) if architecture == "llama" and ROPE_FACTORS in tensors else None
     try:
         config = family.from_hf(hf_config(metadata, tied="output.weight" not in tensors, factors=factors))
@@ -109,6 +110,7 @@ def _way_out(architecture: str) -> str:
 
     It names the folder that can be read instead, or the supported name that was perhaps meant.
     """
+    # gguf is an optional package, so it is imported where it is used.
     from gguf.constants import MODEL_ARCH_NAMES
 
     if architecture in FOLDERS:
@@ -207,7 +209,7 @@ def gguf_name(name: str) -> str:
 def permute(x: np.ndarray, num_heads: int) -> np.ndarray:
     """Reorders rows (heads * head_dim, ...) from half-split to interleaved rotary pairs.
 
-    Half-split pairs are (i, i + head_dim / 2), as transformers has them; interleaved pairs are (2
+    Half-split pairs are (i, i + head_dim / 2), as transformers has them. Interleaved pairs are (2
     i, 2 i + 1), as llama.cpp has them. The inverse is `unpermute`.
     """
     # (heads, 2, head_dim / 2, ...) -> (heads, head_dim / 2, 2, ...)

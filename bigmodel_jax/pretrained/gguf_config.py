@@ -156,6 +156,7 @@ def hf_config(fields: dict[str, Any], *, tied: bool, factors: np.ndarray | None 
     heads, width = meta.whole("attention.head_count"), meta.whole("embedding_length")
     head_dim = meta.whole("attention.key_length", width // heads or None)
     hf = {
+        # Many files leave this key out, and llama.cpp counts the tokens then.
         "vocab_size": meta.whole("vocab_size", len(fields.get("tokenizer.ggml.tokens", ())) or None),
         "hidden_size": width,
         "num_hidden_layers": meta.whole("block_count"),
@@ -175,6 +176,7 @@ def hf_config(fields: dict[str, Any], *, tied: bool, factors: np.ndarray | None 
                 f"{meta.prefix}{name} = {meta.get(name)} is not supported; supported: the heads' {head_dim}"
             )
     hf["rope_scaling"] = _scaling(meta, hf, factors)
+    # Every key that is understood has been read by now.
     meta.check_unread()
     return hf
 
@@ -195,8 +197,10 @@ def _scaling(meta: Metadata, hf: dict, factors: np.ndarray | None) -> dict | Non
         raise ValueError(
             f"{meta.prefix}rope.scaling.type = {kind!r} is not supported; supported: {', '.join(SCALINGS)}"
         )
+    # `rope.scale_linear` is the older name of the factor.
     factor = _shortest(meta.number("rope.scaling.factor", meta.number("rope.scale_linear", 1.0)))
     length = meta.whole("rope.scaling.original_context_length", hf["max_position_embeddings"])
+    # These keys are read for every kind, since `check_unread` would refuse them otherwise.
     ends = {"beta_fast": meta.number("rope.scaling.yarn_beta_fast", 32.0)}
     ends |= {"beta_slow": meta.number("rope.scaling.yarn_beta_slow", 1.0)}
     plain = kind == "none" or (kind != "yarn" and factor == 1.0)
@@ -228,6 +232,8 @@ def from_factors(factors: np.ndarray, head_dim: int, theta: float) -> dict:
     if np.all(factors == factors[0]):
         return {"rope_type": "linear", "factor": stretch}
     waves = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    # Llama 3.1 multiplies a frequency by (1 - smooth) / stretch + smooth. Here the equation is
+    # solved
     smooth = (stretch / factors - 1) / (stretch - 1)  # 1 where a frequency is kept, 0 where it is divided by `stretch`
     length, ratio = _ramp(waves, smooth)
     if not (1 < ratio < math.inf and 0.5 < length < math.inf):

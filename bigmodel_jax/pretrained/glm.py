@@ -1,7 +1,7 @@
 """GLM-4's tensor names and config.json.
 
-They are Llama's, but for one tensor that joins both input matrices of the MLP, and two norms more
-in a layer.
+The names are Llama's, with two exceptions: one tensor joins both input matrices of the MLP, and a
+layer has two more norms.
 """
 
 from bigmodel_jax.models.glm import Glm4Config

@@ -1,6 +1,6 @@
 """gpt-oss's tensor names and config.json.
 
-Published weights are MXFP4; exported weights are not quantised.
+Published weights are MXFP4. Exported weights are not quantised.
 """
 
 from bigmodel_jax.models.gpt_oss import GptOssConfig
@@ -48,6 +48,7 @@ def from_hf(hf: dict) -> GptOssConfig:
         **sizes_from_hf(hf),
         **losses_from_hf(hf),
         window=hf["sliding_window"],
+        # Files have one of two names for each of these keys.
         num_experts=hf.get("num_local_experts") or hf["num_experts"],
         experts_per_token=hf.get("num_experts_per_tok") or hf["experts_per_token"],
         swiglu_alpha=hf.get("swiglu_alpha", 1.702),

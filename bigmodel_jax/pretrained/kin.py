@@ -71,10 +71,10 @@ def hint(architecture: str, known: Iterable[str]) -> str:
 
 
 def is_alike(name: str, other: str) -> bool:
-    """Whether two architectures may be one, misspelt.
+    """Whether one architecture's name may be a misspelling of the other's.
 
-    Other digits are another generation of a model. A long head, such as
-    "ForSequenceClassification", would make any two models alike, so the models alone are compared.
+    Names with different digits are different generations of a model. The comparison leaves out the
+    head, because a long one, such as "ForSequenceClassification", would make any two names alike.
     """
     models = [split(one)[0].lower() for one in (name, other)]
     return digits(name) == digits(other) and difflib.SequenceMatcher(None, *models).ratio() > 0.8

@@ -19,7 +19,7 @@ def num_classes_from_hf(hf: dict) -> int:
 
 
 def labels_to_hf(num: int) -> dict:
-    """`id2label` and `label2id` for `num` classes; transformers counts the classes by them.
+    """`id2label` and `label2id` for `num` classes. Transformers counts the classes by them.
 
     The names are LABEL_0, LABEL_1 and so on, as in transformers.
     """

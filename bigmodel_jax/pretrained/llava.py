@@ -35,6 +35,7 @@ def from_hf(hf: dict) -> LlavaConfig:
     check_fixed(text, model_type="llama")
     check_fixed(vision, model_type="clip_vision_model")
     layer = hf.get("vision_feature_layer", -2)
+    # transformers also accepts a list of layers, whose outputs it joins.
     if not isinstance(layer, int) or layer >= 0:
         raise ValueError(f"config.json: vision_feature_layer = {layer} is not supported; supported: one below 0")
     tied = hf.get("tie_word_embeddings", False) or text.get("tie_word_embeddings", False)

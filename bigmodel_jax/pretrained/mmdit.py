@@ -50,6 +50,7 @@ ROWS = (
     *dense("head", "proj_out"),
 )
 IGNORED = ("pos_embed.pos_embed",)  # fixed sinusoids, which our model computes
+# diffusers reads the sinusoids from its files, so an import compares them with ours.
 COPIES = (("pos_embed.pos_embed", lambda cfg: positions(cfg)[None]),)
 NORMS = {False: None, True: "rms_norm"}
 

@@ -13,6 +13,7 @@ LAYER = "model.layers.{i}"
 ENCODER = (
     Row("embed/table", "model.embeddings.tok_embeddings.weight"),
     Row("embed_norm/scale", "model.embeddings.norm.weight"),
+    # The first layer has no norm before its attention: the embeddings are normalised already.
     Row("attn_norm/scale", f"{LAYER}.attn_norm.weight", start="FIRST_NORM"),
     Row(tuple(f"layers/attn/{name}" for name in "qkv"), f"{LAYER}.attn.Wqkv.weight", linear()),
     Row("layers/attn/o", f"{LAYER}.attn.Wo.weight", linear(in_dims=2)),
@@ -52,7 +53,8 @@ def global_every_from_hf(hf: dict) -> int:
     Raises ValueError unless every n-th layer, the first one included, is global.
     """
     types, depth, asked = hf.get("layer_types"), hf["num_hidden_layers"], hf["global_attn_every_n_layers"]
-    # The layers of a shallow model are those of several periods, of which the file's own is kept.
+    # Several periods describe the layers of a shallow model. The period that the file states is
+    # kept.
     if not types or types == layer_types(depth, asked):
         return asked
     every = (*types[1:], KINDS[0]).index(KINDS[0]) + 1
@@ -67,8 +69,8 @@ def global_every_from_hf(hf: dict) -> int:
 def thetas_from_hf(hf: dict) -> dict:
     """The fields `rope_theta` and `local_rope_theta`.
 
-    They stand in `rope_parameters`, and in older files in keys of their own. Raises ValueError for
-    scaled rotary positions.
+    Newer files state them in `rope_parameters`, and older files in two keys of their own. Raises
+    ValueError for scaled rotary positions.
     """
     rope = hf.get("rope_parameters") or {}
     check_fixed(rope, rope_type=None, type=None, rope_theta=None)  # one table per kind of layer
@@ -102,6 +104,7 @@ def from_hf(head: str, hf: dict) -> ModernBertConfig:
         head=head,
         num_classes=num_classes_from_hf(hf) if head in WITH_CLASSES else 0,
         pooling=hf["classifier_pooling"],
+        # `local_attention` counts both sides of a token. Our window counts one side and the token.
         window=hf["local_attention"] // 2 + 1,
         global_every=global_every_from_hf(hf),
         **thetas_from_hf(hf),
@@ -110,13 +113,14 @@ def from_hf(head: str, hf: dict) -> ModernBertConfig:
     )
 
 
-PAD = 50_283  # the published tokenizer's
+PAD = 50_283  # the id in the published tokenizer
 
 
 def to_hf(head: str, cfg: ModernBertConfig) -> dict:
     """The config.json of the ModernBert class that has this head.
 
-    transformers 4 and 5 both read it. Raises ValueError where the config has another head.
+    transformers 4 and 5 both read it. Raises ValueError if the config's head is not the head of
+    this class.
     """
     check_head(cfg, head)
     return {
@@ -128,7 +132,7 @@ def to_hf(head: str, cfg: ModernBertConfig) -> dict:
         "intermediate_size": cfg.mlp_dim,
         "max_position_embeddings": cfg.max_seq_len,
         "classifier_pooling": cfg.pooling,
-        # Of both sides; 1 stands for the token alone, and 0 is refused.
+        # The window counts both sides. 1 stands for the token alone, and transformers refuses 0.
         "local_attention": max(2 * (cfg.window - 1), 1),
         "global_attn_every_n_layers": cfg.global_every,
         "global_rope_theta": cfg.rope_theta,

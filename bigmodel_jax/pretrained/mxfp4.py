@@ -12,7 +12,7 @@ from bigmodel_jax.pretrained.names import Source, Tensor
 
 POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 VALUES = np.array([*POSITIVE, *(-x for x in POSITIVE)], np.float32)
-# The two values of each byte; the low four bits hold the first.
+# The two values of each byte. The low four bits hold the first.
 PAIRS = np.stack([VALUES[np.arange(256) & 15], VALUES[np.arange(256) >> 4]], axis=-1)
 # A scale is an unsigned byte, so its exponent is stored with a bias.
 EXPONENT_BIAS = 127

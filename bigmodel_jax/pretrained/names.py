@@ -55,6 +55,7 @@ def kernel(in_dims: int = 1) -> Layout:
 
 
 SAME = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x)
+# VECTOR is for biases that we keep as (heads, head_dim) and that files keep as one axis.
 VECTOR = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(-1))
 CONV = Layout(
     ours=lambda x, _: x.transpose(2, 3, 1, 0), theirs=lambda x: x.transpose(3, 2, 0, 1)
@@ -98,7 +99,7 @@ class Piece(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A published tensor that has not been read yet; `read` returns its values."""
+    """A published tensor that has not been read yet. `read` returns its values."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -130,10 +131,12 @@ def batch_norm(ours: str, theirs: str) -> tuple[Row, ...]:
 def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterator[Piece]:
     """Yields every published tensor that holds parameters of `spec` (by path)."""
     for row in rows:
+        # A config has all parameters of a joined row or none, so the first path decides.
         if row.paths[0] not in spec:
             continue
         shape = spec[row.paths[0]].shape
         start = getattr(cfg, row.start) if row.start else 0
+        # A table has {e} only beside {i}, so the axis of experts is always the second one.
         stacked = [shape[n] for n, mark in enumerate(("{i}", "{e}")) if mark in row.theirs]
         for index in np.ndindex(*stacked):
             marks = {"i": index[0] + start if index else 0, "e": index[1] if len(index) > 1 else 0}
@@ -180,6 +183,7 @@ def check(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any, source: So
     for p in pieces(rows, spec, cfg):
         shapes[p.row] = shapes.get(p.row) or joined_shape(their_shapes(p, spec), p.row.axis)
         expected[p.name] = shapes[p.row]
+    # A parameter without a row would be left uninitialised by `to_ours`.
     unmapped = set(spec) - {path for row in rows for path in row.paths}
     assert not unmapped, f"the name table lacks rows for {sorted(unmapped)}"
     wrong = [f"{n} is missing" for n in expected if n not in source]
@@ -226,7 +230,7 @@ def to_ours(
     parts = {index: np.empty([len(range(n)[s]) for n, s in zip(shape, index, strict=True)], dtype) for index in where}
     for piece in pieces(tuple(r for r in rows if path in r.paths), spec, cfg):
         lead = len(piece.index)
-        # Where this layer and expert stand in each wanted part; other parts do not need the tensor.
+        # Where this layer and expert stand in each wanted part. Other parts do not need the tensor.
         inside = {
             index: at
             for index in parts
@@ -239,7 +243,9 @@ def to_ours(
 
 
 def _place(i: int, size: int, part: slice) -> int | None:
-    """The position of entry `i` inside the slice `part` of a dimension, or None if outside."""
+    """The position of entry `i` inside the slice `part` of a dimension, or None if `i` lies
+    outside.
+    """
     entries = range(size)[part]
     return entries.index(i) if i in entries else None
 
@@ -278,4 +284,5 @@ def joined(parts: list[np.ndarray], row: Row) -> np.ndarray:
     if not row.interleaved:
         return np.concatenate(parts, axis=row.axis)
     assert row.axis == -1, "only the last dimension is ever interleaved"
+    # The new last axis counts the parts, so flattening it makes their entries alternate.
     return np.stack(parts, axis=-1).reshape(*parts[0].shape[:-1], -1)

@@ -88,6 +88,7 @@ def local_from_hf(hf: dict) -> dict:
     """
     depth, types, every = hf["num_hidden_layers"], hf.get("layer_types"), 4
     if types:
+        # Where no layer is global, the period becomes depth + 1.
         every = (*types, "full_attention").index("full_attention") + 1
     if types and types != layer_types(depth, every):
         raise ValueError(

@@ -32,6 +32,7 @@ def from_hf(hf: dict) -> PaliGemmaConfig:
     """
     text, vision = TEXT | hf["text_config"], hf["vision_config"]
     check_fixed(text, model_type="gemma", use_bidirectional_attention=(True, None), tie_word_embeddings=True)
+    # SigLIP's class has the head where the file does not say, so a missing key is refused.
     check_fixed({"vision_use_head": True} | vision, model_type="siglip_vision_model", vision_use_head=False)
     check_fixed(hf, tie_word_embeddings=True)
     for table in (hf, vision):
@@ -42,6 +43,7 @@ def from_hf(hf: dict) -> PaliGemmaConfig:
     hf.get("vocab_size")
     return PaliGemmaConfig(
         vision=shared.vision_from_hf(hf, shared.SIGLIP_VISION),
+        # The bidirectional prefix is this family's own, and Gemma's reader refuses the flag.
         text=gemma.gemma_from_hf(text | {"use_bidirectional_attention": False}),
         image_token_id=hf.get("image_token_index", 256_000),
     )

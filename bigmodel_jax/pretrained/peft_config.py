@@ -78,16 +78,16 @@ class PeftConfig:
     """The keys of adapter_config.json that decide what is computed, by PEFT's names and defaults
     (0.21).
 
-    - r, lora_alpha: rank and scale; an adapter is multiplied by lora_alpha / r.
+    - r, lora_alpha: rank and scale. An adapter is multiplied by lora_alpha / r.
     - lora_dropout: the dropout rate on an adapter's input, in training alone.
     - use_rslora: multiply by lora_alpha / sqrt(r) instead.
     - use_dora: adapters have a magnitude for each output (DoRA).
-    - target_modules, exclude_modules: which modules have an adapter, by name, last part of a name,
-      or regular expression.
+    - target_modules, exclude_modules: which modules have an adapter. An entry is a name, the last
+      part of a name, or a regular expression.
     - modules_to_save: modules whose whole weights the folder holds.
     - layers_to_transform, layers_pattern: the layers that have adapters, and the name of the list
       of layers.
-    - rank_pattern, alpha_pattern: other ranks and alphas, by a pattern of module names.
+    - rank_pattern, alpha_pattern: ranks and alphas for the modules whose names match a pattern.
     """
 
     r: int = 8
@@ -115,6 +115,7 @@ class PeftConfig:
         if isinstance(self.target_modules, str):
             if self.target_modules.lower() == "all-linear":
                 return module in linear and module != output and self._in_layers(module)
+            # PEFT does not look at the layer of a module that a pattern matches.
             return bool(re.fullmatch(self.target_modules, module))
         return _named(self.target_modules, module) and self._in_layers(module)
 
@@ -125,6 +126,7 @@ class PeftConfig:
             return True
         patterns = self.layers_pattern or [r"[^.]*"]
         patterns = [patterns] if isinstance(patterns, str) else patterns
+        # Both beginnings are PEFT's own, so that the same layers are chosen.
         start = r".*?\." if not self.layers_pattern else r"(?:^|.*?\.)"
         found = next((m for p in patterns if (m := re.match(rf"{start}{p}\.(?P<idx>\d+)\.", module))), None)
         return found is not None and int(found["idx"]) in ([wanted] if isinstance(wanted, int) else wanted)
@@ -158,6 +160,7 @@ def _named(names: list[str] | str, module: str) -> bool:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    # As in PEFT, a key matches the end of a module's name, and the first matching key wins.
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
@@ -181,6 +184,7 @@ def read(folder: Path) -> PeftConfig:
             f'{path}: init_lora_weights = "{begun}" changes the base, which is not in this folder; save_pretrained with '
             "path_initial_model_for_weight_conversion writes adapters of the published base"
         )
+    # PEFT always writes this key, and its default would depend on the model's type.
     if "target_modules" not in table:
         raise ValueError(f"{path}: target_modules is missing")
     _check_patterns(path, table)

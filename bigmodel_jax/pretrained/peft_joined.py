@@ -80,6 +80,7 @@ def joined(paths: tuple[str, ...], parts: list[Matrix | None], widths: tuple[int
             row += part.rank
         column += width
     a = np.concatenate([part.a for part in there], axis=-1)
+    # This alpha gives the joined rank the first part's scale.
     return Matrix(rank, scale * (math.sqrt(rank) if rslora else rank), a, b, magnitude)
 
 

@@ -1,7 +1,7 @@
 """Phi-3's and Phi-4's tensor names and config.json.
 
-The names are Llama's, but for one tensor that joins queries, keys and values, and one that joins
-both input matrices of the MLP.
+The names are Llama's, with two exceptions: one tensor joins queries, keys and values, and another
+joins both input matrices of the MLP.
 """
 
 from typing import Any
@@ -52,6 +52,7 @@ def long_rope_from_hf(hf: dict) -> LongRope:
     check_fixed(found, **{name: ("default", *KINDS) for name in ("type", "rope_type")})
     if found.get("rope_type", found.get("type", "default")) not in KINDS:
         return LongRope()
+    # `long_rope_factor` divides by the logarithm of the length, which is 0 for a length of 1.
     if length < 2:
         raise ValueError(
             f"config.json: original_max_position_embeddings = {length}; beside longrope it must be 2 or more"
@@ -67,8 +68,8 @@ def long_rope_from_hf(hf: dict) -> LongRope:
 def long_rope_to_hf(cfg: Phi3Config) -> dict[str, Any]:
     """The keys of config.json for LongRoPE; the inverse of `long_rope_from_hf`.
 
-    transformers 4 allows three keys in the table, so the factor is written only where it is not the
-    one that follows from the lengths.
+    transformers 4 allows three keys in the table. The factor is a fourth key, so it is written only
+    where it does not follow from the lengths.
     """
     scale = cfg.long_rope
     if not scale.short:
@@ -92,6 +93,7 @@ def to_hf(cfg: Phi3Config) -> dict:
         )
     if cfg.rope_scaling.kind != "none":
         raise ValueError(f"model.rope_scaling.kind = {cfg.rope_scaling.kind!r}: a phi3 has none; use model.long_rope")
+    # Phi-3's class in transformers has no head_dim: it divides the width by the number of heads.
     sizes = {name: value for name, value in sizes_to_hf(cfg).items() if name != "head_dim"}
     return {
         "model_type": "phi3",

@@ -1,6 +1,6 @@
 """The config.json of Qwen2 and Qwen3. Their tensors have Llama's names.
 
-Qwen2 has biases on queries, keys and values; Qwen3 has norms of queries and keys.
+Qwen2 has biases on queries, keys and values. Qwen3 has norms of queries and keys.
 """
 
 import functools

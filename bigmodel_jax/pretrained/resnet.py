@@ -1,4 +1,7 @@
-"""ResNet's tensor names and config.json. Each block has rows of its own, for its own shapes."""
+"""ResNet's tensor names and config.json.
+
+Each block has rows of its own, because blocks differ in shape.
+"""
 
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.pretrained.family import Family, check_fixed

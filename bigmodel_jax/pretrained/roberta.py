@@ -58,7 +58,7 @@ def from_hf(head: str, hf: dict) -> RobertaConfig:
 def to_hf(head: str, cfg: RobertaConfig) -> dict:
     """The config.json of the Roberta class that has this head.
 
-    Raises ValueError where the config has another head.
+    Raises ValueError if the config's head is not the head of this class.
     """
     check_head(cfg, head)
     return {

@@ -8,8 +8,8 @@ from bigmodel_jax.pretrained.labels import labels_to_hf, num_classes_from_hf
 from bigmodel_jax.pretrained.names import CONV, VECTOR, Layout, Row, linear
 from bigmodel_jax.pretrained.vit import ACTIVATIONS, THEIR_ACTIVATIONS
 
-MAX_STAGES = 8  # published models have 4
-PLACE = Layout(  # theirs: a 1x1 convolution (out, in, 1, 1); ours: a matrix (..., in, out)
+MAX_STAGES = 8  # stages; published models have 4
+PLACE = Layout(  # their tensor is a 1x1 convolution (out, in, 1, 1), ours a matrix (..., in, out)
     ours=lambda x, shape: x[:, :, 0, 0].T.reshape(shape),
     theirs=lambda x: x.reshape(-1, x.shape[-1]).T[:, :, None, None],
 )

@@ -25,8 +25,8 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 def feedforward(ours: str, theirs: str) -> tuple[Row, ...]:
     """The name-table rows of the MLP and of the norm before it.
 
-    v1.0 has two matrices and v1.1 three (gated). A config has parameters for one version only, and
-    the other version's rows are skipped.
+    v1.0 has two matrices, and v1.1 has three, because it is gated. A config has parameters for one
+    version only, and the other version's rows are skipped.
     """
     return (
         Row(f"{ours}_norm/scale", f"{theirs}.layer_norm.weight"),
@@ -43,6 +43,7 @@ def ends(name: str) -> tuple[Row, ...]:
     norm.
     """
     return (
+        # The first layer holds the bias that all layers of its stack share.
         Row(f"{name}/relative_bias", f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
         Row(f"{name}/norm/scale", f"{name}.final_layer_norm.weight"),
     )
@@ -81,6 +82,7 @@ def from_hf(hf: dict) -> T5Config:
     return T5Config(
         vocab_size=hf["vocab_size"],
         num_layers=hf["num_layers"],
+        # null means as many layers as the encoder has.
         num_decoder_layers=hf.get("num_decoder_layers") or hf["num_layers"],
         embed_dim=hf["d_model"],
         num_heads=hf["num_heads"],

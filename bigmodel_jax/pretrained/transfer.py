@@ -177,7 +177,7 @@ def family_of(config: ModelConfig) -> Family:
     reasons = []
     for family in FAMILIES.values():
         if family.config is type(config):
-            try:  # one config class may serve several architectures, a head each
+            try:  # one config class may serve several architectures, one for each head
                 hf = {"architectures": [family.architecture], **family.to_hf(config)}
                 if published(family.from_hf(hf)) == published(config):
                     return family
@@ -257,7 +257,7 @@ def export_weights(
 
 
 def write_about(config: Config, run_dir: Path, target: Path) -> None:
-    """Writes tokenizer and preprocessor files; adds classes and special ids to config.json."""
+    """Writes tokenizer and preprocessor files. Adds classes and special ids to config.json."""
     labels.restore(run_dir, target)
     if about := config.data.processor(run_dir):
         (target / "preprocessor_config.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -268,7 +268,7 @@ def write_about(config: Config, run_dir: Path, target: Path) -> None:
 def _write_special(run_dir: Path, target: Path) -> None:
     """Writes the ids of special tokens to config.json and generation_config.json.
 
-    They are the imported ones, or a trained tokenizer's; transformers' defaults may not fit those.
+    The ids come from imported files or a trained tokenizer. transformers' defaults may not fit.
     """
     special, path = special_tokens.read(run_dir), target / "config.json"
     hf = json.loads(path.read_text())

@@ -38,8 +38,8 @@ def vision_rows(theirs: str) -> tuple[Row, ...]:
             ("cls", "embeddings.class_embedding", SAME),
         )
     )
-    # The text reads the output of an inner layer. The later layers are kept under "unread", so that
-    # an export can write them.
+    # The text decoder reads the output of an inner layer of the tower. The later layers are kept
+    # under "unread", so that an export can write them.
     unread = (dataclasses.replace(row, start="read_layers") for row in clip.layers("unread", theirs))
     return (
         *ends,

@@ -70,7 +70,7 @@ def to_hf(cfg: WhisperConfig) -> dict:
         "max_source_positions": cfg.max_audio_len,
         "max_target_positions": cfg.max_seq_len,
         "scale_embedding": False,
-        # Whisper uses <|endoftext|> for all three.
+        # Whisper's beginning, end and padding tokens are all <|endoftext|>.
         "bos_token_id": cfg.eos_token_id,
         "pad_token_id": cfg.eos_token_id,
     }

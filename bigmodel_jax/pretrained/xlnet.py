@@ -67,7 +67,7 @@ def from_hf(head: str, hf: dict) -> XLNetConfig:
 def to_hf(head: str, cfg: XLNetConfig) -> dict:
     """The config.json of the XLNet class that has this head.
 
-    Raises ValueError where the config has another head.
+    Raises ValueError if the config's head is not the head of this class.
     """
     check_head(cfg, head)
     return {
@@ -83,7 +83,8 @@ def to_hf(head: str, cfg: XLNetConfig) -> dict:
         "dropout": cfg.dropout,
         "ff_activation": "gelu",
         "attn_type": "bi",
-        # Without memory, each text is read on its own.
+        # The key says that transformers reads each text on its own, without a memory of earlier
+        # texts.
         "mem_len": None,
     }
 

@@ -34,7 +34,7 @@ FILES = (
     ("/bigmodel_jax/objectives/", "head and loss"),
     ("/bigmodel_jax/training/", "training step"),
 )
-# Maps part of a model function's name to a module; the first match counts. It also applies to a
+# Maps part of a model function's name to a module. The first match counts. It also applies to a
 # user's own models.
 FUNCTIONS = (
     ("attn", "attention"),
@@ -114,6 +114,8 @@ def _operation(code, origins, computation, one, times, peak, bandwidth) -> Opera
     telling = _telling(code, origins, computation, one)
     calls = _own(code.program.frames.calls(_frame(telling)))
     module, source = module_of(calls, telling.op_name)
+    # JAX writes transpose(...) into the names of a backward pass, and rematted into those of a
+    # second
     again = "recomputed" if "rematted" in telling.op_name else "backward" if "transpose(" in telling.op_name else ""
     kind = _kind(code, one, module, calls, bool(products))
     if kind == COLLECTIVE:  # a collective takes the network's time, which is unknown here

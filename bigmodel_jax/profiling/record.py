@@ -103,6 +103,7 @@ def _operations(rows) -> list[dict[str, Any]]:
             "pass": one.phase,
             "source": one.source,
             "seconds": time,
+            # A time of 0, as of a collective, means that there is no prediction.
             "roofline": one.seconds or None,
         }
         for key, one, time in sorted(known, key=lambda row: -row[2])[:TOP]

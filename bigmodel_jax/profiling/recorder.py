@@ -31,7 +31,7 @@ class Profiled(Exception):
 def taken(run_dir: Path, text: str) -> bool:
     """Whether the run's folder already has the profile of this window.
 
-    Then a resumed run may start after the window.
+    If it has, a resumed run may start after the window.
     """
     try:
         return json.loads((run_dir / FILE).read_text(encoding="utf-8")).get("window") == text.strip()
@@ -65,7 +65,7 @@ class Recorder:
         self._steps, self._waited, self._wall = 0, 0.0, 0.0
 
     def begin(self, step: int, state: Any) -> None:
-        """Call this before each step; `step` is the number of steps that are done."""
+        """Call this before each step. `step` is the number of steps that are done."""
         if self.window is None or self._done or not self._first:
             return
         if step == self.window.first and not self._tracing:
@@ -96,6 +96,7 @@ class Recorder:
             self._stop()
         if self._alone:
             raise Profiled
+        # The wait for the device belongs to the steps, so only the time after it is returned.
         return time.perf_counter() - max(began, ended)
 
     def _start(self, state: Any) -> None:
@@ -135,6 +136,7 @@ class Recorder:
         seen = trace.read(trace.newest(self._run_dir / TRACE))
         device = jax.local_devices()[0]
         rate = rates.of_device(device)
+        # Both names may stand for one program.
         texts = [p.as_text() for p in dict.fromkeys((self._programs.step, self._programs.watched)) if _has_text(p)]
         known = [(_name(text), operations(text, rate.peak, rate.bandwidth)) for text in texts]
         found = record.make(seen, known, self._steps) | {

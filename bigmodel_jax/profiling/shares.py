@@ -34,6 +34,7 @@ def divide(events: Sequence[Event], start: float, end: float) -> dict[Hashable, 
     leaves: dict[int, Event] = {}
     containers: dict[int, Event] = {}
     now = start
+    # At equal times ends come before begins, so events that touch never overlap.
     for at, begins, i, event in sorted(edges, key=lambda edge: edge[:3]):
         _give(shares, at - now, leaves, containers)
         now = at

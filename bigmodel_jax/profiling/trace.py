@@ -1,5 +1,5 @@
-"""Read a profiler trace: what ran when on one device, and when the profiled steps began
-and ended.
+"""Read a profiler trace: what ran on one device, at which time, and the interval of the profiled
+steps.
 """
 
 import bisect
@@ -75,6 +75,8 @@ def _of_host(plane: Any) -> list[Executed]:
                 continue
             facts = dict(event.stats)
             if "hlo_op" in facts:
+                # Virtual CPU devices share the threads, so an event's own number of its device
+                # tells them apart.
                 found.append((int(facts.get("device_ordinal", 0)), _executed(event, facts)))
     first = min((device for device, _ in found), default=0)
     return [one for device, one in found if device == first]

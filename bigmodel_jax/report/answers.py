@@ -34,7 +34,8 @@ def _lines(text: str) -> list[dict]:
     for line in text.splitlines()[:MOST_ROWS]:
         try:
             value = json.loads(line)
-        # One damaged line must not cost the page; deep nesting overflows the parser's stack.
+        # One damaged line must not cost the page. Deeply nested JSON overflows the parser's stack,
+        # so RecursionError is caught as well.
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
@@ -90,7 +91,7 @@ def _cells(row: dict, scored: bool, parts: list[str]) -> list[str]:
 
 
 def _picture(row: dict) -> list[str]:
-    """Two cells: the picture that a prompt is about, and the right answer.
+    """Two table cells: the picture that a prompt is about, and the right answer.
 
     Only a PNG data URI is shown, so that the page loads nothing from elsewhere.
     """
@@ -102,7 +103,10 @@ def _picture(row: dict) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """Escaped text; messages become lines of role and content."""
+    """Escaped text.
+
+    Messages become lines of role and content.
+    """
     if isinstance(value, list):
         value = "\n".join(f"{m.get('role', '')}: {m.get('content', '')}" for m in value if isinstance(m, dict))
     text = str(value)

@@ -28,7 +28,7 @@ def write_games(path: Path, games: list[dict[str, Any]]) -> None:
         values.plot(game["turns"], game["values"], color=MODEL, marker="o", markersize=3)
         values.locator_params(axis="x", integer=True)
         values.axhline(0, color="#999999", linewidth=0.6)
-        # Values may reach 1; the extra keeps their markers whole.
+        # Values may reach 1. The extra keeps their markers whole.
         values.set(ylim=(-1.05, 1.05), xlabel="move")
     axes[1, 0].set_ylabel("value for the model")
     out = io.BytesIO()

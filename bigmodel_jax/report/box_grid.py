@@ -16,8 +16,8 @@ def write_boxes(
 ) -> None:
     """Draw two rows of pictures: true boxes above, the model's boxes below.
 
-    images: (N, H, W, 1 or 3) in 0 .. 1. Each box carries its class name, and found boxes also their
-    probability in percent.
+    images: (N, H, W, 1 or 3) in 0 .. 1. Each box carries its class name. A box that the model found
+    also carries its probability in percent.
     """
     from matplotlib.figure import Figure
 

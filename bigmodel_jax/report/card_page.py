@@ -29,7 +29,7 @@ def build_card_page(folder: Path) -> Path:
 
 
 def folded_card(card: dict) -> str:
-    """A corpus's card as a folded part of another page; empty if `card` is not a card."""
+    """A corpus's card as a folded part of another page. It is empty if `card` is not a card."""
     if not {"source", "splits", "steps"} <= card.keys():
         return ""
     body = f'<div class="embedded">{_facts(card)}{_body(card)}</div>'
@@ -78,7 +78,7 @@ def _cards(card: dict) -> list[str]:
     read, kept = sum(card.get("read", {}).values()), _kept(card)
     splits, tokens = card["splits"], card.get("tokens", {})
     bars = [("all", 1.0, short(kept))]
-    # A filter can drop every record; the page must still be written.
+    # A filter can drop every record. The page must still be written.
     bars += [(name, split["records"] / max(kept, 1), short(split["records"])) for name, split in splits.items()]
     share = f"{100 * kept / read:.1f} % of the records read" if read else ""
     found = [elements.hero("Records kept", f"{kept:,}", share, bars)]
@@ -113,8 +113,8 @@ def _steps(card: dict) -> str:
 def _dropped(card: dict, compares: bool) -> str:
     """Examples of dropped records by rule.
 
-    compares: True selects the steps that compare records with one another, and False the other
-        steps.
+    compares: True selects the cleaning steps that compare records with one another, and False the
+    other cleaning steps.
     """
     found = ""
     for step in card["steps"]:
@@ -153,7 +153,7 @@ def _counted(card: dict) -> str:
 
 
 def _histogram(title: str, counts: dict[str, int]) -> str:
-    """Counts with bars, in the order given."""
+    """A table of counts with a bar for each, in the order given."""
     if not counts:
         return ""
     most = max(counts.values())

@@ -52,8 +52,8 @@ def per_class_figure(run: Run, theme: Theme):
     rows = np.arange(len(classes))
     few = f", the {MOST_CLASSES} with the lowest F1" if len(matrix) > MOST_CLASSES else ""
     figure, axes = new_axes(theme, f"Per class{few}", xlabel="%", height=max(5.6, 1.6 + 0.32 * len(classes)))
-    # Points, not bars: points allow an axis that does not start at 0, so that differences of one
-    # percent show.
+    # The figure has points instead of bars, because the axis of points need not start at 0. So
+    # differences of one percent show.
     spread = [scores[k][classes] for k in ("precision", "recall", "f1")]
     axes.hlines(rows, 100 * np.min(spread, 0), 100 * np.max(spread, 0), color=theme.grid, linewidth=5, zorder=1)
     marks = (

@@ -68,7 +68,7 @@ def by_group(run: Run) -> str:
     """Each metric of each group of rows, with its interval; "" if the run has no groups."""
     lines = group_lines(run)
     rows = ""
-    # groupby joins neighbours only; the lines come ordered by metric.
+    # groupby joins neighbours only. The lines come ordered by metric.
     for name, of_metric in itertools.groupby(lines, key=lambda line: line[0]):
         metric = run.metric(f"eval/{name}")
         unit = f" {metric.unit}" if metric.unit else ""

@@ -44,7 +44,7 @@ def _prepared(run: Run) -> Any:
 
 
 def _tokenizer(run: Run) -> Any:
-    # A run without a saved tokenizer is told apart by the fields that chose one.
+    # If a run has saved no tokenizer, the fields that chose its tokenizer are compared instead.
     return run.tokenizer or _data(run, "tokenizer")
 
 

@@ -44,10 +44,10 @@ def _figure_table(runs: list[Run]) -> str:
     order = (*(key for run in runs for key in run.known), *(metric.name for metric in declared.OWN))
     for key in dict.fromkeys((*(key for key in order if key in found), *found)):
         values, metric = [figure.get(key) for figure in figures], metric_of(runs, key)
-        # The best is a text, so all values that print alike are marked.
+        # `best` is a text, so all values that print alike are marked.
         winner = declared.best(metric, values)
         why = winner and difference(key, [run for run, value in zip(runs, values, strict=True) if value is not None])
-        # A figure that does not compare has no winner.
+        # If a figure does not compare between the runs, no value is marked as the best.
         cells = "".join(_cell(metric, value, None if why else winner) for value in values)
         note = f'<div class="note">{escape(why)} differs</div>' if why else ""
         rows += f"<tr><th>{escape(metric.title)}{note}</th>{cells}</tr>"

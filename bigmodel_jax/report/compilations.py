@@ -9,7 +9,7 @@ import jax
 from jax.extend.core import Primitive, primitives
 
 # Operations outside a jitted program are compiled once for each shape. For example, Orbax slices
-# the arrays of its first save. They do not count.
+# the arrays of its first save. Such compilations do not count.
 OPERATIONS = {f"jit({p.name})" for p in vars(primitives).values() if isinstance(p, Primitive)}
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX emits this event for every program, even on a cache hit
 

@@ -10,7 +10,7 @@ from bigmodel_jax.core.terminal import make_console
 
 
 class Rate(TextColumn):
-    """Items per second; empty until there are two items."""
+    """Items per second. The text is empty until there are two items."""
 
     def render(self, task: Task):
         return super().render(task) if task.speed else ""
@@ -23,7 +23,7 @@ def counting(total: int, text: str, console: Console | None = None) -> Iterator[
     Nothing is shown if stderr is not a terminal.
     """
     columns = (
-        # A name with brackets would otherwise be read as a style.
+        # Rich would otherwise read a name with brackets as a style.
         TextColumn("{task.description}", markup=False),
         BarColumn(complete_style="blue", finished_style="blue"),
         MofNCompleteColumn(),

@@ -37,7 +37,7 @@ OWN = (
 
 
 def _elapsed(seconds: float) -> str:
-    """A time as m:ss, or with a unit if it is shorter than a minute."""
+    """The text of a time: m:ss, or seconds with a unit if the time is shorter than a minute."""
     return clock(seconds) if seconds >= 60 else duration(seconds)
 
 
@@ -73,16 +73,18 @@ def write(run_dir: Path, known: Known, counts: str, kinds: dict[str, str]) -> No
 
 def read(run_dir: Path, config: dict) -> tuple[Known, str, dict[str, str]]:
     """(metrics by key, what a step's loss is a mean over, result of `compared`) of a run's folder.
+
     The second is "tokens", "examples" or "" for unknown.
 
-    What the folder does not declare is taken from the classes in its config.
+    If the folder lacks a declaration, the classes that its config names give it.
     """
     path, data = run_dir / DECLARED_FILE, config.get("data", {})
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         metrics = [Metric(**m) for m in found["metrics"]]
         for metric in metrics:
-            # A dataclass takes values of any type; a wrong one would fail later, inside the page.
+            # A dataclass takes values of any type, and a wrong type would fail only later, inside
+            # the page.
             ranges.check(metric)
         known = {f"eval/{m.name}": m for m in metrics}
         return known, str(found["counts"]), dict(found["compared"]) if "compared" in found else compared(data)
@@ -97,7 +99,7 @@ def compared(part: Any, prefix: str = "", base: type = DataConfig, cut: bool = F
     """{dotted field name: kind} of a data config or its JSON.
 
     The kind says how a field affects the comparison of two runs (report/comparable.py). base: the
-    class for JSON that names no class of this package. If validation rows are split off the
+    class for JSON that names no class of this package. If a run splits its validation rows off the
     training rows, the training files also decide which rows are held out.
     """
     saved = isinstance(part, dict)
@@ -134,7 +136,7 @@ def _class(tag: str, base: type) -> type:
 
 
 def find(known: Known, key: str) -> Metric:
-    """The declaration of a metric, or one made from its name.
+    """The declaration of a metric. A metric that nothing declares gets one made from its name.
 
     "loss/web" is the loss on the part "web".
     """

@@ -46,7 +46,7 @@ def _steps(a: Path, b: Path) -> list[str]:
 
 
 def _records(a: Path, b: Path) -> str:
-    """Compare logged losses only, for runs without a record of every step."""
+    """Compare only the logged losses. This serves runs without a record of every step."""
     first, second = ({r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r} for run in (a, b))
     both = sorted(first.keys() & second.keys())
     at = next((step for step in both if first[step] != second[step]), None)
@@ -85,7 +85,7 @@ def _leaves(first: dict[str, tuple], second: dict[str, tuple]) -> str:
 
 
 def _digests(folder: Path) -> dict[str, tuple[str, int]]:
-    """{path: (dtype and shape, digest)} of one checkpoint's arrays; the arrays are not read."""
+    """{path: (dtype and shape, digest)} of one checkpoint's arrays. The arrays are not read."""
     leaves = manifest.read(folder)["leaves"]
     digests = arrays.read(folder, {"digest": np.zeros(len(leaves), np.uint32)})["digest"]
     return {path: (text, int(d)) for (path, text), d in zip(leaves.items(), digests, strict=True)}

@@ -19,7 +19,7 @@ def plain(value: Any) -> str:
 
 def breakable(name: str) -> str:
     """A name that may wrap only after its separators."""
-    # The name is escaped first, or the tags that are added would be escaped with it.
+    # The name is escaped before the tags are added, so that the tags stay unescaped.
     return re.sub(r"([._/-])", r"\1<wbr>", escape(name))
 
 
@@ -31,7 +31,7 @@ def card(name: str, value: str, note: str) -> str:
 
 
 def hero(name: str, value: str, note: str, bars: list[tuple[str, float, str]]) -> str:
-    """A large card with bars of (name, length 0 to 1, text); the first bar is the run's own."""
+    """A large card with bars of (name, length 0 to 1, text). The first bar is the run's own."""
     rows = "".join(
         f'<div class="bar{"" if i else " own"}"><span>{escape(text)}</span>'
         f'<i><b style="width:{100 * length:.1f}%"></b></i><span>{escape(figure)}</span></div>'
@@ -61,7 +61,7 @@ def stacked(parts: list[tuple[str, float, str]]) -> str:
 
 
 def picture(light: bytes, dark: bytes, alt: str) -> str:
-    """A PNG for light and one for dark colour schemes, both inlined."""
+    """Two inlined PNGs of one figure: one for light and one for dark colour schemes."""
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_data(dark)}">'
         f'<img src="{_data(light)}" alt="{escape(alt)}"></picture></figure>'
@@ -90,18 +90,18 @@ def folded(title: str, note: str, body: str) -> str:
 
 
 def section(title: str, body: str, note: str = "") -> str:
-    """A titled section; empty if `body` is empty."""
+    """A titled section. It is empty if `body` is empty."""
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     return f"<section><h2>{escape(title)}</h2>{note}{body}</section>" if body else ""
 
 
 def panel(body: str) -> str:
-    """A framed block; empty if `body` is empty."""
+    """A framed block. It is empty if `body` is empty."""
     return f'<div class="panel">{body}</div>' if body else ""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """A framed table of texts; the first cell of each row is its header.
+    """A framed table of texts. The first cell of each row is its header.
 
     kind: the table's class in page.css.
     """

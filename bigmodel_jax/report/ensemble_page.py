@@ -62,6 +62,7 @@ def _values(record: dict[str, Any]) -> list[tuple[str, float | None]]:
 
 def _cards(record: dict[str, Any]) -> str:
     *members, (_, made) = _values(record)
+    # A member whose metric is not finite counts neither as the best nor in the mean.
     known = sorted(value for _, value in members if value is not None)
     best = (known[-1] if record["better"] == "more" else known[0]) if known else None
     cards = [elements.card(TITLES[record["how"]], _number(made), f"{record['better']} is better")]
@@ -115,7 +116,7 @@ def _bars(record: dict[str, Any], theme: Theme):
         color = theme.series[1] if name == TITLES[record["how"]].lower() else theme.series[0]
         axes.barh(at, value - low, left=low, height=0.6, color=color)
         axes.text(value, at, f" {value:.5g}", va="center", color=theme.ink, fontsize=10)
-    # A bar chart counts upwards, so the reversed list puts the first member on top.
+    # A horizontal bar chart counts upwards, so the reversed list puts the first member on top.
     axes.set_yticks(range(len(shown)), [_short(name) for name, _ in reversed(shown)])
     axes.set_xlim(low, max(values) + 0.45 * spread)
     axes.locator_params(axis="x", nbins=5)

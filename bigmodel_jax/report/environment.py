@@ -67,8 +67,8 @@ def versions() -> dict[str, str]:
 def write_environment(run_dir: Path, **facts: float | str) -> None:
     """Write environment.json from process 0.
 
-    facts: figures that only the run knows. The page shows those named parameters, tokens_per_step
-    and peak_source.
+    facts: figures that only the run knows. The page shows the facts that are called parameters,
+    tokens_per_step and peak_source.
     """
     if not processes.first():
         return

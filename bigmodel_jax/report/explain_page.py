@@ -25,7 +25,7 @@ CAUTION = (
 
 
 def build_explain_page(run_dir: Path, found: Explained, output: Path) -> Path:
-    """Write the page of an explanation; returns `output`."""
+    """Write the page of an explanation. Returns `output`."""
     of_text = isinstance(found.result, TextExplanation)
     body = _header(run_dir, found) + _answer(found)
     body += explain_texts.sections(found) if of_text else explain_arrays.sections(found)

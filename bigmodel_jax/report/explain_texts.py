@@ -144,9 +144,12 @@ def _attention(found: TextExplanation) -> str:
 
 
 def _large(pieces: Sequence[str], maps: np.ndarray) -> str:
-    """The few heads with most attention to tokens other than the first and the token itself."""
+    """The few heads that attend most to other tokens: neither to the first one nor to the token
+    itself.
+    """
     T = maps.shape[-1]
-    # The first token often takes attention that no other token needs, so it does not count.
+    # The first token often takes the attention that no other token needs, so attention to it does
+    # not count.
     others = 1 - np.eye(T)
     others[:, 0] = 0
     taken = (maps * others).sum(axis=(-1, -2)) / max(T - 1, 1)

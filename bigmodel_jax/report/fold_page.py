@@ -28,10 +28,10 @@ TABLE_NOTE = (
 
 
 def build_fold_page(folder: Path, output: Path) -> Path:
-    """Write the page of the cross-validation in `folder`, finished or not; returns `output`."""
+    """Write the page of the cross-validation in `folder`, finished or not. Returns `output`."""
     record = read_folds(folder)
     folders = {n: Path(folder) / FOLDER / str(n) for n in range(record["k"])}
-    # A fold that has not begun has no metrics yet, and the page may be asked for at any time.
+    # The page may be asked for at any time, and a fold that has not begun has no metrics.
     runs = {n: load_run(path) for n, path in folders.items() if (path / METRICS_FILE).is_file()}
     subject = record, runs
     light, dark = (
@@ -142,6 +142,7 @@ def values_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
     one = (record.get("summary") or {}).get(record["metric"])
     if one is not None and one["corrected"]:
         low, high = one["corrected"]
+        # matplotlib takes the distances of the ends from the mean.
         ends = [[one["mean"] - low], [high - one["mean"]]]
         style = {"fmt": "D", "color": theme.series[1], "markersize": 9, "capsize": 6, "linewidth": 2}
         # Folds are numbered from 0, so the mean stands right of the last one.
@@ -157,7 +158,8 @@ def curves_figure(subject: tuple[dict[str, Any], dict[int, Run]], theme: Theme):
     record, runs = subject
     if not runs:
         return None
-    # One point draws no line; if any fold was evaluated only once, all show their losses.
+    # A single point draws no line. If any fold was evaluated only once, all folds show their
+    # training losses.
     evaluated = all(len(run.series(record["metric"])[0]) > 1 for run in runs.values())
     key = record["metric"] if evaluated else "loss"
     found = {n: run.series(key) for n, run in runs.items()}

@@ -18,7 +18,7 @@ def is_cross_validation(folder: Path) -> bool:
 
 
 def read_folds(folder: Path) -> dict[str, Any]:
-    """The record in folds.json; raises ValueError if the file is damaged."""
+    """The record in folds.json. Raises ValueError if the file is damaged."""
     path = Path(folder) / RECORD
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -106,6 +106,7 @@ def _line(text: bytes) -> Line | None:
         return None
     line = Line(*(found.get(name) for name in ("time", "phase", "step")), *(found.get(name, 0) for name in WAITS))
     numbers = (line.time, line.step, line.data, line.rollout)
+    # `type` is compared, because isinstance takes JSON's true and false for integers.
     whole = isinstance(line.phase, str) and all(type(n) is int and 0 <= n < LARGEST for n in numbers)
     return line if whole and line.phase in PHASES else None
 
@@ -145,11 +146,11 @@ def _stretch(before: Line, line: Line, kept: int) -> dict[str, int]:
     whole = line.time - before.time
     if line.phase != "steps":
         return {line.phase: whole}
-    # Waiting is subtracted first; the rest is split into counted and lost steps.
+    # Waiting is subtracted first. The rest is split into counted and lost steps.
     data = min(line.data, whole)
     rollout = min(line.rollout, whole - data)
     whole -= data + rollout
-    # A stretch in which no step ended belongs to the step that ends next.
+    # If no step ended in a stretch, the stretch belongs to the step that ends next.
     low, high = before.step, max(line.step, before.step + 1)
     counted = round(whole * min(1.0, max(0.0, (kept - low) / (high - low))))
     return {"steps": counted, "data": data, "rollout": rollout, "lost": whole - counted}

@@ -87,6 +87,6 @@ HEADS = ("Task", "Metric", "Value", "Error", "Shots", "Questions")
 
 
 def table(run_dir: Path) -> str:
-    """The HTML table of all results; empty without results."""
+    """The HTML table of all results. It is empty without results."""
     rows = [(*written(row), f"{row.step:,}") for row in read(run_dir)]
     return elements.table((*HEADS, "Step"), rows, "classes") if rows else ""

@@ -51,7 +51,7 @@ def over(picture: bytes, heat: bytes | None, title: str, note: str, smooth: bool
 
 
 def laid_over(picture: bytes | None, heat: bytes | None, title: str, kind: str = "") -> str:
-    """A heat map over a picture; either may be missing."""
+    """A heat map over a picture. Either may be missing."""
     below = elements.png(picture, "" if heat else title) if picture else ""
     above = elements.png(heat, title).replace("<img", f'<img class="heat{kind}"', 1) if heat else ""
     return f'<div class="over{"" if heat else " plain"}" title="{escape(title)}">{below}{above}</div>'
@@ -115,8 +115,9 @@ def sheet(maps: np.ndarray, rows: Sequence[str], picture: bytes | None = None) -
 
 
 def bars(names: Sequence[str], notes: Sequence[str], values: np.ndarray, numbers: Sequence[str]) -> str:
-    """One row per name with a bar: to the right of the centre for positive values, else
-    to the left.
+    """One row per name, with a bar.
+
+    The bar of a positive value runs to the right of the centre, and any other bar to the left.
     """
     # The bound avoids 0 / 0 where all values are 0.
     most = max(float(np.abs(values).max(initial=0)), 1e-12)

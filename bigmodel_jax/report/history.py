@@ -30,8 +30,8 @@ class Run:
     """What a run left in its folder.
 
     samples, pictures: (file name, text or PNG), ordered by the numbers in the names. labels: class
-    names, if it has classes. tokenizer: SHA-256 of its tokenizer.json, or "". known: declarations
-    of its metrics by key. split: where its wall time went; None without a record.
+    names, if the run has classes. tokenizer: SHA-256 of its tokenizer.json, or "". known:
+    declarations of its metrics by key. split: where its wall time went; None without a record.
     """
 
     path: Path
@@ -83,14 +83,14 @@ class Run:
     def elapsed(self, steps: np.ndarray) -> np.ndarray:
         """Seconds of training at each of `steps`.
 
-        step_seconds is summed; all steps between two records count with the later record's value.
+        step_seconds is summed. All steps between two records count with the later record's value.
         """
         at, seconds = self.series("step_seconds")
         return _accumulate(steps, at, seconds)
 
     def tokens(self, steps: np.ndarray) -> np.ndarray:
         """Tokens seen at each of `steps`."""
-        # Tokens are the product of the two, so a record counts only with both.
+        # Tokens are the product of both keys, so a record counts only if it has both.
         records = [r for r in self.metrics if r.get("tokens_per_second") and r.get("step_seconds")]
         at = np.asarray([r["step"] for r in records], float)
         return _accumulate(steps, at, np.asarray([r["tokens_per_second"] * r["step_seconds"] for r in records]))
@@ -141,12 +141,12 @@ def headline(run: Run) -> dict[str, float]:
     figures |= {name: run.last(name) for name in run.names() if name.startswith("eval/")}
     if len(rates["step_seconds"]):
         figures["wall_seconds"] = float(run.elapsed(np.asarray([last_step]))[0])
-        # The median, since the first record includes compilation.
+        # The median leaves out the compilation, which the first record includes.
         figures |= {
             k: float(np.median(rates[k])) for k in ("step_seconds", "tokens_per_second", "mfu") if len(rates[k])
         }
         if len(rates["data_wait_seconds"]):
-            # The share of the sums, so that one long wait counts with its whole length.
+            # The share is a ratio of sums, so one long wait counts with its whole length.
             figures["data_wait_share"] = float(rates["data_wait_seconds"].sum() / rates["step_seconds"].sum())
     if run.split is not None:
         figures["goodput"] = run.split.goodput
@@ -174,7 +174,7 @@ def loss_unit(run: Run) -> str:
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config to {dotted name: value}; a list is one value."""
+    """Flatten a nested config to {dotted name: value}. A list is one value."""
     if not isinstance(node, dict):
         return {prefix: node}
     items = (flatten(value, f"{prefix}.{key}" if prefix else key) for key, value in node.items())
@@ -206,7 +206,7 @@ def _by_number(path: Path) -> list:
 
 
 def _json(path: Path) -> dict:
-    """The JSON object in a file; empty if the run ended before it wrote the file."""
+    """The JSON object in a file. It is empty if the run ended before it wrote the file."""
     if not path.exists():
         return {}
     try:

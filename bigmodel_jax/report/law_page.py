@@ -22,7 +22,7 @@ NOTE = (
 
 
 def build_law_page(record: dict[str, Any], law: Any, output: Path) -> Path:
-    """Write the page of a `law.json` record; returns `output`.
+    """Write the page of a `law.json` record. Returns `output`.
 
     law: an object with the functions `loss(N, D)` and `optimum(FLOPs)`.
     """

@@ -20,7 +20,7 @@ def write_masks(
     """Write three rows: pictures, true masks, predictions, with a legend of their classes.
 
     images: (N, H, W, 1 or 3) in 0 .. 1. masks, predicted: class numbers (N, H, W). A mask of -1
-    means that the class is unknown; it is hatched in grey.
+    means that the class is unknown. It is hatched in grey.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -51,7 +51,9 @@ def color_of(label: int) -> str:
 
 
 def painted(image: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """An RGB picture (H, W, 3) in 0 .. 1: in its own colours, or grey under label colours.
+    """An RGB picture (H, W, 3) in 0 .. 1.
+
+    With labels, the picture is grey under the labels' colours.
 
     labels: class numbers (H, W), or None.
     """

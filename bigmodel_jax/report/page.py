@@ -133,7 +133,7 @@ def _devices(environment: dict) -> str:
 
 
 def _cards(run: Run, figures: dict[str, float]) -> list[str]:
-    """Cards of the figures that the run has; the headline metric comes first and large."""
+    """Cards of the figures that the run has. The headline metric comes first and large."""
     judged = _hero_key(run, figures)
     notes: dict[str, Callable[[], str]] = {
         "eval/loss": lambda: loss_unit(run) + _training_note(figures),
@@ -143,7 +143,7 @@ def _cards(run: Run, figures: dict[str, float]) -> list[str]:
         "goodput": lambda: f"of {duration(run.split.wall / 1000)} wall time",
         "wall_seconds": lambda: _seen(run, figures),
     }
-    # First metrics that the evaluation declares, then its other values, then the loop's own.
+    # Declared metrics come first. The evaluation's other values follow, and then the loop's own.
     measured = [*run.known, *(key for key in figures if key.startswith("eval/"))]
     own = ("train_loss", "tokens_per_second", "mfu", "goodput", "wall_seconds", "data_wait_share")
     hidden = {judged, *levels(run, judged.removeprefix("eval/"))} | (
@@ -178,12 +178,13 @@ def _hero_key(run: Run, figures: dict[str, float]) -> str:
 
 
 def _hero(run: Run, key: str, figures: dict[str, float]) -> str:
-    """The large card: the headline metric, over the metrics drawn beside it."""
+    """The large card: the headline metric, above bars of the metrics that are drawn beside it."""
     metric = run.metric(key)
     note = loss_unit(run) if key.endswith("loss") else metric.unit
     if (matrix := confusion(run)) is not None:
         note = f"{np.trace(matrix):,.0f} of {matrix.sum():,.0f} held-out examples right"
         f1 = precision_recall_f1(matrix)["f1"]
+        # A stable sort names the class of lower number first where two F1 are equal.
         worst = np.argsort(f1, kind="stable")[:2]
         bars = [("F1, mean", f1.mean(), f"{100 * f1.mean():.1f}")]
         bars += [(f"F1, {_class_title(run, c)}", f1[c], f"{100 * f1[c]:.1f}") for c in worst]
@@ -198,7 +199,7 @@ def _beside(run: Run, key: str, figures: dict[str, float]) -> list[tuple[str, fl
     others = [k for k in run.known if run.metric(k).beside == name and k in figures]
     if not others or name == "loss":
         return []
-    # A share fills its bar at 1; other figures fill it at the largest of them.
+    # The full length of a bar is 1 for shares. For other figures it is the largest of them.
     longest = 1.0 if declared.is_share(run.metric(key)) else max(figures[k] for k in (key, *others))
     titles = {k: run.metric(k).label or run.metric(k).title for k in others}
     written = {k: _written(run, k, figures).removesuffix(" %") for k in (key, *others)}

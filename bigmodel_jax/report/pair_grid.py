@@ -19,7 +19,8 @@ def write_pairs(path: Path, images: np.ndarray, made: np.ndarray, titles: tuple[
     grid = figure.subplots(2, len(images), squeeze=False)
     for line, pictures, title in zip(grid, (images, made), titles, strict=True):
         for axes, picture in zip(line, pictures, strict=True):
-            # Matplotlib takes grey without a channel axis only, and rescales it by default.
+            # Matplotlib takes a grey picture only without a channel axis, and would rescale its
+            # values.
             axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])

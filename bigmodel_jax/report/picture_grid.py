@@ -23,10 +23,10 @@ def write_grid(path: Path, images: np.ndarray, titles: list[str]) -> None:
     for axes, image, title in zip(
         np.ravel(figure.subplots(rows, columns, squeeze=False)), images, titles, strict=False
     ):
-        # Matplotlib takes grey without a channel axis only, and rescales it by default.
+        # Matplotlib takes a grey picture only without a channel axis, and would rescale its values.
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
         axes.set_title("\n".join(textwrap.wrap(title, 18)[:2]), fontsize=8)
-    # All axes are switched off, among them those that no image fills.
+    # All axes are switched off, also those that no image fills.
     for axes in figure.axes:
         axes.set_axis_off()
     figure.savefig(path, dpi=120)

@@ -13,7 +13,7 @@ from bigmodel_jax.report.shell import shell
 
 
 def build_plan_page(plan: dict, folder: Path) -> Path:
-    """Write plan.html and its figures into `folder`; returns the page's path."""
+    """Write plan.html and its figures into `folder`. Returns the page's path."""
     light, dark = plan_plots.draw(plan, LIGHT), plan_plots.draw(plan, DARK)
     for name, png in light.items():
         files.replace(folder / f"{name}.png", png)
@@ -65,7 +65,8 @@ def _cards(plan: dict) -> list[str]:
     fits = "Fits" if plan["fits"] else "Does not fit"
     used = memory.get("used", 0.0)
     unit = GIB if used >= GIB else 2.0**20  # all bars use the unit of the total
-    # The larger of the two is full length, so a plan that does not fit stays inside its card.
+    # The larger of need and limit has the full length, so the bars of a plan that does not fit stay
+    # inside the card.
     bars = [(name, size / max(used, memory["limit"]), f"{size / unit:.2f}") for name, size in _biggest_parts(memory)]
     value = f"{used / unit:.2f} {'GiB' if unit == GIB else 'MiB'}" if used else fits
     cards = [elements.hero(fits, value, limit, bars)]
@@ -135,7 +136,7 @@ BOUNDS = {"compute": "arithmetic takes", "hbm": "HBM takes", "ici": "the chips' 
 
 
 def _least(value: float, sign: str = "") -> str:
-    """A value in three digits; a value below 0.01 becomes "< 0.01"."""
+    """A value in three digits. A value below 0.01 becomes "< 0.01"."""
     return f"{sign}{short(value)}" if value >= 0.01 else f"< {sign}0.01"
 
 

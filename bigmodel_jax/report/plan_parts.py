@@ -23,7 +23,7 @@ def mesh_text(mesh: dict[str, int]) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A dense table; empty without rows."""
+    """A dense table. It is empty without rows."""
     if not rows:
         return ""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
@@ -32,7 +32,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A table cell. Numbers stay on one line; names may wrap."""
+    """A table cell. Numbers stay on one line. Names may wrap."""
     if re.fullmatch(r"[\d.,]+ ?[A-Za-zµ]*", text):
         return f'<td class="number">{text}</td>'
     return f"<td>{escape(text)}</td>"

@@ -11,7 +11,7 @@ PARTS += ("weights", "cache", "gradients", "activations", "temporaries", "batch"
 
 
 def draw(plan: dict, theme: Theme) -> dict[str, bytes]:
-    """PNGs by name; a program that was refused has no figure of its time."""
+    """PNGs by name. A program that was refused has no figure of its time."""
     return render({"memory": memory, "time": time, "collectives": collectives}, plan, theme)
 
 
@@ -49,7 +49,7 @@ def resources(plan: dict, program: dict, title: str, theme: Theme):
         return None
     line = program["roofline"]
     gpu = plan["chip"]["platform"] == "cuda"
-    # Where the compiler expects no more than peak rates give, the bar would say nothing new.
+    # If the compiler expects no more time than the peak rates give, its bar would say nothing new.
     as_compiled = {"expected": "both, as compiled"} if line["expected"] > line["busy"] else {}
     names = {
         "compute": "compute",
@@ -68,7 +68,7 @@ def collectives(plan: dict, theme: Theme):
     rows = plan.get("collectives", [])[:6]
     if not rows:
         return None
-    # One network for all needs no mention in every row.
+    # If all rows have the same network, no row names it.
     several = len({row["network"] for row in rows}) > 1
     shown = [
         (f"{row['kind']} {' x '.join(row['axes'])}{_network(row) if several else ''}", row["seconds"]) for row in rows

@@ -20,7 +20,7 @@ DPI = 160  # times 6 inches: 960 pixels
 class Theme:
     """Colours of a figure.
 
-    series: colours of runs side by side; the first two are for training and evaluation.
+    series: colours of runs side by side. The first two are for training and evaluation.
     """
 
     ink: str
@@ -135,7 +135,7 @@ def cut_start(axes, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
     """Let the first twentieth of a loss curve leave through the top of the axes.
 
     The high losses at the start would flatten the rest of the curve. curves: (training, held-out)
-    losses; curves of fewer than 60 records are shown whole.
+    losses. Curves of fewer than 60 records are shown whole.
     """
     if curves and all(len(train) >= 60 for train, _ in curves):
         later = np.concatenate([np.append(smooth(train)[len(train) // 20 :], held_out) for train, held_out in curves])

@@ -78,7 +78,7 @@ def measured(run: Run) -> list[str]:
 
 
 def groups(run: Run) -> list[tuple[str, ...]]:
-    """The metrics to draw; those that share a plot are in one tuple.
+    """The metrics to draw. Those that share a plot are in one tuple.
 
     The loss is not among them, since it has its own figure in `FIGURES`.
     """
@@ -196,7 +196,7 @@ def grad_norm_figure(run: Run, theme: Theme):
 
 
 def throughput_figure(run: Run, theme: Theme):
-    """Throughput by step; the right axis shows MFU."""
+    """Throughput by step. The right axis shows MFU."""
     steps, rate = run.series("tokens_per_second")
     if not is_curve(steps):
         return None

@@ -18,7 +18,7 @@ from bigmodel_jax.report.shell import shell
 
 log = logging.getLogger(__name__)
 
-FILE, PAGE, TRACE = "profile.json", "profile.html", "profile"  # the record, the page, the trace's folder
+FILE, PAGE, TRACE = "profile.json", "profile.html", "profile"  # the record, the page and the trace's folder
 SHOWN = 12  # most bars of a figure
 NOTE = (
     "Each moment is divided among the operations that run in it, so the parts sum to the time of a step. Waiting is the "
@@ -36,7 +36,7 @@ def read(run_dir: Path) -> dict[str, Any] | None:
 
 
 def build_profile_page(record: dict[str, Any], output: Path) -> Path:
-    """Write the page of a profile.json record; returns `output`."""
+    """Write the page of a profile.json record. Returns `output`."""
     figures: dict[str, Callable] = {name: _bars(name) for name in ("kinds", "modules", "passes")}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     body = "".join(
@@ -61,7 +61,7 @@ def build_profile_page(record: dict[str, Any], output: Path) -> Path:
 
 
 def section(run_dir: Path) -> str:
-    """The profile's section on a run's own page: the bar by kind; empty without a profile."""
+    """The profile's section on a run's own page: the bar by kind. It is empty without a profile."""
     record = read(run_dir)
     if record is None:
         return ""
@@ -87,7 +87,7 @@ def rows(record: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def heads(first: str) -> tuple[str, ...]:
-    """The heads of the columns of `rows`; `first` is the head of the first one."""
+    """The heads of the columns of `rows`. `first` is the head of the first one."""
     return (first, "A step", "Share", "Roofline", "×\u00a0roofline")
 
 
@@ -97,7 +97,7 @@ def table(record: dict[str, Any], name: str) -> str:
 
 
 def roofline_note(record: dict[str, Any]) -> str:
-    """A sentence on what the roofline predicts, from which rates, and what it leaves out."""
+    """A sentence on the roofline: what it predicts, which rates it uses, and what it leaves out."""
     note = f"Roofline: the time of arithmetic and memory at peak rates, counted as plan does. Rates: {record['rates']}."
     if record["roofline_seconds"] is None:
         note += " The program does not say how often some loop runs, so parts of it have no prediction."
@@ -150,7 +150,7 @@ def _stack(record: dict[str, Any], name: str) -> str:
 
 def _bars(name: str) -> Callable:
     def draw(record: dict[str, Any], theme: Theme):
-        # A bar chart counts upwards, so the longest comes last.
+        # A horizontal bar chart counts upwards, so the longest bar comes last in the list.
         shown = sorted(record[name], key=lambda one: -one["seconds"])[:SHOWN][::-1]
         figure, axes = new_axes(theme, f"By {_SINGULAR[name]}", "ms a step", height=1.4 + 0.36 * len(shown))
         places = range(len(shown))

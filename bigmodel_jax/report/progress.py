@@ -70,9 +70,9 @@ def group_table(config) -> Table:
 class Progress:
     """The progress display of a run, as a context manager.
 
-    On a terminal it is a bar, redrawn twice a second; other calls of `update` take a few
-    microseconds. Elsewhere (a log file, CI) it is one plain line every 10 seconds and one at the
-    end. enabled: False (on every process but the first) prints nothing. unit: what throughput
+    On a terminal it is a bar, redrawn twice a second. Other calls of `update` take a few
+    microseconds. Elsewhere (a log file, CI) it prints one plain line every 10 seconds, and one at
+    the end. enabled: False (on every process but the first) prints nothing. unit: what throughput
     counts.
     """
 
@@ -128,6 +128,7 @@ class Progress:
     def message(self, text: str) -> None:
         """Print a line above the bar."""
         if self._enabled:
+            # A path may hold brackets, which rich would read as markup.
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
@@ -162,14 +163,15 @@ class Progress:
         return (self._total - self._step) * (now - then) / done if done > 0 else None
 
     def _make_bar(self) -> RichProgress:
-        # No refresh thread: it would hold Python's lock while a step is dispatched.
+        # The bar has no refresh thread, because that thread would hold Python's lock while a step
+        # is dispatched.
         bar = BarColumn(bar_width=None, complete_style="blue", finished_style="blue")
         figures = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True))
         return RichProgress(bar, figures, console=self._console, auto_refresh=False, expand=True)
 
 
 def part_epochs(sums: dict) -> dict[str, float]:
-    """{"epochs web": 0.3}: how often each part of a mixture was passed over, for the bar.
+    """The epochs done of each part of a mixture, as the bar shows them: {"epochs web": 0.3}.
 
     Empty if there are more parts than the bar has room for.
     """

@@ -31,7 +31,7 @@ COLUMNS = 4  # how many figures of an evaluation the table shows
 
 
 def build_prune_page(record: dict[str, Any], output: Path) -> Path:
-    """Write the page of a `prune.json` record; returns `output`."""
+    """Write the page of a `prune.json` record. Returns `output`."""
     figures: dict[str, Callable] = {"figure_over_sparsity": _curve, "block_influence": _influence}
     light, dark = (render(figures, record, theme) for theme in (LIGHT, DARK))
     kind, last = record["kind"], record["points"][-1]
@@ -61,7 +61,7 @@ def _number(value: float | None) -> str:
 
 
 def _size(record: dict[str, Any], point: dict[str, Any]) -> tuple[float, str]:
-    """(the share that was removed, what it is a share of)."""
+    """Returns (the share that was removed, the name of the whole)."""
     if record["kind"] in ("magnitude", "wanda"):
         return point["share"], "of the matrices' weights are zero"
     return 1 - point["parameters"] / record["dense"]["parameters"], "of all parameters"
@@ -112,7 +112,8 @@ def _curve(record: dict[str, Any], theme: Theme):
     for n, (name, of) in enumerate((("pruned", lambda p: p["scalars"]), ("healed", lambda p: p.get("healed") or {}))):
         found = [start, *((_size(record, p)[0], of(p).get(key)) for p in points)]
         found = [(x, y) for x, y in found if y is not None]
-        # The start alone is no curve; without a finite start, one point is enough.
+        # The start alone is no curve, so a second point is needed. If the start is not finite, one
+        # point is enough.
         if len(found) > (start[1] is not None):
             x, y = zip(*found, strict=True)
             labels.append(curve(axes, x, y, theme.series[n], name, marker="o"))

@@ -19,7 +19,7 @@ NOTE = (
 
 
 def build_quantized_page(record: dict[str, Any], table: tuple[Sequence[str], list[list[str]]], output: Path) -> Path:
-    """Write the page of a comparison (compress/compare.py); returns `output`.
+    """Write the page of a comparison (compress/compare.py). Returns `output`.
 
     table: the heads and rows of its table, as texts.
     """
@@ -62,7 +62,8 @@ def _quality(record: dict[str, Any], theme: Theme):
         axes.plot([row["share"]], [row["value"]], "o", linestyle="none", color=color, label=row["name"], **style)
     axes.set_ylabel(metric)
     axes.set_xlim(0, 1.05)
-    # Qualities that differ little would get ticks relative to an offset, which few can read.
+    # If qualities differ little, Matplotlib would write the ticks relative to an offset, which few
+    # can read.
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.legend(frameon=False, fontsize=10)
     return figure
@@ -77,7 +78,8 @@ def _speed(record: dict[str, Any], theme: Theme):
     axes.barh(
         [i - 0.2 for i in places], [row["wide"] for row in rows], 0.36, color=theme.series[0], label="as generated"
     )
-    # A model that is not quantised has one speed only, and each bar needs a number.
+    # A model that is not quantised has only one speed. Its second bar gets the length 0, because
+    # each bar needs a number.
     stored = [row.get("stored", 0.0) for row in rows]
     axes.barh([i + 0.2 for i in places], stored, 0.36, color=theme.series[1], label="as stored")
     axes.set_yticks(list(places), [row["name"] for row in rows])

@@ -29,7 +29,7 @@ MEANING = {
 
 
 def build_rate_page(record: dict[str, Any], output: Path) -> Path:
-    """Write the page of a `rate.json` record; returns `output`."""
+    """Write the page of a `rate.json` record. Returns `output`."""
     light, dark = (render({"loss_over_rate": curve}, record, theme) for theme in (LIGHT, DARK))
     said = (f"<b>{len(record['rates'])}</b> of {record['steps']} steps", escape(record["ended"]))
     spans = "".join(f"<span>{text}</span>" for text in said)
@@ -94,7 +94,7 @@ def curve(record: dict[str, Any], theme: Theme):
         top = axes.get_ylim()[1]
         at = record["steepest"]
         axes.axvline(at, color=theme.series[1], linewidth=1.4)
-        # Interpolate in the logarithm, since the rates are a geometric series.
+        # The interpolation is linear in the logarithm, because the rates are a geometric series.
         axes.plot(at, np.interp(np.log(at), np.log(rates), smoothed), "o", color=theme.series[1], markersize=9)
         axes.text(at, top, f"suggested {at:.2g} ", color=theme.series[1], weight="bold", ha="right", va="top")
         axes.axvline(record["tenth"], color=theme.muted, linewidth=1.2, linestyle="--")

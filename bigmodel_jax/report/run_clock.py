@@ -58,7 +58,7 @@ class RunClock:
             log.info("%s", text)
 
     def open(self, step: int) -> None:
-        """Start writing the record, on process 0; the run begins or continues at `step`.
+        """Start writing the record, on process 0. The run begins or continues at `step`.
 
         The run's folder must exist.
         """
@@ -79,12 +79,12 @@ class RunClock:
             self._step, self._file = step, file
             for line in kept:
                 self._write(line | {"step": step})
-        # A daemon thread does not keep a process alive whose main thread has failed.
+        # The thread is a daemon, so it does not keep the process alive if the main thread fails.
         threading.Thread(target=self._beats, name="run clock", daemon=True).start()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A block in which the process is in phase `name` of `goodput.PHASES`; blocks may nest."""
+        """A block in which the process is in phase `name` of `goodput.PHASES`. Blocks may nest."""
         assert name in goodput.PHASES, name
         before = self._enter(name)
         try:
@@ -115,7 +115,7 @@ class RunClock:
         return batch
 
     def text(self) -> str:
-        """The split of the run so far in one line; empty if this process keeps no record."""
+        """The split of the run so far in one line. It is empty if this process keeps no record."""
         with self._lock:
             self._line()
         found = goodput.read(self._path.parent) if self._file is not None else None
@@ -130,7 +130,7 @@ class RunClock:
     def _beats(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             with self._lock:
-                # A line that a change of phase has written meanwhile counts as a beat.
+                # If a change of phase has written a line meanwhile, that line counts as a beat.
                 if self._now() - self._last >= 1000 * BEAT_SECONDS:
                     self._line()
 
@@ -156,7 +156,7 @@ class RunClock:
             self._kept.append(line)
 
     def _write(self, line: dict) -> None:
-        # A line that was cut short is ended first, so that the next one is whole.
+        # If a write was cut short, a line break ends that line, so that the next line is whole.
         content = (b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n"
         try:
             whole = self._file.write(content) == len(content)

@@ -33,7 +33,7 @@ class Series(NamedTuple):
 
 
 def read_records(run_dir: Path) -> list[Record]:
-    """The records in scale.jsonl; raises ValueError if it is missing, empty or damaged."""
+    """The records in scale.jsonl. Raises ValueError if it is missing, empty or damaged."""
     path = Path(run_dir) / RECORDS_FILE
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -47,9 +47,13 @@ def read_records(run_dir: Path) -> list[Record]:
 
 
 def series_of(records: list[Record], prefix: str = "") -> list[Series]:
-    """Group the records that differ only in the number of devices and in what was measured."""
+    """Group records into series: within one, only the number of devices and the measured values
+    differ.
+    """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
+        # Devices of several processes talk over a network, so their points form series of their
+        # own.
         per_process = record["processes"] > 1
         key = (record["layout"], record["mode"], record["source"], record["device_kind"], per_process)
         groups.setdefault(key, []).append(record)
@@ -70,7 +74,7 @@ def efficiency(series: Series) -> list[float]:
 
 
 def verdict(series: Series) -> str:
-    """One line on where the series stops scaling, and why."""
+    """One line that says where the series stops scaling, and why."""
     for before, after in pairwise(series.records):
         gain = after["tokens_per_second"] / before["tokens_per_second"] - 1
         if gain < HALF * (after["devices"] / before["devices"] - 1):
@@ -102,7 +106,7 @@ NARROW = tuple(name for name in COLUMNS if name not in ("Machine", "Batch", "Mov
 
 
 def scaling_table(records: list[Record]) -> Table:
-    """The terminal's table; the page has more columns."""
+    """The terminal's table. The page has more columns."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in NARROW:
         table.add_column(name, justify="left" if name == "Layout" else "right")

@@ -11,7 +11,7 @@ from bigmodel_jax.report.shell import shell
 
 
 def build_scaling_page(run_dirs: list[Path], output: Path) -> Path:
-    """Write the page of one or several benchmarks; returns `output`.
+    """Write the page of one or several benchmarks. Returns `output`.
 
     For a single benchmark it also writes plots/*.png into its folder.
     """
@@ -146,7 +146,7 @@ def _device_axes(series: list[Series], theme: Theme, title: str):
     counts = sorted({r["devices"] for s in series for r in s.records})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [f"{n:,}" for n in counts])
-    # Ticks stand at the measured numbers; minor ones between powers of two mean nothing.
+    # Ticks stand at the measured numbers. Minor ones between powers of two mean nothing.
     axes.minorticks_off()
     return figure, axes
 
@@ -158,14 +158,15 @@ def _from_zero(axes) -> None:
 
 
 def _points(axes, x, y, color: str, series: Series) -> tuple[float, str, str]:
-    """Draw a curve through the points, hollow if planned; returns a label for `label_ends`."""
+    """Draw a curve through the points, hollow if planned. Returns a label for `label_ends`."""
     face = "none" if series.records[0]["source"] == "planned" else color
     axes.plot(x, y, color=color, linewidth=2, marker="o", markersize=6, markerfacecolor=face, label=series.name)
     return float(y[-1]), series.name, color
 
 
 def _legend(figure, axes, labels):
-    """Names at the ends of the curves, or a legend if the scale is logarithmic or a name is long.
+    """Writes names at the ends of the curves, or a legend if the scale is logarithmic or a name
+    long.
 
     `label_ends` places its names on a linear scale.
     """

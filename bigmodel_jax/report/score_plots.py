@@ -67,7 +67,8 @@ def calibration_figure(run: Run, theme: Theme):
     shares = rows / divisor(rows.sum())
     axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=theme.series[1], alpha=0.3, linewidth=0)
     axes.plot([0, 1], [0, 1], color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)), zorder=1)
-    # A bin without rows has no accuracy; its zero would look like a measured one.
+    # A bin without rows has no accuracy. Its zero would look like a measured accuracy, so it is
+    # left out.
     kept = rows > 0
     low, high = np.minimum(confidence, accuracy)[kept], np.maximum(confidence, accuracy)[kept]
     axes.vlines(confidence[kept], low, high, color=theme.series[0], linewidth=4, alpha=0.35)
@@ -87,7 +88,7 @@ def groups_figure(run: Run, theme: Theme):
         return None
     metric = run.metric(f"eval/{lines[0][0]}")
     lines = [line for line in lines if line[0] == lines[0][0]]
-    # The worst groups are kept; the last reversal puts the worst on top.
+    # Only the worst groups are kept. The last reversal puts the worst group on top.
     lines = sorted(lines, key=lambda line: line[3], reverse=metric.better == "less")[:MOST_GROUPS][::-1]
     title = f"{metric.title} by group" + (f", the worst {MOST_GROUPS}" if len(lines) == MOST_GROUPS else "")
     figure, axes = new_axes(theme, title, xlabel=metric.unit, height=1.6 + 0.4 * len(lines))

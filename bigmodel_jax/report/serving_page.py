@@ -22,7 +22,7 @@ RESOURCES = {
 
 
 def build_serving_page(plan: dict, folder: Path) -> Path:
-    """Write plan.html and its figures into `folder`; returns the page's path."""
+    """Write plan.html and its figures into `folder`. Returns the page's path."""
     figures = {"memory": plan_plots.memory, "time": _time}
     light, dark = render(figures, plan, LIGHT), render(figures, plan, DARK)
     for name, png in light.items():

@@ -29,7 +29,7 @@ def write(run_dir: Path, images: np.ndarray, titles: list[str]) -> None:
 
 
 def grid(run_dir: Path) -> str:
-    """A run's sheet as HTML; empty if its folder has none."""
+    """A run's sheet as HTML. It is empty if its folder has none."""
     try:
         kept = json.loads((run_dir / FILE).read_text())
         cells = [(elements.png(base64.b64decode(one["png"]), one["title"]), escape(one["title"])) for one in kept]

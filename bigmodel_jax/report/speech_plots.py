@@ -17,8 +17,8 @@ class Hearing:
     """One recording and its transcripts.
 
     spectrogram: (T, F). seconds: its length. said: the true text. heard: the model's text.
-    characters: (character, first second, last second) of the true text as the model aligns it;
-    empty if it has more characters than the frames can hold.
+    characters: (character, first second, last second) of the true text as the model aligns it. The
+    list is empty if the text has more characters than the frames can hold.
     """
 
     spectrogram: np.ndarray
@@ -36,7 +36,7 @@ def write_hearings(path: Path, hearings: Sequence[Hearing]) -> None:
     figure = Figure(figsize=(COLUMNS * INCHES[0], rows * INCHES[1]), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(h_pad=0.12)  # a transcript stands nearer to its own picture
     axes = np.ravel(figure.subplots(rows, COLUMNS, squeeze=False))
-    # The last row may have a place to spare.
+    # The last row may have a place without a recording.
     for one, hearing in zip(axes, hearings, strict=False):
         _draw(one, hearing)
     for unused in axes[len(hearings) :]:
@@ -62,7 +62,7 @@ def _draw(axes, one: Hearing) -> None:
 
 
 def table(hearings: Sequence[Hearing]) -> str:
-    """One line per recording: true text and heard text, with a cross before mistakes."""
+    """One line per recording: the true text and the heard text, with a cross before a wrong one."""
     return "\n".join(
         f"{'✓' if one.said == one.heard else '✗'} {one.said or '(silence)'} → {one.heard or '(nothing)'}"
         for one in hearings

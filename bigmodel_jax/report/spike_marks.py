@@ -7,10 +7,10 @@ SHOWN = 20  # most rows of the table, the newest
 
 
 def mark(axes, theme: Theme, spikes: list[dict]) -> None:
-    """A dotted line at each spike's step; the first is labelled."""
+    """A dotted line at each spike's step. The first is labelled."""
     for number, spike in enumerate(spikes):
         axes.axvline(spike["step"], color=theme.series[5], linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
-        # One label is enough: those of neighbouring spikes would overlap.
+        # Only one spike has a label, because the labels of neighbouring spikes would overlap.
         if not number:
             place = {"xytext": (4, -4), "textcoords": "offset points", "va": "top", "fontsize": 10}
             at = (spike["step"], 1.0)

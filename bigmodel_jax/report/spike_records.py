@@ -17,18 +17,20 @@ FILE = "spikes.jsonl"
 
 
 def read(run_dir: Path) -> list[dict]:
-    """The spikes in order of time; damaged lines are skipped."""
+    """The spikes in order of time. Damaged lines are skipped."""
     path = Path(run_dir) / FILE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return [record for line in lines if (record := _record(line))]
 
 
 def drop_after(run_dir: Path, batches: int) -> None:
-    """Delete the spikes that came after the first `batches` batches. A run that resumes there
-    consumes the later batches again.
+    """Delete the spikes that came after the first `batches` batches.
+
+    A run that resumes at that batch consumes the later batches again.
     """
     records = read(run_dir)
-    # Batches are compared, not steps: a rollback sets steps back and goes on with later batches.
+    # The batches are compared instead of the steps, because a rollback sets the step back and goes
+    # on with later batches.
     kept = [record for record in records if record["batches"] <= batches]
     # An unchanged file is not rewritten, because most resumptions drop nothing.
     if processes.first() and kept != records:
@@ -36,7 +38,7 @@ def drop_after(run_dir: Path, batches: int) -> None:
 
 
 def add(run_dir: Path, record: dict) -> None:
-    """Append a spike; if that fails, a warning is logged and the run goes on."""
+    """Append a spike. If that fails, a warning is logged and the run goes on."""
     if not processes.first():
         return
     line = json.dumps({name: plain(value) for name, value in record.items()}, allow_nan=False)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 FILE = "steps.hex"
 LINE = 18  # bytes of a line
-UNKNOWN = "-" * 8 + " " + "-" * 8 + "\n"  # the line of a step that an older version took without recording it
+UNKNOWN = "-" * 8 + " " + "-" * 8 + "\n"  # the line of a step that an older version did not record
 
 
 class StepTrace:
@@ -73,7 +73,7 @@ def _opened(path: Path, step: int) -> IO[bytes]:
 
 
 def read(run_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(known, digests, losses), each with one entry per step; empty without a file.
+    """(known, digests, losses), each with one entry per step. All are empty without a file.
 
     Entry n belongs to step n + 1. known: whether the file has a record of the step.
     """

@@ -36,8 +36,8 @@ class SweepRecord:
 
     better: "less" or "more". space: {field: {"text": as written, "kind": "floats", "integers" or
     "choice", "log": whether the scale is logarithmic, "ends": the range's ends, or all labels of a
-    choice}}. importance: {field: its share in the metric's spread}. facts: sampler, pruner, seed
-    and number of trials wanted.
+    choice}}. importance: {field: its share of the spread of the metric}. facts: sampler, pruner,
+    seed and number of trials wanted.
     """
 
     name: str
@@ -71,7 +71,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def read_sweep(folder: Path) -> tuple[SweepRecord | None, dict[str, Any] | None]:
-    """(the trials, the comparison over seeds); each is None if there is none.
+    """(the trials, the comparison over seeds). Each is None if there is none.
 
     Raises ValueError naming a damaged file.
     """

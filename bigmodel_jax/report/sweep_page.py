@@ -15,7 +15,7 @@ from bigmodel_jax.report.sweep_plots import FIGURES, label_of, seeds_figure
 
 
 def build_sweep_page(folder: Path, output: Path) -> Path:
-    """Write the page of the sweep in `folder`, and its plots; returns `output`."""
+    """Write the page of the sweep in `folder`, and its plots. Returns `output`."""
     sweep, seeds = read_sweep(folder)
     light, dark = ({}, {}) if sweep is None else (render(FIGURES, sweep, theme) for theme in (LIGHT, DARK))
     (folder / "plots").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Draw a sweep: values by trial, curves, parallel coordinates, importance; and values by seed."""
+"""Draw a sweep: values by trial, curves, parallel coordinates, importance, and values by seed."""
 
 import math
 import re
@@ -158,7 +158,7 @@ def _zoom(axes, values: list[float], better: str) -> None:
     if not finite:
         return
     low, high = _core(finite, better)
-    # Equal values have no spread, and limits that coincide would be widened by matplotlib at will.
+    # Equal values have no spread, and matplotlib would widen equal limits at will.
     margin = 0.07 * (high - low) or 0.07 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)
 
@@ -194,9 +194,12 @@ def _ends(axes, at: int, texts: list[str]) -> None:
 
 
 def _parts(label: Any) -> list[Any]:
-    """The fields of a part of a config, without its class; another label as it is."""
+    """The fields of a config's part, without its class.
+
+    Any other label is returned as it is.
+    """
     found = re.fullmatch(r"\w+\((\w+=.*)\)", label) if isinstance(label, str) else None
-    return re.split(r", (?=\w+=)", found[1]) if found else [label]  # and not inside a tuple
+    return re.split(r", (?=\w+=)", found[1]) if found else [label]  # a comma inside a tuple does not split
 
 
 def _short(value: Any) -> str:

@@ -18,7 +18,7 @@ class Board:
     """Writes scalars to a new event file in `folder`, one write per step.
 
     If the file cannot be written, a warning is logged once and the run goes on. TensorBoard ignores
-    what earlier files say about steps from `purge_step` on.
+    the records of earlier files from step `purge_step` on.
     """
 
     def __init__(self, folder: Path, purge_step: int):

@@ -38,8 +38,8 @@ def step_flops(config, tree, batch) -> float:
     query. Recomputation (remat) and padding to whole blocks are not useful work and do not count.
     """
     attends = isinstance(compute.of(config.model), compute.Compute)
-    # Remat repeats products, and attention kernels hide theirs from the jaxpr, so both are off
-    # here.
+    # Remat repeats products, and attention kernels hide their products from the jaxpr. So both are
+    # off here.
     plain = {"remat": "none"} | ({"attention": "plain"} if attends else {})
     if compute.of(config.model):
         config = dataclasses.replace(config, model=compute.changed(config.model, **plain))
@@ -72,7 +72,7 @@ def unseen_flops(config, batch) -> float:
 
 
 def step_size(data, batch) -> tuple[int, str]:
-    """(how many items a step's loss is a mean over, "tokens" or "examples").
+    """Returns (the number of items that a step's loss is a mean over, "tokens" or "examples").
 
     Items are tokens if the data declares weights along the sequence, else examples.
     """
@@ -84,7 +84,9 @@ def step_size(data, batch) -> tuple[int, str]:
 
 
 def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
-    """(peak FLOP/s of one of `devices` in `dtype`, a phrase on where the figure is from)."""
+    """Returns (peak FLOP/s of one of `devices` in `dtype`, a phrase that names the figure's
+    source).
+    """
     kind = devices[0].device_kind
     peak = peaks.find(kind)
     if peak and dtype in ("bfloat16", "float16", "float32"):
@@ -96,7 +98,7 @@ def peak_flops(devices: list[jax.Device], dtype: str) -> tuple[float, str]:
 
 
 class Throughput:
-    """Mean rates over the last `window` steps, from plain numbers; it never waits for a device.
+    """Mean rates over the last `window` steps, from plain numbers. It never waits for a device.
 
     flops_per_step: FLOPs of one step on all devices. peak: FLOP/s of all devices together; 0 if
     unknown.

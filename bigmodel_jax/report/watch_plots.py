@@ -8,7 +8,7 @@ from bigmodel_jax.report.history import Run
 from bigmodel_jax.report.plot_style import Theme, curve, new_axes, render, short_tick, smooth
 
 PREFIX = "watch/"
-# Quantities that are norms, with their titles. Each has one heat map, with a panel for each kind of
+# Quantities that are norms, with their titles. The heat map of each has a panel for every kind of
 # parameter or activation.
 NORMS = {
     "gradients": "Gradient norms",
@@ -22,7 +22,7 @@ ALONE = {
     "dead_units": "Units that no token switches on",
 }
 OUTSIDE = "outside of the layers"
-MOST_ROWS = 24  # the height of a panel grows up to so many rows
+MOST_ROWS = 24  # a panel grows with its rows up to this number
 
 Panel = tuple[np.ndarray, np.ndarray, list[str]]  # steps (N,), values (rows, N), names of the rows
 
@@ -86,6 +86,7 @@ def heat_maps(name: str, run: Run, theme: Theme):
         mesh = _panel(ax, theme, panel, norm, _kind_title(kind, name))
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_formatter(short_tick)
+    # All panels share one norm, so the colour bar of the last panel is right for all of them.
     figure.colorbar(mesh, ax=list(axes), fraction=0.04, pad=0.02).outline.set_visible(False)
     return figure
 

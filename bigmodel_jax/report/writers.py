@@ -40,6 +40,7 @@ class MetricsWriter:
         if damaged:
             log.warning("%s; these lines are not records and are skipped", "; ".join(damaged[:3]))
         _warn_of_gap(self._path, [r["step"] for r in kept], from_step)
+        # The old checksums are compared here, because they are replaced below.
         _warn_of_changes(self._path)
         sums = self._path.with_name(SUMS_FILE)
         lines = [_line(r) for r in kept]
@@ -54,7 +55,7 @@ class MetricsWriter:
         self._board = Board(self._path.parent / "tensorboard", from_step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float | list]) -> None:
-        """Append one record; floats that are not finite become null.
+        """Append one record. Floats that are not finite become null.
 
         TensorBoard gets only the finite numbers.
         """
@@ -152,7 +153,7 @@ def read_metrics(run_dir: Path) -> list[dict]:
 def _parse(path: Path, damaged: list[str] | None = None) -> list[dict]:
     """The records of a file.
 
-    Messages on damaged lines are added to `damaged`; without it the first one is raised.
+    Messages on damaged lines are added to `damaged`. Without it the first one is raised.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records, wrong = [], []
@@ -160,6 +161,7 @@ def _parse(path: Path, damaged: list[str] | None = None) -> list[dict]:
         record = _record(line)
         if record is not None:
             records.append(record)
+        # A kill may cut the last line short, so that line is never called damaged.
         elif number < len(lines):
             wrong.append(f"{path}:{number}: not a record, a JSON object with a step: {line[:60]!r}")
     if damaged is not None:
@@ -199,7 +201,7 @@ def _scalars(record: dict) -> dict[str, float]:
 
 
 class WandbTracker:
-    """Sends scalars to Weights & Biases; a resumed run continues under its folder's name.
+    """Sends scalars to Weights & Biases. A resumed run continues under its folder's name.
 
     With WANDB_MODE=offline they stay in the folder.
     """
@@ -223,9 +225,10 @@ class WandbTracker:
 class MlflowTracker:
     """Sends scalars to MLflow: to MLFLOW_TRACKING_URI if it is set, else to RUN/mlflow/.
 
-    `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows the latter. The id of the
-    MLflow run is kept in the run's folder, so that a resumed run continues the same one. MLflow's
-    table of runs shows the last values, so "best/KEY" has the best one of each declared metric.
+    `mlflow ui --backend-store-uri sqlite:///RUN/mlflow/mlflow.db` shows the latter. The run's
+    folder keeps the id of the MLflow run, so a resumed run continues that MLflow run. MLflow's
+    table of runs shows only the last values. So "best/KEY" holds the best value of each declared
+    metric.
     """
 
     def __init__(self, run_dir: Path, config: dict, known: Known):
@@ -238,6 +241,7 @@ class MlflowTracker:
             run_id = kept.read_text() if kept.is_file() else None
             run = self._mlflow.start_run(run_id=run_id, run_name=run_dir.name)
             self._mlflow.log_dict(config, "config.json")
+        # MLflow returns the values of a run that is resumed, so the best of them go on.
         self._known, self._best = known, dict(run.data.metrics)
         run_dir.mkdir(parents=True, exist_ok=True)
         files.replace(kept, run.info.run_id)

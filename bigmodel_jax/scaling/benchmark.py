@@ -22,7 +22,7 @@ from bigmodel_jax.scaling.points import Point
 def scale(
     points: list[Point], run_dir: Path, *, topologies: Sequence[Topology], windows: int, steps: int, console: Console
 ) -> Path:
-    """Measures or plans all points; returns the path of the page.
+    """Measures or plans all points. Returns the path of the page.
 
     It writes scale.jsonl, with a line as soon as a point is done, and scale.html. A point whose
     layout does not fit its devices is left out, and a printed line says why. Raises ValueError if
@@ -31,7 +31,7 @@ def scale(
     run_dir.mkdir(parents=True, exist_ok=True)
     machines = {topology.title: topology for topology in topologies}
     records, measured = [], [point for point in points if not point.topology]
-    # Measured once, so that all points are compared with the same peak.
+    # The peak is measured once, so that all points are compared with the same peak.
     peak = measure_peak(measured[0].config.precision.compute) if measured else {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar, (run_dir / RECORDS_FILE).open("w") as file:

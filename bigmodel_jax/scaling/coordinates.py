@@ -36,7 +36,7 @@ Sizes = dict[str, list[float]]
 def of_widths(config: Config, times: int) -> ModelConfig:
     """The model whose widths are `times` those in `mup.base`.
 
-    A number of layers there stays as it is.
+    A number of layers in `mup.base` stays as it is.
     """
     base = tuple(text for text in config.mup.base if not text.startswith("num_layers="))
     wider = []
@@ -59,7 +59,7 @@ def sizes_of(config: Config, batches: Sequence[dict], mesh: Mesh) -> Sizes:
     def seen(state, constants):
         with sharding.use(mesh, config.parallel.rules, config.parallel):
             weights = cast(params.merge(state.params, state.frozen, constants), config.precision.compute)
-            # Always the first batch, so that only the weights differ.
+            # The measurements always use the first batch, so that only the weights differ.
             batch, _ = config.objective.inputs(batches[0], None)
             out, found = taps.read(model.apply, lambda _, x: x, TAPS)(weights, batch)
         last = {name: x[-1] for name, x in found.items()} | {OUTPUT: out.value}
@@ -84,6 +84,7 @@ def check(config: Config, times: Sequence[int], steps: int, output: Path) -> dic
         )
     # The first few steps must have the full learning rate to show an effect.
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, warmup_steps=0, warmup_share=0.0))
+    # Layers that are dropped at random would change the sizes as well.
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, stochastic_depth=0.0))
     forms = {"standard": MupConfig(), "mup": config.mup}
     models = {n: of_widths(config, n) for n in times}

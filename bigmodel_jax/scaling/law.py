@@ -3,7 +3,7 @@ tokens.
 
 Form and fit are Chinchilla's third approach (Hoffmann et al., arXiv:2203.15556, equations 2 and 3):
 L-BFGS minimizes the Huber loss of differences of log losses, from a grid of starts. Besiroglu et
-al. (arXiv:2404.10102) showed that with a mean instead of the sum L-BFGS stops too early. Here the
+al. (arXiv:2404.10102) showed that L-BFGS stops too early with a mean instead of the sum. Here the
 sum is divided by the Huber loss's scale, and ln N and ln D are centred.
 """
 
@@ -20,7 +20,7 @@ LEVEL = 0.95  # probability of the intervals
 
 
 class Law(NamedTuple):
-    """The five coefficients of a law; the loss has the unit of the points."""
+    """The five coefficients of a law. The loss has the unit of the points."""
 
     E: float
     A: float
@@ -91,6 +91,8 @@ def interval(values) -> tuple[float, float]:
 
 def _descents(points: Points, centre: tuple[float, float], starts, maxiter: int = 1000):
     x, y, target = np.log(points.N) - centre[0], np.log(points.D) - centre[1], np.log(points.loss)
+    # Centred logarithms make amplitudes and exponents less dependent on each other, so that the
+    # descent
     options = {"maxiter": maxiter, "ftol": 1e-11, "gtol": 1e-8}
     return [minimize(_objective, at, (x, y, target), "L-BFGS-B", jac=True, options=options) for at in starts]
 
@@ -128,6 +130,7 @@ def _starts(points: Points, centre: tuple[float, float]) -> list[np.ndarray]:
 def _law(at: np.ndarray, centre: tuple[float, float]) -> Law:
     a, b, e, alpha, beta = map(float, at)
     with np.errstate(over="ignore"):
+        # An extreme fit may have an amplitude beyond the range of float64.
         A, B = np.exp(a + alpha * centre[0]), np.exp(b + beta * centre[1])
     return Law(float(np.exp(e)), float(A), float(B), alpha, beta)
 

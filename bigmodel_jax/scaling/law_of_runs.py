@@ -34,7 +34,7 @@ def point(run_dir: Path) -> tuple[float, float, float, str]:
     run = load_run(run_dir)
     if unit(run) != "token":
         raise ValueError(f"scale --law: {run_dir} counts examples; a law is fitted over tokens")
-    # The held-out loss, or the training loss of a run that was never evaluated.
+    # A run that was never evaluated has no held-out loss, so its training loss is used.
     key = "eval/loss" if run.last("eval/loss") is not None else "loss"
     loss, step = run.last(key), max((record["step"] for record in run.metrics), default=0)
     tokens = float(run.tokens(np.asarray([step]))[0]) if step else 0.0
@@ -54,7 +54,7 @@ def _check_finished(run: Run, step: int, run_dir: Path) -> None:
 
 
 def points_of(run_dirs: Sequence[Path]) -> tuple[Points, str]:
-    """The points of the runs and the key of their loss; raises ValueError if the keys differ."""
+    """The points of the runs and the key of their loss. Raises ValueError if the keys differ."""
     found = [point(Path(run_dir)) for run_dir in run_dirs]
     keys = {key for *_, key in found}
     if len(keys) > 1:

@@ -69,7 +69,7 @@ def _run(job: dict[str, Any], devices: int, processes: int) -> dict[str, Any]:
 
 
 def _start(job: Path, number: int, devices: int) -> subprocess.Popen:
-    """Starts a child that measures; on a CPU it sees only its share of the virtual devices."""
+    """Starts a child that measures. On a CPU it sees only its share of the virtual devices."""
     # JAX reads the number of virtual devices only at its start.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-m", "bigmodel_jax.scaling.measure", str(job), str(number)]
@@ -82,6 +82,8 @@ def _wait(children: list[subprocess.Popen]) -> str:
     failed = ""
     try:
         while any(child.poll() is None for child in children):
+            # One failure ends the wait, because the other processes would wait for the failed one
+            # for ever.
             if any(child.poll() for child in children):
                 break
             time.sleep(0.05)
@@ -128,7 +130,7 @@ def peak_of(dtype: str) -> dict[str, Any]:
 
 
 def peak_of_all(peak: dict[str, Any], num_devices: int) -> float:
-    """The FLOP/s of all devices together; virtual devices share one machine."""
+    """The FLOP/s of all devices together. Virtual devices share one machine."""
     return peak["flops"] * (1 if peak["shared"] else num_devices)
 
 
@@ -138,6 +140,7 @@ def _record(job: dict[str, Any], number: int) -> dict[str, Any]:
     from bigmodel_jax import config_file, runtime
 
     if job["processes"] > 1:
+        # JAX would otherwise look for the processes of a cluster, such as Slurm's.
         jax.distributed.initialize(job["coordinator"], job["processes"], number, cluster_detection_method="deactivate")
     runtime.keep_programs()
     config = config_file.from_json(job["config"])
@@ -166,7 +169,7 @@ def record_of(config, num_devices: int, windows: int, steps: int, peak: dict[str
     mesh = sharding.make_mesh(config.parallel, devices)
     state, constants = init_state(config, mesh), init_constants(config, mesh)
     layout = {"mesh": mesh, "rules": config.parallel.rules}
-    # One batch on the device, so that reading data is not measured.
+    # One batch stays on the device, so that reading data is not measured.
     batch = next(
         make_iterator(reference.blank(config), batch_size=config.train.batch_size, seed=config.train.seed, **layout)
     )

@@ -27,7 +27,7 @@ class Point:
 def parse_layout(text: str, parallel: ParallelConfig) -> ParallelConfig:
     """`parallel` with the axes of a text such as "fsdp" or "tensor=2,fsdp".
 
-    An axis without a number takes all remaining devices; if there is none, the data axis does.
+    An axis without a number takes all remaining devices. If there is none, the data axis does.
     Raises ValueError for an unknown axis or an invalid size.
     """
     sizes = dict.fromkeys(AXES, 1)
@@ -72,6 +72,7 @@ def make_points(
         for count in sorted(set(devices)):
             if count % min(processes, count):
                 raise ValueError(f"--processes {processes} does not divide --devices {count}")
+            # This call raises ValueError where the layout does not divide the number of devices.
             factor(parallel, count)
             rows = config.train.batch_size
             # Weak scaling keeps the work per device.

@@ -42,7 +42,8 @@ class Writing:
         ended = token.finished and token.token in self.ends
         text = self.stops.add("" if ended else self.pieces.add(token.token))
         finish = "stop" if ended or self.stops.found else "length" if token.finished else None
-        # No token follows, so text that was held back for a longer character or stop is given out.
+        # No token follows, so the text that was held back, as part of a character or of a stop
+        # string, is given out.
         if token.finished and not self.stops.found:
             text += self.stops.add(self.pieces.rest())
             finish = "stop" if self.stops.found else finish
@@ -64,15 +65,15 @@ class Answering(NamedTuple):
     async def pieces(self, reply: Reply, stops: Sequence[str], ends: Sequence[int]) -> AsyncIterator[Piece]:
         """Yields the pieces of every text of the reply.
 
-        stops: strings that end a text; ends: tokens that do. However this ends, the slots of
-        unfinished texts are freed.
+        stops: strings that end a text; ends: tokens that end a text. The slots of unfinished texts
+        are freed in every case, also after an error.
         """
         texts = [Writing(Pieces(self.tokenizer), Stops(stops), frozenset(ends)) for _ in reply.requests]
         left, began, last = set(range(len(texts))), time.monotonic(), None
         try:
             while left:
                 index, token = await self._next(reply, began)
-                # The engine may have drawn these tokens before it heard that the text is closed.
+                # The engine may have drawn these tokens before it learnt that the text is closed.
                 if index not in left:  # these tokens were on their way when a stop string ended the text
                     continue
                 last = self.metrics.token(began, last)

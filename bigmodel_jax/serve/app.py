@@ -48,7 +48,7 @@ class App:
         self.served, self.worker, self.options, self.metrics = served, worker, options, Metrics()
         self.answering = Answering(worker, served.tokenizer, options.request_seconds, self.metrics)
         self.draining = False
-        # Read at each scrape, so that these gauges cannot go stale.
+        # These gauges are read at each scrape, so that they cannot go stale.
         self.metrics.open.set_function(lambda: worker.open)
         self.metrics.slots.set(options.slots)
         self.metrics.ready.set_function(lambda: not self.not_ready())
@@ -93,8 +93,8 @@ class App:
         asked = await self._parsed(request, parse_checked, Completion)
         self.served.known_writer(asked.model)
         prompts = await asyncio.to_thread(prompts_of, self.served, asked.prompt)
-        # In a thread: compiling a constraint takes tenths of a second, and the event loop must not
-        # wait.
+        # This runs in a thread, because compiling a constraint takes tenths of a second, and the
+        # event loop must not wait.
         masks = await asyncio.to_thread(self.served.held_to, asked)
         return await self._written(request, asked, Completions(self.served, self.answering, asked, prompts, masks))
 
@@ -222,7 +222,8 @@ def make_app(app: App) -> Starlette:
     async def lifespan(_: Starlette):
         app.worker.start()
         yield
-        # In a thread, because the worker still sends its last tokens to this event loop.
+        # The worker is stopped in a thread, because it still sends its last tokens to this event
+        # loop.
         await asyncio.to_thread(app.worker.stop, app.options.drain_seconds)
 
     return Starlette(

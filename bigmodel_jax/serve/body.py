@@ -17,7 +17,7 @@ LONG = 1 << 14  # bytes of a body that a thread reads
 
 
 async def read_json[T](request: Request, limits: ServeConfig, make: Callable[[Any], T]) -> T:
-    """What `make` makes of the body's JSON.
+    """The value that `make` returns for the body's JSON.
 
     Raises Refused if it is not JSON, too large, too slow or too deeply nested.
     """
@@ -48,7 +48,7 @@ def _made[T](text: bytes, make: Callable[[Any], T]) -> T:
 
 async def _read(request: Request, most: int) -> bytes:
     size = request.headers.get("content-length", "0")
-    # The header alone refuses a large body, before any byte of it is read.
+    # A large body is refused by its header alone, before any byte of it is read.
     if not size.isascii() or not size.isdecimal() or len(size) > 18 or int(size) > most:
         raise _too_large(most)
     parts, size = [], 0

@@ -126,7 +126,7 @@ class Message:
     def add(self, text: str, *, last: bool) -> dict:
         """Adds text and returns the `delta` of its chunk.
 
-        Text between call tags that is not a valid call counts as content.
+        If the text between call tags is not a valid call, it counts as content.
         """
         before = len(self.content), len(self.reasoning), len(self.calls)
         for kind, part in self.parts.add(text, last=last):
@@ -203,6 +203,7 @@ def _message(message: dict, n: int) -> dict:
         message = message | {"tool_calls": _calls(calls, where)}
     if not isinstance(content, str) and not (content is None and calls and role == "assistant"):
         raise Refused(f"{where}.content is {type(content).__name__}; it must be a text", f"{where}.content")
+    # Chat templates do not know OpenAI's newer name of this role.
     role = "system" if role == "developer" else role
     return {name: x for name, x in message.items() if x is not None} | {"role": role, "content": content or ""}
 

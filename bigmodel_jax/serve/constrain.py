@@ -44,7 +44,7 @@ class Masks:
     def allowed(self) -> np.ndarray:
         """The mask of allowed tokens, one bit per token in uint32 words.
 
-        It allows the stop tokens alone where the text is complete or a limit was met.
+        If the text is complete or a limit was met, it allows only the stop tokens.
         """
         if not self._matcher.is_stopped() and not self._matcher.is_error():
             mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)

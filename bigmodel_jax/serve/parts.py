@@ -19,7 +19,7 @@ class Parts:
     """The splitter of one text.
 
     kinds: the kinds to look for (all other text is content); now: the kind of the text that comes
-    next; held: text that may be the beginning of a tag, or an unfinished call.
+    next; held: text that may begin a tag, or an unfinished call.
     """
 
     kinds: tuple[Kind, ...]
@@ -36,6 +36,7 @@ class Parts:
         while (found := self._next_tag()) is not None:
             at, tag, after = found
             self._give(out, self.held[:at])
+            # Templates write a line break after a tag, which is no part of the text.
             self.held, self.now = self.held[at + len(tag) :].removeprefix("\n"), after
         if self.now == "call" and not last:
             return out

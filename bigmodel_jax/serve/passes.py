@@ -53,7 +53,7 @@ def embed(model: Model, weights: Any, texts: Sequence[Sequence[int]], most: int)
 def by_parts(call: Callable[[dict], jax.Array], batch: dict[str, np.ndarray]) -> Rows:
     """The rows of `call`, which gets a few rows of the batch at a time.
 
-    A part has a power of two of rows, so few programs are compiled; rows of zeros fill the last.
+    A part has a power of two of rows, so few programs are compiled. Rows of zeros fill the last.
     """
     total, places = len(next(iter(batch.values()))), max(x.shape[1] if x.ndim == 2 else 1 for x in batch.values())
     most = max(min(MOST_ROWS, MOST_TOKENS // places), 1)
@@ -111,8 +111,8 @@ def _scores(apply, tops: int) -> Any:
             best, ids = jax.lax.top_k(log_probs, tops)
             return jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0], ids, best
 
-        # One chunk of positions at a time, because the logits of a whole prompt (T, V) may be
-        # large.
+        # The loop computes one chunk of positions at a time, because the logits of a whole prompt
+        # (T, V) may be large.
         filled = ((0, chunks * CHUNK - num),)
         x = jnp.pad(head.x[0], (*filled, (0, 0))).reshape(chunks, CHUNK, -1)
         targets = jnp.pad(after, filled).reshape(chunks, CHUNK)

@@ -62,7 +62,7 @@ class StreamOptions:
 class Sampled:
     """The fields that both text routes share: how answers are drawn.
 
-    OpenAI has no top_k, ignore_eos and regex. Fields that are not listed here are OpenAI's.
+    top_k, ignore_eos and regex are not OpenAI's. Fields that are not listed here are OpenAI's.
 
     - top_k: draw from the k likeliest tokens; 0 means all.
     - n: texts per prompt.
@@ -166,7 +166,7 @@ class Chat(Sampled):
     """The body of /v1/chat/completions.
 
     - messages: the conversation so far.
-    - max_tokens, max_completion_tokens: the largest number of generated tokens; the second one
+    - max_tokens, max_completion_tokens: the largest number of generated tokens. The second one
       wins.
     - logprobs: return log probabilities; top_logprobs: the number of likeliest tokens to return
       with them.
@@ -216,6 +216,7 @@ def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
         raise Refused(f"{prefix or 'the body'} is {type(body).__name__}; it must be an object")
     hints, found = ranges.hints(cls), {}
     for name, value in body.items():
+        # OpenAI's clients send null for fields that are not set.
         if name in CALLER or (value is None and (name in NEUTRAL or name in hints)):
             continue
         if name in NEUTRAL:

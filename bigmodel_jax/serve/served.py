@@ -39,7 +39,7 @@ BASE = "base"  # the model name that clients use for the weights without adapter
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """The run that the server answers with.
+    """The run whose model answers the requests.
 
     - weights: by the names that clients may give as `model`. The first is the run itself. Arrays
       that several names share are in memory once.
@@ -189,7 +189,7 @@ class Served:
         top_k = min(asked.top_k, self.config.model.vocab_size)  # as many are all; a larger number may be no int32
         sample = SampleConfig(temperature=asked.temperature, top_k=top_k, top_p=asked.top_p)
         settings = Settings.of(sample, ends=not asked.ignore_eos, tops=asked.tops is not None)
-        # JAX keys take 32 bits; OpenAI's seed may have 64.
+        # JAX keys take 32 bits. OpenAI's seed may have 64.
         seed = secrets.randbits(32) if asked.seed is None else asked.seed % 2**32
         adapters = self.uses(asked.model) if self.adapters else None
         one = Request(prompt, most, seed, settings=settings, adapters=adapters)
@@ -254,6 +254,7 @@ def open_engines(served: Served, options: ServeConfig) -> dict[str, Engine]:
     """
     if not served.writes:
         return {}
+    # A prompt is padded to a multiple, which must fit into its slot.
     length = served.length + -served.length % PROMPT_MULTIPLE
     make = functools.partial(Engine, served.model, None, slots=options.slots, length=length, tops=TOPS)
     make = functools.partial(make, piece=options.piece, prefixes=options.prefixes, cache=options.cache)

@@ -50,7 +50,8 @@ def timed_protocol(seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            # The bytes began no request: they are part of a head, or of an answered request.
+            # These bytes did not begin a request. They belong to a head, or to a request that has
+            # been answered.
             if self.cycle and self.cycle.response_complete and self._watched is not self.cycle:
                 self._watch_head()
 

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from bigmodel_jax.serve.refused import Refused, hung_up, too_long
 
+# Without the second header nginx would hold events back until its buffer is full.
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -23,7 +24,7 @@ def event(value: Any) -> bytes:
 class Closing(StreamingResponse):
     """A streaming response that calls `close` at its end, even if it never began.
 
-    It never begins where the client has hung up before.
+    If the client has hung up before, the response never begins.
     """
 
     def __init__(self, content: AsyncIterator[bytes], close: Callable[[], None]):

@@ -1,4 +1,4 @@
-"""Turns tokens into text as they come.
+"""Turns the tokens of a growing text into text.
 
 No character is split between two pieces, and no part of a stop string is given out.
 """

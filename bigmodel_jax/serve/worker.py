@@ -45,7 +45,7 @@ class Worker:
 
     def __init__(self, engines: Mapping[str, Engine], *, most: int, warm_up: Callable[[], None] = lambda: None):
         self._engines, self._most, self._warm_up = engines, most, warm_up
-        # Requests and other work reach the thread through this queue; `_tell` sends tokens back.
+        # Requests and other work reach the thread through this queue. `_tell` sends tokens back.
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._each = list(dict.fromkeys(engines.values()))
         self._texts: dict[tuple[Engine, int], tuple[Reply, int]] = {}
@@ -81,7 +81,7 @@ class Worker:
         """
         self._check(len(requests))
         reply = Reply(engine, requests)
-        # Counted before the thread sees the texts, so that the next request is checked against
+        # The texts count before the thread sees them, so that the next request is checked against
         # them.
         self.open += len(requests)
         self._inbox.put(lambda: self._begin(reply))
@@ -140,6 +140,7 @@ class Worker:
         except Exception as error:
             log.exception("the engine has failed")
             self.failed = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+            # A reply may have several texts, and it gets one error.
             for reply in {id(reply): reply for reply, _ in self._texts.values()}.values():
                 self._tell([(reply, Refused(f"the device has failed: {self.failed}", status=503))])
             self._refuse_rest()
@@ -154,7 +155,7 @@ class Worker:
         self._since = None
 
     def _take(self) -> bool:
-        """Runs the work in the inbox; returns False when the thread must end.
+        """Runs the work in the inbox. Returns False when the thread must end.
 
         It waits for work if no text is being generated.
         """
@@ -168,6 +169,7 @@ class Worker:
                 return False
             with self._working():
                 work()
+            # After the first piece of work the thread takes what else is there, without waiting.
             idle = False
 
     def _refuse_rest(self) -> None:

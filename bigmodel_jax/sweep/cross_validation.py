@@ -35,7 +35,7 @@ def cross_validate(
     target: str = "",
     source: Path | None = None,
 ) -> dict[str, Any]:
-    """Train the folds that are not finished, in run_dir/folds; write and return folds.json.
+    """Train the folds that are not finished, in run_dir/folds. Write and return folds.json.
 
     Raises ValueError with a one-line message for data without folds, for a folder with other folds,
     and if no fold completed.
@@ -57,6 +57,7 @@ def cross_validate(
     programs, began = SharedPrograms((), unread=(HELD_OUT,)), time.monotonic()
     for n in range(folds.k):
         files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
+        # The record on disk has all finished folds, so the page can be made during the next one.
         record["folds"].append(_train(config, folds, n, metric, run_dir, programs, source))
         one = record["folds"][-1]
         left = (time.monotonic() - began) / (n + 1) * (folds.k - n - 1)

@@ -37,7 +37,7 @@ def virtual() -> int:
 
 
 def environment(group: str) -> dict[str, str]:
-    """The variables by which a process sees the devices of this group alone."""
+    """The variables that make a process see only the devices of this group."""
     return dict.fromkeys(VISIBLE, group) | ({VIRTUAL: str(len(names(group)))} if virtual() else {})
 
 

@@ -1,4 +1,4 @@
-"""Train one run of a sweep; its result is a number, or the reason why there is none."""
+"""Train one run of a sweep. Its result is a number, or the reason why there is none."""
 
 import math
 import os

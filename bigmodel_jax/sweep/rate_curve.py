@@ -41,7 +41,7 @@ class Watch:
         self._seen += 1
         now = self._sum / self._count
         self._least = min(self._least, now)
-        # Written with the absolute value, so that it also works for losses below 0.
+        # The bound uses the absolute value, so that it also works for losses below 0.
         if self._seen <= self._first or now <= self._least + (FACTOR - 1) * abs(self._least):
             return ""
         return f"the smoothed loss was {FACTOR:g} times its least value"
@@ -64,12 +64,12 @@ class Suggestion:
 def suggest(tried: Sequence[float], losses: Sequence[float], steps: int) -> Suggestion:
     """Suggest a rate from the losses at the rates `tried`.
 
-    steps: the planned number of steps; `tried` may be shorter, if the test ended early.
+    steps: the planned number of steps. `tried` may be shorter, if the test ended early.
     """
     sigma = max(WIDTH * steps, 1.0)
     losses = np.asarray(losses, float)
-    # Losses far above the first ones are clipped, or smoothing would spread them into the descent
-    # before them.
+    # Losses far above the first ones are clipped. Otherwise smoothing would spread them into the
+    # descent before them.
     first = losses[: max(len(losses) // 10, 2)]
     smoothed = gaussian_filter1d(np.minimum(losses, first.max() + np.ptp(first)), sigma, mode="nearest")
     least = int(np.argmin(smoothed))

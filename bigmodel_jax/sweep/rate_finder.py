@@ -54,7 +54,7 @@ def find_rate(config: Config, span: Span, run_dir: Path, console: Console, targe
     own = of_test(config, span.steps)
     validate(own, jax.device_count())
     fields = rate_fields(own)
-    # All rates must be inputs of the compiled step, or every step would compile anew.
+    # All rates must be inputs of the compiled step. Otherwise every step would compile anew.
     if missing := set(fields) - set(traceable(own, tuple(fields))):
         raise ValueError(_untraceable(own, sorted(missing)))
     with Stages(console) as stages:

@@ -26,10 +26,10 @@ def compare(
     run_dir: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train two configs with `count` seeds each, in run_dir/seeds; write and return the result.
+    """Train two configs with `count` seeds each, in run_dir/seeds. Write and return the result.
 
-    The seeds count up from each config's own seed. A run that fails counts as missing, and the
-    paired tests then also leave out the other config's run with that seed.
+    The seeds count up from each config's own seed. A run that fails counts as missing. The paired
+    tests then also leave out the other config's run with that seed.
     """
     # One compiled step serves all runs, with the seed and differing rates as inputs.
     programs = SharedPrograms((SEED, *_differing_floats(*configs.values())))
@@ -89,6 +89,7 @@ def interval(values: Sequence[float], ratio: float = 0.0) -> list[float] | None:
         return None
     scale = float(np.std(values, ddof=1)) * np.sqrt(1 / len(values) + ratio)
     middle = float(np.mean(values))
+    # SciPy gives NaN for a scale of 0.
     if not scale:
         return [middle, middle]
     low, high = stats.t.interval(LEVEL, len(values) - 1, middle, scale)

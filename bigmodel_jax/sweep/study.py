@@ -150,12 +150,13 @@ def _check_same(study: optuna.Study, definition: dict[str, str], path: Path) -> 
 
 
 def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial | None = None) -> optuna.Trial:
-    """A new trial with a value for every field; or `running`, with its missing values drawn.
+    """A new trial with a value for every field, or the trial `running` with its missing values
+    drawn.
 
     Only one process at a time may call this.
     """
     number = running.number if running else len(study.get_trials(deepcopy=False))
-    # `ask` draws nothing, so this sampler is only a placeholder; each field gets its own below.
+    # `ask` draws nothing, so this sampler is only a placeholder. Each field gets its own below.
     study.sampler = _sampler(search, number, "")
     # Optuna offers no public way to continue a running trial, and a FrozenTrial has no public id.
     trial = optuna.Trial(study, running._trial_id) if running else study.ask()
@@ -185,6 +186,7 @@ def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
 
 
 def _sampler(search: Search, number: int, name: str) -> optuna.samplers.BaseSampler:
+    # With a seed of its own for each trial and field, values do not depend on the order in which
     digest = hashlib.sha256(f"{search.seed}/{number}/{name}".encode()).digest()
     seed = int.from_bytes(digest[:4], "little")
     if search.sampler == "tpe":

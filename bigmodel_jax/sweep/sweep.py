@@ -39,7 +39,7 @@ def search(sweep: Sweep, processes: int, groups: Sequence[str], say: Callable[[s
 
 
 def finish(sweep: Sweep, say: Callable[[str], None]) -> Config:
-    """Write the record, best.json and the best trial's report; return the best config."""
+    """Write the record, best.json and the best trial's report. Return the best config."""
     study = sweep.open()
     write_record(sweep, study)
     trials = study.get_trials(deepcopy=False)
@@ -68,6 +68,7 @@ def _side_by_side(sweep: Sweep, groups: Sequence[str], say: Callable[[str], None
         folder = Path(name)
         (folder / "job.json").write_text(json.dumps(to_job(sweep)))
         children = [_start(folder, number, group) for number, group in enumerate(groups)]
+        # A process whose output nobody reads would stop once its pipe is full.
         readers = [threading.Thread(target=_pass_on, args=(child, say), daemon=True) for child in children]
         try:
             for reader in readers:

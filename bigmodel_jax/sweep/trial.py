@@ -24,7 +24,7 @@ def attempt(sweep: Sweep, trial: optuna.Trial, programs: OwnPrograms) -> tuple[T
     folder, began = sweep.folder(trial.number), time.monotonic()
     if reason := _given_up(trial, folder):
         return TrialState.FAIL, None, reason
-    if trial.user_attrs.get(PRUNED):  # its process died before it told the study
+    if trial.user_attrs.get(PRUNED):  # the trial's process died before it told the study
         return TrialState.PRUNED, None, ""
     judge = _Judge(trial, sweep.search.metric)
     try:

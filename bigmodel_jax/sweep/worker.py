@@ -70,11 +70,13 @@ def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, contextlib.E
     """
     known = study.get_trials(deepcopy=False)
     for frozen in known:
+        # A lock that can be taken shows that the trial's process has ended.
         if frozen.state is TrialState.RUNNING and (hold := _hold(sweep, frozen.number)):
             return studies.take(study, sweep.space, sweep.search, frozen), hold
     number = sum(trial.state is not TrialState.WAITING for trial in known)
     if number >= sweep.trials:
         return None
+    # A trial that waits was queued before a kill, so its point of the grid is not queued again.
     if sweep.search.sampler == "grid" and number == len(known):
         study.enqueue_trial(spaces.grid(sweep.space)[number])
     hold = _hold(sweep, number)

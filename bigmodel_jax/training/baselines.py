@@ -13,7 +13,7 @@ NICENESS = 5
 
 
 class Baselines:
-    """Runs `compute` in a daemon thread; the end of the process ends it at any point."""
+    """Runs `compute` in a daemon thread. The end of the process ends it at any point."""
 
     def __init__(self, compute: Callable[[], dict[str, float]]):
         self._compute = compute
@@ -22,7 +22,7 @@ class Baselines:
         self._thread.start()
 
     def so_far(self) -> dict[str, float]:
-        """The baselines by metric name; empty until all of them are computed."""
+        """The baselines by metric name. The table is empty until all of them are computed."""
         return dict(self._found)
 
     def _run(self) -> None:

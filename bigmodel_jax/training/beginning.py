@@ -27,7 +27,7 @@ log = logging.getLogger("bigmodel_jax")
 
 
 def open_data(config: Config, mesh, data: Any = None) -> tuple[Experience, EvalBatches]:
-    """Opens the training and validation batches, and prepares them where that has not been done.
+    """Opens the training and validation batches, and prepares data that is not prepared yet.
 
     `data` replaces `config.data` where further arrays stand beside its rows.
     """
@@ -48,10 +48,11 @@ def resume(
 ) -> tuple[TrainState, Tree] | None:
     """The state and constants of the newest intact checkpoint, or None without one.
 
-    `batches` and `patience` are set to where they stood at that checkpoint.
+    `batches` and `patience` are restored to their state at that checkpoint.
     """
     abstract = abstract_state(config, mesh)
-    # State and constants must fit together, which is cheaper to know before the files are read.
+    # State and constants must fit into memory together. The check comes before the files are read,
+    # because it is cheaper.
     fits.check_state(config, mesh, (abstract, abstract_constants(config, mesh)))
     restored = store.restore(saves, abstract, left=constants.repeated(config))
     if restored is None:

@@ -2,7 +2,7 @@
 `holder.json`.
 
 A bucket has no locks. The holder creates the object, which fails if another process was first, and
-rewrites it every few seconds with a rising count. A new process takes over a folder whose count
+rewrites it every few seconds with a rising count. A new process takes over a folder if its count
 stands still. A holder that finds another name in the object stops without a save.
 """
 
@@ -23,7 +23,7 @@ log = logging.getLogger("bigmodel_jax")
 
 
 class BucketHold:
-    """The hold on a run's folder in a bucket; `path` lies in its local copy.
+    """The hold on a run's folder in a bucket. `path` lies in its local copy.
 
     If the folder is not in a bucket, all methods do nothing.
     """

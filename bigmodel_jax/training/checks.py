@@ -73,7 +73,7 @@ def check_data(config: Config) -> None:
             continue  # the model reads what the objective makes of the data's array
         has = _field(config.model, name, needed)
         least = isinstance(needed, int) and name not in config.data.exact
-        # Integer sizes are minima; other requirements must match exactly.
+        # Integer sizes are minima. Other requirements must match exactly.
         if has < needed if least else _plain(has) != _plain(needed):
             source = f" (data.{config.data.required_by[name]})" if name in config.data.required_by else ""
             raise ValueError(f"model.{name} = {has}, but the data needs {'at least ' if least else ''}{needed}{source}")
@@ -117,7 +117,7 @@ def check_images(config: Config, sample: ImageSampleConfig, prefix: str = "") ->
 
 
 def check_continues(objective: Objective, asked: str) -> None:
-    """Raises ValueError where a run of `objective` writes no texts; `asked` begins the message."""
+    """Raises ValueError where a run of `objective` writes no texts. `asked` begins the message."""
     if instead := objective.instead_of_texts:
         raise ValueError(f"{asked}: a run of {type(objective).__name__} continues no texts; {instead}")
 
@@ -144,7 +144,7 @@ def check_sample(
 
     They are the start token and the prompt's text. If `chat` is given, its tokens, those of a chat
     template, replace both. With `pictured` the model also reads a picture, and the prompt may be
-    empty. Raises ValueError for what cannot be generated; `prefix` stands before the names of
+    empty. Raises ValueError for what cannot be generated. `prefix` stands before the names of
     options.
     """
     if not sample.prompt and not pictured:
@@ -163,7 +163,7 @@ def check_sample(
         check_reads_texts(config, f"{prefix}prompt = {sample.prompt[:40]!r}")
     check_ids(config.model, tokenizer.vocab_size, f"{prefix}prompt = {sample.prompt[:40]!r}: ")
     ids = tokenizer.encode(sample.prompt)
-    # An encoder gets the text and an end token; a decoder gets a start token and the text.
+    # An encoder gets the text and an end token. A decoder gets a start token and the text.
     whole = model.encoded(ids, tokenizer.separator) if model.decoder_starts else [tokenizer.start, *ids]
     prompt = list(chat) if chat else whole
     limit = config.model.max_seq_len

@@ -50,11 +50,12 @@ def compile_programs(
     steps = [make_train_step(config, mesh, traced)]
     if config.report.watch:
         steps.append(make_train_step(config, mesh, traced, watched=True))
-    # A pmap step has no `lower`; it compiles at its first call.
+    # A pmap step has no `lower`, so it compiles at its first call.
     if not all(hasattr(step, "lower") for step in steps):
         return Programs(steps[0], steps[-1], digest, None)
     steps = [fits.compile_step(step.lower(state, batch, constants, *more), mesh) for step in steps]
     usage = [step.memory_analysis() for step in steps]
-    # In bytes. The state is donated, so the outputs reuse the arguments' memory and do not count.
+    # The sum is in bytes. Outputs do not count: the state is donated, so they reuse the arguments'
+    # memory.
     memory = max(u.argument_size_in_bytes + u.temp_size_in_bytes for u in usage)
     return Programs(steps[0], steps[-1], digest, memory)

@@ -30,7 +30,7 @@ READ_BYTES = 2**28  # most bytes of another run that are read at a time, before 
 
 
 class Place(NamedTuple):
-    """The leaf of a save that holds a parameter; `shape` leaves out the vocabulary's
+    """The leaf of a save that holds a parameter. `shape` leaves out the vocabulary's
     padding rows.
     """
 
@@ -117,7 +117,7 @@ def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -
     """Writes the constants before the run's first checkpoint.
 
     It replaces what an earlier start without a save has left. `found` has the constants that lie in
-    another run; only their places are written. All processes call this together. Raises OSError if
+    another run. Only their places are written. All processes call this together. Raises OSError if
     they cannot be written.
     """
     if not constants:
@@ -209,7 +209,7 @@ def _copied(run_dir: Path, wanted: params.Tree) -> params.Tree:
         )
     with store.open_store(folder, CheckpointConfig()) as saves:
         found = store.restore_params(saves, {FOLDER: wanted}, 0)[FOLDER]
-    # A uint8 leaf holds two 4-bit numbers a byte; ORDER says which of the two comes first.
+    # A uint8 leaf holds two 4-bit numbers a byte. ORDER says which of the two comes first.
     packed = any(x.dtype == jnp.uint8 for x in jax.tree.leaves(wanted))
     if packed and manifest.read(mirror.origin(folder / "0"))["data_state"] != ORDER:
         raise ValueError(f"{folder}: an older version packed its 4-bit constants in another order; start another run")

@@ -127,7 +127,7 @@ def reduce_scatter(x: jax.Array, axis: str, n: int, dim: int = 0) -> jax.Array:
 
 def all_reduce(x: jax.Array, axis: str, n: int) -> jax.Array:
     """The whole sum over `axis`, on every device."""
-    # Padded to a multiple of n, so that every device reduces an equal block.
+    # The padding makes the length a multiple of n, so that every device reduces an equal block.
     flat = jnp.pad(x.reshape(-1), (0, -x.size % n))
     return jax.lax.all_gather(reduce_scatter(flat, axis, n), axis, tiled=True)[: x.size].reshape(x.shape)
 
@@ -165,7 +165,7 @@ def norm(config: Config, mesh: Mesh, spec: params.Tree, specs: Any, grads: Any) 
 
 
 def fold(x: jax.Array, dim: int) -> jax.Array:
-    """The sum along `dim`, which is kept with size 1, by adding halves.
+    """Sums x along `dim` by adding halves. The dimension stays, with size 1.
 
     Compilers may change the order of a reduction, but not that of element-wise additions.
     """

@@ -1,4 +1,4 @@
-"""Ends a run whose steps are no longer finite, and says since which step and in which parameter."""
+"""Ends a run whose steps are no longer finite, and names the first such step and the parameter."""
 
 import logging
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Diverged(Exception):
-    """`train.max_skipped` steps in a row were not finite; the run has ended and is saved."""
+    """`train.max_skipped` steps in a row were not finite. The run has ended and is saved."""
 
     def __init__(self, first: int, num: int, where: str):
         super().__init__(
@@ -39,7 +39,7 @@ def diverged(
 def describe(
     config: Config, mesh, state: TrainState, batch: dict, step: int, constants: params.Tree | None = None
 ) -> str:
-    """Describes what is not finite in step number `step`, whose batch is `batch`.
+    """Describes the values of step number `step` that are not finite. `batch` is its batch.
 
     The weights are still those of that step, because every later step was skipped. The step is
     computed again, which costs a compilation; ordinary steps therefore pay nothing for the search.
@@ -48,7 +48,7 @@ def describe(
 
     def flags(state, batch, constants):
         with sharding.use(mesh, config.parallel.rules, config.parallel), precision.use(config.precision):
-            # The key of the failed step (training/step.py), so that dropout and noise repeat.
+            # The key is that of the failed step (training/step.py), so dropout and noise repeat.
             rng = jax.random.fold_in(jax.random.key(config.train.seed), step - 1)
             compute, constants = cast((state.params, constants), config.precision.compute)
             grads, mean, _, _ = accumulate(config, model, compute, state.frozen, batch, rng, constants)

@@ -1,4 +1,4 @@
-"""The images that a run of TextThenImage draws at its end: several a name, ranked by a CLIP."""
+"""The images that a run of TextThenImage draws at its end: several per name, ranked by a CLIP."""
 
 from pathlib import Path
 

@@ -51,7 +51,7 @@ class Patience:
         return True
 
     def get_state(self) -> dict:
-        """What a checkpoint stores; nothing if the run never stops early."""
+        """What a checkpoint stores. It stores nothing if the run never stops early."""
         state = {name: value for name, value in dataclasses.asdict(self).items() if name != "limit"}
         return {KEY: state} if self.limit else {}
 

@@ -23,7 +23,7 @@ from bigmodel_jax.training.state import TrainState, weights
 
 
 class Ending(Protocol):
-    """A product of the end of a run, such as sample texts or pictures; see `Objective.endings`."""
+    """A product of the end of a run, such as sample texts or pictures. See `Objective.endings`."""
 
     def check(self, config: Config) -> None:
         """Raises a one-line ValueError, before anything is compiled, if it cannot be made."""
@@ -32,7 +32,7 @@ class Ending(Protocol):
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         """Writes files whose names begin with `path`, a path in samples/ without suffix.
 
-        Returns a text for the terminal, or "". Every process calls it; only the first one writes.
+        Returns a text for the terminal, or "". Every process calls it. Only the first one writes.
         """
         ...
 
@@ -76,7 +76,7 @@ class Images:
 class Pictures:
     """Held-out pictures beside the model's predictions, as one picture.
 
-    `predict` is a function (config, weights) -> pictures, ground truth, predictions; `write` draws
+    `predict` is a function (config, weights) -> pictures, ground truth, predictions. `write` draws
     these into a file.
     """
 
@@ -150,7 +150,7 @@ def finish(
     *,
     page: bool = True,
 ) -> None:
-    """Makes the endings and the report page of a complete run; only the first process writes."""
+    """Makes the endings and the report page of a complete run. Only the first process writes."""
     for one in endings_of(config):
         if said := one.make(config, weights(state, constants), run_dir / "samples" / f"{int(state.step):08d}"):
             stages.say(said)

@@ -1,4 +1,4 @@
-"""Converts `train.epochs` to optimizer steps; all other code uses only `train.steps`."""
+"""Converts `train.epochs` to optimizer steps. All other code uses only `train.steps`."""
 
 import dataclasses
 import fractions
@@ -14,7 +14,7 @@ log = logging.getLogger("bigmodel_jax")
 def resolve(config: Config, num_rows: int | None = None) -> Config:
     """`config` with `train.steps` set from `train.epochs`, rounded up to whole batches.
 
-    `num_rows` is the number of training rows; without it the split is opened. Each epoch has its
+    `num_rows` is the number of training rows. Without it the split is opened. Each epoch has its
     own permutation of the rows, and the next epoch's rows fill the last batch of an epoch
     (data/shuffle.py).
     """

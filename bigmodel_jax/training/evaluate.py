@@ -20,7 +20,7 @@ def evaluate(config: Config, eval_step: Callable, weights: params.Tree, batches:
     """
     total, parts = None, {}
     for number, batch in enumerate(batches.made_by(weights) if hasattr(batches, "made_by") else batches):
-        # One host sync a batch: the sums add up on the host, in NumPy.
+        # The sums add up on the host, in NumPy, so there is one host sync per batch.
         sums = sharding.to_host(eval_step(weights, batch))
         total = sums if total is None else metrics.add(total, sums)
         for name, own in _of_parts(eval_step, weights, batches, number, sums).items():

@@ -43,7 +43,8 @@ def check_state(config: Config, mesh: Mesh, abstract: Any) -> None:
 def compile_step(lowered: Any, mesh: Mesh) -> Any:
     """Compiles the step. Raises ValueError where it does not fit in memory.
 
-    Either the compiler fails, or the memory that it reports is more than the device has.
+    It does not fit if the compiler fails, or if the compiler reports more memory than the device
+    has.
     """
     try:
         compiled = lowered.compile()
@@ -53,7 +54,7 @@ def compile_step(lowered: Any, mesh: Mesh) -> Any:
         raise ValueError(
             f"the step does not fit in memory ({str(error).splitlines()[0][:300]}): {STEP.format(more='devices')}"
         ) from None
-    # Donated outputs live in the arguments' memory, so arguments and temporaries are the peak.
+    # Donated outputs live in the arguments' memory, so the peak is arguments plus temporaries.
     usage = compiled.memory_analysis()
     device_memory.check_step(usage.argument_size_in_bytes, usage.temp_size_in_bytes, mesh, STEP)
     return compiled

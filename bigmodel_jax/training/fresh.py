@@ -32,7 +32,7 @@ ADAPTERS = "adapters/"  # this stands before the paths of adapters
 class Fresh(NamedTuple):
     """The state with which a run starts.
 
-    missing: parameters that `train.init_from` lacks, such as a new head; they keep their initial
+    missing: parameters that `train.init_from` lacks, such as a new head. They keep their initial
         values.
     grown: tables with more rows than in the source, as (path, rows there, rows here).
     places: the constants that lie in another run, and where.
@@ -48,7 +48,7 @@ class Fresh(NamedTuple):
 class Origin(NamedTuple):
     """Another run from which parameters are taken.
 
-    `which` is the chosen step, or "" for the newest; `field` is the config field that names the
+    `which` is the chosen step, or "" for the newest. `field` is the config field that names the
     run.
     """
 
@@ -165,7 +165,7 @@ def _shapes(taken: Taken) -> dict[str, tuple[int, ...]]:
 class Match(NamedTuple):
     """A parameter that both runs have.
 
-    `name` is its path in the other run, `shape` the part that is taken; `other` is True if the
+    `name` is its path in the other run, `shape` the part that is taken. `other` is True if the
     shapes differ.
     """
 
@@ -175,13 +175,13 @@ class Match(NamedTuple):
 
 
 def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = "") -> Taken:
-    """Takes the parameters `mine` from another run; their paths there have no `prefix`."""
+    """Takes the parameters `mine` from another run. Their paths there have no `prefix`."""
     spec = params.paths(config.make_model().spec)
     merges = _merges(origin, spec, prefix)
     found = _matches(origin, config, mine, prefix, merges)
     step = origin.step
     lie = constants.places(origin.config, origin.folder, step)
-    # Constants in another run stay there; only their places are noted.
+    # Constants in another run stay there. Only their places are noted.
     referred = {path for path, m in found.items() if spec[path].kind == "constant" and m.name in lie and not merges}
     values, wanted = {}, {path: match for path, match in found.items() if path not in referred}
     if wanted:
@@ -189,7 +189,7 @@ def _take(origin: Origin, config: Config, mesh, mine: set[str], prefix: str = ""
         there, at = _values(origin, config, mesh, names, whole_tables=other, merges=merges)
         values = {path: _cut(there[match.name], match.shape) for path, match in wanted.items()}
         lie = lie if at == step else constants.places(origin.config, origin.folder, at)
-    # `found` has the model's order of paths, which all processes share; a set's order may differ.
+    # `found` has the model's order of paths, which all processes share. A set's order may differ.
     refer = {path: lie[m.name]._replace(shape=m.shape) for path, m in found.items() if path in referred}
     return Taken(values, refer)
 
@@ -209,7 +209,8 @@ def _matches(origin: Origin, config: Config, mine: set[str], prefix: str, merges
         same = theirs[name].shape == p.shape
         if not same and not tables.fits(shapes[name], own[path], p):
             wrong.append(f"{path} {theirs[name].shape}, here {p.shape}")
-        # Padding rows behind the vocabulary are taken too if both tables have the same rows.
+        # If both tables have the same number of rows, the padding rows after the vocabulary are
+        # taken as well.
         whole = same and (prefix or shapes[name] == own[path])
         found[path] = Match(name, p.shape if whole else shapes[name], not same)
     if wrong:
@@ -256,7 +257,9 @@ def _values(
 
 
 def _forked(origin: Origin, config: Config, mesh) -> TrainState:
-    """The whole state of one checkpoint. If only this run keeps an average, it begins at the
+    """The whole state of one checkpoint.
+
+    If this run keeps an average of the weights and the other does not, the average begins at the
     restored weights.
 
     Raises ValueError where the optimizer's state does not fit, or where `train.steps` leaves
@@ -280,7 +283,7 @@ def _forked(origin: Origin, config: Config, mesh) -> TrainState:
         )
     ema = found.get("ema")
     if config.optim.ema_decay and ema is None:
-        # A copy, because a step must not donate the same buffer twice.
+        # This is a copy, because a step must not donate the same buffer twice.
         ema = jax.tree.map(jnp.copy, cast(found["params"], "float32"))
     recent = found.get("recent", jax.device_put(spikes.fresh(config.train.spikes), sharding.replicated(mesh)))
     return TrainState(**(found | {"ema": ema if config.optim.ema_decay else None, "recent": recent}))

@@ -18,9 +18,10 @@ SHOWN = 8  # the number of answers that an evaluation writes down
 
 
 class HeldOut:
-    """Every held-out prompt once, answered by the weights under evaluation; can be iterated again.
+    """An iterable over every held-out prompt, answered by the weights under evaluation.
 
-    `show` returns the file for an evaluation's first answers; with None they are not written.
+    Each iteration answers the prompts again. `show` returns the file for an evaluation's first
+    answers. With None they are not written.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
@@ -45,7 +46,7 @@ class HeldOut:
             yield self._batch(answers)
 
     def _batch(self, answers: list[Answer]) -> Batch:
-        """A batch of the answers; rows that pad it have weight 0."""
+        """A batch of the answers. Rows that pad it have weight 0."""
         more = self.batch_size - len(answers)
         # An evaluation counts every answer, also where the loss leaves those cut off out.
         local = self._policy.rows(answers, cut_off=True)

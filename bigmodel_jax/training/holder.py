@@ -29,7 +29,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # error
 
 
 class Holder:
-    """The hold on a run's folder; the end of this context manager releases it."""
+    """The hold on a run's folder. The end of this context manager releases it."""
 
     def __init__(self, run_dir: Path):
         self._path, self._file = run_dir / FILE, None
@@ -40,7 +40,7 @@ class Holder:
         return self
 
     def take(self) -> None:
-        """Takes the existing folder; does nothing if this process has it already.
+        """Takes the existing folder. Does nothing if this process has it already.
 
         Raises a one-line ValueError that names the process in the folder, or an OSError that names
         the file.
@@ -70,7 +70,8 @@ class Holder:
         self._released.set()
         if self._file is None:
             return
-        # A bucket that does not answer would only delay the exit; its record goes stale by itself.
+        # A bucket that does not answer would only delay the exit, and the record there goes stale
+        # by itself.
         if kind is not paths.Unanswered:
             self._bucket.release()
         if self._ours():
@@ -127,8 +128,8 @@ def _lock(number: int) -> bool | None:
 def _refuse_living(path: Path, locked: bool | None) -> None:
     found = _read(path)
     here = found.get("host") == socket.gethostname()
-    # A lock that we got proves that an earlier holder on this host has ended. The beat alone can
-    # tell about a holder on another host.
+    # If this process gets the lock, an earlier holder on this host has ended. Only the beat shows
+    # whether a holder on another host lives.
     if locked is False or (found and not (here and locked) and _beating(path, found)):
         raise ValueError(_in_use(path, found))
 
@@ -161,7 +162,7 @@ def _same(path: Path, number: int) -> bool:
 
 
 def _read(path: Path) -> dict:
-    """The content of the file; empty if it is missing or incomplete."""
+    """The content of the file. It is empty if it is missing or incomplete."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

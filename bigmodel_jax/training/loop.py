@@ -188,12 +188,12 @@ class Run:
             save_now |= ranked and self.patience.see(done, scalars)
             if evaluate_now and self.judge:
                 self.judged = self.judge(done, scalars, last)
-            # Read again, because a signal may have come during the evaluation.
+            # The flag is read again, because a signal may have come during the evaluation.
             stopping = stop.signal is not None or self.patience.is_over or bool(self.judged)
             if save_locally:
                 self.save(done, state, {}, locally=True)
             if save_now or stopping:
-                # A save without a new evaluation has no scalars: it would pass for the best one.
+                # A save without a new evaluation gets no scalars: old ones could make it the best.
                 self.save(done, state, scalars if ranked or not self.patience.limit else {})
             if stopping:
                 break
@@ -213,7 +213,7 @@ class Run:
             raise
 
     def record(self, step: int, sums: dict, wait: float) -> None:
-        """Waits for the metrics of a step, then logs them."""
+        """Waits for the metrics of a step, and logs them."""
         pulse.at(pulse.DEVICES)
         self.recorded = step
         logged = due(step, self.config.train.log_every) or step == self.config.train.steps
@@ -259,7 +259,7 @@ class Run:
         raise diverged(self.config, self.mesh, state, self.batches, first, self.in_a_row, self.constants)
 
     def go_back(self, state: TrainState) -> tuple[TrainState, int]:
-        """State and step of the last save; the run goes on with the batches after the spike."""
+        """State and step of the last save. The run goes on with the batches after the spike."""
         with self.wall.phase("restore"):
             restored = self.spikes.go_back(state)
         self.patience.set_state(restored.data_state)

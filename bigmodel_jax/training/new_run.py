@@ -32,7 +32,7 @@ def check_free(run_dir: Path) -> None:
 def write(config: Config, source: Path, run_dir: Path, weights: params.Tree) -> None:
     """Makes `run_dir` a run of `config` whose checkpoint holds `weights`, its model's parameters.
 
-    The new run takes tokenizer, labels and constants from `source`; constants that lie in a third
+    The new run takes tokenizer, labels and constants from `source`. Constants that lie in a third
     run stay there. With `optim.ema_decay` the weights also become the average. Raises a one-line
     ValueError, and writes nothing, where `run_dir` is not empty.
     """

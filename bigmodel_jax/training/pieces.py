@@ -1,6 +1,4 @@
-"""Batches computed in pieces (microbatches, devices or slices) whose losses add up to the
-batch's.
-"""
+"""Splits batches into pieces (microbatches, devices, slices) whose losses add up to the batch's."""
 
 from collections.abc import Callable
 

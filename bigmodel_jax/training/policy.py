@@ -19,7 +19,7 @@ log = logging.getLogger("bigmodel_jax")
 
 
 class Answer(NamedTuple):
-    """An answer; `rewards` has the value of each reward function, NaN for a failed call."""
+    """An answer. `rewards` has the value of each reward function, NaN for a failed call."""
 
     ask: Ask
     rollout: Rollout
@@ -59,7 +59,7 @@ class Policy:
         for number, rollout in self._rollouts(weights, asks):
             text = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
             sample = Sample(asks[number].record[self._config.data.prompt_field], text, asks[number].record)
-            # The reward is computed while the generator goes on.
+            # The reward functions run while the generator goes on.
             scored = self._judges.submit(sample) if self._judges and processes.first() else None
             found[number] = rollout, sample, scored
         if None in found:

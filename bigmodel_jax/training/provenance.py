@@ -49,7 +49,7 @@ def kinds(text: str) -> tuple[str, ...]:
 def check(
     config: Config, run_dir: Path, *, resumes: bool, source: Path | None = None, accept: Sequence[str] = ()
 ) -> dict:
-    """Makes the record that `write` writes; for a resumed run, compares it with the stored one.
+    """Makes the record that `write` writes. For a resumed run, compares it with the stored one.
 
     Raises a one-line ValueError that names the change, the same in all processes. If `accept` has
     the kind of the change, the change is logged instead. `source` is the file that the config was
@@ -69,7 +69,7 @@ def check(
 
 
 def write(run_dir: Path, record: dict) -> None:
-    """Writes the record and the copies of code; only process 0 does."""
+    """Writes the record and the copies of code. Only process 0 does."""
     if not processes.first():
         return
     for entry in record["code"].values():
@@ -82,7 +82,7 @@ def write(run_dir: Path, record: dict) -> None:
 
 
 def read(run_dir: Path) -> dict:
-    """The stored record; empty if there is none or it is damaged."""
+    """The stored record. It is empty if there is none or it is damaged."""
     try:
         found = json.loads((run_dir / FILE).read_bytes())
     except FileNotFoundError:
@@ -185,7 +185,7 @@ def _own_file(module: str) -> Path | None:
 def _judge(run_dir: Path, before: dict, now: dict, accept: Sequence[str]) -> str:
     """The message that refuses to resume, or "".
 
-    It also copies the entries of code that is not in use this time from `before` to `now`.
+    If code is not in use this time, its entries are copied from `before` to `now`.
     """
     if not before:
         log.info("data and code: nothing was recorded of them when this run began; what there is now is recorded")

@@ -57,7 +57,7 @@ class Beside(NamedTuple):
 
 
 class RowsBeside:
-    """Rows with additional arrays; other attributes are those of the wrapped rows."""
+    """Rows with additional arrays. Other attributes are those of the wrapped rows."""
 
     def __init__(self, rows: Rows, values: dict[str, np.ndarray]):
         self._rows, self._values = rows, values
@@ -131,7 +131,7 @@ def _kept(run_dir: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Still(OptimConfig):
-    """An optimizer that changes nothing, and so keeps no moments."""
+    """An optimizer that changes no parameter and keeps no moments."""
 
     def transformation(self, rate, spec):
         return optax.identity()
@@ -139,7 +139,7 @@ class Still(OptimConfig):
 
 @dataclasses.dataclass
 class Source:
-    """The reference's weights, read on first use; `known` is their digest if a run recorded it."""
+    """The reference's weights, read on first use. `known` is their digest if a run recorded it."""
 
     config: Config
     mesh: Any
@@ -194,11 +194,11 @@ def _of_split(config: Config, mesh, split: str, source: Source, console: Console
     rows, objective, model = config.data.open(split), config.objective, config.model
     if isinstance(getattr(model, "compute", None), Compute):  # these settings change only rounding
         model = dataclasses.replace(model, compute=Compute())
-    # The cache key: whatever changes the values must be in it.
+    # The cache key must contain whatever changes the values.
     content, by = _content(rows, objective.computed_from), objective.computed_by(model)
     facts = [content, source.digest, repr(by), repr(config.adapters), config.precision.compute]
     folder = config.data.root() / f"reference-{FORMAT}" / cache.key(facts)
-    # All processes compute together, so they do it before one of them locks the cache.
+    # All processes compute together, so they compute before one of them locks the cache.
     if not processes.from_first(cache.is_whole(folder)):
         if console:
             console.print(f"The {source.name} reads {len(rows):,} rows of the {split} split, once.")

@@ -1,4 +1,4 @@
-"""Calls the user's reward functions in separate processes; a crash there does not end the run."""
+"""Calls the user's reward functions in separate processes. A crash there does not end the run."""
 
 import atexit
 import functools
@@ -37,7 +37,7 @@ def _short(value: Any, most: int) -> str:
 
 
 class Judges:
-    """Calls the functions `names` on samples; ends calls that take longer than `seconds`."""
+    """Calls the functions `names` on samples. Ends calls that take longer than `seconds`."""
 
     def __init__(self, names: tuple[str, ...], seconds: float):
         self.names, self.seconds = names, seconds
@@ -50,8 +50,8 @@ class Judges:
         A result is a finite number, or a text that says why there is none.
         """
         if self._pool is None:
-            # Spawned, not forked: a fork would have the locks of JAX's threads, but not the
-            # threads.
+            # The processes are spawned instead of forked: a fork would copy the locks of JAX's
+            # threads without the threads.
             self._pool = multiprocessing.get_context("spawn").Pool(self._num, _begin)
             self._started = False
         self._seen = time.monotonic()
@@ -76,7 +76,7 @@ class Judges:
         return [f"did not return within {self.seconds:g} s, and its process was ended"] * len(self.names)
 
     def close(self) -> None:
-        """Ends the processes; the next call starts new ones."""
+        """Ends the processes. The next call starts new ones."""
         if self._pool is not None:
             self._pool.terminate()
             self._pool = None
@@ -125,7 +125,7 @@ def _call(name: str, seconds: float, sample: Sample) -> float | str:
 
 
 def failure(names: tuple[str, ...], given: list[float | str], sample: Sample) -> str:
-    """One line about the first function that returned no number; "" if all did."""
+    """One line about the first function that returned no number; "" if all returned numbers."""
     for name, value in zip(names, given, strict=True):
         if isinstance(value, str):
             return f"{OPTION}: {name} {value}; {sample.described()}"

@@ -53,13 +53,13 @@ class Spikes:
     def given(self, step: int) -> None:
         """Notes the data position after the batch of `step`."""
         if self.config.action == "rollback":
-            # Two positions, because the host reads the metrics of step n after step n + 1 has
-            # begun.
+            # Two positions are kept, because the host reads the metrics of step n after step n + 1
+            # has begun.
             before = {step - 1: self.after[step - 1]} if step - 1 in self.after else {}
             self.after = before | {step: self.batches.position()}
 
     def see(self, step: int, on_host: dict, sums: dict) -> None:
-        """Reads the metrics of a step; `on_host` has those that are already on the host."""
+        """Reads the metrics of a step. `on_host` has those that are already on the host."""
         if not self.reads or not int(on_host["spikes"].total):
             return
         self.count += 1

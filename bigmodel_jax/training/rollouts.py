@@ -82,7 +82,7 @@ class Rollouts:
     def next(self, state: TrainState) -> Batch:
         """The batch of the next step.
 
-        Raises a one-line ValueError if a reward fails; the caller still has the trained weights.
+        Raises a one-line ValueError if a reward fails. The caller still has the trained weights.
         """
         number = self._number()
         if self._made is None or self._made.number != number:

@@ -47,18 +47,18 @@ def train(
     page: bool = True,
     profile_alone: bool = False,
 ) -> dict[str, float]:
-    """Trains until `train.steps`, from the folder's last save; returns the last evaluation's
+    """Trains until `train.steps`, from the folder's last save. Returns the last evaluation's
     scalars.
 
     source: the file that the config was read from.
     accept: "data" or "code", if these may have changed since the run's last start.
     began: when the process started, in seconds since 1970; None: now.
     programs: provides the compiled programs.
-    judge: called after each evaluation; returns why the run ends there, or "".
+    judge: called after each evaluation. Returns why the run ends there, or "".
     page: whether to draw the run's page at its end.
     profile_alone: ends the run after the steps of `train.profile`, by raising Profiled.
 
-    A user's mistake raises a one-line ValueError or OSError; earlier saves stay. If there are
+    A user's mistake raises a one-line ValueError or OSError. Earlier saves stay. If there are
     several processes, all train, and only the first one writes and prints.
     """
     stages = stages or Stages(make_console(quiet=not processes.first()))
@@ -67,8 +67,8 @@ def train(
     check_processes(config)
     check_spikes(config)
     check_trains(config)
-    # These close in reverse order: the saves are on disk before the hold on the folder ends, and
-    # the bucket (`mirror`) gets the last files.
+    # These contexts close in reverse order. The saves are on disk before the hold on the folder
+    # ends, and the bucket (`mirror`) gets the last files after that.
     with (
         mirror.kept(run_dir) if processes.first() else contextlib.nullcontext(),
         run_folder.logging_to(run_dir / "log.txt") as start_log,
@@ -92,7 +92,7 @@ def train(
         facts = provenance.check(config, run_dir, resumes=newest >= 0, source=source, accept=accept)
         stages.begin("Preparing data")
         tokenize_together(config.data)
-        # Process 0 prepares the data first; the other processes then find it in the cache.
+        # Process 0 prepares the data first. The other processes then find it in the cache.
         batches, validation = processes.in_turn("data", lambda: open_data(config, mesh))
         config = epochs.resolve(config, len(batches.rows))
         if newest > config.train.steps:

@@ -1,4 +1,4 @@
-"""A run's folder: which run it holds, and what may change when that run is continued."""
+"""Checks which run a folder holds, and which fields may change when that run is continued."""
 
 import contextlib
 import logging
@@ -16,8 +16,8 @@ from bigmodel_jax.training import holder, provenance
 
 log = logging.getLogger("bigmodel_jax")
 
-# Fields that may change when a run is continued: duration, devices and monitoring, but not what is
-# learned from which data.
+# Fields that may change when a run is continued. They concern duration, devices, monitoring and the
+# way of computing, and not what is learned from which data.
 FREE = (
     *(
         "train.steps",
@@ -74,7 +74,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, runs_code: bool = T
 
 
 def check(run_dir: Path, config: Config, step: int = 0) -> None:
-    """Raises ValueError if the folder holds another run or cannot be made; writes nothing.
+    """Raises ValueError if the folder holds another run or cannot be made. Writes nothing.
 
     `step` is the step that the run has reached, if it is beyond the newest checkpoint in the
     folder.
@@ -132,7 +132,7 @@ def release(run_dir: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that prints one warning if it cannot be written; the run goes on."""
+    """A log file that prints one warning if it cannot be written. The run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()

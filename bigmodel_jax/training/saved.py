@@ -37,7 +37,7 @@ CHAT_TEMPLATE = "chat_template.jinja"  # the file name in a run's folder, and in
 def load_weights(
     config: Config, run_dir: Path, mesh, which: str = "", said: str = "", *, fixed: bool = True, adapter: str = ""
 ) -> tuple[params.Tree, int]:
-    """Loads a checkpoint's weights for evaluation, and its step; the optimizer state is not read.
+    """Loads a checkpoint's weights for evaluation, and its step. The optimizer state is not read.
 
     which: "" for the newest intact checkpoint, a step, or "best" (checkpoint/kept.py).
     said: the option as the user wrote it, for messages.
@@ -82,14 +82,12 @@ def merged(config: Config, weights: params.Tree, mesh) -> params.Tree:
         flat, specs = params.paths(adapted.merge(model, tree)), params.paths(spec)
         return params.from_paths({path: dense(flat[path], p.dtype).astype(p.dtype) for path, p in specs.items()})
 
-    # One compiled program writes every merged weight directly in its sharding.
+    # One compiled program makes all merged weights, so each is written directly in its sharding.
     return jax.jit(plain, out_shardings=where)(weights)
 
 
 def open_tokenizer(config: Config, run_dir: Path) -> Tokenizer | None:
-    """The tokenizer in the run's folder if it is there, because the data may be gone; else the
-    data's.
-    """
+    """The tokenizer in the run's folder; without one, the data's. The data may be gone by now."""
     own = run_dir / "tokenizer.json"
     return load_tokenizer(own) if own.is_file() else config.data.open_tokenizer()
 
@@ -191,7 +189,7 @@ def find_boxes(config: Config, weights: params.Tree) -> tuple[np.ndarray, list[B
     """Found boxes in `objective.pictures` rows, evenly spaced over the validation split.
 
     Returns pictures (N, H, W, C) float32 in 0 .. 1, true boxes, and found boxes with a probability
-    of at least `SURE`; boxes are in pixels.
+    of at least `SURE`. Boxes are in pixels.
     """
     model, batch = config.make_model(), batch_to_show(config)
 

@@ -32,7 +32,7 @@ class ScoredAnswers:
         self._generator = open_generator(config, mesh, len(self._rows), greedy=True)
 
     def evaluate(self, weights: params.Tree, show: Path | None = None) -> dict[str, float]:
-        """{"eval/METRIC": number}; some answers are written to the file `show`.
+        """{"eval/METRIC": number}. Some answers are written to the file `show`.
 
         Raises a one-line ValueError for a metric that returns no finite number.
         """
@@ -58,7 +58,7 @@ class ScoredAnswers:
         return answers
 
     def _prompt(self, tokens: list[int]) -> list[int]:
-        """An encoder gets the text and an end token; a decoder gets a start token and the text."""
+        """An encoder gets the text and an end token. A decoder gets a start token and the text."""
         if not self._model.decoder_starts:
             return tokens
         ids = tokens[0 if self._config.data.template_path else 1 :]

@@ -39,7 +39,7 @@ class OpenSet:
         return self.config.eval.sets[0].name
 
     def due(self, step: int, whole: bool) -> bool:
-        """Whether the set is evaluated after this step; `whole` says whether the run itself is."""
+        """Whether the set is evaluated after this step. `whole` says whether the run itself is."""
         every = self.config.eval.sets[0].every
         return due(step, every) if every else whole
 
@@ -50,7 +50,7 @@ class OpenSet:
                 check_metrics(self.config, self.step or run_step, weights, self.source)
 
     def evaluate(self, run_step: Callable, weights: params.Tree, show: Path | None = None) -> dict[str, Any]:
-        """The set's results, named "eval/NAME/..."; first answers are written to the file
+        """The set's results, named "eval/NAME/...". First answers are written to the file
         `show`.
         """
         with eval_sets.named(self.option, self.name):
@@ -138,7 +138,7 @@ def check_all(config: Config, run_step: Callable, weights: params.Tree, validati
 def evaluate_all(
     sets: Sequence[OpenSet], run_step: Callable, weights: params.Tree, run_dir: Path, step: int
 ) -> dict[str, Any]:
-    """The results of these sets; their first answers are written to the run's samples/."""
+    """The results of these sets. Their first answers are written to the run's samples/."""
     found = {}
     for one in sets:
         found |= one.evaluate(run_step, weights, run_dir / "samples" / f"{step:08d}.{one.name}.jsonl")
@@ -148,7 +148,7 @@ def evaluate_all(
 def judged(metric: str, all_sets: Sequence[OpenSet], now: Sequence[OpenSet], whole: bool) -> bool:
     """Whether this evaluation computes `metric`, by which the best save is chosen.
 
-    `now` has the sets that are evaluated; `whole` says whether the validation split is evaluated
+    `now` has the sets that are evaluated. `whole` says whether the validation split is evaluated
     too.
     """
     owner = next((one for one in all_sets if metric.startswith(f"eval/{one.name}/")), None)

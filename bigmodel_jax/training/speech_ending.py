@@ -43,7 +43,7 @@ def heard(config: Config, weights: params.Tree, num: int) -> list[Hearing]:
     logits, num_frames = out["logits"], out["num_frames"]
     labels = np.asarray(ctc_paths.greedy(logits, num_frames, blank))
     aligned = ctc_paths.align(logits, num_frames, batch["labels"], batch["num_labels"], blank=blank)
-    # The seconds of one frame of the model's output.
+    # `seconds` is the length of one frame of the model's output.
     seconds = data.max_seconds / logits.shape[1]
     return [
         Hearing(

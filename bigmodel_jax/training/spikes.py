@@ -2,8 +2,8 @@
 
 The distance is measured by the median of the last steps and their median absolute deviation, which
 a few spikes hardly change. For normal values 1.4826 times that deviation is a standard deviation
-(Leys et al., 2013, 10.1016/j.jesp.2013.03.013). Every finite step enters the window, spikes too, so
-a lasting new level becomes the median after half a window.
+(Leys et al., 2013, 10.1016/j.jesp.2013.03.013). Every finite step enters the window, even a spike.
+So a lasting new level becomes the median after half a window.
 """
 
 import jax

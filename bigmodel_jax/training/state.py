@@ -20,7 +20,7 @@ HOST = "pinned_host"
 
 @struct.dataclass
 class TrainState:
-    """The train state; constants are not part of it, because no step changes them.
+    """The train state. Constants are not part of it, because no step changes them.
 
     step: number of steps done, including skipped ones.
     params: trained parameters.
@@ -46,7 +46,7 @@ def make_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState
     # Moments and averages are float32, because bfloat16 rounds away changes of a thousandth per
     # step.
     full = cast(trainable, "float32")
-    # A copy, because the same buffer must not be donated twice.
+    # This is a copy, because the same buffer must not be donated twice.
     ema = jax.tree.map(jnp.copy, full) if optimizer.average else None
     recent = spikes.fresh(config.train.spikes)
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.tx.init(full), ema, recent)
@@ -67,12 +67,12 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
 
 def state_shardings(config: Config, mesh: Mesh) -> TrainState:
-    """The NamedSharding of every leaf; moments and averages are sharded like their parameter."""
+    """The NamedSharding of every leaf. Moments and averages are sharded like their parameter."""
     return jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
 
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
-    """A fresh state; each device makes its own shards. Raises ValueError where it does not fit."""
+    """A fresh state. Each device makes its own shards. Raises ValueError where it does not fit."""
     model = config.make_model()
     fits.check_weights(config, mesh)
     abstract = abstract_state(config, mesh)
@@ -96,7 +96,7 @@ def abstract_constants(config: Config, mesh: Mesh) -> params.Tree:
 
 
 def init_constants(config: Config, mesh: Mesh, paths: Collection[str] | None = None) -> params.Tree:
-    """Fresh constants, all or those of `paths`; each device makes its own shards."""
+    """Fresh constants, all or those of `paths`. Each device makes its own shards."""
 
     def chosen(tree: params.Tree) -> params.Tree:
         return params.from_paths({path: x for path, x in params.paths(tree).items() if paths is None or path in paths})
@@ -114,7 +114,8 @@ def with_weights(config: Config, state: TrainState, trainable: params.Tree, froz
     where = jax.tree.map(lambda x: x.sharding, state.opt_state)
     state = state.replace(params=trainable, frozen=frozen, opt_state=None)  # never two optimizer states in memory
     full = cast(trainable, "float32")
-    # A copy, because some optimizers keep the first weights, and the step donates its buffers.
+    # These are copies, because some optimizers keep the first weights, and the step donates its
+    # buffers.
     make = jax.jit(lambda tree: optimizer.tx.init(jax.tree.map(jnp.copy, tree)), out_shardings=where)
     return state.replace(opt_state=make(full), ema=None if state.ema is None else jax.tree.map(jnp.copy, full))
 
@@ -151,7 +152,7 @@ def check_host_memory(device: jax.Device) -> None:
 
 
 def computed(config: Config, spec: params.Tree, weights: params.Tree) -> params.Tree:
-    """The weights of a model of `spec` in the compute dtype; statistics keep their dtype."""
+    """The weights of a model of `spec` in the compute dtype. Statistics keep their dtype."""
     statistics = params.of_kind(weights, spec, "statistic")
     return params.merge(cast(weights, config.precision.compute), statistics)
 

@@ -37,9 +37,9 @@ Gradients = Callable[
 def make_train_step(
     config: Config, mesh: Mesh, traced: Sequence[str] = (), *, watched: bool = False
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Compiles (state, batch, constants={}) -> (state, metrics as sums); the state is donated.
+    """Compiles (state, batch, constants={}) -> (state, metrics as sums). The state is donated.
 
-    constants: the model's constant parameters (state.py `init_constants`); the step only reads
+    constants: the model's constant parameters (state.py `init_constants`). The step only reads
         them.
     traced: the seed and optimizer fields that are inputs of the program instead of constants. Their
         values, {name: scalar}, are one additional argument (shared_programs.py).
@@ -137,7 +137,7 @@ def train_step(
     # --- gradients of the summed loss
     if in_pieces(config):
         batch = with_token_share(batch)
-    # One cast to the compute dtype per step; gradients are taken with respect to the cast weights.
+    # One cast to the compute dtype per step. Gradients are taken with respect to the cast weights.
     compute, constants = cast((state.params, constants), config.precision.compute)
     with precision.use(config.precision):
         grads, mean, sums, frozen = gradients(compute, state.frozen, batch, rng, constants)
@@ -159,7 +159,7 @@ def train_step(
         sums |= watch.norms("gradients", grads) | watch.norms("parameters", state.params)
 
     # --- update, or skip the step if something is not finite or it is a spike
-    # The optimizer state comes from host memory once a step; `out_shardings` sends it back.
+    # The optimizer state comes from host memory once a step. `out_shardings` sends it back.
     if config.parallel.offload_optimizer:
         state = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(mean.total)
@@ -170,7 +170,7 @@ def train_step(
         spiked = {"spikes": Mean(spike.astype(jnp.float32), jnp.zeros(())), "deviations": Mean(above, jnp.ones(()))}
 
     def update(state, grads):
-        # Computed in float32 whatever the parameters' dtype, because bfloat16 would round small
+        # The sum is float32 for every dtype of the parameters, because bfloat16 would round small
         # updates away.
         weights = cast(state.params, "float32")
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, weights, grad_norm=grad_norm, value=value)
@@ -200,7 +200,7 @@ def train_step(
 def accumulate(config, model, compute, frozen, batch, rng, constants=None, *, watched=False):
     """Sums of gradients (float32), loss and metrics over the microbatches, and the last statistics.
 
-    `frozen` has all statistics; those without a new value are not returned. `constants` are in the
+    `frozen` has all statistics. Those without a new value are not returned. `constants` are in the
     compute dtype and get no gradient. `watched` adds what watch.py measures to the metrics.
     """
     # The layers of a pipeline return only sums, so nothing inside them can be tapped.

@@ -21,7 +21,7 @@ def published(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def fits(shape: tuple[int, ...], own: tuple[int, ...], p: Param) -> bool:
-    """Whether values of `shape` can become `p` with published shape `own`; a vocabulary
+    """Whether values of `shape` can become `p` with published shape `own`. A vocabulary
     may grow.
     """
     pairs = zip(shape, own, p.axes, strict=True) if len(shape) == len(own) else ()
@@ -39,7 +39,8 @@ def resized(x: Any, own: tuple[int, ...], p: Param) -> Any:
         return x
     for dim, (have, n) in enumerate(zip(x.shape, own, strict=True)):
         if have < n:
-            # In float32, because a bfloat16 sum stops growing long before the last row.
+            # The mean is computed in float32, because a bfloat16 sum stops growing long before the
+            # last row.
             mean = jnp.mean(x.astype(jnp.float32), axis=dim, keepdims=True).astype(x.dtype)
             x = jnp.concatenate([x, jnp.repeat(mean, n - have, axis=dim)], axis=dim)
     return jnp.pad(x, [(0, n - have) for n, have in zip(p.shape, x.shape, strict=True)])

@@ -63,7 +63,7 @@ def kept(name: str, x: Any) -> Mean:
         # The model taps entropy as a function, so that only a watched step computes it.
         return jax.lax.stop_gradient(x())
     x = jax.lax.stop_gradient(x)
-    # "units" are (B, T, F) before their activation; a unit is dead if it is positive for no token.
+    # "units" are (B, T, F) before their activation. A unit is dead if it is positive for no token.
     if name == "units":
         dead = ~(x > 0).any(tuple(range(x.ndim - 1)))
         return Mean(dead.sum(dtype=jnp.float32), jnp.float32(dead.size))
@@ -78,7 +78,7 @@ PIECES, NUMBER = f"{PREFIX}pieces", f"{PREFIX}number"
 
 
 def piece(grads: params.Tree, mean: Mean) -> Sums:
-    """One microbatch's squared norm of its mean gradient, weighted by its count."""
+    """The squared norm of one microbatch's mean gradient, weighted by the microbatch's count."""
     square = sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))
     count = divisor(mean.count)
     # `grads` are sums. The mean gradient's squared norm is square / count^2, and its weight count.
@@ -88,8 +88,8 @@ def piece(grads: params.Tree, mean: Mean) -> Sums:
 def noise(sums: Sums, norm: jax.Array, rows: int) -> Sums:
     """The simple noise scale in rows, and the two estimates of which it is the ratio.
 
-    Source: McCandlish et al., arXiv:1812.06162, equations (A.2) and (A.3). `norm` is that of the
-    whole batch's mean gradient. The results are NaN if the batch was computed in one piece.
+    Source: McCandlish et al., arXiv:1812.06162, equations (A.2) and (A.3). `norm` is the norm of
+    the whole batch's mean gradient. The results are NaN if the batch was computed in one piece.
     """
     number, small, large = sums[NUMBER].total, sums[PIECES].total / sums[PIECES].count, jnp.square(norm)
     # The paper's B_small is `few`, the rows of a microbatch, and its B_big is `rows`.

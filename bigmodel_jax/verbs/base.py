@@ -44,7 +44,8 @@ def one_target(verb: str, args: Sequence[str], what: str = "CONFIG") -> tuple[Pa
 
     Raises ValueError for no target or for several.
 
-    what: CONFIG, RUN or SOURCE, for messages; a SOURCE must not be the address of an object store.
+    what: the target's name in messages: CONFIG, RUN or SOURCE. A SOURCE must not be the address of
+    an object store.
     """
     targets, options = split(args)
     if len(targets) != 1:
@@ -131,8 +132,8 @@ def say(text: str) -> None:
 
 
 def run_dir_of(target: Path) -> Path:
-    """The run's folder of a target: a folder itself, that of a config.json, or runs/NAME of a
-    config file.
+    """The run's folder that a target names: a folder itself, the folder of a config.json, or
+    runs/NAME for a config file.
     """
     if target.is_dir():
         return target

@@ -35,7 +35,7 @@ def ensemble(args: Sequence[str]) -> None:
     from bigmodel_jax.core.sharding import ParallelConfig
     from bigmodel_jax.ensemble.members import parallel_of
 
-    # Declared here, because the default mesh is that of the first run.
+    # The class is declared here, because the default mesh is that of the first run.
     @dataclasses.dataclass(frozen=True)
     class OnMesh(Ensemble):
         parallel: ParallelConfig = parallel_of(targets)

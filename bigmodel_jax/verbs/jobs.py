@@ -16,7 +16,7 @@ from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, local, parse_config,
 
 @dataclasses.dataclass(frozen=True)
 class Submit:
-    """Options of `submit`. The config's own fields are options too; their names have a dot."""
+    """Options of `submit`. The config's own fields are options too. Their names have a dot."""
 
     engine: str = ""  # slurm, kubernetes, ray or gcloud
     options: Unnamed = None  # the engine's own options

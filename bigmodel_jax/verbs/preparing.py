@@ -30,7 +30,7 @@ class Prepare(OfJob):
     workers: Count = 1  # processes per host that clean and tokenize; the result does not depend on it
     engine: Literal["processes", "beam"] = "processes"  # what cleans; the result does not depend on it
     beam: str = ""  # Apache Beam's options, such as --runner=FlinkRunner; empty: its local runner
-    output: str = ""  # the folder of the prepared corpus, gs:// too; empty: in the cache, where train finds it
+    output: str = ""  # prepared corpus's folder, also in a bucket (gs://); empty: in the cache, where train finds it
 
 
 def prepare(args: Sequence[str]) -> None:
@@ -98,7 +98,8 @@ def _bar(begins: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 # Beam's pins conflict with those of uv.lock, so it needs an environment of its own. The bytes of
-# shards depend on the packages in OF_BYTES, so that environment gets this one's versions of them.
+# shards depend on the packages in OF_BYTES, so both environments must have the same versions of
+# these packages.
 BEAM, OF_BYTES = "apache-beam==2.77.0", ("array-record", "ftfy", "py3langid", "rensa", "pyarrow")
 
 

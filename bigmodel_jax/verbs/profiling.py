@@ -60,7 +60,7 @@ def _config(given: Profile, run_dir: Path):
     """The config with the window of traced steps.
 
     `train.steps` stays that of the whole run, so that the learning-rate schedule is the same.
-    Evaluations and saves are moved behind the last step, which a profile never reaches.
+    Evaluations and saves are moved after the last step, which a profile never reaches.
     """
     from bigmodel_jax.training import epochs
 

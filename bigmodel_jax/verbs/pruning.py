@@ -45,7 +45,7 @@ def prune(args: Sequence[str]) -> None:
 
     config, run_dir = run_folder.load(run), run_dir_of(run)
 
-    # Declared here, because the default mesh is that of the run.
+    # The class is declared here, because the default mesh is that of the run.
     @dataclasses.dataclass(frozen=True)
     class OnMesh(Prune):
         parallel: ParallelConfig = config.parallel

@@ -71,7 +71,7 @@ def export(args: Sequence[str]) -> None:
     from bigmodel_jax.export import formats
     from bigmodel_jax.training import run_folder
 
-    # Declared inside, so that JAX is imported only when the verb runs.
+    # The class is declared inside the function, so that JAX is imported only when the verb runs.
     @dataclasses.dataclass(frozen=True)
     class Arguments:
         format: str = "huggingface"  # a name in export/formats.py

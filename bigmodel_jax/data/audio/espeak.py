@@ -48,7 +48,7 @@ class Utterance(NamedTuple):
 
 
 def library() -> tuple[str, str]:
-    """Return (path of the library, folder of its data); the folder is "" for a system library.
+    """Return (path of the library, folder of its data). The folder is "" for a system library.
 
     Raises a one-line ValueError where no library is found.
     """

@@ -26,7 +26,7 @@ def opened(library: str, data: str) -> ctypes.CDLL:
 
 
 def has_variant(speech: ctypes.CDLL, voice: str) -> bool:
-    """Tell whether the voice data hold the variant behind the "+".
+    """Tell whether the voice data hold the variant after the "+".
 
     The library itself silently ignores a variant that it does not know.
     """
@@ -44,7 +44,7 @@ def say(speech: ctypes.CDLL, asked: dict) -> bytes:
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    # A variable holds the callback, because ctypes frees one that nothing refers to.
+    # A variable holds the callback, because ctypes frees a callback that nothing refers to.
     callback = CALLBACK(keep)
     speech.espeak_SetSynthCallback(callback)
     speech.espeak_ng_SetRandSeed(asked["seed"])

@@ -29,7 +29,7 @@ class SpecAugment:
     "the largest width of a time mask, as a share of the utterance's own frames"
 
     def __call__(self, spectrogram_TF: np.ndarray, num_frames: int, noise: int) -> None:
-        """Mask the first `num_frames` frames of a spectrogram in place; `noise` is the seed."""
+        """Mask the first `num_frames` frames of a spectrogram in place. `noise` is the seed."""
         draws, bins = Draws(noise), spectrogram_TF.shape[1]
         for _ in range(self.freq_masks):
             width = draws.below(min(self.freq_width, bins) + 1)

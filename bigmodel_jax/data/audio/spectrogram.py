@@ -20,7 +20,7 @@ def num_frames(num_samples: int) -> int:
 
 
 def log_mel(samples_N: np.ndarray, num_mels: int) -> np.ndarray:
-    """Return the spectrogram (T, F) float32 of samples in -1 .. 1 at 16 kHz; silence is all 0."""
+    """Return the spectrogram (T, F) float32 of samples in -1 .. 1 at 16 kHz. Silence is all 0."""
     x = np.asarray(samples_N, np.float32)
     T = num_frames(len(x))
     if T == 0:

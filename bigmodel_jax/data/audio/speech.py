@@ -107,7 +107,7 @@ class SpeechData(DataConfig):
         return "", [numbers[c] for c in plain]
 
     def text(self, labels: np.ndarray) -> str:
-        """Return the transcript of labels; blanks and negative labels are dropped."""
+        """Return the transcript of labels. Blanks and negative labels are dropped."""
         return "".join(" " if n == SPACE else self.characters[n - 2] for n in labels if n >= SPACE)
 
 
@@ -241,7 +241,7 @@ def frames_needed(labels: list[int]) -> int:
 
 
 def load(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-    """Return the fields of `SpeechRows` after `cfg`; the spectrograms are memory-mapped."""
+    """Return the fields of `SpeechRows` after `cfg`. The spectrograms are memory-mapped."""
     arrays = [np.load(folder / "log_mel.npy", mmap_mode="r")]
     arrays += [np.load(folder / f"{name}.npy") for name in ("frame_ends", "labels", "label_ends")]
     return *arrays, json.loads((folder / "meta.json").read_text())

@@ -30,8 +30,8 @@ class SpeechFiles(Listings):
     "the manifest's field with the transcript"
 
     def listed(self, split, root):
-        # This lists the paths alone; `records` would decode every recording.
-        # The limit is out of reach: a listing must not fail on bad lines, which `records` counts.
+        # This lists only the paths, because `records` would decode every recording. The limit is
+        # out of reach, because a listing must not fail on bad lines, which `records` counts.
         return [path for _, path, _ in self._named(split, BadRecords(1 << 62))]
 
     def _named(self, split: str, bad: BadRecords):
@@ -39,7 +39,8 @@ class SpeechFiles(Listings):
         for manifest in self.paths(split):
             for where, row, reason in rows_of(manifest, split):
                 reason = reason or self._lacks(row)
-                # A line with an error has no recording; the manifest itself passes the check below.
+                # A line with an error has no recording, so the manifest stands in for it and passes
+                # the check below.
                 path = manifest if reason else manifest.parent / row[self.audio_field]
                 if not path.is_file():
                     reason = f"no such recording: {path}"
@@ -49,7 +50,7 @@ class SpeechFiles(Listings):
                     yield where, path, row[self.text_field]
 
     def _lacks(self, row: Any) -> str:
-        """Return what is wrong with a manifest line; an empty transcript means silence."""
+        """Return what is wrong with a manifest line. An empty transcript means silence."""
         if not isinstance(row, dict):
             return f"a JSON object is needed, not {type(row).__name__}"
         for name, option in ((self.audio_field, "audio_field"), (self.text_field, "text_field")):

@@ -1,4 +1,4 @@
-"""Short synthetic utterances by eSpeak NG; the validation split has voices of its own."""
+"""Short synthetic utterances by eSpeak NG. The validation split has voices of its own."""
 
 import dataclasses
 import hashlib
@@ -172,8 +172,8 @@ class Drawn:
 
 
 def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
-    """Draw utterance `number` of a split; a longer split begins with the same utterances."""
-    # SHA-256 gives the same seed in every process; Python's hash() of a text does not.
+    """Draw utterance `number` of a split. A longer split begins with the same utterances."""
+    # SHA-256 gives the same seed in every process. Python's hash() of a text does not.
     seed = int.from_bytes(hashlib.sha256(f"{cfg.seed} {split} {number}".encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)
     voices = cfg.voices if split == "train" else cfg.held_out_voices
@@ -189,7 +189,7 @@ def draw(cfg: SpokenWords, split: str, number: int) -> Drawn:
 
 def recorded(voice: np.ndarray, drawn: Drawn) -> np.ndarray:
     """Return (n,) float32 at 16 kHz: the voice between two silences, in white or pink noise."""
-    # The 1 makes another stream than that of `draw`, which has the same seed.
+    # The 1 separates this stream from the stream of `draw`, which has the same seed.
     rng = np.random.default_rng((drawn.seed, 1))
     speech = waveforms.resampled(voice, espeak.RATE, RATE) if len(voice) else voice
     # The samples are whole numbers of int16 here, so the bound 1 only prevents a division by 0.

@@ -31,7 +31,7 @@ LOUDEST = 32_767  # scale of the int16 samples in the cache
 
 @dataclasses.dataclass(frozen=True)
 class TranscriptData(DataConfig):
-    """Recordings and their transcripts as tokens; a row is one recording, padded with silence.
+    """Recordings and their transcripts as tokens. A row is one recording, padded with silence.
 
     The source gives records {"audio" (n,) float32 at 16 kHz, "text"}. A batch holds log_mel (B, M,
     F) float32; tokens, targets, segment_ids and positions (B, T) int32; weights (B, T) float32,

@@ -1,4 +1,4 @@
-"""WAV files as samples of one channel at one rate; conversions are logged."""
+"""WAV files as samples of one channel at one rate. Conversions are logged."""
 
 import functools
 import logging
@@ -53,7 +53,7 @@ def _decoded(path: Path) -> tuple[int, np.ndarray]:
             raise ValueError(f"it is not a WAV file that can be read: {' '.join(str(error).split())}") from None
     if cut := next((str(one.message) for one in said if "prematurely" in str(one.message)), ""):
         raise ValueError(f"truncated: {cut.partition('; ')[2].rstrip('.') or cut}")
-    # 8-bit WAV samples are unsigned, with 128 as zero; wider ones are signed.
+    # 8-bit WAV samples are unsigned, with 128 as zero. Wider samples are signed.
     if samples.dtype == np.uint8:
         return rate, (samples.astype(np.float32) - 128) / 128
     if samples.dtype.kind == "i":  # 24-bit samples come as the upper bits of 32

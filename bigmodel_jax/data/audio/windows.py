@@ -27,7 +27,7 @@ def log_mel(samples_N: np.ndarray, num_mels: int, num_frames: int = round(SECOND
     x = np.zeros(num, np.float32)
     x[: min(num, len(samples_N))] = samples_N[:num]
     x = np.pad(x, FFT // 2, mode="reflect")
-    # The padded samples hold one frame more than `num_frames`; Whisper drops the last one.
+    # The padded samples hold one frame more than `num_frames`. Whisper drops that last frame.
     frames = np.lib.stride_tricks.sliding_window_view(x, FFT)[::HOP][:num_frames]
     power = np.square(np.abs(np.fft.rfft(frames * window(), axis=-1)))
     bins = np.log10(np.maximum(power @ filters(num_mels, FFT).T.astype(np.float64), FLOOR))

@@ -1,1 +1,1 @@
-"""Steps that clean records; each step is a frozen dataclass whose fields are its thresholds."""
+"""Steps that clean records. Each step is a frozen dataclass whose fields are its thresholds."""

@@ -23,8 +23,8 @@ class Decontaminate(Step):
     Each shared n-gram is cut out together with `window` characters on both sides. A piece between
     two cuts becomes a record of its own where it has `least` characters. A text that falls into
     more than `most_pieces` pieces is dropped. Words are compared in lower case, without
-    punctuation. GPT-3 spares n-grams that occur in more than 10 training documents; this step
-    spares none, since it does not count them.
+    punctuation. GPT-3 keeps n-grams that occur in more than 10 training documents. This step cuts
+    them too, since it does not count them.
     """
 
     field: str = "text"
@@ -77,7 +77,7 @@ def _files(step: Decontaminate) -> list[Path]:
 
 @functools.lru_cache(maxsize=2)
 def _known(files: tuple, n: int) -> frozenset[str]:
-    """Return all n-grams of the files; a text of fewer than n words has none."""
+    """Return all n-grams of the files. A text of fewer than n words has none."""
     grams = set()
     for name, _, _ in files:
         for text in _texts(Path(name)):
@@ -116,7 +116,7 @@ def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tup
         if " ".join(lower[i : i + n]) not in known:
             continue
         a, b = words[i].start() - window, words[i + n - 1].end() + window
-        # Overlapping spans are merged; a span is finished once the next begins behind its end.
+        # Overlapping spans are merged. A span is finished once the next one begins after its end.
         if begin is not None and a > end:
             yield begin, end
             begin = None
@@ -128,5 +128,5 @@ def _cuts(text: str, known: frozenset[str], n: int, window: int) -> Iterator[tup
 def _between(cuts: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
     """Return (begin, end) of the pieces that remain between the cuts."""
     begins, ends = [0] + [b for _, b in cuts], [a for a, _ in cuts] + [length]
-    # A cut may reach beyond the text; the piece next to it then has no length and is left out.
+    # A cut may reach beyond the text. The piece next to such a cut has no length and is left out.
     return [(a, b) for a, b in zip(begins, ends, strict=True) if b > a]

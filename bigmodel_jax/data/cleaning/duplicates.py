@@ -94,7 +94,7 @@ class NearDuplicates(Shared):
     """Keeps the first of several records whose word n-grams are nearly the same set, by MinHash.
 
     Sources: Broder 1997; arXiv:2107.06499. Two texts are compared where all minima of one band are
-    equal; a band has `permutations / bands` minima. They are duplicates where the estimated Jaccard
+    equal. A band has `permutations / bands` minima. They are duplicates where the estimated Jaccard
     similarity, the share of equal minima, reaches `threshold`. A text of fewer than `words` words
     counts as one n-gram. With 16 bands, a record that stays takes 300 to 500 bytes of memory.
     """
@@ -124,6 +124,8 @@ class NearDuplicates(Shared):
         Where no number suffices, every band has one minimum.
         """
         alike, n = (1 + self.threshold) / 2, self.permutations
+        # A band of r minima agrees with probability alike ** r. So all b bands of a pair disagree
+        # with
         divisors = (b for b in range(1, n) if n % b == 0 and (1 - alike ** (n // b)) ** b <= 0.001)
         return self.bands or next(divisors, n)
 

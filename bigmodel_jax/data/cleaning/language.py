@@ -39,6 +39,6 @@ class Language(Step):
 
 @functools.cache
 def _model(langid: Any) -> Any:
-    """Load the model once per process; this takes half a second."""
+    """Load the model once per process. This takes half a second."""
     # Without `norm_probs` the model returns a log probability, and `least` needs 0 to 1.
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

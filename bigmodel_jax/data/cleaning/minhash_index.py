@@ -8,7 +8,7 @@ import array
 import numpy as np
 
 BLOCK = 1 << 14  # signatures that are allocated at once
-# The most texts that are looked at in one band. Where more texts agree in a band, as pages of one
+# The most texts that are compared in one band. If more texts agree in a band, as pages of one
 # template do, the other bands must tell them apart.
 LONGEST = 64
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / the golden ratio: the multiplier of Fibonacci hashing
@@ -20,6 +20,7 @@ def band_hashes(signatures: np.ndarray, bands: int) -> np.ndarray:
     # hash of a band of 8 minima would have only some ten thousand different values.
     factors = np.cumprod(np.full(signatures.shape[1], GOLDEN))
     parts = (signatures * factors).reshape(len(signatures), bands, -1).sum(axis=2, dtype=np.uint64)
+    # The low bits of a product depend on low bits alone, so the shift mixes high bits into them.
     return (parts ^ (parts >> np.uint64(29))) * GOLDEN
 
 
@@ -27,9 +28,9 @@ class MinHashIndex:
     """Signatures (permutations,) uint8, cut into `bands` of equal length.
 
     Signatures that agree in a whole band are compared in full. One byte per minimum is enough
-    (b-bit minwise hashing, Li and König, arXiv:0910.3349): unequal minima agree in it once in 256
-    cases, and `_alike` corrects for that. Each band is a hash table of text numbers with linear
-    probing; one byte of the hash is stored as a tag.
+    (b-bit minwise hashing, Li and König, arXiv:0910.3349). Unequal minima agree in this byte once
+    in 256 cases, and `_alike` corrects for that. Each band is a hash table of text numbers with
+    linear probing. One byte of the hash is stored as a tag.
     """
 
     def __init__(self, permutations: int, bands: int):
@@ -39,7 +40,7 @@ class MinHashIndex:
         self._new_tables(12)
 
     def _new_tables(self, bits: int) -> None:
-        """Make empty tables of 2**bits slots; a slot holds 0, or the number of a text plus 1.
+        """Make empty tables of 2**bits slots. A slot holds 0, or the number of a text plus 1.
 
         They are plain Python arrays, because single elements are read, for which NumPy is slow.
         """
@@ -55,6 +56,8 @@ class MinHashIndex:
         """
         slots, candidates, shift, mask = [], set(), 64 - self._bits, self._mask
         for table, tags, value in zip(self._tables, self._tags, hashes, strict=True):
+            # The slot and the tag come from different bits, so the tag tells apart texts of one
+            # slot.
             slot, tag = value >> shift, value & 255
             for _ in range(LONGEST):
                 text = table[slot]
@@ -69,7 +72,7 @@ class MinHashIndex:
         return self._alike(signature, sorted(candidates)) if candidates else 0.0, slots
 
     def add(self, signature: np.ndarray, hashes: list[int], slots: list[int]) -> None:
-        """Keep a signature; `slots` is the value that `find` has just returned for it."""
+        """Keep a signature. `slots` is the value that `find` has just returned for it."""
         # Signatures are stored in blocks: growing one array would copy all of them.
         block, row = divmod(self.number, BLOCK)
         if block == len(self._blocks):
@@ -85,7 +88,7 @@ class MinHashIndex:
 
     def _alike(self, signature: np.ndarray, texts: list[int]) -> float:
         found = (self._signatures(texts) == signature).mean(axis=1)
-        # Unequal minima agree in their byte by chance once in 256 cases; this share is subtracted.
+        # Unequal minima agree in their byte by chance once in 256 cases. This share is subtracted.
         self.nearest, equal = texts[int(found.argmax())], float(found.max())
         return max((equal - 1 / 256) / (1 - 1 / 256), 0.0)
 
@@ -105,7 +108,7 @@ class MinHashIndex:
 
 
 def _place(table: array.array, tags: bytearray, texts: np.ndarray, hashes: np.ndarray, bits: int) -> None:
-    """Put texts (number + 1) into one band's table in bulk; the first of those that collide wins.
+    """Put texts (number + 1) into one band's table in bulk. The first of those that collide wins.
 
     The others move on to the next slot until all are placed.
     """

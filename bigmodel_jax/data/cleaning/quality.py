@@ -47,7 +47,8 @@ class GopherQuality(Filter):
             return f"few words: {len(words)}, fewer than {self.least_words}"
         if len(words) > self.most_words:
             return f"many words: {len(words)}, more than {self.most_words}"
-        # With `least_words` = 0 even an empty document gets here, so the divisor is at least 1.
+        # With `least_words` = 0 even an empty document reaches this line, so the divisor is at
+        # least 1.
         length = sum(map(len, words)) / max(len(words), 1)
         if not self.least_word_length <= length <= self.most_word_length:
             return f"word length: {length:.2f}, outside {self.least_word_length:g} to {self.most_word_length:g}"

@@ -80,7 +80,7 @@ def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
 def _top(words: list[str], n: int) -> int:
     """Return how many characters the most frequent n-gram takes, if it occurs at least twice.
 
-    Where several are equally frequent, the longest counts.
+    If several n-grams are equally frequent, the longest one counts.
     """
     counts = Counter(_grams(words, n))
     most = max(counts.values(), default=0)
@@ -88,7 +88,7 @@ def _top(words: list[str], n: int) -> int:
 
 
 def _repeated(words: list[str], sizes: list[int], n: int) -> int:
-    """Return the characters of the words in repeated n-grams; each word counts once."""
+    """Return the characters of the words in repeated n-grams. Each word counts once."""
     seen, end, total = set(), 0, 0
     for i, gram in enumerate(_grams(words, n)):
         if gram in seen:

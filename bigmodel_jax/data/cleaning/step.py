@@ -25,7 +25,7 @@ class StepError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The base class of steps; a step sees one record at a time and keeps no state."""
+    """The base class of steps. A step sees one record at a time and keeps no state."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     "packages whose versions influence the result of the step"
@@ -92,14 +92,14 @@ class Shared(Step):
         raise NotImplementedError(f"{type(self).__name__} does not define key()")
 
     def group(self, key: bytes) -> bytes:
-        """Return the group of a key; only keys of one group are compared with each other.
+        """Return the group of a key. Only keys of one group are compared with each other.
 
         Different groups may be judged in different processes. By default all keys are one group.
         """
         return b""
 
     def index(self) -> Index:
-        """Return an empty index; its state depends only on the keys that it let stay, in order."""
+        """Return an empty index. Its state depends only on the keys that it let stay, in order."""
         raise NotImplementedError(f"{type(self).__name__} does not define index()")
 
     def clean(self, record):
@@ -142,12 +142,12 @@ def user_code_digest(what: Any) -> str:
     """Return the digest of the file that defines a function or class; "" within this package."""
     module = importlib.import_module(what.__module__)
     file = getattr(module, "__file__", None)
-    # Changes of this package's own steps are told by the FORMAT of corpora instead.
+    # The FORMAT of corpora shows changes of this package's own steps instead.
     return cache.file_digest(file) if file and module.__name__.partition(".")[0] != "bigmodel_jax" else ""
 
 
 def text_of(record: Record, field: str) -> str:
-    """Return the text in a record's field; raises ValueError where there is no such text."""
+    """Return the text in a record's field. Raises ValueError where there is no such text."""
     if reason := lacks(record, field):
         raise ValueError(reason)
     if not isinstance(record[field], str):
@@ -156,7 +156,7 @@ def text_of(record: Record, field: str) -> str:
 
 
 def package(name: str, step: Step) -> ModuleType:
-    """Import a package of the extra `clean`; raises a one-line ValueError where it is missing."""
+    """Import a package of the extra `clean`. Raises a one-line ValueError where it is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

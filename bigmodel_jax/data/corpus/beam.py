@@ -6,8 +6,8 @@ the same paths. A worker needs memory for one group at a time. The group of `Nea
 all texts that reach the step (about 1 kB each). Any other group holds one shard (`shard_mb`) or the
 sizes of all lines.
 
-A pipeline that begins after an interruption is the whole graph again. Its workers take what is
-finished (finished.py) from the output folder: cleaned chunks, verdicts of large groups, shards.
+After an interruption, the next pipeline is the whole graph again. Its workers take what is finished
+(finished.py) from the output folder: cleaned chunks, verdicts of large groups, shards.
 """
 
 import functools
@@ -48,7 +48,7 @@ LARGE = 1000  # questions of a group whose verdicts are stored; smaller groups a
 
 
 class Work(NamedTuple):
-    """What every worker knows; `parts` lists (split, source) in reading order."""
+    """What every worker knows. `parts` lists (split, source) in reading order."""
 
     job: Job
     folder: Path
@@ -65,7 +65,7 @@ def engine(options: Sequence[str]) -> Engine:
 def _run(options: tuple[str, ...], job: Job, folder: Path, root: Path, limit: int) -> None:
     found = [(split, part) for split in job.inputs for part in parts(job.source, split, root)]
     work = packed(Work(job, folder.absolute(), root.absolute(), limit, found))
-    for left in folder.glob("*.open"):  # by a killed pipeline
+    for left in folder.glob("*.open"):  # a killed pipeline left these files
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
         with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
@@ -113,6 +113,7 @@ def _judged(cleaned: beam.PCollection, work: Packed, shared: list[int]) -> beam.
     for i in shared:
         asked = left | f"ask {i}" >> beam.FlatMap(_asked, i, work) | f"group {i}" >> beam.GroupByKey()
         found.append(asked | f"judge {i}" >> beam.FlatMap(_judge, i, work))
+        # No question is open after the last of these steps, so the join is left out.
         if i != shared[-1]:
             left = {"left": left, "dropped": found[-1]} | f"join {i}" >> beam.CoGroupByKey()
             left |= f"still open {i}" >> beam.Map(_still_open, i)
@@ -136,6 +137,7 @@ def _read(number: int, work: Packed) -> Iterator[OfChunk]:
     given = _work(work)
     (split, source), name, wrong = given.parts[number], f"parts/{number}", ""
     done = finished.read(given.folder, name)
+    # Other workers clean and store the chunks, so a part that was read may lack some of them.
     if done and all(finished.path(given.folder, f"chunks/{number}/{i}").exists() for i in range(done["chunks"])):
         yield from (((number, i), pickle.dumps((split, None))) for i in range(done["chunks"]))
     else:
@@ -182,7 +184,7 @@ def _asked(item: OfChunk, step: int, work: Packed) -> Iterator[tuple[bytes, Any]
 
 
 def _judge(item: tuple[bytes, Any], step: int, work: Packed) -> list[OfChunk]:
-    """Judge one group of keys; the verdicts of a large group are stored."""
+    """Judge one group of keys. The verdicts of a large group are stored."""
     given, (group, asked) = _work(work), (item[0], list(item[1]))
 
     def judge() -> list[OfChunk]:
@@ -233,7 +235,7 @@ def _by_shard(item: OfChunk, work: Packed) -> Iterator[OfShard]:
 def _write(item: OfShard, work: Packed) -> OfAll:
     """Write one shard, which appears whole or not at all, unless an earlier pipeline wrote it.
 
-    Several workers may write the same shard; all write the same bytes.
+    Several workers may write the same shard. All write the same bytes.
     """
     (closed, split, _), chunks_of = item
     folder, name = _work(work).folder, f"shards/{closed}-{split}"
@@ -247,10 +249,11 @@ def _write(item: OfShard, work: Packed) -> OfAll:
 def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> dict[str, Any]:
     """Write the lines of one shard, and return its entry of the manifest."""
     closed, split, number = shard
+    # A name of its own keeps apart two workers that write the same shard.
     apart = folder / f"{closed}-{os.getpid()}-{os.urandom(4).hex()}.open"
     apart.mkdir()
     shards = folders.Shards(apart, {split: number})
-    # Beam groups in any order; a shard's lines follow the order of the source.
+    # Beam groups in any order, so the lines of a shard are sorted into the order of the source.
     for _, lines in sorted(chunks_of):
         for line in lines:
             shards.write(split, line)
@@ -263,7 +266,7 @@ def _written(folder: Path, shard: grouped.Shard, chunks_of: Iterable[tuple]) -> 
 def _tell(item: OfAll, work: Packed) -> None:
     """Write the result file for the process that started the pipeline."""
     (result,) = [entry for entry in item[1] if "wrong" in entry]
-    # Shards arrive in any order; the manifest lists them as one process would close them.
+    # Shards arrive in any order. The manifest lists them as one process would close them.
     written = sorted(
         (entry for entry in item[1] if "shard" in entry), key=lambda entry: (entry["closed"], entry["shard"]["split"])
     )

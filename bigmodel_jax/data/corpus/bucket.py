@@ -16,7 +16,7 @@ from bigmodel_jax.data.sources.array_record_files import SUFFIX
 def fetched(address: str, key: str, here: Path) -> bool:
     """Tell whether the bucket holds the whole corpus of the job `key`, and fetch its small files.
 
-    The manifest, the data card and the page are copied into `here`; the shards stay in the bucket.
+    The manifest, the data card and the page are copied into `here`. The shards stay in the bucket.
     Raises a one-line ValueError where the folder holds another corpus or the store does not answer.
     """
     found = paths.below(paths.remote(address))
@@ -32,7 +32,7 @@ def fetched(address: str, key: str, here: Path) -> bool:
 
 
 def upload(here: Path, address: str) -> None:
-    """Upload the files of the corpus in `here` that the bucket lacks; a killed upload can be
+    """Upload the files of the corpus in `here` that the bucket lacks. A killed upload can be
     resumed.
 
     Raises a one-line ValueError where the bucket's folder holds a file of something else, because a

@@ -10,7 +10,7 @@ EXAMPLES = 3  # dropped texts that the card shows per rule
 
 
 class Tally:
-    """Counts that grow record by record; a tally can be rebuilt from its JSON `state`."""
+    """Counts that grow record by record. A tally can be rebuilt from its JSON `state`."""
 
     def __init__(self, num_steps: int, state: dict | None = None):
         state = state or {}
@@ -86,7 +86,7 @@ def card(tally: Tally, steps: tuple[Step, ...], facts: dict[str, Any]) -> dict[s
 
 
 def _split(counts: dict[str, Any]) -> dict[str, Any]:
-    """Return a split's counts under readable names; fields that no record has are left out."""
+    """Return a split's counts under readable names. Fields that no record has are left out."""
     found = {name: counts[name] for name in ("records", "characters")}
     found["characters of a record"] = by_range({int(bits): n for bits, n in counts["lengths"].items()})
     for name in ("languages", "labels"):

@@ -110,7 +110,7 @@ class Corpus(Source):
         return root / f"corpus-{FORMAT}" / f"{self.short_name()}-{self.job(root).key}"
 
     def job(self, root: Path) -> Job:
-        """Return the description of the preparation; its key changes whenever the result does."""
+        """Return the description of the preparation. Its key changes whenever the result does."""
         inputs = self._inputs(root)
         if self.validation_share and "validation" in inputs:
             raise ValueError(

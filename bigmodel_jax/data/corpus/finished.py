@@ -40,20 +40,21 @@ def write(folder: Path, name: str, value: Any) -> None:
 
 
 def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
-    """Return the JSON value of a piece; `make` computes it where it is not there yet.
+    """Return the JSON value of a piece, which `make` computes if the piece does not exist.
 
     Tuples come back as lists.
     """
     found = read(folder, name)
     if found is None:
         write(folder, name, made := make())
-        # The detour gives the caller the same types as a later reading of the file.
+        # The round trip through JSON gives the caller the same types as a later reading of the
+        # file.
         found = json.loads(json.dumps(made))
     return found
 
 
 def to_json(events: list[list]) -> list[list[list]]:
-    """Return the events of a chunk's records as JSON; bytes become characters of Latin-1."""
+    """Return the events of a chunk's records as JSON. Bytes become characters of Latin-1."""
     return [[_plain(event) for event in record] for record in events]
 
 

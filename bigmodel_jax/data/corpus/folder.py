@@ -18,7 +18,7 @@ LENGTH = struct.Struct("<I")
 
 
 def read_manifest(folder: Path) -> dict:
-    """Return the folder's manifest, {} where there is none; raises ValueError for a damaged one."""
+    """Return the folder's manifest, {} where there is none. Raises ValueError for a damaged one."""
     try:
         content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def read_manifest(folder: Path) -> dict:
 
 
 def parsed(content: bytes, folder: str) -> dict:
-    """Parse a manifest; raises a one-line ValueError where it is damaged."""
+    """Parse a manifest. Raises a one-line ValueError where it is damaged."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
@@ -43,7 +43,7 @@ def write_manifest(folder: Path, manifest: dict) -> None:
 
 
 def shard_paths(folder: Path, split: str) -> list[Path]:
-    """Return the shards of a split in order; raises ValueError for a missing or truncated shard."""
+    """Return the shards of a split in order. Raises ValueError for a missing or truncated shard."""
     found = []
     for shard in read_manifest(folder)["shards"]:
         path = folder / shard["name"]
@@ -67,10 +67,10 @@ def changed(folder: Path) -> list[str]:
 
 
 class Shards:
-    """Writes one open shard per split; `close` gives the finished shards their final names."""
+    """Writes one open shard per split. `close` gives the finished shards their final names."""
 
     def __init__(self, folder: Path, numbers: dict[str, int]):
-        """Open the writer; `numbers` says how many shards each split already has."""
+        """Open the writer. `numbers` says how many shards each split already has."""
         self.folder, self.numbers = folder, dict(numbers)
         self._open: dict[str, array_record_module.ArrayRecordWriter] = {}
         self._counts: dict[str, list[int]] = {}
@@ -113,10 +113,10 @@ class Shards:
 
 
 class Keys:
-    """The keys that one `Shared` step let stay, in order; its index can be rebuilt from them."""
+    """The keys that one `Shared` step let stay, in order. Its index can be rebuilt from them."""
 
     def __init__(self, path: Path, size: int):
-        """Open the file and cut it to `size` bytes; the rest was written by a killed process."""
+        """Open the file and cut it to `size` bytes. The rest was written by a killed process."""
         self._path = path
         path.touch()
         os.truncate(path, size)

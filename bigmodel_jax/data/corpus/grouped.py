@@ -1,7 +1,7 @@
 """The preparation of a corpus as independent parts, for an engine that groups records by key.
 
 The result has the same bytes as the preparation by one process, which works in record order. The
-questions to `Shared` steps are judged step after step; within a step each group of keys is judged
+questions to `Shared` steps are judged step after step. Within a step each group of keys is judged
 on its own, in the order of the records. The verdicts on a chunk then decide its lines. One plan
 over sizes, counts and bad records decides the shard of each line.
 """
@@ -81,12 +81,12 @@ class Settled(NamedTuple):
 
 
 def settled(chunk: list[list], verdicts: dict[int, str], num_steps: int) -> Settled:
-    """Return the result of a chunk; `verdicts` says for each dropped question why it is dropped."""
+    """Return the result of a chunk. `verdicts` says for each dropped question why it is dropped."""
     tally, lines, bad, gone = Tally(num_steps), [[] for _ in chunk], [], set()
     for record, number, above, event in numbered(chunk):
         if above in gone:
-            # Records made from a dropped record are dropped, too.
-            # -1 must stay outside: it is the `above` of every event that depends on no question.
+            # Records made from a dropped record are dropped, too. The set must not hold -1, which
+            # is the `above` of every event that depends on no question.
             gone |= {number} - {-1}
             continue
         match event:
@@ -135,7 +135,7 @@ class Cutter:
         return Place(self.closed, tuple(sorted(self.numbers.items())), tuple(sorted(self.open)), self.bytes)
 
     def record(self, sizes: Iterable[tuple[str, int]]) -> list[Shard]:
-        """Return the shard of each line of a record; `sizes` are (split, bytes) pairs."""
+        """Return the shard of each line of a record. `sizes` are (split, bytes) pairs."""
         found = []
         for split, size in sizes:
             self.open.add(split)
@@ -169,7 +169,7 @@ def by_shard(
 
 
 class Chunk(NamedTuple):
-    """What the plan needs to know of a chunk; `sizes` are (split, bytes) of each record's lines."""
+    """What the plan needs to know of a chunk. `sizes` are (split, bytes) of each record's lines."""
 
     position: Position
     split: str

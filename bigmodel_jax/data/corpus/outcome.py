@@ -19,7 +19,9 @@ SHOWN = 200  # characters of a dropped record's text that a data card may show
 
 
 class Gave(NamedTuple):
-    """Step number `step` gave `number` records; where that is 0, `why` and the text's beginning."""
+    """Step number `step` gave `number` records. If it gave none, `why` says why, and `shown` begins
+    the text.
+    """
 
     step: int
     number: int
@@ -65,9 +67,9 @@ class Splits:
     by: str = "text"
 
     def of(self, record: Record, read_from: str) -> str:
-        """Return the split of a record; `read_from` is its split in the source.
+        """Return the split of a record. `read_from` is its split in the source.
 
-        The source's split stands where `validation_share` is 0, and for test records.
+        If `validation_share` is 0, and for test records, this is the source's split.
         """
         if not self.validation_share or read_from == "test":
             return read_from

@@ -9,7 +9,7 @@ from bigmodel_jax.data.steps import Steps
 
 
 def parts(source: Source, split: str, root: Path) -> list[Source]:
-    """Return one source per file of `source`; in order, they have the records of `source`."""
+    """Return one source per file of `source`. In order, they have the records of `source`."""
     if isinstance(source, Steps):
         return [dataclasses.replace(source, source=part) for part in parts(source.source, split, root)]
     paths = source.paths(split) if isinstance(source, Files) else []

@@ -1,6 +1,6 @@
 """Prepares a corpus: records are read in order, cleaned in one or several processes, and written.
 
-The result's bytes depend only on the source and the steps; the number of processes and an
+The result's bytes depend only on the source and the steps. The number of processes and an
 interruption do not change them. Progress is committed with each shard: the manifest says how many
 records were read, and the next start continues after them.
 """
@@ -35,7 +35,7 @@ CHUNK_RECORDS, CHUNK_CHARACTERS = 512, 1 << 20  # the size of the chunks that wo
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The description of a preparation; `key` changes whenever the result does.
+    """The description of a preparation. `key` changes whenever the result does.
 
     - inputs: the source's splits in reading order.
     - splits: assigns each record to a split.
@@ -83,7 +83,7 @@ def prepare(
     say: Callable[[Progress], None] = lambda progress: None,
     engine: Engine | None = None,
 ) -> Path:
-    """Return `folder` with the job's shards, manifest and data card; prepare it where it is
+    """Return `folder` with the job's shards, manifest and data card. Prepare it where it is
     missing.
 
     The folder appears whole. An interrupted or failed call leaves `folder`.partial, and the next
@@ -111,7 +111,7 @@ def prepare(
 
 
 def _is_of(job: Job, folder: Path) -> bool:
-    """Tell whether the folder holds this job's result; raises ValueError where it holds another."""
+    """Tell whether the folder holds this job's result. Raises ValueError where it holds another."""
     if not folder.exists():
         return False
     found = folders.read_manifest(folder)
@@ -122,13 +122,13 @@ def _is_of(job: Job, folder: Path) -> bool:
 
 
 def _is_finished(job: Job, partial: Path) -> bool:
-    """Tell whether only the renaming of the folder remains to be done."""
+    """Tell whether the work is done except for the renaming of the folder."""
     found = folders.read_manifest(partial) if partial.exists() else {}
     return found.get("key") == job.key and "tally" not in found
 
 
 def _delete(partial: Path, manifest: dict) -> None:
-    """Delete an unfinished preparation; raises ValueError for a folder that no job made."""
+    """Delete an unfinished preparation. Raises ValueError for a folder that no job made."""
     if not manifest and any(partial.iterdir()):
         raise ValueError(f"{str(partial)!r} is needed for the work, and holds something else; move it, or delete it")
     shutil.rmtree(partial)
@@ -166,7 +166,7 @@ def _continued(job: Job, folder: Path, by: str) -> dict:
 
 
 class _Run:
-    """One process's work on a job; `manifest` is the last committed state."""
+    """One process's work on a job. `manifest` is the last committed state."""
 
     def __init__(self, job: Job, folder: Path, root: Path, limit: int, say: Callable[[Progress], None]):
         self.job, self.folder, self.root, self.limit, self.say = job, folder, root, limit, say
@@ -176,7 +176,7 @@ class _Run:
         shared = [i for i, step in enumerate(job.steps) if isinstance(step, Shared)]
         self.keys = {i: folders.Keys(folder / f"keys-{i}", self.manifest["keys"].get(str(i), 0)) for i in shared}
         self.indexes = {i: job.steps[i].index() for i in shared}
-        # The indexes are rebuilt from the committed keys. They depend on nothing else.
+        # The indexes are rebuilt from the committed keys, because they depend on nothing else.
         for i, index in self.indexes.items():
             for key in self.keys[i]:
                 index.ask(key)
@@ -184,7 +184,7 @@ class _Run:
         self.begun, self.said = opened.position(), 0.0
 
     def _found(self) -> dict:
-        """Return the manifest so far; files that a killed process left uncommitted are deleted."""
+        """Return the manifest so far. Files that a killed process left uncommitted are deleted."""
         found = _continued(self.job, self.folder, PROCESSES)
         named = {shard["name"] for shard in found["shards"]}
         for path in self.folder.iterdir():

@@ -1,4 +1,4 @@
-"""Applies a function to items in one or several processes; the results come in order."""
+"""Applies a function to items in one or several processes. The results come in order."""
 
 import collections
 import os
@@ -82,7 +82,7 @@ def _start(work: Packed) -> None:
 
 
 def _end_with_parent() -> None:
-    """End the worker when its parent dies; it would otherwise wait for work for ever."""
+    """End the worker when its parent dies. It would otherwise wait for work for ever."""
     parent_process().join()
     os._exit(1)
 

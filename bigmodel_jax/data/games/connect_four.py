@@ -16,7 +16,7 @@ DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (down, right) steps along a li
 
 
 class Board(NamedTuple):
-    """The stones of the player to move and of the opponent: (..., 6, 7) bool; row 0 is the top."""
+    """The stones of the player to move and of the opponent: (..., 6, 7) bool. Row 0 is the top."""
 
     own: jax.Array
     other: jax.Array

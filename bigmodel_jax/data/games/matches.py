@@ -52,7 +52,7 @@ class Played(NamedTuple):
 
 
 def match(network: Network, key: jax.Array, opponent: str, searched: bool, games: int, simulations: int) -> Played:
-    """Play `games` games, an even number, from the empty board; the model begins games 0, 2, 4, ...
+    """Play `games` games, an even number, from the empty board. The model begins games 0, 2, 4, ...
 
     In each turn the model is to move in every other game. So only half of the boards go through the
     model, and the other half through the opponent.
@@ -90,13 +90,14 @@ def _half(games: jax.Array, odd: jax.Array) -> jax.Array:
 def decided(network: Network, boards, searched: bool, simulations: int) -> tuple[jax.Array, jax.Array]:
     """Return (policy (G, 7), value (G,)) of the model on boards.
 
-    With search, the policy is the share of visits. Without, it is the network's softmax over legal
-    moves.
+    With search, the policy is the share of visits. Without search, it is the network's softmax over
+    legal moves.
     """
     if searched:
         found = search(network, boards, simulations)
         return found.visits / jnp.maximum(found.visits.sum(-1, keepdims=True), 1), found.value
     logits, values = network(boards)
+    # -1e9 instead of -inf keeps the softmax finite on a full board, which has no legal move.
     return jax.nn.softmax(jnp.where(connect_four.legal(boards), logits.astype(jnp.float32), -1e9)), values
 
 
@@ -134,8 +135,8 @@ class Matches:
 
     def _batch(self, number: int, searched: bool, played: Played) -> dict[str, np.ndarray]:
         games, said = np.arange(self.batch_size), played.said
-        # Take one position of each game in which the model is to move; they spread over the length
-        # of games.
+        # Each game gives one position in which the model is to move. The positions spread over the
+        # length of games.
         turns = (said.running.sum(0) - games % 2 + 1) // 2
         at = games // 2 * 7 % turns * 2 + games % 2
         own, other = said.own[at, games], said.other[at, games]

@@ -26,8 +26,8 @@ def minimax_player(key: jax.Array, boards: Board) -> jax.Array:
     every = jax.vmap(jax.vmap(connect_four.play, (None, 0)), (0, None))
     after = every(boards, columns)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), after)
-    # replies: the opponent moves and wins, which the player sees as a lost board.
-    # A move in a full column changes no stone, so it must not count as a winning reply.
+    # A reply wins if the opponent's move leaves the player with a lost board. A move in a full
+    # column changes no stone, so it must not count as a winning reply.
     replies = connect_four.lost(every(flat, columns)) & connect_four.legal(flat)
     answered = replies.any(-1).reshape(-1, COLUMNS)
     scores = jnp.where(connect_four.lost(after), 1.0, jnp.where(answered, -1.0, 0.0))

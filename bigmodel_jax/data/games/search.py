@@ -24,7 +24,7 @@ class Tree(NamedTuple):
     - priors (N, 7): the network's policy.
     - children (N, 7) int32: the node after each move, -1 where there is none yet.
     - parents (N,) int32: -1 at the root.
-    - visits, values (N,): counts and sums over the simulations that passed the node; values are
+    - visits, values (N,): counts and sums over the simulations that passed the node. Values are
       from the view of the player to move there.
     - over (N,) bool: whether the game has ended.
     """
@@ -53,13 +53,14 @@ def search(network: Network, boards: Board, simulations: int, noise: jax.Array |
     """Search G boards with so many simulations each.
 
     `noise` (G, 7) holds probability distributions over moves. The roots' priors become 3/4 of the
-    network's priors and 1/4 noise, as in AlphaZero's self-play. None means no noise.
+    network's priors and 1/4 noise, as in AlphaZero's self-play. If `noise` is None, there is no
+    noise.
     """
     priors, values = evaluated(network, boards)
     if noise is not None:
         mixed = jnp.where(connect_four.legal(boards), 0.75 * priors + 0.25 * noise, 0.0)
-        # Noise on illegal moves was dropped, so the priors are normalised again. 1e-9 serves boards
-        # without a legal move.
+        # Noise on illegal moves was dropped, so the priors are normalised again. 1e-9 avoids 0 / 0
+        # for boards without a legal move.
         priors = mixed / jnp.maximum(mixed.sum(-1, keepdims=True), 1e-9)
     trees = jax.vmap(lambda board, prior, value: planted(board, prior, value, simulations))(boards, priors, values)
 
@@ -115,7 +116,7 @@ def best(tree: Tree, node: jax.Array) -> jax.Array:
     own = tree.values[node] / tree.visits[node]
     # A child's values are the opponent's, so their sign is turned.
     q = jnp.where(children >= 0, -tree.values[children] / jnp.maximum(tree.visits[children], 1.0), own)
-    # The U of PUCT; untried moves have n = 0.
+    # This is the U of PUCT. Untried moves have n = 0.
     u = EXPLORATION * prior * jnp.sqrt(tree.visits[node]) / (1.0 + visits)
     return jnp.argmax(jnp.where(connect_four.legal(_board(tree, node)), q + u, -jnp.inf)).astype(jnp.int32)
 
@@ -135,9 +136,9 @@ def select(tree: Tree) -> tuple[jax.Array, jax.Array]:
 
 
 def grown(tree: Tree, new, parent, move, board: Board, prior, value) -> Tree:
-    """Return the tree with the node `new` behind `move`, and its value added along the path.
+    """Return the tree with the node `new` after `move`, and its value added along the path.
 
-    Where the game is over at `parent`, no node is linked; the value of `parent` is added once more.
+    Where the game is over at `parent`, no node is linked. The value of `parent` is added once more.
     """
     ended = tree.over[parent]
     leaf = jnp.where(ended, parent, new)

@@ -15,7 +15,7 @@ from bigmodel_jax.data.images.image_rows import shift
 class AnswerRows:
     """The rows of one split.
 
-    - images: uint8; row n has images[places[n]].
+    - images: uint8. Row n has images[places[n]].
     - floats: turns uint8 images into the model's input.
     - texts: for each row, the tokens before the answer, and the tokens of the answer.
     - records: the records of the source.
@@ -49,7 +49,7 @@ class AnswerRows:
             segments[row, : end - 1], prefix[row, :begin], weights[row, begin - 1 : end - 1] = 1, 1, 1
         images = self.images[self.places[indices]]
         if noise is not None and self.max_shift:
-            # A shift fills in zeros; on inverted images these become white.
+            # A shift fills in zeros. On inverted images these become white.
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
             "image": self.floats(images),
@@ -103,7 +103,7 @@ class ImagePrompts:
         return {"image": self.rows.floats(self.rows.images[self.rows.places[index]][None])}
 
     def picture(self, index: int) -> str:
-        """Return a prompt's whole image as a PNG data URL; with tiles it is the last square."""
+        """Return a prompt's whole image as a PNG data URL. With tiles it is the last square."""
         image, record = self.rows.images[self.rows.places[index]], self.records[index]
         image = image[record["squares"] - 1] if image.ndim == 4 else image
         return "data:image/png;base64," + base64.b64encode(pictures.encode(image)).decode()

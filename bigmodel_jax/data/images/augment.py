@@ -22,7 +22,7 @@ class Augmentation:
     """The base class of every augmentation."""
 
     def __call__(self, image: np.ndarray, noise: int) -> np.ndarray:
-        """Map (H, W, 1 or 3) uint8 to a new array of that shape; equal bits give equal pixels."""
+        """Map (H, W, 1 or 3) uint8 to a new array of that shape. Equal bits give equal pixels."""
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
 
 
@@ -52,7 +52,7 @@ def augmented(changes: Sequence[Augmentation], image: np.ndarray, noise: int, fi
 class RandomResizedCrop(Augmentation):
     """Cuts out a rectangle of random area and aspect ratio, and resizes it to the image's size.
 
-    The source is Szegedy et al. 2014 (arXiv:1409.4842, section 6); the default ranges are those of
+    The source is Szegedy et al. 2014 (arXiv:1409.4842, section 6). The default ranges are those of
     torchvision's class of this name. As the first of the list it is cut from the full-size file.
     """
 
@@ -89,7 +89,7 @@ class RandomResizedCrop(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Shift(Augmentation):
-    """Shifts the image by up to `pixels` each way; the uncovered edge becomes black."""
+    """Shifts the image by up to `pixels` each way. The uncovered edge becomes black."""
 
     pixels: Count = 2
     "the largest shift, in pixels"
@@ -130,7 +130,7 @@ class Rotate(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Scale(Augmentation):
-    """Scales the image about its centre by a random factor; below 1 the border becomes black."""
+    """Scales the image about its centre by a random factor. Below 1 the border becomes black."""
 
     least: Positive = 0.8
     "the smallest factor"

@@ -113,7 +113,7 @@ class BoxRows:
         if noise is not None and self.flip:
             turned = (noise >> FLIPPED).astype(bool)
             images[turned] = images[turned, :, ::-1]
-            # A mirrored box keeps its size; only the x coordinate of its centre changes.
+            # A mirrored box keeps its size. Only the x coordinate of its centre changes.
             boxes[turned, :, 0] = 1 - boxes[turned, :, 0]
         return {
             "image": images.astype(np.float32) / np.float32(255),
@@ -152,7 +152,7 @@ def decoded_folder(cfg: BoxData, split: str) -> Path:
 
 
 def _decode(cfg: BoxData, split: str, folder: Path) -> None:
-    """Write a split's usable records into `folder`; only one is in memory at a time."""
+    """Write a split's usable records into `folder`. Only one is in memory at a time."""
     bad, first, clipped = BadRecords(cfg.max_bad_records), None, 0
     with (
         Column(folder / "image.npy", np.uint8) as images,
@@ -207,13 +207,15 @@ def wrong(cfg: BoxData, record: dict[str, Any]) -> str:
 
 
 def _arrays(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (boxes, classes); without objects their shapes are (0, 4) and (0,)."""
+    """Return (boxes, classes). Without objects their shapes are (0, 4) and (0,)."""
     boxes, classes = np.asarray(record["boxes"], np.float64), np.asarray(record["classes"])
     return (boxes.reshape(0, 4) if boxes.size == 0 else boxes), classes
 
 
 def brought(cfg: BoxData, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return (the stored image, its boxes (N, 4) in pixels, how many boxes were cut)."""
+    """Return (the image as it is stored, its boxes (N, 4) in pixels, the number of boxes that were
+    cut).
+    """
     image, (boxes, _) = np.asarray(record["image"]), _arrays(record)
     height, width = image.shape[:2]
     # Boxes are cut at the edges of the image, and then moved with its pixels.

@@ -32,7 +32,7 @@ class Draws:
 
     def below(self, count: int) -> int:
         """Return a whole number 0 .. count - 1."""
-        # Multiply and shift: the bias is below count / 2**64, and no division is needed.
+        # A product and a shift replace a division. The bias is below count / 2**64.
         return self.bits() * count >> 64
 
     def chance(self, share: float) -> bool:

@@ -65,7 +65,7 @@ class Encoded:
 
 
 def load(folder: Path) -> Encoded:
-    """Open what `write` wrote; the files' bytes are memory-mapped, other arrays are read."""
+    """Open what `write` wrote. The files' bytes are memory-mapped, other arrays are read."""
     meta = json.loads((folder / "meta.json").read_text())
     columns = {name: np.load(folder / f"{name}.npy") for name in COLUMNS}
     return Encoded(np.memmap(folder / "data.bin", np.uint8, mode="r"), **columns, by_path=meta["by_path"], meta=meta)
@@ -112,7 +112,7 @@ class _Found:
 
 
 def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> _Found | str:
-    """Return what is stored of a record, or what is wrong with it; it runs in several threads."""
+    """Return what is stored of a record, or what is wrong with it. This runs in several threads."""
     if reason := wrong(record):
         return reason
     image, label = record["image"], int(record["label"])
@@ -128,7 +128,7 @@ def _checked(record: dict[str, Any], wrong: Callable[[dict[str, Any]], str]) -> 
 
 
 def _content(image: Any) -> bytes:
-    """Return the bytes of an image file; an array is encoded as PNG."""
+    """Return the bytes of an image file. An array is encoded as PNG."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, os.PathLike):

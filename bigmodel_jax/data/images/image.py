@@ -1,4 +1,4 @@
-"""Images or feature rows with one label each, decoded once or by every batch."""
+"""Images or feature rows with one label each. Images are decoded once, or again for every batch."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ class ImageData(DataConfig):
     """Examples with one label each, for classification.
 
     A batch holds image (B, H, W, C) float32, label (B,) int32 and weights (B,) float32. uint8
-    images are divided by 255; other values stay as they are. Rows of features (a CSV file) come as
+    images are divided by 255. Other values stay as they are. Rows of features (a CSV file) come as
     "image" (B, features). Where `mix` is set, a training batch also holds soft_label (B, classes)
     float32, and label is the class with the larger share.
     """
@@ -121,7 +121,7 @@ class ImageData(DataConfig):
         return (self.shown(batch["image"]), self.titles(batch)) if drawn else None
 
     def shown(self, images: np.ndarray) -> np.ndarray:
-        """Return a batch's images in 0 .. 1; rows of features are returned unchanged."""
+        """Return a batch's images in 0 .. 1. Rows of features are returned unchanged."""
         return fitted(self).shown(images) if images.ndim == 4 else images
 
     def picture(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -209,7 +209,7 @@ def open_files(cfg: ImageData, split: str) -> FileRows:
 
 
 def encoded_folder(cfg: ImageData, split: str) -> Path:
-    """Return the cache folder with a split's files or their paths; fill it where it is missing."""
+    """Return the cache folder with a split's files or their paths. Fill it where it is missing."""
     place = str(Path(str(getattr(cfg.source, split, ""))).absolute())  # part of the key, because paths are stored
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), place, cfg.num_classes, cfg.max_bad_records)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
@@ -241,7 +241,7 @@ def open_decoded(cfg: ImageData, split: str) -> ImageRows:
 
 
 def decoded_folder(cfg: ImageData, split: str) -> Path:
-    """Return the cache folder with image.npy, label.npy and meta.json; fill it if missing."""
+    """Return the cache folder with image.npy, label.npy and meta.json. Fill it if missing."""
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), cfg.num_classes, cfg.max_bad_records)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
     return cache.build(cfg.root() / f"image-{FORMAT}" / name, lambda folder: _decode(cfg, split, folder))

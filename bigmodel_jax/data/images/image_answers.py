@@ -264,7 +264,7 @@ class ImagePromptData(ImageAnswerData):
 
 
 def picture(record: dict[str, Any]) -> np.ndarray:
-    """Return a record's image (H, W, 3) uint8; raises ValueError with what makes it unusable."""
+    """Return a record's image (H, W, 3) uint8. Raises ValueError with what makes it unusable."""
     if missing := lacks(record, "image"):
         raise ValueError(missing)
     image = pictures.read(record["image"]) if isinstance(record["image"], Path) else np.asarray(record["image"])
@@ -274,7 +274,7 @@ def picture(record: dict[str, Any]) -> np.ndarray:
 
 
 def text_of(record: dict[str, Any]) -> str:
-    """Return a record's answer; raises ValueError where there is none."""
+    """Return a record's answer. Raises ValueError where there is none."""
     if missing := lacks(record, "text"):
         raise ValueError(missing)
     if not isinstance(record["text"], str) or not record["text"].strip():

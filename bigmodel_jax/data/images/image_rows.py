@@ -35,7 +35,7 @@ class LabelledRows:
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> Batch:
         labels = self.labels[indices]
         out = {"image": self.pixels(indices, noise), "label": labels, "weights": np.ones(len(indices), np.float32)}
-        # The labels are one-hot here; `mix` replaces them by shares of two classes.
+        # The labels are one-hot here. `mix` replaces them by shares of two classes.
         if noise is not None and self.mixes:
             out["soft_label"] = (labels[:, None] == np.arange(self.num_classes)).astype(np.float32)
         return out

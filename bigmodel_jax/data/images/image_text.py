@@ -193,7 +193,7 @@ class ImageTextRows:
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         images, tokens = self.images[indices], self.tokens[indices]
         if noise is not None and self.max_shift:
-            # A shift fills in zeros; on inverted images these become white.
+            # A shift fills in zeros. On inverted images these become white.
             images = 255 - shift(255 - images, noise, self.max_shift)
         return {
             "image": images.astype(np.float32) / np.float32(255),
@@ -229,14 +229,14 @@ def encode(tokenizer: Tokenizer, texts: list[str], seq_len: int) -> np.ndarray:
 
 
 def decoded_folder(cfg: ImageTextData, split: str) -> Path:
-    """Return the cache folder with image.bin, texts.json and meta.json; fill it if missing."""
+    """Return the cache folder with image.bin, texts.json and meta.json. Fill it if missing."""
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), cfg.image_size, cfg.max_bad_records)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
     return cache.build(cfg.root() / f"image-text-{FORMAT}" / name, lambda folder: _decode(cfg, split, folder))
 
 
 def _decode(cfg: ImageTextData, split: str, folder: Path) -> None:
-    """Write a split's usable pairs into `folder`; only one is in memory at a time."""
+    """Write a split's usable pairs into `folder`. Only one is in memory at a time."""
     bad, texts = BadRecords(cfg.max_bad_records), []
     with open(folder / "image.bin", "wb") as file:
         for where, record in cfg.source.records(split, cfg.root(), bad):

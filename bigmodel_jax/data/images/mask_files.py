@@ -15,7 +15,7 @@ MODES = ("1", "L", "P", "I;16")  # Pillow's modes with one number per pixel
 def read_mask(path: Path) -> np.ndarray:
     """Return a mask file as (H, W) uint8: the pixel values, or the indices of a palette.
 
-    Raises ValueError where the file is no mask.
+    Raises ValueError if the file is not a mask.
     """
     try:
         with Image.open(path, formats=pictures.FORMATS) as picture:
@@ -35,7 +35,7 @@ def fitted(
     """Resize an image (H, W, C) uint8 and its mask (H, W) uint8 to `size` (height, width).
 
     - crop: scale until the size is covered, and cut at the centre.
-    - pad: scale until the image fits, and pad on the right and below with black; the mask gets the
+    - pad: scale until the image fits, and pad on the right and below with black. The mask gets the
       label `around` there.
     - resize: stretch to the size.
 

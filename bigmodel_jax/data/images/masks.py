@@ -88,7 +88,10 @@ class MaskData(DataConfig):
 
 
 def write_class_names(source: Source, folder: Path) -> None:
-    """Write vocabulary.json, the class names in order; nothing where the source has no names."""
+    """Write vocabulary.json, the class names in order.
+
+    It writes nothing where the source has no names.
+    """
     if labels := source.labels():
         text = json.dumps({"labels": labels}, ensure_ascii=False, indent=0)
         files.replace(folder / "vocabulary.json", text + "\n")
@@ -139,7 +142,8 @@ class MaskRows:
         }
 
     def counts(self) -> dict:
-        # Each value of a byte has a bin, so that `ignore_label` is always an index.
+        # Each of the 256 values of a byte has a bin, so that `ignore_label` is always a valid
+        # index.
         pixels = np.bincount(self.masks.reshape(-1), minlength=256)
         return {
             "pictures": len(self),
@@ -156,7 +160,7 @@ class MaskRows:
 
 
 def decoded_folder(cfg: MaskData, split: str) -> Path:
-    """Return the cache folder with image.npy, mask.npy and meta.json; fill it if missing."""
+    """Return the cache folder with image.npy, mask.npy and meta.json. Fill it if missing."""
     prepared = (cfg.num_classes, cfg.ignore_label, cfg.image_size, cfg.fit, cfg.max_bad_records)
     facts = cache.key(cfg.source.fingerprint(split, cfg.root()), *prepared)
     name = f"{cfg.source.short_name()}-{split}-{facts}"
@@ -164,7 +168,7 @@ def decoded_folder(cfg: MaskData, split: str) -> Path:
 
 
 def _decode(cfg: MaskData, split: str, folder: Path) -> None:
-    """Write a split's usable records into `folder`; only one is in memory at a time."""
+    """Write a split's usable records into `folder`. Only one is in memory at a time."""
     bad, first = BadRecords(cfg.max_bad_records), None
     with Column(folder / "image.npy", np.uint8) as images, Column(folder / "mask.npy", np.uint8) as masks:
         for where, record in cfg.source.records(split, cfg.root(), bad):

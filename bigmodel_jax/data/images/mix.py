@@ -76,7 +76,7 @@ def mixed(mixes: Sequence[Mix], batch: Batch, noise: np.ndarray) -> Batch:
     out = dict(batch, image=images.copy(), soft_label=soft.copy(), label=batch["label"].copy())
 
     def fill(row: int) -> None:
-        # row ^ 1 is the partner: 2k for 2k + 1, and 2k + 1 for 2k.
+        # row ^ 1 is the partner of a row: 2k for 2k + 1, and 2k + 1 for 2k.
         draws, other = Draws(int(noise[row])), row ^ 1
         mix = mixes[draws.below(len(mixes))]
         # Partners may be mixed by two threads at once, so inputs are read from the unmixed arrays.

@@ -140,7 +140,7 @@ def fitted(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T]) -> T:
-    """Open an image and return use(image); raises a one-line ValueError on failure."""
+    """Open an image and return use(image). Raises a one-line ValueError on failure."""
     try:
         with Image.open(file, formats=FORMATS) as picture:
             if picture.mode in DEEP:
@@ -177,10 +177,10 @@ def _cut(picture: Image.Image, size: int, box_of: Callable[[int, int], Box], gap
     width, height = _upright_size(picture)
     left, top, across, down = box_of(width, height)
     wanted = gap * size / min(across, down)  # the least scale at which the whole image must be decoded
-    # draft lets the JPEG decoder skip detail; other formats ignore it.
+    # draft lets the JPEG decoder skip detail. Other formats ignore it.
     picture.draft(None, tuple(math.ceil(wanted * side) for side in picture.size))
     upright = _upright(picture)
-    # The image may have been decoded at a smaller scale, so the box is scaled, too.
+    # The image may have been decoded at a smaller scale, so the box is scaled with it.
     x, y = upright.width / width, upright.height / height
     box = (left * x, top * y, min((left + across) * x, upright.width), min((top + down) * y, upright.height))
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR, box=box))

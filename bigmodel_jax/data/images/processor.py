@@ -4,14 +4,14 @@ from typing import Any
 
 from bigmodel_jax.data.images.channels import Channels
 
-BILINEAR = 2  # Pillow's number of bilinear interpolation
+BILINEAR = 2  # the number by which Pillow names bilinear interpolation
 
 
 def processor(size: int, crop: float, channels: Channels) -> dict[str, Any]:
     """Return preprocessor_config.json for images that are cut to (size, size).
 
     `crop` is the side of the cut square as a share of the shorter side. transformers rounds the
-    scaled sides and the margins to whole pixels; the evaluation here does not.
+    scaled sides and the margins to whole pixels. The evaluation here does not.
     """
     return {
         "image_processor_type": "CLIPImageProcessor",

@@ -20,7 +20,8 @@ def _moved(picture: Image.Image, *back: float) -> Image.Image:
 
 
 def _slope(x: float) -> float:
-    # torchvision computes it in this way, and its last bits decide which pixel is taken.
+    # The coordinates are computed as in torchvision, because their last bits decide which pixel is
+    # taken.
     return math.tan(math.radians(math.degrees(math.atan(x))))
 
 
@@ -80,7 +81,7 @@ class RandAugment(Augmentation):
 
 
 def apply(picture: Image.Image, name: str, magnitude: int, bins: int, *, negative: bool) -> Image.Image:
-    """Apply one augmentation of the table; `negative` turns its sign where it has one."""
+    """Apply one augmentation of the table. `negative` turns its sign where it has one."""
     change, strongest, signed = CHANGES[name]
     amount = strongest * magnitude / max(bins - 1, 1)
     return change(picture, -amount if signed and negative else amount)

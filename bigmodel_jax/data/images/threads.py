@@ -32,7 +32,7 @@ def each(work: Callable[[int], None], count: int) -> None:
 
 
 def in_order[X, Y](work: Callable[[X], Y], items: Iterable[X]) -> Iterator[Y]:
-    """Yield work(item) for every item in order; only a few items are in memory at a time."""
+    """Yield work(item) for every item in order. Only a few items are in memory at a time."""
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     for item in items:
         waiting.append(_pool().submit(work, item))

@@ -37,7 +37,8 @@ def grid(height: int, width: int, most: int) -> tuple[int, int]:
     found = [(rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1)]
 
     def apart(shape: tuple[int, int]) -> tuple[float, int]:
-        # By logarithms, a grid that is too wide by a factor is as far off as one too high by it.
+        # The distance is that of logarithms: a grid that is too wide by a factor is as far off as a
+        # grid that is too high by that factor.
         return abs(math.log(shape[1] / shape[0]) - math.log(width / height)), -shape[0] * shape[1]
 
     return min(found, key=apart)
@@ -46,7 +47,7 @@ def grid(height: int, width: int, most: int) -> tuple[int, int]:
 def squares(image: np.ndarray, size: int, most: int, fit: str) -> np.ndarray:
     """Return squares (N, S, S, 3) uint8, the last of which is the whole image as `fit` says.
 
-    Where `most` is 2 or more, up to so many tiles come first, row by row; the image is stretched to
+    Where `most` is 2 or more, up to so many tiles come first, row by row. The image is stretched to
     the grid of the tiles.
     """
     whole = FITS[fit](image, size)[None]

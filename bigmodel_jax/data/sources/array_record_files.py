@@ -42,7 +42,7 @@ class ArrayRecordFiles(Files):
 
 
 def read(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (number, bytes) of each record, from 0; raises ValueError for a damaged file."""
+    """Yield (number, bytes) of each record, from 0. Raises ValueError for a damaged file."""
     with on_disk(path) as place:
         # No read-ahead: a reader would otherwise start threads of its own.
         reader = _opened(place, "readahead_buffer_size:0,max_parallelism:0", path)
@@ -56,7 +56,7 @@ def read(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _opened(path: Path, options: str, name: Path | None = None) -> array_record_module.ArrayRecordReader:
-    """Open a reader; `name` is the file's name in messages, where `path` is a temporary copy."""
+    """Open a reader. `name` is the file's name in messages, where `path` is a temporary copy."""
     reader = array_record_module.ArrayRecordReader(str(path), options)
     if not reader.ok():
         raise ValueError(f"{name or path} is not a whole ArrayRecord file: it was cut short, or has another form")
@@ -64,7 +64,7 @@ def _opened(path: Path, options: str, name: Path | None = None) -> array_record_
 
 
 class Records:
-    """Random access to the records of a file, several at once; threads may share an object.
+    """Random access to the records of a file, several at once. Threads may share an object.
 
     Each read checks the records' checksums, and raises a one-line ValueError for a damaged record.
     """
@@ -112,7 +112,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def json_line(record: dict) -> bytes:
-    """Encode a record as JSON; raises TypeError for values that JSON cannot express."""
+    """Encode a record as JSON. Raises TypeError for values that JSON cannot express."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=_plain).encode("utf-8")
 
 

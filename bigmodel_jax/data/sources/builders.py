@@ -1,4 +1,4 @@
-"""TFDS builders for data sets that ship inside Python packages; nothing is downloaded.
+"""TFDS builders for data sets that ship inside Python packages. Nothing is downloaded.
 
 They are prepared with `file_format="array_record"`, which needs no TensorFlow. Raise
 packaged.VERSION when a builder yields different records.
@@ -37,7 +37,7 @@ class _Packaged(tfds.core.GeneratorBasedBuilder):
 
 
 class Sotu(_Packaged):
-    """Annual messages of US presidents (public domain); validation is after the year 2000."""
+    """Annual messages of US presidents (public domain). Validation is after the year 2000."""
 
     name = "sotu"
 
@@ -65,7 +65,7 @@ class Sotu(_Packaged):
 
 
 class _Digits(_Packaged):
-    """Handwritten digits, uint8 (H, W, 1) in 0..255; every fifth image of a class is validation."""
+    """Handwritten digits, uint8 (H, W, 1) in 0..255. Every fifth image of a class is validation."""
 
     IMAGE_SHAPE: tuple[int, int, int]
 
@@ -97,7 +97,7 @@ class _Digits(_Packaged):
 
 
 def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return (pixels, labels) of a gzipped CSV of whole numbers; the last column is the label."""
+    """Return (pixels, labels) of a gzipped CSV of whole numbers. The last column is the label."""
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     return table[:, :-1], table[:, -1].astype(np.int64)
@@ -191,7 +191,7 @@ def _twemoji_file(folder: Path, code: str) -> Path:
 
 
 def prepare(name: str, data_dir: Path) -> tfds.core.DatasetBuilder:
-    """Return the builder `name`, prepared under `data_dir`; concurrent processes are safe."""
+    """Return the builder `name`, prepared under `data_dir`. Concurrent processes are safe."""
     builder = BUILDERS[name](data_dir=str(data_dir), file_format="array_record")
     with cache.lock(Path(builder.data_dir)), contextlib.redirect_stdout(io.StringIO()):
         tfds.disable_progress_bar()

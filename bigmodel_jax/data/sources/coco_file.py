@@ -21,7 +21,7 @@ class CocoFile(Source):
 
     It holds the lists "images" (id, file_name), "annotations" (image_id, category_id, bbox: left,
     top, width, height in pixels) and "categories" (id, name). A record has image, boxes and
-    classes. Class 0 is the background, as in digit scenes and masks; class n is the n-th category
+    classes. Class 0 is the background, as in digit scenes and masks. Class n is the n-th category
     in the order of ids. Crowd annotations (iscrowd 1) are left out. An image without annotations
     has no objects.
     """
@@ -47,7 +47,7 @@ class CocoFile(Source):
         return [self._file(split)]
 
     def fingerprint(self, split, root):
-        """Hash the JSON file's size and modification time; the images' own are not checked."""
+        """Hash the JSON file's size and modification time. The image files are not checked."""
         return cache.key(str(self.images), self.categories, paths.stat(self._file(split)))
 
     def records(self, split, root, bad):
@@ -109,7 +109,7 @@ def _table(file: Path) -> dict[str, list[dict]]:
 
 
 def _picture(path: Path, image: dict) -> np.ndarray:
-    """Read an image; raises ValueError where its size differs from that in the JSON file."""
+    """Read an image. Raises ValueError where its size differs from that in the JSON file."""
     picture = pictures.read(path)
     height, width = picture.shape[:2]
     # Another size means that the boxes were drawn on another version of the image.

@@ -21,7 +21,7 @@ TRIES = 20  # attempts to place a digit before it is left out
 
 @dataclasses.dataclass(frozen=True)
 class DigitScenes(Source):
-    """Square grey scenes; scene n of a split depends only on the seed and n.
+    """Square grey scenes. Scene n of a split depends only on the seed and n.
 
     A split's scenes contain digits of that split alone. A record has
 
@@ -30,7 +30,7 @@ class DigitScenes(Source):
     - boxes (N, 4): left, top, right and bottom in pixels around all ink of each digit;
     - classes (N,): 1 + digit.
 
-    A later digit hides what lies below it.
+    A later digit hides the earlier digits below it.
     """
 
     compared = {"train": "training"}  # noqa: RUF012 - as every source declares it

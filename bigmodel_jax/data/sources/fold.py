@@ -21,9 +21,9 @@ CONTENT = ("image", "features", "text")  # the first of these identifies a recor
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutFold(Source):
-    """The training records of `source` without fold `fold`; that fold is the validation split.
+    """The training records of `source` without fold `fold`. That fold is the validation split.
 
-    The source's own validation split is not read; other splits, such as test, stay as they are.
+    The source's own validation split is not read. Other splits, such as test, stay as they are.
     Folds depend on the records' content, so equal records lie in the same fold wherever they stand.
     """
 
@@ -78,7 +78,7 @@ class HeldOutFold(Source):
     def counts(self, root: Path, max_bad_records: int = 0, form: str = "records") -> dict[str, Any]:
         """Return the sizes of the folds.
 
-        {"records": [records per fold], "labels": {label: [its records per fold]}}; `form` is the
+        {"records": [records per fold], "labels": {label: [its records per fold]}}. `form` is the
         method of the source that reads the records.
         """
         return json.loads((self._folder(root, max_bad_records, form) / "counts.json").read_text())
@@ -101,7 +101,7 @@ class HeldOutFold(Source):
                 yield found
 
     def _folder(self, root: Path, max_bad_records: int, form: str) -> Path:
-        """Return the cache folder with every record's fold; to make it, the source is read once."""
+        """Return the cache folder with every record's fold. The source is read once to make it."""
         # The limit and the form decide which records are skipped, and so how records are numbered.
         name = cache.key(self.source.fingerprint("train", root), self._how(), max_bad_records, form)
         return cache.build(
@@ -139,6 +139,7 @@ def _text(label: Any) -> str:
 
 def _counts(places: list[int], labels: list[str], k: int) -> dict[str, Any]:
     of_label = collections.defaultdict(lambda: [0] * k)
+    # `labels` is empty where no field of labels is named.
     for label, place in zip(labels, places, strict=False):
         of_label[label][place] += 1
     return {"records": np.bincount(places, minlength=k).tolist(), "labels": dict(sorted(of_label.items()))}

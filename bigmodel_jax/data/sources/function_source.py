@@ -14,7 +14,7 @@ OPTION = "data.source.function"
 
 @dataclasses.dataclass(frozen=True)
 class FunctionSource(Source):
-    """A source whose data sets a user's function returns; it is called once per process.
+    """A source whose data sets a user's function returns. It is called once per process.
 
     The function takes no arguments, and is named like the function of `Arrays`. It returns
     {"train": data set, "validation": …}, or one data set for training alone.
@@ -38,7 +38,7 @@ class FunctionSource(Source):
         raise NotImplementedError(f"{type(self).__name__} does not define kinds()")
 
     def splits(self) -> dict[str, Any]:
-        """Return the data sets by split; raises ValueError for a data set of another type."""
+        """Return the data sets by split. Raises ValueError for a data set of another type."""
         found, (kinds, called) = _made(user_code.find(OPTION, self.function), self.function), self.kinds()
         found = {"train": found} if isinstance(found, kinds) else found
         wrong = [part for part in found.values() if not isinstance(part, kinds)] if isinstance(found, dict) else [found]
@@ -47,7 +47,7 @@ class FunctionSource(Source):
         return found
 
     def split(self, split: str) -> Any:
-        """Return the data set of a split; raises ValueError where the function does not give it."""
+        """Return the data set of a split. Raises ValueError where the function does not give it."""
         splits = self.splits()
         if split not in splits:
             raise ValueError(f"{OPTION}: {self.function} gives the splits {', '.join(splits)}; {split!r} is needed")

@@ -41,8 +41,8 @@ class GrainDataset(FunctionSource):
 
 
 def _elements(dataset: Any, name: str) -> Iterator[Any]:
-    """Yield the elements of a data set in order; `name` is the user's function."""
-    if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl's flags, which nothing else has parsed
+    """Yield the elements of a data set in order. `name` is the user's function."""
+    if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which raise an error unless they are parsed
         flags.FLAGS.mark_as_parsed()
     if (file := name.rpartition(":")[0]).endswith(".py"):  # worker processes cannot import a config file by its name
         cloudpickle.register_pickle_by_value(sys.modules[file])

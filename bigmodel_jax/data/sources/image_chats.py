@@ -19,7 +19,7 @@ VIDEO = ("video", "video_url")
 
 @dataclasses.dataclass(frozen=True)
 class ImageChatFiles(Listings):
-    """Images with questions and answers; image paths are relative to the file's folder.
+    """Images with questions and answers. Image paths are relative to the file's folder.
 
     A record has image (a path), prompt ("" where the line has none) and text (the answer).
     """
@@ -46,7 +46,7 @@ class ImageChatFiles(Listings):
                     bad.skip(where, str(error))
 
     def _record(self, line: bytes, folder: Path) -> dict[str, Any]:
-        """Return the record of a line; raises ValueError with what makes the line unusable."""
+        """Return the record of a line. Raises ValueError with what makes the line unusable."""
         row, reason = parse_json(line)
         if reason or not isinstance(row, dict):
             raise ValueError(reason or f"a JSON object is needed, not {type(row).__name__}")
@@ -87,7 +87,7 @@ class ImageChatFiles(Listings):
 
 
 def text(value: Any, what: str) -> str:
-    """Return a value that must be a text; raises ValueError for any other type."""
+    """Return a value that must be a text. Raises ValueError for any other type."""
     if not isinstance(value, str):
         raise ValueError(f"{what} is no text but {type(value).__name__}")
     return value

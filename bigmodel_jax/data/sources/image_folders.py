@@ -18,7 +18,7 @@ class ImageFolders(Source):
 
     Images may lie at any depth. Classes are numbered in the order of their names in `train`. Where
     `data.image_size` is 0, images are scaled by their shorter side to this source's `image_size`,
-    and cut at the centre. Names that begin with a dot are left out; any other file that is no image
+    and cut at the centre. Names that begin with a dot are left out. Any other file that is no image
     is a bad record.
     """
 
@@ -44,7 +44,7 @@ class ImageFolders(Source):
     def fingerprint(self, split, root):
         """Hash names, sizes and modification times of the images instead of their content."""
         folder = self._folder(split)
-        # A bucket's listing has the stats; asking for each file would cost one request per image.
+        # A bucket's listing has the stats. Asking for each file would cost one request per image.
         stats = [
             (str(path.relative_to(folder)), *(stat or paths.stat(path))) for path, _, stat in self._pictures(split)
         ]

@@ -17,7 +17,7 @@ BOM = b"\xef\xbb\xbf"  # the byte-order mark that some editors put before UTF-8 
 def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes, str]]:
     """Yield (number, line, "") of each line that is not blank.
 
-    A line of more than `most` bytes gives (number, b"", what is wrong); no more than `most` bytes
+    A line of more than `most` bytes gives (number, b"", what is wrong). No more than `most` bytes
     of it are in memory. A byte-order mark before the first line is removed.
     """
     number = 0

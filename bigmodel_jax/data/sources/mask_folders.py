@@ -1,4 +1,4 @@
-"""Image folders beside mask folders; a mask belongs to the image of the same name."""
+"""Image folders beside mask folders. A mask belongs to the image of the same name."""
 
 import dataclasses
 from pathlib import Path
@@ -55,7 +55,7 @@ class MaskFolders(Source):
             yield str(picture), record
 
     def _pairs(self, split: str) -> list[tuple[Path, Path]]:
-        """Return (image, path of its mask) in the order of names; the mask may not exist."""
+        """Return (image, path of its mask) in the order of names. The mask may not exist."""
         folder = self._folder(split)
         found = sorted(p for p in (folder / "images").iterdir() if p.is_file() and not p.name.startswith("."))
         # JPEG compression would change labels, so every mask is a PNG file.

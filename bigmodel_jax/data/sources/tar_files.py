@@ -43,7 +43,7 @@ class TarFiles(Files):
         return self._records(split, bad, lambda content, extension: content)
 
     def _records(self, split: str, bad: BadRecords, read: Callable[[bytes, str], Any]) -> Records:
-        """Yield the records; `read` converts the bytes of an image."""
+        """Yield the records. `read` converts the bytes of an image."""
         for path in self.paths(split):
             for key, members in _grouped(path):
                 where = f"{path} {key}"
@@ -62,6 +62,7 @@ class TarFiles(Files):
     def _record(self, members: dict[str, bytes | None], read: Callable[[bytes, str], Any]) -> dict[str, Any]:
         record: dict[str, Any] = {}
         for extension, content in members.items():
+            # A key ends at the first dot, so an extension may have several parts, such as seg.png.
             kind = extension.rpartition(".")[2].lower()
             if content is None:
                 raise ValueError(f".{extension} is longer than {MOST_BYTES} bytes")
@@ -116,7 +117,7 @@ def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes | None]]]:
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
-    """Yield (name, content) of a tar's files; the content of a file that is too long is None."""
+    """Yield (name, content) of a tar's files. The content of a file that is too long is None."""
     try:
         # "r|" reads the file as a stream, so that compressed tars and buckets need no seek.
         with tarfile.open(fileobj=file, mode="r|") as tar:

@@ -7,7 +7,7 @@ from bigmodel_jax.data.sources import packaged
 
 
 def registered_builder(name: str, data_dir: str):
-    """Return a prepared TFDS builder, downloaded where needed; raises ValueError on failure."""
+    """Return a prepared TFDS builder, downloaded where needed. Raises ValueError on failure."""
     import tensorflow_datasets as tfds
 
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """Return the row of each piece, int32; no length may exceed `capacity`."""
+    """Return the row of each piece, int32. No length may exceed `capacity`."""
     # NumPy sorts 16-bit numbers by radix sort, which is faster.
     order = np.argsort(lengths.astype(np.uint16 if capacity < 1 << 16 else np.int64), kind="stable")
     count = np.bincount(lengths, minlength=capacity + 1)
@@ -43,7 +43,7 @@ class _Rows:
             wanted = -(-count // fit)
             rows = self._from(at, wanted) if at < len(self._rooms) else self._new(wanted)
             placed = np.repeat(rows, fit)[:count]
-            # All rows but the last take `fit` pieces; the last takes the rest.
+            # All rows but the last take `fit` pieces. The last takes the rest.
             full, rest = divmod(len(placed), fit)
             self._put(room - fit * length, rows[:full])
             self._put(room - rest * length, rows[full:])

@@ -39,7 +39,7 @@ def render(
     special_tokens: dict[str, str] | None = None,
     tools: list | None = None,
 ) -> str:
-    """Return the conversation as the model reads it; raises ValueError where the template refuses
+    """Return the conversation as the model reads it. Raises ValueError where the template refuses
     it.
 
     `special_tokens` holds bos_token and the like, as `Tokenizer.names` gives them. `tools` holds
@@ -99,7 +99,9 @@ def quote(messages: Sequence[Any], tokenizer: Tokenizer, *, escape: bool) -> lis
 
     Without `escape`, a control token raises ValueError.
     """
+    # The first alternative that matches wins, so a token must stand before its own beginnings.
     longest_first = sorted(tokenizer.control, key=len, reverse=True)
+    # (?!) matches nothing. It serves tokenizers without control tokens.
     out = _quoted(list(messages), re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
     found = re.search(f"{QUOTE}(.*?){UNQUOTE}", json.dumps(out, ensure_ascii=False), re.DOTALL)
     if found and not escape:
@@ -140,7 +142,7 @@ def prompt(template: str, messages: Sequence[Message], tokenizer: Tokenizer, *, 
 
 
 def plain(before: str, answer: str, tokenizer: Tokenizer, *, escape: bool = False) -> Sample:
-    """Return a prompt and its completion without a template, as one text behind the start token.
+    """Return a prompt and its completion without a template, as one text after the start token.
 
     `generate` feeds prompts in the same way. A token that spans prompt and completion belongs to
     the completion, as in TRL.
@@ -217,14 +219,14 @@ def samples(
 def _quoted_template(
     template: str, messages: Sequence[Message], tokenizer: Tokenizer, tools: list | None, escape: bool
 ) -> tuple[list[Message], _Template]:
-    """Return the messages, and the template with its tools; control tokens in both are quoted."""
+    """Return the messages, and the template with its tools. Control tokens in both are quoted."""
     quoted = quote(messages, tokenizer, escape=escape)
     tools = None if tools is None else quote(tools, tokenizer, escape=escape)
     return quoted, _Template(template, tokenizer.names(), tools)
 
 
 def _sample(marked: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and mask of a marked text; the mask is 1.0 for tokens that overlap a span."""
+    """Return ids and mask of a marked text. The mask is 1.0 for tokens that overlap a span."""
     marks = [m.start() for m in MARKS.finditer(marked)]
     ids, offsets = _tokens(marked, tokenizer)
     mask = np.zeros(len(ids), np.float32)

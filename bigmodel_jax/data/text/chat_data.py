@@ -43,7 +43,7 @@ class ChatData(Templated, DataConfig):
     """Records of one conversation each: messages, ShareGPT's conversations, or prompt and
     completion.
 
-    If prompt and completion are texts, they become a user's and an assistant's message; without a
+    If prompt and completion are texts, they become a user's and an assistant's message. Without a
     template they are joined into one text.
     """
 
@@ -97,7 +97,7 @@ class ChatData(Templated, DataConfig):
         meta = json.loads((folder / "meta.json").read_text())
         log_skipped(split, meta["bad_records"])
         log.info("%s split: records of the form %s", split, meta["form"])
-        # mmap_mode "c" copies only the pages that `fit` writes to; all others are read from the
+        # mmap_mode "c" copies only the pages that `fit` writes to. All others are read from the
         # file.
         stream = Stream(*(np.load(folder / f"{name}.npy", mmap_mode="c") for name in Stream._fields))
         starts, lengths, counts = fit(stream, self.seq_len, self.too_long, meta["start"])
@@ -139,7 +139,8 @@ class ChatData(Templated, DataConfig):
         with Column(out / "tokens.npy", np.int32) as tokens, Column(out / "mask.npy", np.float32) as asked:
             for where, record in self.source.records(split, self.root(), bad):
                 if form == "auto":
-                    # A bad record without a form leaves it open, so that the next one decides.
+                    # If a bad record has no form, the form stays undecided, and the next record
+                    # decides.
                     form = chat_records.form_of(record, self._columns()) or "auto"
                 try:
                     found = self._samples(record, form, template, tokenizer)
@@ -158,7 +159,7 @@ class ChatData(Templated, DataConfig):
         (out / "meta.json").write_text(json.dumps(meta))
 
     def _samples(self, record: dict[str, Any], form: str, template: str, tokenizer: Tokenizer) -> list[chat.Sample]:
-        """Return the samples of a record; raises ValueError with the reason for an unusable one."""
+        """Return the samples of a record. Raises ValueError with the reason for an unusable one."""
         talk = chat_records.read(record, form, self._columns())
         escape = self.control_tokens == "escape"
         if not self.template_path:
@@ -198,6 +199,7 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
     or whose whole question is cut, gets mask 0. A sample without anything left to train on is
     dropped.
     """
+    # A sample's end token is only a target, so it needs no room in a row.
     starts, lengths = stream.offsets[:-1].copy(), np.diff(stream.offsets) - 1
     counts = {"dropped": 0, "cut": 0}
     keep = np.ones(len(starts), bool)
@@ -223,7 +225,7 @@ def fit(stream: Stream, seq_len: int, too_long: TooLong, bos: int) -> tuple[np.n
 
 @dataclasses.dataclass(frozen=True)
 class ChatRows:
-    """The rows of one split; `meta` holds counts and names."""
+    """The rows of one split. `meta` holds counts and names."""
 
     shown_as: ClassVar = "chat"
 
@@ -236,7 +238,7 @@ class ChatRows:
         return self.plan.num_rows
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return a batch as for plain text; only targets of the assistant have weight 1."""
+        """Return a batch as for plain text. Only targets of the assistant have weight 1."""
         tokens, mask, offsets = self.stream
         out = packing.collate(tokens, self.plan, indices, self.seq_len, offsets)
         # The mask is collated like the tokens. Its "targets" say whether each target is trained on.

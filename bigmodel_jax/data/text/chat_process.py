@@ -35,7 +35,7 @@ class Renderer:
         # With the variables in ARENA, the process would reserve more memory than it may have.
         environment = {name: value for name, value in os.environ.items() if name not in ARENA}
         pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-        # -P: modules are not searched for in the program's folder.
+        # With -P, Python does not search the program's folder for modules.
         return subprocess.Popen([sys.executable, "-P", program], env=environment, stderr=subprocess.DEVNULL, **pipes)
 
     def stop(self) -> None:
@@ -45,14 +45,14 @@ class Renderer:
             self.process = None
 
     def render(self, template: str, fields: dict[str, Any]) -> str:
-        """Return the rendered text; raises a one-line ValueError on any failure or timeout."""
+        """Return the rendered text. Raises a one-line ValueError on any failure or timeout."""
         try:
             asked = json.dumps(fields)
         except RecursionError:
             raise ValueError("chat template: a message is nested too deeply") from None
         seconds = SECONDS + SECONDS_PER_CHARACTER * len(asked)
         head = json.dumps({"template": template, "seconds": seconds, "most": MOST})
-        # One request at a time: the pipe has no numbers that tell answers apart.
+        # Only one request runs at a time, because answers in the pipe carry no numbers.
         with self.lock:
             answer = self._exchange(f'{head[:-1]}, "fields": {asked}}}\n'.encode())
         if not answer:
@@ -89,14 +89,14 @@ class Renderer:
 
 @functools.cache
 def _renderer(pid: int) -> Renderer:
-    """Return the renderer of the process `pid`; a forked process must not share its parent's."""
+    """Return the renderer of the process `pid`. A forked process must not share its parent's."""
     if importlib.util.find_spec("jinja2") is None:
         raise ValueError("chat templates need the package jinja2: uv sync --extra pretrained")
     return Renderer()
 
 
 def render(template: str, fields: dict[str, Any]) -> str:
-    """Render `template` with JSON values; raises a one-line ValueError for whatever goes wrong."""
+    """Render `template` with JSON values. Raises a one-line ValueError for whatever goes wrong."""
     return _renderer(os.getpid()).render(template, fields)
 
 

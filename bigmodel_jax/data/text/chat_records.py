@@ -57,8 +57,8 @@ class Columns:
 def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
     """Return the form of a record by its columns; None for a record in none of the three forms.
 
-    Both columns of lists may hold either form of messages; the key of the first message's speaker
-    decides.
+    Either column of lists may hold either form of messages. The key that names the first message's
+    speaker decides.
     """
     for name in (columns.messages, columns.conversations):
         # Tables give every record every column, and None where the record has no value.
@@ -70,7 +70,7 @@ def form_of(record: dict[str, Any], columns: Columns) -> Form | None:
 
 
 def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
-    """Return the conversation in a record of `form`; raises ValueError for any other record."""
+    """Return the conversation in a record of `form`. Raises ValueError for any other record."""
     found = form_of(record, columns)
     if found is None:
         raise ValueError(_no_form(record, columns))
@@ -184,7 +184,7 @@ def _types(m: Message) -> list[str]:
 
 
 def tools_of(value: Any, name: str) -> list | None:
-    """Return tools as a list; tables may hold it as JSON text."""
+    """Return tools as a list. Tables may hold it as JSON text."""
     if isinstance(value, str):
         try:
             # A CSV cell without tools is an empty text, which is no JSON.

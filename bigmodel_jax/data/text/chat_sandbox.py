@@ -45,7 +45,7 @@ class Generation(Extension):
 
 
 def raise_exception(message: str):
-    """Refuse the conversation; templates call this function."""
+    """Refuse the conversation. Templates call this function."""
     raise Refused(str(message))
 
 

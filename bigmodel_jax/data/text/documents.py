@@ -9,7 +9,7 @@ from bigmodel_jax.data.sources.source import Source
 
 
 def usable(source: Source, split: str, root: Path, bad: BadRecords) -> Iterator[tuple[str, str]]:
-    """Yield (where, text) of every usable document of a split; `root` is the cache folder."""
+    """Yield (where, text) of every usable document of a split. `root` is the cache folder."""
     for where, record in source.records(split, root, bad):
         reason = lacks(record, "text") or wrong(record["text"])
         if reason:

@@ -32,7 +32,7 @@ def empty(num_rows: int, encoder_len: int, decoder_len: int) -> dict[str, np.nda
 def fill(out: dict[str, np.ndarray], row: int, source: np.ndarray, target: np.ndarray, start: int) -> None:
     """Write one pair into a batch of `empty`.
 
-    `source` and `target` end with their end tokens; `start` begins the decoder's input.
+    `source` and `target` end with their end tokens. `start` begins the decoder's input.
     """
     out["encoder_tokens"][row, : len(source)] = source
     out["encoder_segment_ids"][row, : len(source)] = 1

@@ -23,11 +23,11 @@ from bigmodel_jax.data.text.best_fit import best_fit
 TOKENS = ("tokens", "targets", "segment_ids", "positions")
 Packing = Literal["concat", "first_fit", "best_fit", "none"]
 
-OPEN_ROWS = 512  # first_fit looks at so many rows only, so its time stays linear in the documents
+OPEN_ROWS = 512  # first_fit looks only at this many rows, so its time stays linear in the documents
 
 
 class Plan(NamedTuple):
-    """Row r holds pieces first[r] .. first[r + 1]; piece p is stream[starts[p] : starts[p] +
+    """Row r holds pieces first[r] .. first[r + 1]. Piece p is stream[starts[p] : starts[p] +
     lengths[p]].
     """
 
@@ -59,7 +59,7 @@ def make_plan(packing: Packing, offsets: np.ndarray, seq_len: int) -> Plan:
 
 
 def _cut(offsets: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (starts, lengths) of the documents' pieces; only a document's last may be shorter."""
+    """Return (starts, lengths) of the documents' pieces. Only a document's last may be shorter."""
     sizes = np.diff(offsets)
     count = -(-sizes // seq_len)
     nth = ranges(np.zeros_like(count), count)
@@ -115,7 +115,7 @@ def collate(
     segment_ids count from 1 in each row, and are 0 in padding, which has weight 0. positions count
     from 0 in each segment. A segment begins at every offset and at every piece, so a piece that
     continues a document is a segment of its own. Where `start` is given, it replaces the separator
-    at each offset in the inputs; the separator remains the target that ends a document.
+    at each offset in the inputs. The separator remains the target that ends a document.
     """
     shape = (len(rows), seq_len)
     count = plan.first[rows + 1] - plan.first[rows]
@@ -127,7 +127,7 @@ def collate(
     row_of_piece = np.repeat(np.arange(len(rows)), count)
     begins = row_of_piece * seq_len + before - before[np.cumsum(count) - count][row_of_piece]
 
-    # Each piece is read together with the token behind it, so a stream on disk is read only once.
+    # Each piece is read together with the token after it, so a stream on disk is read only once.
     source, place = ranges(starts, lengths + 1), ranges(begins, lengths)
     found, last = stream[source], np.cumsum(lengths + 1) - 1
     tokens, targets = np.zeros((2, shape[0] * shape[1]), np.int32)

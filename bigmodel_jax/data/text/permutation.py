@@ -77,7 +77,7 @@ def permute(allowed: np.ndarray, noise: np.ndarray, num: int) -> tuple[np.ndarra
     order 0.
     """
     column = (np.arange(allowed.shape[1], dtype=np.uint64) + np.uint64(1)) * shuffle.GOLDEN
-    # Keys use half of the range, so places that are not allowed sort behind all that are.
+    # Keys of allowed places use half of the range, so all other places sort after them.
     key = shuffle.mix(noise[:, None] + column[None]) >> np.uint64(1)
     # The smallest keys come first: they choose the predicted places and their order at once.
     turn = np.argsort(np.where(allowed, key, key | np.uint64(1 << 63)), axis=1)[:, :num]

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceData(Templated, DataConfig):
-    """Records of a prompt with a chosen and a rejected answer; a row is one pair.
+    """Records of a prompt with a chosen and a rejected answer. A row is one pair.
 
     data/text/preference_records.py lists the forms of records.
     """
@@ -113,7 +113,7 @@ class PreferenceData(Templated, DataConfig):
         return np.stack([stream.prompts[:-1:2], stream.prompts[:-1:2] + 1, stream.prompts[:-1:2] + 2], 1)
 
     def read(self, record: dict[str, Any]) -> Prompted:
-        """Return the prompt and answers of a record; raises ValueError for an unusable one."""
+        """Return the prompt and answers of a record. Raises ValueError for an unusable one."""
         return preference_records.read_pair(record, self._columns())
 
     def _write(self, split: str, out: Path) -> None:
@@ -155,7 +155,7 @@ class PreferenceData(Templated, DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class UnpairedPreferenceData(PreferenceData):
-    """Records of a prompt and one labelled answer; a pair becomes two answers; a row is one answer.
+    """Records of a prompt and one labelled answer. A row is one answer, so a pair becomes two rows.
 
     The second text of a row is the same prompt with an answer of the previous record, which losses
     such as KTO's need.

@@ -61,7 +61,7 @@ class Columns:
 
 
 def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
-    """Return the pair of a record; raises ValueError with the reason where there is none."""
+    """Return the pair of a record. Raises ValueError with the reason where there is none."""
     if reason := lacks(record, columns.chosen, columns.rejected):
         raise ValueError(f"{reason} (data.chosen_field and rejected_field name others)")
     answers = [_side(record[name], name) for name in (columns.chosen, columns.rejected)]
@@ -114,7 +114,7 @@ def _behind(prompt: Side, answer: Side) -> Side:
 
 
 def _shared(answers: list[Side]) -> tuple[Side, list[Side]]:
-    """Return (the common beginning, the rest of each); a text is cut before a space, as in TRL."""
+    """Return (the common beginning, the rest of each). A text is cut before a space, as in TRL."""
     first, second = answers
     if isinstance(first, str) != isinstance(second, str):
         raise ValueError("one answer is a text and the other one is messages, with no prompt beside them")
@@ -140,11 +140,11 @@ def _as_messages(side: Side, role: str) -> list[Message]:
 def encode(
     found: Prompted, tokenizer: Tokenizer, template: str, *, escape: bool = False, reasoning: Reasoning = "keep"
 ) -> Encoded:
-    """Return the tokens of the prompt and of each answer; raises ValueError for untrainable
+    """Return the tokens of the prompt and of each answer. Raises ValueError for untrainable
     records.
 
     An answer begins where the tokens of its conversation differ from those of the generation
-    prompt, as in TRL; all answers share the shortest such prompt. An answer ends with a stop token,
+    prompt, as in TRL. All answers share the shortest such prompt. An answer ends with a stop token,
     the template's or an added one. An empty `template` takes texts as they are. `reasoning` is
     "keep" or "strip".
     """

@@ -15,7 +15,7 @@ class Stream(NamedTuple):
 
     - tokens: all prompts and answers, one segment after another.
     - offsets: where each segment begins.
-    - prompts (answers + 1,): the segment of each answer's prompt; the last entry is the number of
+    - prompts (answers + 1,): the segment of each answer's prompt. The last entry is the number of
       segments.
     - labels (answers,): 1 for a wanted answer.
     """
@@ -69,7 +69,7 @@ def fit(stream: Stream, rows: np.ndarray, seq_len: int, too_long: TooLong) -> tu
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceRows:
-    """The rows of one split; `meta` holds counts and names."""
+    """The rows of one split. `meta` holds counts and names."""
 
     stream: Stream
     cuts: Cuts

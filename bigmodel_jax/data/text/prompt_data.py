@@ -1,4 +1,4 @@
-"""Prompts for reinforcement learning; rewards may read any column of their records.
+"""Prompts for reinforcement learning. Rewards may read any column of their records.
 
 A prompt is a text, or messages in a chat template that asks for the assistant's answer. The column
 `tools` has JSON schemas of functions for the template.
@@ -177,7 +177,7 @@ class PromptRows:
         return ""
 
     def batch(self, indices: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return the prompts without answers; no token has weight."""
+        """Return the prompts without answers. No token has weight."""
         chosen = [self.prompts[i] for i in indices]
         nothing = [np.zeros(0, np.int32)] * len(chosen)
         none = [np.zeros(0, np.float32)] * len(chosen)
@@ -197,7 +197,7 @@ def collate(prompts, answers, asked, log_probs, seq_len: int) -> dict[str, np.nd
     """Return rows of prompt and answer: each token with its target.
 
     tokens, targets, segment_ids and positions are int32 (B, T); weights and rollout_log_probs are
-    float32 (B, T). `asked` is 1 where a token of the answer was sampled by the policy; `log_probs`
+    float32 (B, T). `asked` is 1 where a token of the answer was sampled by the policy. `log_probs`
     are the sampler's log-probabilities.
     """
     shape = (len(prompts), seq_len)

@@ -66,7 +66,7 @@ class QuestionAnsweringData(DataConfig):
 
     The source gives records {"question", "context", "answers"}. The answers are a list of {"text",
     "answer_start"} as in SQuAD, or two lists as on the Hugging Face Hub. Training reads the first
-    answer; without any, the context does not answer the question. A batch holds tokens,
+    answer. Without any, the context does not answer the question. A batch holds tokens,
     token_types, segment_ids and positions (B, T) int32; start and end (B,) int32, the answer's
     first and last token; weights (B,) float32.
     """
@@ -140,7 +140,7 @@ class QuestionAnsweringData(DataConfig):
 
 
 def example(record: dict[str, Any]) -> Example:
-    """Read a record; raises ValueError for a missing field, or an answer at another place."""
+    """Read a record. Raises ValueError for a missing field, or an answer at another place."""
     if missing := lacks(record, *FIELDS):
         raise ValueError(missing)
     question, context = record["question"], record["context"]
@@ -175,7 +175,7 @@ def parts_of(tokenizer: Tokenizer, example: Example, length: int, overlap: int) 
     if room <= overlap:  # the package would crash
         raise ValueError(f"{room} of {length} tokens are left for a part of the text; more than {overlap} are needed")
     model.enable_truncation(length, stride=overlap, strategy="only_second")
-    # The first part; `overflowing` holds the others, each with the question in front.
+    # `first` is the first part. `overflowing` holds the others, each with the question in front.
     found = model.encode(example.question, example.context)
     # The setting would also truncate the next question, when its length is counted.
     model.no_truncation()

@@ -154,7 +154,7 @@ class SentencePairRows(MaskedRows):
 def pair_plan(offsets: np.ndarray, width: int) -> tuple[packing.Plan, packing.Plan]:
     """Return (rows of at most `width` tokens of one document, the rows of each document as pieces).
 
-    The rows hold no separators. A single token that is left of a document makes no row.
+    The rows hold no separators. If a single token of a document is left over, it makes no row.
     """
     sizes = np.diff(offsets) - 1
     count = -(-sizes // width)
@@ -177,5 +177,5 @@ def cls_token(tok: Tokenizer) -> int:
 def ends_sentence(tok: Tokenizer) -> np.ndarray:
     """Return a boolean array (vocab_size,): the tokens that end a sentence."""
     names = (tok.model.id_to_token(i) or "" for i in range(tok.vocab_size))
-    # A token may hold a closing quote or bracket behind the mark.
+    # A token may hold a closing quote or bracket after the mark.
     return np.array([name.rstrip("\"'”’)").endswith((".", "!", "?")) for name in names])

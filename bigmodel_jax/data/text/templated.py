@@ -23,7 +23,7 @@ class Templated:
         return Path(self.template_path).read_text() if self.template_path else ""
 
     def checked_template(self, tokenizer: Tokenizer) -> str:
-        """Return the template; raises a one-line ValueError where it does not fit the tokenizer."""
+        """Return the template. Raises a one-line ValueError where it does not fit the tokenizer."""
         template = self.template()
         try:
             if self.template_path:

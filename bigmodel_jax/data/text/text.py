@@ -1,4 +1,4 @@
-"""Text as rows of tokens; documents are tokenized once, into shards in the cache."""
+"""Text as rows of tokens. Documents are tokenized once, into shards in the cache."""
 
 import dataclasses
 import functools
@@ -65,7 +65,7 @@ class TextData(DataConfig):
         log_skipped(split, meta["bad_records"])
         plan = packing.make_plan(self.packing, offsets, self.seq_len)
         token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
-        # A tokenizer trained here begins a text with its separator; a published one may use another
+        # A tokenizer trained here begins a text with its separator. A published one may use another
         # token.
         start = tokenizer(self).start if self.tokenizer.path else meta["separator"]
         return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], start, token_bytes, meta)
@@ -156,7 +156,7 @@ def _tokenizer(cfg: TextData) -> tuple[str, Callable[[], Tokenizer]]:
 
 
 def tokenizer_folder(cfg: TextData) -> Path:
-    """Return the cache folder with tokenizer.json and token_bytes.npy; fill it if missing."""
+    """Return the cache folder with tokenizer.json and token_bytes.npy. Fill it if missing."""
     name, make = _tokenizer(cfg)
 
     def write(folder: Path) -> None:
@@ -183,7 +183,7 @@ def save_tokenizer(cfg: TextData, path: str | Path) -> None:
 
 
 def vocab_size(cfg: TextData) -> int:
-    """Return the number of token ids; BPE trained on little text may have fewer than asked for."""
+    """Return the number of token ids. BPE trained on little text may have fewer than asked for."""
     return len(np.load(tokenizer_folder(cfg) / "token_bytes.npy"))
 
 
@@ -195,7 +195,7 @@ def _source_key(cfg: TextData, split: str) -> list:
 
 
 def documents(cfg: TextData, split: str, bad: BadRecords | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (where, text) of every usable document of a split; raises ValueError without any."""
+    """Yield (where, text) of every usable document of a split. Raises ValueError without any."""
     found = False
     for found in usable(cfg.source, split, cfg.root(), bad or BadRecords(cfg.max_bad_records)):
         yield found
@@ -211,13 +211,13 @@ def splits(data: DataConfig) -> Iterator[tuple[TextData, str]]:
 
 
 def tokens_folder(cfg: TextData, split: str) -> Path:
-    """Return the cache folder of the token shards of a split; it may not exist yet."""
+    """Return the cache folder of the token shards of a split. It may not exist yet."""
     name = f"{cfg.source.short_name()}-{split}-{cache.key(_source_key(cfg, split), _tokenizer(cfg)[0])}"
     return cfg.root() / f"text-{tokenized.FORMAT}" / name
 
 
 def encoded_folder(cfg: TextData, split: str, workers: int = 1, say: Callable[[int, int], None] | None = None) -> Path:
-    """Return the `tokens_folder` of a split with its shards and manifest; fill it if missing.
+    """Return the `tokens_folder` of a split with its shards and manifest. Fill it if missing.
 
     `say` reports progress as in `tokenized.make`.
     """
@@ -262,7 +262,8 @@ def xz_baseline(cfg: TextData) -> tuple[float, float]:
     keys = [_source_key(cfg, split) for split in ("train", "validation")]
     folder = cfg.root() / "xz-2" / f"{cfg.source.short_name()}-{cache.key(keys)}"
     if not folder.exists():
-        # Computed before the folder is made, so an interruption leaves no unfinished folder.
+        # The figures are computed before the folder is made, so an interruption leaves no
+        # unfinished folder.
         most = {"train": baseline.TRAIN, "validation": baseline.VALIDATION}
         texts = (baseline.sample((text for _, text in documents(cfg, split)), size) for split, size in most.items())
         found = baseline.xz_bits_per_byte(*texts)

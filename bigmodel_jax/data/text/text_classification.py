@@ -1,4 +1,4 @@
-"""Texts with one label each, as rows of words; the vocabulary comes from the training texts."""
+"""Texts with one label each, as rows of words. The vocabulary comes from the training texts."""
 
 import collections
 import dataclasses
@@ -49,10 +49,10 @@ class LabelledLines(Files):
 class TextClassificationData(DataConfig):
     """Labelled texts for classification: lower-case words, cut at `seq_len`, padded on the right.
 
-    The source gives records {"text", "label"}; a label is a text or a number. A batch holds tokens
+    The source gives records {"text", "label"}. A label is a text or a number. A batch holds tokens
     and segment_ids (1, and 0 for padding) (B, T) int32, label (B,) int32 and weights (B,) float32.
     With `max_chars` it also holds ngrams (B, N) int32, 0 for padding. Labels are numbered in the
-    order of their names. Vocabulary and labels come from the training rows; a source that names its
+    order of their names. Vocabulary and labels come from the training rows. A source that names its
     classes gives the labels itself.
     """
 
@@ -256,7 +256,8 @@ def _vocabulary(cfg: TextClassificationData, _fingerprint: str) -> tuple[tuple[s
     if len(labels) < 2:
         raise ValueError(f"data.source: training has one label only, {labels[0]!r}; at least two are needed")
     count = collections.Counter(word for text, _ in cfg.of_split(every, "train") for word in split_words(text))
-    # Sorted by count and then alphabetically, so the order of the records does not matter.
+    # Words are sorted by count and then alphabetically, so the order of the records does not
+    # matter.
     words = sorted(count, key=lambda word: (-count[word], word))[: cfg.vocab_size - len(SPECIAL)]
     return (*SPECIAL, *words), tuple(labels)
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TextPairData(DataConfig):
-    """Pairs of texts; a row is one pair, each side padded on the right.
+    """Pairs of texts. A row is one pair, each side padded on the right.
 
     A batch holds encoder_tokens and encoder_segment_ids (B, input_len) int32; tokens, targets,
     segment_ids and positions (B, target_len) int32; weights (B, target_len) float32; in evaluation
@@ -78,7 +78,7 @@ class TextPairData(DataConfig):
         # The stream is `S input S target S input ... S`, and each text has the offset of the
         # separator before it.
         begins = offsets + 1
-        # The length of a text includes the separator behind it, which is its end token.
+        # The length of a text includes the separator after it, which is its end token.
         lengths = np.diff(begins).reshape(-1, 2)
         fits = (lengths + self.text_bos <= (self.input_len, self.target_len)).all(axis=1)
         if not fits.all():
@@ -191,7 +191,7 @@ class PairRows:
         return out
 
     def _sides(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield input and target of each pair; a side that is too long keeps its end token."""
+        """Yield input and target of each pair. A side that is too long keeps its end token."""
         lengths = self.lengths[indices].ravel()
         ids = self.tokens[packing.ranges(self.begins[indices].ravel(), lengths)].astype(np.int32)
         texts = [np.append(self.first, side).astype(np.int32) for side in np.split(ids, np.cumsum(lengths)[:-1])]

@@ -2,7 +2,7 @@
 
 Both are ArrayRecord files. A shard holds `S d1 S d2 ... S dn`, with S the separator. The shards in
 order, followed by one more S, are the stream of a split (packing.py). A token record is an
-uncompressed block of BLOCK tokens; the last is shorter. So a read of any position costs one block.
+uncompressed block of BLOCK tokens. The last is shorter. So a read of any position costs one block.
 The index is written last, so a shard with an index is complete. The index's first record is JSON
 with the facts of the shard. The others are the documents' lengths as uint32, each with its
 separator.
@@ -47,7 +47,7 @@ def index_path(folder: Path, number: int) -> Path:
 
 
 def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer, skipped: list) -> None:
-    """Write shard `number`; `skipped` lists the bad records once `texts` is exhausted."""
+    """Write shard `number`. `skipped` lists the bad records once `texts` is exhausted."""
     path, lengths = tokens_path(folder, number), []
     counts = dict.fromkeys(COUNTS, 0)
     # With one record per group, a read fetches only the blocks that it asks for.
@@ -79,7 +79,7 @@ def write(folder: Path, number: int, texts: Iterator[str], tokenizer: Tokenizer,
 
 
 def _ahead(texts: Iterator[list[str]], tokenizer: Tokenizer) -> Iterator[tuple[list[str], Iterator[np.ndarray]]]:
-    """Yield (texts, their ids); a thread tokenizes the next texts while the caller uses these."""
+    """Yield (texts, their ids). A thread tokenizes the next texts while the caller uses these."""
     before = None
     with futures.ThreadPoolExecutor(1) as thread:
         for chunk in texts:

@@ -1,4 +1,4 @@
-"""The token stream of a split over its shards; positions are read when they are asked for."""
+"""The token stream of a split over its shards. Positions are read when they are asked for."""
 
 import collections
 import itertools
@@ -77,7 +77,7 @@ class TokenStream:
         return self._blocks(wanted)[slot, inside % BLOCK]
 
     def _blocks(self, wanted: np.ndarray) -> np.ndarray:
-        """Return blocks (len(wanted), BLOCK); a shard's last block is padded with zeros."""
+        """Return blocks (len(wanted), BLOCK). A shard's last block is padded with zeros."""
         out = np.zeros((len(wanted), BLOCK), self.dtype)
         shards = np.searchsorted(self._first_block, wanted, side="right") - 1
         bounds = np.append(np.unique(shards, return_index=True)[1], len(wanted))
@@ -89,7 +89,7 @@ class TokenStream:
         return out
 
     def _file(self, shard: int) -> Records:
-        """Return a shard's tokens, opened at first use; the least recently used file is closed."""
+        """Return a shard's tokens, opened at first use. The least recently used file is closed."""
         found = self._files.pop(shard, None)
         if found is None:
             path = tokens_path(self._folder, shard)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A split to tokenize; `root` is the cache folder, `limit` the allowed bad records."""
+    """A split to tokenize. `root` is the cache folder, `limit` the allowed bad records."""
 
     source: Source
     split: str
@@ -43,11 +43,11 @@ class Job:
 
 
 def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], None] = lambda done, of: None) -> Path:
-    """Return `folder` with the split's token shards and manifest; raises ValueError for bad input.
+    """Return `folder` with the split's token shards and manifest. Raises ValueError for bad input.
 
     An interrupted or failed call keeps the complete shards, and the next call makes the others. A
-    damaged or missing shard is logged and made again. `say` is told how many shards are done, and
-    of how many.
+    damaged or missing shard is logged and made again. `say` gets the number of shards that are
+    done, and the number of all shards.
     """
     if is_whole(folder):
         return folder
@@ -68,6 +68,7 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
 
 def turns(count: int, host: int, hosts: int) -> list[int]:
     """Return the order in which a host handles shards: its own, then the others' from the last."""
+    # A host that has finished early takes over the shards that their own hosts would reach last.
     own = range(host, count, hosts)
     return [*own, *(number for number in reversed(range(count)) if number not in own)]
 
@@ -100,6 +101,7 @@ def _fits(folder: Path, number: int, shard: Facts) -> bool:
 
 def _threads(workers: int) -> int:
     """Return the threads of each process's tokenizer; 0: the tokenizer decides."""
+    # Each tokenizer would otherwise start a thread for every core.
     return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
 
 
@@ -125,7 +127,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def _is_made(folder: Path, number: int) -> bool:
-    """Tell whether a shard is complete; the index of a damaged one is deleted."""
+    """Tell whether a shard is complete. The index of a damaged one is deleted."""
     index = token_shards.index_path(folder, number)
     if not index.exists():
         return False
@@ -139,7 +141,7 @@ def _is_made(folder: Path, number: int) -> bool:
 
 
 def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> None:
-    """Write the manifest; raises ValueError for too many bad records, or no documents."""
+    """Write the manifest. Raises ValueError for too many bad records, or no documents."""
     for index in indexes:
         for where, reason in index.facts["skipped"]:
             bad.skip(where, reason)

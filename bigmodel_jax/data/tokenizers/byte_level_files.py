@@ -91,7 +91,7 @@ def from_vocab_and_merges(about: About) -> Any:
             raise
         raise ValueError(f"{about.folder / 'merges.txt'}: {error}") from None
     add_tokens(model, about, defaults)
-    # Only the encoders among these classes put special tokens around a text.
+    # Only classes of encoders put special tokens around a text.
     if defaults in (ROBERTA, CLIP):
         model.post_processor = _whole(about, model, defaults)
     return model
@@ -213,6 +213,7 @@ def _bpe(ranks: dict[bytes, int], token: bytes, below: int) -> list[bytes]:
     parts = [bytes([b]) for b in token]
     while True:
         pairs = [(ranks.get(a + b, below), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
+        # Of equal pairs the leftmost is merged first, as in tiktoken.
         rank, i = min(pairs, default=(below, 0))
         if rank >= below:
             return parts

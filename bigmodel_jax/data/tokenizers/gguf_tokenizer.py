@@ -122,7 +122,7 @@ def _byte_level(metadata: dict) -> Any:
         raise ValueError(f"{PREFIX}merges: each entry must hold two tokens, unlike {' '.join(wrong)[:60]!r}")
     model = words_of(pre, {token: i for i, token in enumerate(tokens)}, merges)
     types = _types(metadata, len(tokens))
-    # Only control tokens are special; people may write user-defined ones.
+    # Only control tokens are special, because people may write user-defined tokens.
     added = [(t, kind == CONTROL) for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     model.add_tokens([AddedToken(t, special=special, normalized=False) for t, special in added])
     return model

@@ -21,8 +21,9 @@ SAVED = b'{"sentencepiece": '
 
 
 class Added(NamedTuple):
-    """An added token that is searched for in a text; a special one only where control tokens are
-    read.
+    """An added token, for which a text is searched.
+
+    A special token is found only where control tokens are read.
 
     lstrip, rstrip: it includes the spaces before and after it. single_word: it does not match
     inside a word.
@@ -43,7 +44,7 @@ class Added(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The fields of `tokenizers.Encoding` that are used; offsets are (start, end) in characters."""
+    """The fields of `tokenizers.Encoding` that are used. Offsets are (start, end) in characters."""
 
     ids: list[int]
     tokens: list[str]
@@ -93,7 +94,7 @@ class SentencePieceModel:
 
     @property
     def decoder(self) -> str:
-        """U+2581 if a text's pieces spell exactly that text, else ""; `token_bytes` reads it."""
+        """U+2581 if a text's pieces spell exactly that text, else "". `token_bytes` reads it."""
         spec = parse(self.proto).normalizer_spec
         lossless = not spec.precompiled_charsmap and not spec.remove_extra_whitespaces
         return "▁" if lossless and any(map(self.processor.is_byte, range(len(self._own)))) else ""
@@ -146,6 +147,7 @@ class SentencePieceModel:
         parts.append(self._encode_plain(text, last, len(text)))
         out = Encoded(*(list(itertools.chain(*lists)) for lists in zip(*parts, strict=True)))
         closing = self.closing if add_special_tokens else ()
+        # The closing ids count towards the length, so truncation never removes them.
         out = Encoded(*(x[: max(0, self._length - len(closing))] if self._length is not None else x for x in out))
         end = [(len(text), len(text))] * len(closing)
         return Encoded(out.ids + list(closing), out.tokens + [self._names[i] for i in closing], out.offsets + end)
@@ -194,7 +196,7 @@ class SentencePieceModel:
         Path(path).write_text(self.to_str())
 
     def export(self, folder: Path) -> dict[str, Any]:
-        """Write the model's file; return entries of transformers' tokenizer_config.json."""
+        """Write the model's file. Return entries of transformers' tokenizer_config.json."""
         (folder / self.file).write_bytes(self.proto)
         decoder = {t.id: {"content": t.content, "special": t.special} for t in self.added}
         return {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder}
@@ -209,7 +211,7 @@ def load(path: Path) -> SentencePieceModel:
 
 
 def read_model(model: bytes) -> Any:
-    """Return a SentencePieceProcessor; raises ValueError for bytes that are no model."""
+    """Return a SentencePieceProcessor. Raises ValueError for bytes that are no model."""
     _require()
     from sentencepiece import SentencePieceProcessor
 

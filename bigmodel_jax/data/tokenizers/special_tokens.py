@@ -25,7 +25,7 @@ LEFT_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class SpecialTokens:
-    """The entries of a model's files about its special tokens; each may be empty.
+    """The entries of a model's files about its special tokens. Each may be empty.
 
     - names: tokenizer_config.json.
     - generation: generation_config.json.
@@ -70,7 +70,7 @@ class SpecialTokens:
 
 
 def read(folder: Path) -> SpecialTokens:
-    """Read a run's or Hugging Face folder; raises ValueError unless files are JSON objects."""
+    """Read a run's or Hugging Face folder. Raises ValueError unless files are JSON objects."""
     if (folder / FILE).is_file():
         return SpecialTokens(**read_object(folder / FILE))
     names = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")

@@ -51,7 +51,7 @@ CHANGES_IDS = {
 
 
 class Token(NamedTuple):
-    """A token that a config adds; the other fields are those of `tokenizers.AddedToken`.
+    """A token that a config adds. The other fields are those of `tokenizers.AddedToken`.
 
     `id` is None where the config does not say it.
     """
@@ -93,7 +93,7 @@ class About(NamedTuple):
 
 
 def read_object(path: Path) -> dict:
-    """Return a file's JSON object, {} without the file; raises ValueError for any other content."""
+    """Return a file's JSON object, {} without the file. Raises ValueError for any other content."""
     if not path.is_file():
         return {}
     try:
@@ -160,8 +160,8 @@ def _token(token: Any, token_id: int | None) -> Token:
     if isinstance(token, str):
         return Token(token, token_id)
     flags = ("lstrip", "rstrip", "single_word", "normalized")
-    # An entry without an id only names a special token, so it is special; a decoder's entry has a
-    # flag.
+    # An entry without an id only names a special token, so it is special. An entry of a decoder has
+    # a flag for this.
     special = bool(token.get("special", token_id is None)) or token_id is None
     return Token(str(token["content"]), token_id, special, *(bool(token.get(flag, False)) for flag in flags))
 

@@ -42,7 +42,7 @@ SENTENCEPIECE = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "Mist
 def from_folder(folder: Path) -> Any:
     """Return the tokenizer of a Hugging Face folder; None where the folder has no tokenizer.
 
-    Raises ValueError for one that cannot be read exactly.
+    Raises ValueError for a tokenizer that cannot be read exactly.
     """
     about = tokenizer_config.read_about(folder)
     if (folder / "tokenizer.json").is_file():
@@ -134,7 +134,7 @@ def from_wordpiece(about: About) -> Any:
 
 
 def _lines(path: Path) -> dict[str, int]:
-    """Return {piece: line number}; the last line counts for a repeated piece."""
+    """Return {piece: line number}. The last line counts for a repeated piece."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

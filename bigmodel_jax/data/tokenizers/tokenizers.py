@@ -58,7 +58,7 @@ class Tokenizer:
 
     - vocab_size: the highest id plus 1. separator: the id between documents.
     - start: the id that a model reads once before a text.
-    - stops: the ids that end a generated text; a model is trained to write the first.
+    - stops: the ids that end a generated text. A model is trained to write the first.
     - control: text -> id of the special tokens, which text written by people must never become.
     """
 
@@ -129,7 +129,7 @@ class Tokenizer:
         return ids, offsets
 
     def _encode_control(self, text: str, *, control: bool):
-        # The flag of the library reads names of special tokens as plain text; it is set back below.
+        # This flag makes the library read names of special tokens as text. It is set back below.
         self.model.encode_special_tokens = not control
         (found,) = self.model.encode_batch([text], add_special_tokens=False)
         self.model.encode_special_tokens = True
@@ -143,13 +143,13 @@ class Tokenizer:
         return own | self.special.tokens()
 
     def encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
-        """Yield the ids of each text; all texts are encoded on all cores before this returns."""
+        """Yield the ids of each text. All texts are encoded on all cores before this returns."""
         return (
             np.array(found.ids, np.uint32) for found in self.model.encode_batch_fast(texts, add_special_tokens=False)
         )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Decode ids without special tokens; an incomplete UTF-8 character becomes U+FFFD."""
+        """Decode ids without special tokens. An incomplete UTF-8 character becomes U+FFFD."""
         return self.model.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def piece(self, token: int) -> str:
@@ -160,7 +160,7 @@ class Tokenizer:
         """Return each token's UTF-8 bytes, (vocab_size,) int32; 0 for special tokens.
 
         All are 0 where encoding loses text. Byte-level tokens have a character per byte (GPT-2's
-        paper, section 2.2); SentencePiece writes a space as U+2581 and a byte as <0x..>.
+        paper, section 2.2). SentencePiece writes a space as U+2581 and a byte as <0x..>.
         """
         decoder = str(self.model.decoder)
         if "ByteLevel" in decoder:
@@ -204,7 +204,7 @@ def _byte_level(bpe):
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train byte-level BPE; it is smaller than `vocab_size` where the texts hold too few pairs."""
+    """Train byte-level BPE, which is smaller than `vocab_size` if the texts hold too few pairs."""
     from tokenizers import models, pre_tokenizers, trainers
 
     model = _byte_level(models.BPE())
@@ -274,7 +274,7 @@ def make_bytes() -> Tokenizer:
 
 
 def read_json(path: Path, prefix: str = "") -> Any:
-    """Read a tokenizer.json, also with a SentencePiece model inside; `prefix` begins errors."""
+    """Read a tokenizer.json, also with a SentencePiece model inside. `prefix` begins errors."""
     from tokenizers import Tokenizer as Model
 
     try:
@@ -287,7 +287,7 @@ def read_json(path: Path, prefix: str = "") -> Any:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a tokenizer.json; raises ValueError where the file is not one."""
+    """Read a tokenizer.json. Raises ValueError where the file is not one."""
     if not Path(path).is_file():
         raise ValueError(f"data.tokenizer.path: no such file: {path}")
     model = read_json(Path(path), "data.tokenizer.path: ")

@@ -53,7 +53,8 @@ def generate(prompts, count, beside=None):
         raise SystemExit(f"--prompt: the model also reads {', '.join(lacking)}; give a file of it as --inputs")
     sizes = {"b": len(prompts), "s": length + count, "e": length}
     out = prefill({name: given[name] if name in given else zeros(text, **sizes) for name, text in wanted.items()})
-    # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
+    # The text of an encoder-decoder begins anew at position 0. Any other text goes on after the
+    # prompt.
     last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
     one, found = np.ones((len(prompts), 1), np.int32), [out["logits"].argmax(-1)]
     for step in range(1, count):

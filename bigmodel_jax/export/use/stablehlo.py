@@ -25,8 +25,8 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"
 def weights():
     """The weights by name. Every program takes them as its first argument."""
     found = {}
-    # Reads safetensors without the package of that name: a file has 8 bytes with the header's
-    # length, a JSON header with each array's byte range, then the bytes.
+    # This reads safetensors without the package of that name. A file has 8 bytes with the header's
+    # length, a JSON header with each array's byte range, and then the bytes.
     for file in sorted(HERE.glob("weights*.safetensors")):
         data = np.memmap(file, np.uint8, "r")
         start = 8 + int(data[:8].view(np.uint64)[0])
@@ -106,7 +106,8 @@ def generate(params, prompts, count, beside=None):
         raise SystemExit(f"--prompt: the model also reads {', '.join(lacking)}; give a file of it as --inputs")
     cache = arrays(tables["cache"], b=len(prompts), s=length + count)
     out = prefill(params, {name: given[name] for name in tables["batch"]}, cache)
-    # The text of an encoder-decoder begins anew at position 0; else it goes on after the prompt.
+    # The text of an encoder-decoder begins anew at position 0. Any other text goes on after the
+    # prompt.
     last = np.zeros(len(prompts), np.int32) if encodes else positions[:, -1]
     found = [out["logits"].argmax(-1)]
     for step in range(1, count):

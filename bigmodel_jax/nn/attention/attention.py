@@ -117,7 +117,7 @@ def attend(
     bool, whether this layer has the window, for models whose layers differ. scale: 1/sqrt(h) by
     default. softcap: logits become c tanh(logits / c) (Gemma 2, arXiv:2408.00118). sinks: (H,)
     logits of a key without a value, which lets a head attend to nothing (gpt-oss,
-    arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits; only the plain implementation
+    arXiv:2309.17453). bias: (B or 1, H, T, S), added to the logits. Only the plain implementation
     takes it.
 
     k and v may be stored in blocks (core/storage.py), as in an int8 cache. "auto" chooses an
@@ -227,7 +227,7 @@ def plain(q, k, v, mask, softcap=0.0, sinks=None, bias=None):
 
 
 def _weights(rule, q, k, sinks, q_where, k_where, local, bias):
-    """The attention weights (B, H, T, S) float32; a row sums to 1, less the share of its sink."""
+    """The attention weights (B, H, T, S) float32. A row sums to 1, less the share of its sink."""
     mask = visible(q_where, k_where, rule.causal, reach(rule, local))
     probs = _probabilities(q, k, mask, rule.softcap, sinks, bias)
     return probs.reshape(*q.shape[::2], *probs.shape[-2:])
@@ -252,7 +252,7 @@ def _probabilities(q, k, mask, softcap, sinks, bias):
 
 
 def _plain_on_cpu(q, k, v, mask):
-    """`plain` as one batched product per kv head; a group's query heads are stacked as rows."""
+    """`plain` as one batched product per kv head. A group's query heads are stacked as rows."""
     B, T, H, h = q.shape
     K = k.shape[2]
     # The G = H / K query heads of a group become rows of one matrix.

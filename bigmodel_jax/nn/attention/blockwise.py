@@ -44,7 +44,7 @@ class Running(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """k (B, S, K, h), v (B, S, K, w) and where they stand; these arrays travel around a ring."""
+    """k (B, S, K, h), v (B, S, K, w) and where they stand. These arrays travel around a ring."""
 
     k: jax.Array
     v: jax.Array
@@ -53,7 +53,7 @@ class Keys(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(rule: Rule, q, k, v, sinks, q_where: Where, k_where: Where, window) -> jax.Array:
-    """Returns (B, T, H, w); a query that sees no key gives 0.
+    """Returns (B, T, H, w). A query that sees no key gives 0.
 
     q: (B, T, H, h), scaled. k: (B, S, K, h). v: (B, S, K, w). sinks: (H,) or None. window: ()
     int32.
@@ -86,7 +86,7 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 
 def bound(queries: Queries, keys: Keys) -> tuple[Queries, Keys]:
-    """The same arrays behind an optimization barrier.
+    """The same arrays after an optimization barrier.
 
     JAX moves values that do not depend on the layer out of a loop over layers, and keeps them.
     Without the barrier these are the masks of all pairs of blocks, whose size is quadratic in the
@@ -256,7 +256,7 @@ def cut_queries(q: jax.Array, where: Where, num_kv_heads: int) -> Queries:
 
 
 def join_queries(rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Joins the blocks (N, B, K, R, w) to (B, T, H, w); `shape` begins with (B, T, H)."""
+    """Joins the blocks (N, B, K, R, w) to (B, T, H, w). `shape` begins with (B, T, H)."""
     (N, B, K, _, w), (_, T, H) = rows.shape, shape[:3]
     return _joined(rows.reshape(N, B, K, H // K, -1, w).transpose(0, 1, 4, 2, 3, 5).reshape(N, B, -1, H, w), T)
 

@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 
 def place(q: jax.Array, k: jax.Array) -> Place:
-    """Where q (B, T, H, h) and k (B, S, K, h) lie in the step being traced."""
+    """The `Place` of q (B, T, H, h) and k (B, S, K, h) in the step being traced."""
     mesh = sharding.current_mesh()
     if mesh is None or mesh.size == 1:
         return Place()
@@ -70,7 +70,7 @@ def spread(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Arr
 
     If kv heads are fewer than the devices over `heads`, their weights are replicated
     (sharding.shardings). A device then keeps the repeated head that its query heads share. Without
-    the repetition every device would compute all query heads.
+    repeated heads every device would compute all query heads.
     """
     mesh, rules, _ = sharding.current()
     K, H = k.shape[2], q.shape[2]
@@ -97,7 +97,7 @@ def ring(
 
     A causal ring is in zig-zag order: device i of n holds pieces i and 2n-1-i of 2n pieces. In the
     order of the text, the last device would compute n blocks and the first device one block, and
-    all would wait for the last; in zig-zag order each device computes half a block per turn. The
+    all would wait for the last. In zig-zag order each device computes half a block per turn. The
     order is made for this layer's attention and undone after it, so that no other operation that
     counts slots sees it (shifts, learned positions, experts' places). The skipped blocks do not
     reduce what the devices exchange.
@@ -195,8 +195,8 @@ def ulysses(attend, axis: str, q, k, v, sinks, q_where: Where, k_where: Where, l
     """One device's part, (B, T, H, w), in a shard_map over `axis`.
 
     `attend` computes 1 / n of the heads over the whole sequence. If devices outnumber the kv heads,
-    these are repeated, so that each device gets the one it needs. Raises ValueError if n does not
-    divide the heads.
+    the kv heads are repeated, so that each device gets the head that it needs. Raises ValueError if
+    n does not divide the heads.
     """
     n, K, heads = jax.lax.axis_size(axis), k.shape[2], q.shape[2]
     if heads % n:

@@ -23,8 +23,8 @@ def entropy(
 ) -> Mean:
     """The mean entropy in nats over rows, heads and QUERIES queries, without padding.
 
-    0: each query attends to one key; log S: it attends to S keys equally. The arguments are those
-    of `attention.attend`: q (B, T, H, h), already scaled, k (B, S, K, h).
+    It is 0 if each query attends to one key, and log S if each query attends to S keys equally. The
+    arguments are those of `attention.attend`: q (B, T, H, h), already scaled, k (B, S, K, h).
     """
     (B, T, H, h), (S, K) = q.shape, k.shape[1:3]
     num = min(QUERIES, T)

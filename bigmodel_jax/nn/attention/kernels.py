@@ -1,7 +1,7 @@
 """Attention kernels of accelerators: splash on TPU, cuDNN's on GPU; their limits and their calls.
 
-Both compare slots, not positions: causality and window apply between the rows of one array (see
-`Where`).
+Both compare slots instead of positions: causality and window apply to the indices in the arrays
+(see `Where`).
 
 Shapes: B batch, T query, S key, H heads, K kv heads, h head_dim, w value dimensions.
 """

@@ -1,6 +1,6 @@
 """Which keys a query sees, by position and segment.
 
-Packing, padding and the decode cache all follow from these two numbers.
+Position and segment suffice for packing, padding and the decode cache.
 """
 
 from typing import NamedTuple
@@ -57,5 +57,8 @@ def visible(q_where: Where, k_where: Where, causal: bool = True, window: int | j
 
 
 def capped(logits: jax.Array, softcap: float) -> jax.Array:
-    """softcap tanh(logits / softcap), which bounds the logits; unchanged if softcap is 0."""
+    """softcap tanh(logits / softcap), which bounds the logits.
+
+    They are unchanged if softcap is 0.
+    """
     return softcap * jnp.tanh(logits / softcap) if softcap else logits

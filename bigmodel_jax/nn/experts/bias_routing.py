@@ -52,7 +52,7 @@ def route(
     normalize: bool = True,
     scale: float = 1.0,
 ) -> Routing:
-    """The `num_chosen` experts of highest affinity + bias; weights come from the affinities alone.
+    """The `num_chosen` experts of highest affinity + bias. Weights come from the affinities alone.
 
     num_groups: neighbouring experts form groups (on one node, say), and a token goes only to its
     `num_chosen_groups` best groups, ranked by the sum of a group's two best experts. normalize:
@@ -61,14 +61,14 @@ def route(
     # The router computes in float32, because near ties decide which expert gets a token.
     logits = linear.project(x_BTD.astype(jnp.float32), p["kernel"].astype(jnp.float32))
     scores = jax.nn.sigmoid(constrain(logits, "batch", "seq", None))
-    # The choice has no gradient; the weights, made of `scores` below, have one.
+    # The choice has no gradient. The weights, made of `scores` below, have one.
     choice = jax.lax.stop_gradient(scores) + p["choice_bias"].astype(jnp.float32)
     if num_groups > num_chosen_groups:
         choice = _within_best_groups(choice, num_groups, num_chosen_groups)
     experts = moe.top_k(choice, num_chosen)[1]
     weights = jnp.take_along_axis(scores, experts, axis=-1)
     if normalize:
-        # 1e-20, as in DeepSeek-V3's code: all chosen affinities may underflow to 0.
+        # The sum of affinities may underflow to 0, so 1e-20 is added, as in DeepSeek-V3's code.
         weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
     return Routing(logits, scores, experts, weights * scale)
 

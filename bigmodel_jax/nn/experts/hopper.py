@@ -57,7 +57,7 @@ _product.defvjp(_forward, _backward)
 
 
 def _grouped(rows, w, sizes, transpose: bool):
-    from jax.experimental.pallas.ops.gpu import ragged_dot_mgpu  # imported here: it takes half a second
+    from jax.experimental.pallas.ops.gpu import ragged_dot_mgpu  # imported here, because the import takes half a second
 
     columns = w.shape[1 if transpose else 2]
     y = ragged_dot_mgpu.ragged_dot(rows, w, group_sizes=sizes, transpose_rhs=transpose, **_blocks(columns))

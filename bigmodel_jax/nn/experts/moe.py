@@ -114,9 +114,9 @@ def experts(
 ) -> jax.Array:
     """Returns (B, T, D): the weighted sum of the chosen experts' outputs, without the residual.
 
-    mask_BT: False for padding, which takes no place. capacity_factor: 0 drops no token; otherwise
+    mask_BT: False for padding, which takes no place. capacity_factor: 0 drops no token. Otherwise
     an expert has `capacity_factor` times its even share of places in a row, and tokens beyond get
-    0. buffer: the rows that a device has room for, relative to an even share; 0 = all; it applies
+    0. buffer: the rows that a device has room for, relative to an even share; 0 = all. It applies
     to the form without dropping, where tokens travel to the experts. implementation: the
     implementation of the form without dropping; "auto" is "dense" on CPUs, which have no grouped
     product.
@@ -150,7 +150,8 @@ def dense(p: dict, x_BTD: jax.Array, routing: Routing, activation: Activation = 
         return y + p[f"{name}_bias"] if f"{name}_bias" in p else y
 
     hidden = activation(project_in("gate"), project_in("up"))
-    # A token's weights multiply before the last product, which then also sums over experts.
+    # A token's weights are applied before the last product, so that this product also sums over
+    # experts.
     hidden = (hidden * combine[..., None]).astype(x_BTD.dtype)
     y = linear.project(constrain(hidden, "batch", "seq", "experts", "mlp"), p["down"], num_dims=2)
     return y + (combine.astype(y.dtype) @ p["down_bias"] if "down_bias" in p else 0.0)
@@ -215,7 +216,7 @@ def _sorted_by_expert(p, x_BTD, chosen, weights, *, first=0, activation):
 
 
 def _products(p, rows_ND, expert_N, sizes_E, activation):
-    """Each row through its expert; rows are sorted by expert, and those without one come last."""
+    """Each row through its expert. Rows are sorted by expert, and those without one come last."""
 
     def product(rows, w):
         if hopper.usable(rows, w):
@@ -237,7 +238,7 @@ def places(num_tokens: int, num_chosen: int, num_experts: int, factor: float) ->
 def capacity(
     p: dict, x_BTD: jax.Array, routing: Routing, mask_BT: jax.Array, factor: float, activation: Activation = swiglu
 ) -> jax.Array:
-    """C places per expert and row, filled by one-hot products (GShard, arXiv:2006.16668).
+    """Gives each expert C places per row, filled by one-hot products (GShard, arXiv:2006.16668).
 
     As in Switch (arXiv:2101.03961), tokens take places in their order, so that no token is dropped
     for a later one. GShard fills all first choices before second ones.
@@ -292,7 +293,7 @@ def losses(layers: Load, *, balance: float, z: float, share: jax.Array | float =
     arXiv:2101.03961, eq. 4-6). Means over all layers are taken before the product, as in
     transformers' load_balancing_loss_func. router_z_loss: mean of log(Z)^2 over tokens and layers
     (ST-MoE, arXiv:2202.08906, eq. 5). Over the pieces of a batch, the z-loss adds up to the
-    batch's; the balancing loss, a product of means, does not. A loss with coefficient 0 is left
+    batch's. The balancing loss, a product of means, does not. A loss with coefficient 0 is left
     out.
     """
     found, tokens = {}, jnp.maximum(layers.tokens.sum(), 1.0)

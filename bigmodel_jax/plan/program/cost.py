@@ -164,7 +164,7 @@ def bytes_of(code: Code, computation: str, one: Instruction) -> float:
         return float(memory_bytes(one.result))
     if one.opcode == "slice-start":  # the result prints as ((operand), slice, ...)
         return float(num_bytes(instructions.made(one)))
-    # A collective reads its operands and writes as much.
+    # A collective reads its operands and writes as many bytes.
     if one.opcode.removesuffix("-start") in KINDS or one.opcode == "send":
         return 2.0 * sum(map(memory_bytes, shapes))
     return float(memory_bytes(one.result) + sum(map(memory_bytes, shapes)))
@@ -223,7 +223,7 @@ def _is_bitcast(code: Code, fused: str) -> bool:
 
 
 def _written(body: dict[str, Instruction], root: Instruction) -> float:
-    """Bytes that a fusion writes; an in-place update writes its slice only."""
+    """Bytes that a fusion writes. An in-place update writes its slice only."""
     if root.opcode == "tuple":
         return sum(_written(body, body[name]) for name in root.operands if name in body)
     if root.opcode == "bitcast" and root.operands and root.operands[0] in body:

@@ -16,7 +16,7 @@ class Frames:
     """The stack frames of a compiled program's text."""
 
     def __init__(self, text: str):
-        first = re.search(r"^(ENTRY )?%", text, re.M)  # the first computation: the tables stand before it
+        first = re.search(r"^(ENTRY )?%", text, re.M)  # the first computation; the tables come before it
         head = text[: first.start() if first else 0]
         # The head has four numbered tables: file names, function names, locations (file, function,
         # line), and frames (location, parent).

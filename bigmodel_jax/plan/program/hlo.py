@@ -44,8 +44,8 @@ class Collective:
     """One collective operation of a compiled program.
 
     kind: one of KINDS.
-    bytes: size of the whole buffer on one device: the output of an all-gather, the input of a
-    reduce-scatter or all-reduce, what the other kinds send.
+    bytes: size of the whole buffer on one device. It is the output of an all-gather, the input of a
+    reduce-scatter or all-reduce, or what any other kind sends.
     axes: mesh axes that its groups span, without axes of size 1, in mesh order.
     members: positions in the mesh of the devices of one group.
     count: how often one run of the program runs it. A conditional counts its longest branch.
@@ -180,7 +180,7 @@ def num_bytes(shape: str) -> int:
 def _results(result: str, kind: str, start: bool) -> tuple[str, ...]:
     """The shapes of the results.
 
-    A start prints (operands, results, ...), except for an all-reduce.
+    XLA prints a "-start" instruction as (operands, results, ...), except for an all-reduce.
     """
     result = re.sub(r"\{[^{}]*\}", "", result)  # drop layouts, which have brackets of their own
     if start and result.startswith("(") and (kind != "all-reduce" or result.startswith("((")):
@@ -220,7 +220,7 @@ def members(program: Program, mesh: Mesh) -> list[int]:
 
 
 def device_groups(line: str, members: list[int]) -> list[list[int]]:
-    """Groups of mesh positions that exchange data; a permute has one group per pair."""
+    """Groups of mesh positions that exchange data. A permute has one group per pair."""
     return [[members[i] for i in group] for group in _groups(line, len(members))]
 
 

@@ -17,7 +17,7 @@ class Instruction:
     """One line of the text.
 
     name: without the %. result: the printed shape with layout. opcode: such as "fusion". args: the
-    text inside the brackets. rest: the text behind them. root: whether it is the result of its
+    text inside the brackets. rest: the text after them. root: whether it is the result of its
     computation.
     """
 
@@ -34,7 +34,7 @@ class Instruction:
         return tuple(_NAME.findall(self.args))
 
     def attribute(self, name: str) -> str:
-        """The value of `name=...`, up to a comma or as a whole {...}; empty if absent."""
+        """The value of `name=...`, up to a comma or as a whole {...}. It is empty if absent."""
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^,\s]+)", self.rest)
         return match[1] if match else ""
 
@@ -95,7 +95,7 @@ class Code:
             self.bodies[name] = {one.name: one for one in found}
 
     def shape(self, computation: str, name: str) -> str:
-        """The printed shape of a named instruction; empty if unknown."""
+        """The printed shape of a named instruction. It is empty if unknown."""
         found = self.bodies[computation].get(name)
         return found.result if found else ""
 
@@ -119,7 +119,7 @@ def memory_bytes(shape: str) -> int:
     """Bytes of a printed shape's arrays in the device's main memory.
 
     Arrays with S(1) or above in their layout lie elsewhere and do not count. A TPU pads the two
-    innermost dimensions to whole tiles, such as T(8,128); the padding counts.
+    innermost dimensions to whole tiles, such as T(8,128). The padding counts.
     """
     arrays = ARRAY.findall(shape)
     return sum(_tiled(array, layout) for array, layout in arrays if not re.search(r"S\([1-9]\d*\)", layout))
@@ -265,7 +265,7 @@ def _fmha(one: Instruction, shapes: list[str], causal: bool, backward: bool) -> 
     A causal kernel skips half of the pairs.
     """
     layout = re.search(r'"intermediate_tensor_shape":\s*\{[^}]*"dimensions":\s*\[([^\]]*)\]', one.rest)
-    # The scores' last dimension is the key length; without it, the keys' sequence dimension is.
+    # The scores' last dimension is the key length. Without it, the keys' sequence dimension is.
     length = int(re.findall(r"\d+", layout[1])[-1]) if layout else max(dims(shapes[1])[1:3])
     products = (5.0 if backward else 2.0) * 2.0 * math.prod(dims(shapes[0])) * length
     return products * (0.5 if causal else 1.0), dtype(shapes[0])

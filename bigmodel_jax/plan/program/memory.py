@@ -113,7 +113,7 @@ class _Walk:
 
     @functools.cache  # noqa: B019 - lives as long as one walk
     def peak(self, computation: str) -> tuple[int, list[Buffer]]:
-        """(bytes, buffers) that a computation makes, at its peak; its parameters do not count."""
+        """(bytes, buffers) that a computation makes, at its peak. Its parameters do not count."""
         body = list(self.code.bodies[computation].values())
         values: dict[str, Tree] = {}
         inner: dict[int, tuple[int, list[Buffer]]] = {}

@@ -1,4 +1,7 @@
-"""Find out what a buffer is for; what a loop writes into an unnamed buffer tells."""
+"""Find out what a buffer is for.
+
+For an unnamed buffer, the values that a loop writes into it show this.
+"""
 
 import collections
 import functools

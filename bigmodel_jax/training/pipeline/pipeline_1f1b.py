@@ -11,8 +11,8 @@ one backward pass of different microbatches. The first `delay` ticks have only f
 the last ticks only backward passes, so stages idle as long as in GPipe. The number of activations
 that wait for a backward pass does not grow with m.
 
-The loss is computed per microbatch, as with `train.microbatches`; so are values that a model
-computes over its batch, such as the balance of experts.
+The loss is computed per microbatch, as with `train.microbatches`. Values that a model computes over
+its batch, such as the balance of experts, are computed per microbatch as well.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from bigmodel_jax.training.pipeline.stage_passes import Job
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Carry:
-    """The values that one tick hands to the next; dimension 0 is the stage.
+    """The values that one tick hands to the next. Dimension 0 is the stage.
 
     state: (x, shared, fixed), the input of each stage's next forward pass.
     coming: the wave that enters next.
@@ -86,7 +86,7 @@ def gradients(loss: PartedLoss, compute: Any, batch: dict, rng: jax.Array) -> tu
         job = Job(Schedule(n, m, r), parts, compute, layered, closed, rows, rngs, parallel.pipeline_remat)
         c = _run(job)
         grads = _together(job, c.grads)
-    # Each stage has summed over its own microbatches; this adds the stages.
+    # Each stage has summed over its own microbatches. This adds the stages.
     mean, sums, new = jax.tree.map(lambda a: a.sum(0), c.total)
     return grads, mean, sums, jax.tree.map(lambda a: (a / m).astype(a.dtype), new)
 
@@ -102,7 +102,8 @@ def _run(job: Job) -> Carry:
     c, _ = jax.lax.scan(forward, c, jnp.arange(s.delay))
 
     def of_wave(c, wave):
-        # The loss comes first: it gives the cotangents that this period's backward passes read.
+        # The loss comes first, because it gives the cotangents that this period's backward passes
+        # read.
         c = dataclasses.replace(_loss(job, c, wave), coming=_enter(job, wave + 2))
         c, _ = jax.lax.scan(lambda c, t: backward(forward(c, t)[0], t), c, s.delay + wave * period + jnp.arange(period))
         return _exit(job, c, wave - 1, c.gone), None
@@ -147,9 +148,9 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
     s = job.schedule
     new_wave = (t > 0) & (t % s.period == 0)
     inbox = jax.tree.map(functools.partial(jnp.where, new_wave), c.coming, c.inbox)
-    # A stage without work computes on clipped indices; `valid` discards its results.
+    # A stage without work computes on clipped indices. `valid` discards its results.
     valid, microbatch, round_ = s.forward(t)
-    # Stage 0 reads the inbox while a wave enters; other stages read their neighbour's output.
+    # Stage 0 reads the inbox while a wave enters. Other stages read their neighbour's output.
     entering = (np.arange(s.n) == 0) & (t % s.period < s.n)
     state = _where(entering, inbox, c.state)
     x, ys, kept = stage_passes.by_all(stage_passes.forward, job, microbatch, round_, state)
@@ -182,7 +183,7 @@ def _loss(job: Job, c: Carry, wave: jax.Array) -> Carry:
 
 
 def _backward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
-    """The backward pass of every stage at tick t; after it a wave may be back at the input."""
+    """The backward pass of every stage at tick t. After it a wave may be back at the input."""
     s = job.schedule
     valid, microbatch, round_ = s.backward(t)
     entering = (np.arange(s.n) == s.n - 1) & ((t - s.delay) % s.period < s.n)
@@ -233,7 +234,7 @@ def _each(fn: Callable) -> Callable:
 
 
 def _start(job: Job) -> Carry:
-    """Zeros in the shapes of a `Carry`; nothing computed from them is kept."""
+    """Zeros in the shapes of a `Carry`. Nothing computed from them is kept."""
     s, split = job.schedule, job.split
     rows, rngs = _of(job, 0)
     state = jax.eval_shape(_each(split.enter), job.compute, rows, rngs)

@@ -1,7 +1,7 @@
 """A model's loss in three parts: before its layers, the layers, and after them.
 
 All parts are functions on lists of leaves, and run the model's and the objective's own code.
-`leave` runs `enter` again for the values that it needs; the compiler drops the unused rest.
+`leave` runs `enter` again for the values that it needs. The compiler drops the unused rest.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class PartedLoss:
     summed: Callable[..., tuple[jax.Array, Any]]
 
     def read(self, compute: Tree) -> Tree:
-        """The parameters as the parts read them; adapters have no dropout in a pipeline."""
+        """The parameters as the parts read them. Adapters have no dropout in a pipeline."""
         return self.parts.read(self.whole(compute), None)
 
     def enter(self, compute: Tree, rows: Any, rng: jax.Array) -> tuple[Tree, dict, Entry]:
@@ -72,7 +72,7 @@ class Split:
 def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     """Splits `loss` into functions on leaves.
 
-    `rows` and `rng` belong to one microbatch; they give the shapes, and the arrays that every layer
+    `rows` and `rng` belong to one microbatch. They give the shapes, and the arrays that every layer
     takes whole.
     """
 
@@ -106,7 +106,8 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
     still = _without_gradient(of_layers, compute)
 
     def weights(compute):
-        # Floats without a gradient go as integers (`_without_gradient`), and `run` turns them back.
+        # Floats without a gradient are passed as integers (`_without_gradient`), and `run` converts
+        # them back.
         kinds = iter(still)
         bits = jax.tree.map(lambda a: _bits(a) if next(kinds) else a, of_layers(compute))
         return tuple(map(jax.tree.leaves, bits))
@@ -137,7 +138,7 @@ def split(loss: PartedLoss, compute: Tree, rows: Any, rng: jax.Array) -> Split:
 def _reads(fn: Callable, tree: Any) -> bool:
     """Whether a result of `fn(tree)` depends on the values in the tree."""
     jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
-    # Follows the data flow from the inputs through all equations.
+    # The loop follows the data flow from the inputs through all equations.
     reached = set(map(id, jaxpr.invars))
     for equation in jaxpr.eqns:
         if any(id(v) in reached for v in equation.invars):

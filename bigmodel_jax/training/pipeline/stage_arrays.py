@@ -1,4 +1,4 @@
-"""Operations on arrays whose dimension 0 is the pipeline stage; nothing moves between stages."""
+"""Operations on arrays whose dimension 0 is the pipeline stage. Nothing moves between stages."""
 
 from collections.abc import Callable
 from typing import Any
