@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +170,14 @@ def saved(tmp_path):
         return str(tmp_path / kind / "tokenizer.json")
 
     return save("t5", "spiece.model"), save("gemma", "tokenizer.model")
+
+
+def test_a_folder_with_a_saved_model_is_read(saved):
+    """Such as a run's folder that is imported again."""
+    path = Path(saved[0])
+    again = tokenizer_files.from_folder(path.parent)
+    path.unlink()  # beside it lies the model's own file
+    assert again.encode("the people").ids == tokenizer_files.from_folder(path.parent).encode("the people").ids
 
 
 def test_texts_of_one_model_mix_and_those_of_two_do_not(saved, tmp_path):

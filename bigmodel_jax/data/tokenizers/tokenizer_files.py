@@ -83,6 +83,8 @@ def _from_json(about: About, path: Path) -> Any:
     from tokenizers import AddedToken, normalizers, pre_tokenizers
 
     model = read_json(path)
+    if isinstance(model, SentencePieceModel):  # this package saved it, with its added tokens
+        return model
     if isinstance(model.normalizer, normalizers.BertNormalizer):
         for key, name in BERT_NORMALIZER.items():
             if key in about.config:
