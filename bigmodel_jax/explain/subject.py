@@ -4,6 +4,7 @@ Shapes: T tokens, V vocabulary, C classes.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -36,7 +37,12 @@ class Subject:
 
     def of_batch(self, batch: dict[str, jax.Array]) -> jax.Array:
         """The jitted answer to a batch; parameters are an argument, so they are not compiled in."""
-        return jax.jit(self.computed)(self.params, batch)
+        return self._jitted(self.params, batch)
+
+    @functools.cached_property
+    def _jitted(self) -> Callable:
+        # A jit of its own for each call would compile the model for each batch.
+        return jax.jit(self.computed)
 
     def computed(self, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         return self.answer(self.model.apply(params, batch).value)
