@@ -71,7 +71,7 @@ def explain(
     f = Partial(score, subject.params, subject.batch)
     x = jnp.asarray(subject.batch[key], jnp.float32)
     in_layers = _in_layers(subject, answer, classes, patches)
-    cam = grad_cam.grad_cam(f, x) if x.ndim == 4 else None
+    cam = jax.jit(grad_cam.grad_cam)(f, x) if x.ndim == 4 else None
     return ArrayExplanation(
         values=np.asarray(x[0]),
         answer=answer,

@@ -4,6 +4,7 @@ Shapes: T tokens, V vocabulary, C classes.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -35,8 +36,13 @@ class Subject:
         return value[0, -1] if self.next_token else value[0]
 
     def of_batch(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """The jitted answer to a batch. Parameters are an argument, so they are not compiled in."""
-        return jax.jit(self.computed)(self.params, batch)
+        """The jitted answer to a batch; parameters are an argument, so they are not compiled in."""
+        return self._jitted(self.params, batch)
+
+    @functools.cached_property
+    def _jitted(self) -> Callable:
+        # A jit of its own for each call would compile the model for each batch.
+        return jax.jit(self.computed)
 
     def computed(self, params: Tree, batch: dict[str, jax.Array]) -> jax.Array:
         return self.answer(self.model.apply(params, batch).value)

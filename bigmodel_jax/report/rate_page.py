@@ -15,9 +15,8 @@ from bigmodel_jax.report.shell import shell
 RECORD = "rate.json"
 NOTE = (
     "Each step trains on another batch, at a higher rate than the step before. Dots: the loss of each batch. Line: the loss "
-    "smoothed over neighbouring rates. A rate near the steepest descent trains fast and lies well below those at which "
-    "training breaks down (Smith, arXiv:1506.01186); a tenth of the rate of the least loss is the more careful choice where "
-    "it is lower."
+    "smoothed over neighbouring rates. The loss is lowest at the largest rate that still trains. A whole run trains best "
+    "somewhat below it (Smith, arXiv:1506.01186, section 3.3), so a third of it is suggested."
 )
 MEANING = {
     "optim.schedule": "the schedule is constant",
@@ -48,12 +47,13 @@ def build_rate_page(record: dict[str, Any], output: Path) -> Path:
 
 
 def _cards(record: dict[str, Any]) -> list[str]:
-    if record["steepest"] is None:
+    if record["rate"] is None:
         return [elements.card("Suggested rate", "–", "the loss fell by no more than its noise")]
     more = "; still falling at the highest rate" if record["at_end"] else ""
     return [
-        elements.card("Suggested rate", f"{record['steepest']:.2g}", "where the loss falls most steeply"),
-        elements.card("A tenth of the lowest loss's rate", f"{record['tenth']:.2g}", f"the other common choice{more}"),
+        elements.card("Suggested rate", f"{record['rate']:.2g}", "a third of the rate of the lowest loss"),
+        elements.card("Lowest loss", f"{record['lowest_loss_rate']:.2g}", f"the largest rate that still trains{more}"),
+        elements.card("Steepest descent", f"{record['steepest']:.2g}", "a choice of other range tests"),
         elements.card("The config's rate", f"{record['config_rate']:.2g}", "optim.lr"),
     ]
 
@@ -80,7 +80,7 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def curve(record: dict[str, Any], theme: Theme):
-    """The losses and the smoothed loss by learning rate, with the suggestions marked."""
+    """The losses and the smoothed loss by learning rate, with the suggestion marked."""
     rates, losses, smoothed = (np.array(record[name], float) for name in ("rates", "losses", "smoothed"))
     if len(rates) < 2:
         return None
@@ -90,16 +90,16 @@ def curve(record: dict[str, Any], theme: Theme):
     end = _breaks_down(smoothed)
     axes.plot(rates[:end], smoothed[:end], color=theme.series[0], linewidth=2.2)
     _limits(axes, losses, smoothed)
-    if record["steepest"] is not None:
-        top = axes.get_ylim()[1]
-        at = record["steepest"]
+    if record["rate"] is not None:
+        low, top = axes.get_ylim()
+        at = record["rate"]
         axes.axvline(at, color=theme.series[1], linewidth=1.4)
         # The interpolation is linear in the logarithm, because the rates are a geometric series.
         axes.plot(at, np.interp(np.log(at), np.log(rates), smoothed), "o", color=theme.series[1], markersize=9)
         axes.text(at, top, f"suggested {at:.2g} ", color=theme.series[1], weight="bold", ha="right", va="top")
-        axes.axvline(record["tenth"], color=theme.muted, linewidth=1.2, linestyle="--")
-        low = axes.get_ylim()[0]
-        axes.text(record["tenth"], low, "least / 10 ", color=theme.muted, ha="right", va="bottom", fontsize=11)
+        lowest = record["lowest_loss_rate"]
+        axes.axvline(lowest, color=theme.muted, linewidth=1.2, linestyle="--")
+        axes.text(lowest, low, " lowest", color=theme.muted, ha="left", va="bottom", fontsize=11)
     return figure
 
 

@@ -1,8 +1,11 @@
-"""The arithmetic of a learning-rate range test: its rates, its end, and its suggestions.
+"""The arithmetic of a learning-rate range test: its rates, its end, and its suggestion.
 
 The test trains a few steps, each at a higher rate than the one before, and watches the loss (Smith,
-arXiv:1506.01186). The two suggestions are those of fastai's `lr_find`: the rate of the steepest
-descent, and a tenth of the rate of the lowest loss.
+arXiv:1506.01186). The loss is lowest at the largest rate that still trains. Section 3.3 of that
+paper puts the best rate of a run within a factor of two of it, and the lower end of a cycle at a
+third or a quarter. A third is suggested, since too high a rate costs more than too low a one. The
+rate of the steepest descent, which fastai and Lightning can suggest, falls with the number of
+steps: a model that has trained longer at low rates has less left to learn at the higher ones.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 
 FACTOR = 4.0  # the test ends when the smoothed loss is so many times its minimum
 SURE = 5.0  # a fall by so many standard deviations of the smoothed loss is not chance
+SHARE = 1 / 3  # of the rate of the lowest loss
 WIDTH = 0.03  # standard deviation of the smoothing window, as a share of the steps
 
 
@@ -51,13 +55,15 @@ class Watch:
 class Suggestion:
     """The result of a range test.
 
-    smoothed: the losses after smoothing. steepest, tenth: the two suggested rates; None if the loss
-    fell by no more than its noise. at_end: whether the lowest loss is at the highest rate tried.
+    smoothed: the losses after smoothing. lowest, steepest: the rates at which the smoothed loss is
+    lowest, and falls most steeply; rate: the suggested one; None if the loss fell by no more than
+    its noise. at_end: whether the lowest loss is at the highest rate tried.
     """
 
     smoothed: tuple[float, ...]
+    rate: float | None
+    lowest: float | None
     steepest: float | None
-    tenth: float | None
     at_end: bool
 
 
@@ -75,12 +81,11 @@ def suggest(tried: Sequence[float], losses: Sequence[float], steps: int) -> Sugg
     least = int(np.argmin(smoothed))
     found = tuple(map(float, smoothed))
     if smoothed[: least + 1].max() - smoothed[least] <= SURE * _noise(losses[: least + 1], sigma):
-        return Suggestion(found, None, None, False)
+        return Suggestion(found, None, None, None, False)
     slopes = np.gradient(smoothed, np.log(np.asarray(tried, float)))[: least + 1]
-    steepest = float(tried[int(np.argmin(slopes))])
-    return Suggestion(
-        found, steepest, float(tried[least]) / 10, least >= len(tried) - 1 - sigma and len(tried) == steps
-    )
+    lowest, steepest = float(tried[least]), float(tried[int(np.argmin(slopes))])
+    at_end = least >= len(tried) - 1 - sigma and len(tried) == steps
+    return Suggestion(found, SHARE * lowest, lowest, steepest, at_end)
 
 
 def _noise(losses: np.ndarray, sigma: float) -> float:

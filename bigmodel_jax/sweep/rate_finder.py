@@ -60,7 +60,7 @@ def find_rate(config: Config, span: Span, run_dir: Path, console: Console, targe
     with Stages(console) as stages:
         tried, losses, ended = _measure(own, fields, span, run_dir, stages)
     found = rate_curve.suggest(tried, losses, span.steps) if len(tried) > 1 else None
-    rate = found and found.steepest
+    rate = found and found.rate
     record = {
         "name": run_dir.name,
         "target": target,
@@ -72,8 +72,9 @@ def find_rate(config: Config, span: Span, run_dir: Path, console: Console, targe
         "losses": losses,
         "smoothed": list(found.smoothed) if found else losses,
         "ended": ended,
-        "steepest": rate,
-        "tenth": found and found.tenth,
+        "rate": rate,
+        "lowest_loss_rate": found and found.lowest,
+        "steepest": found and found.steepest,
         "at_end": bool(found and found.at_end),
         "options": options(fields, rate) if rate else "",
         "changed": changed(config),
@@ -96,7 +97,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     if record["at_end"]:
         said.append(f"The loss still fell at {record['rates'][-1]:.3g}; a higher --highest may find a larger rate.")
     said.append(
-        f"Steepest descent at {record['steepest']:.2g}; a tenth of the lowest loss's rate is {record['tenth']:.2g}."
+        f"The loss is lowest at {record['lowest_loss_rate']:.2g}, and falls most steeply at {record['steepest']:.2g}."
     )
     return [*said, f"Suggested: {record['options']}"]
 

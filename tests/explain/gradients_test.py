@@ -46,19 +46,19 @@ def test_smooth_grad_is_the_gradient_of_the_smoothed_function():
     np.testing.assert_allclose(found, 3 * X**2 + 3 * sigma**2, atol=0.25)
 
 
-def test_steps_double_until_the_sum_is_complete_and_the_figure_is_honest():
-    """32 points miss the step of this gradient."""
+def test_points_gather_where_the_gradient_jumps_and_the_figure_is_honest():
+    """32 points miss the step of this gradient; a Gauss-Legendre sum over the whole path takes 256 to find it."""
 
     def kink(x):
-        return jnp.sum(jax.nn.relu(x - 0.95))
+        return jnp.sum(jax.nn.relu(x - 0.98))
 
     one, zero = jnp.ones(1), jnp.zeros(1)
     coarse, fine = complete(kink, one, zero, most_steps=32), complete(kink, one, zero)
     assert coarse.error > 0.01
     assert coarse.steps == 32
     assert fine.error <= 0.01
-    assert fine.steps > 32
-    assert fine.difference == pytest.approx(0.05, rel=1e-4)
+    assert 32 < fine.steps < 128
+    assert fine.difference == pytest.approx(0.02, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -81,11 +81,12 @@ def rectified(x, kernel):
 
 
 @pytest.mark.parametrize("inside", [lambda f: f, jax.jit])
-def test_grad_cam_is_the_closed_form(inside):
+@pytest.mark.parametrize("compiled", [lambda f: f, jax.jit])
+def test_grad_cam_is_the_closed_form(inside, compiled):
     """The mean gradient of a map is its weight by the number of its places; the convolution may stand in a function."""
     x, kernel, w = (jnp.asarray(DRAW.normal(size=s), jnp.float32) for s in ((1, 5, 6, 2), (3, 3, 2, 4), (4,)))
     maps = inside(functools.partial(rectified, kernel=kernel))
-    found = grad_cam(lambda x: jnp.mean(maps(x), axis=(1, 2))[0] @ w, x)
+    found = compiled(grad_cam)(Partial(lambda w, x: jnp.mean(maps(x), axis=(1, 2))[0] @ w, w), x)
     assert found.any()
     np.testing.assert_allclose(found, jax.nn.relu(maps(x)[0] @ (w / 30)), rtol=1e-4, atol=1e-6)
 

@@ -17,6 +17,7 @@ from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.data.tabular import TabularData
 from bigmodel_jax.data.tokenizers.tokenizers import train_wordpiece
 from bigmodel_jax.explain.of_run import Asked, explain_run
+from bigmodel_jax.explain.subject import Subject
 from bigmodel_jax.models import MODELS, LinearConfig
 from bigmodel_jax.objectives import Classification, NextToken, Regression
 from bigmodel_jax.training import saved
@@ -47,8 +48,12 @@ def initial(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_text_gets_attributions_that_add_up_a_lens_maps_and_a_trace(initial, tmp_path):
-    found = explain_run(LM, tmp_path, Asked(text="cat", against="dog"))
+def test_a_text_gets_attributions_that_add_up_a_lens_maps_and_a_trace(initial, tmp_path, monkeypatch):
+    compiled = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Subject, "computed", lambda *args, own=Subject.computed: compiled.append(1) or own(*args))
+        found = explain_run(LM, tmp_path, Asked(text="cat", against="dog"))
+    assert len(compiled) == 1, "one program answers both texts"
     text, model = found.result, LM.make_model()
     assert (found.step, found.kind, text.pieces[1:]) == (7, "Llama", ("c", "a", "t"))
     assert text.integrated.error <= 0.01

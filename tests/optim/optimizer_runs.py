@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
@@ -54,27 +54,32 @@ def batches(task: str) -> dict[str, np.ndarray]:
     return {"tokens": tokens[..., :-1], "targets": tokens[..., 1:], "weights": ones}
 
 
-def losses(task: str, optim: OptimConfig, rates: tuple[float, ...] = RATES) -> np.ndarray:
-    """(rates, steps) float32, in one compiled program: the rate is an argument of it."""
+def losses(task: str, optim: OptimConfig, rates: Sequence = RATES) -> np.ndarray:
+    """(rates, steps) float32, in one compiled program: the rate is an argument of it. A row of `rates` may have a rate for
+    each step."""
     config, model = TASKS[task], TASKS[task].make_model()
 
     def loss(weights, batch):
         mean = config.objective.loss(model, weights, batch, rng=None, train=True).mean
         return mean.total / mean.count
 
-    def train(rate):
-        tx = dataclasses.replace(optim, lr=rate).make(model.spec, STEPS[task]).tx
+    def rule(rate):
+        return dataclasses.replace(optim, lr=rate).make(model.spec, STEPS[task]).tx
 
-        def step(carry, batch):
-            weights, state = carry
+    def train(rates):
+        def step(carry, given):
+            (weights, state), (rate, batch) = carry, given
             value, grads = jax.value_and_grad(loss)(weights, batch)
-            updates, state = tx.update(grads, state, weights, grad_norm=optax.tree.norm(grads), value=value)
+            updates, state = rule(rate).update(grads, state, weights, grad_norm=optax.tree.norm(grads), value=value)
             return (optax.apply_updates(weights, updates), state), value
 
         weights = params.init(model.spec, jax.random.key(0))
-        return jax.lax.scan(step, (weights, tx.init(weights)), batches(task))[1]
+        given = rates, {name: x[: len(rates)] for name, x in batches(task).items()}
+        return jax.lax.scan(step, (weights, rule(rates[0]).init(weights)), given)[1]
 
-    return np.asarray(jax.jit(lambda rates: jax.lax.map(train, rates))(jnp.array(rates, jnp.float32)))
+    rates = np.array(rates, np.float32)
+    by_step = rates if rates.ndim == 2 else np.repeat(rates[:, None], STEPS[task], axis=1)
+    return np.asarray(jax.jit(lambda rates: jax.lax.map(train, rates))(by_step))
 
 
 def best(task: str, optim: OptimConfig) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import optimizer_runs
 from bigmodel_jax.sweep import rate_curve
 
 STEPS = 120
@@ -24,7 +25,8 @@ def test_the_steepest_descent_is_found_under_noise(steepest):
     for seed in range(5):
         found = rate_curve.suggest(RATES, valley(steepest, 0.05, seed), STEPS)
         assert found.steepest == pytest.approx(steepest, rel=0.6)
-        assert found.tenth == pytest.approx(steepest * 1.3, rel=0.8), "the least loss lies a decade above the steepest"
+        assert found.lowest == pytest.approx(steepest * 13, rel=0.8), "the least loss lies a decade above the steepest"
+        assert found.rate == pytest.approx(found.lowest / 3)
         assert not found.at_end
 
 
@@ -32,14 +34,14 @@ def test_a_breakdown_does_not_reach_into_the_descent():
     """Losses of 1e4 after the valley change nothing before it."""
     mild, wild = (rate_curve.suggest(RATES, np.minimum(valley(3e-3), most), STEPS) for most in (3.0, 1e4))
     assert mild.steepest == wild.steepest
-    assert mild.tenth == pytest.approx(wild.tenth, rel=0.2)
+    assert mild.lowest == pytest.approx(wild.lowest, rel=0.2)
 
 
 @pytest.mark.parametrize("losses", [np.full(STEPS, 2.3), np.linspace(2.3, 9.0, STEPS)], ids=["flat", "rising"])
 def test_a_loss_that_never_falls_suggests_nothing(losses):
     noisy = losses + 0.05 * np.random.default_rng(0).normal(size=STEPS)
     found = rate_curve.suggest(RATES, noisy, STEPS)
-    assert (found.steepest, found.tenth) == (None, None)
+    assert (found.rate, found.lowest, found.steepest) == (None, None, None)
 
 
 def test_a_loss_that_still_falls_at_the_highest_rate_is_said():
@@ -64,3 +66,20 @@ def test_the_test_ends_where_the_smoothed_loss_is_four_times_the_least():
 def test_the_test_ends_where_the_loss_is_not_finite():
     assert ended([2.0, 2.0, float("nan")]) == (2, "the loss was nan")
     assert ended([2.0, float("inf")]) == (1, "the loss was inf")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["digits", "decoder"])
+def test_a_suggestion_is_within_a_factor_of_three_of_the_best_rate_of_a_sweep(task):
+    """Each run of the sweep has a cosine schedule. One program takes them all, and the test beside them."""
+    steps, rates = optimizer_runs.STEPS[task], np.geomspace(1e-3, 0.3, 9)
+    cosine = (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
+    rising = rate_curve.rates(1e-7, 10.0, 100)
+    rows = [np.resize(rising, steps), *(rates[:, None] * cosine)]
+    tested, *runs = optimizer_runs.losses(task, optimizer_runs.optim_of(), rows)
+    tested = tested[: len(rising)]
+    n, _ = ended(tested)
+    found = rate_curve.suggest(rising[:n], tested[:n], 100)
+    reached = np.nan_to_num([run[-optimizer_runs.LAST :].mean() for run in runs], nan=np.inf)
+    best = rates[reached.argmin()]
+    assert best / 3 <= found.rate <= 3 * best

@@ -42,8 +42,8 @@ def test_a_test_compiles_once_saves_nothing_and_says_its_rate(tmp_path, monkeypa
     assert len(compiled) == 1, "one step serves all rates"
     assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["rate.html", "rate.json"]
     assert json.loads((tmp_path / "found/rate.json").read_text()) == found
-    assert 1e-3 <= found["steepest"] <= 0.3
-    assert found["options"] == f"--optim.lr {found['steepest']:.2g}"
+    assert 1e-3 <= found["rate"] <= 0.3
+    assert found["options"] == f"--optim.lr {found['rate']:.2g}"
     page = (tmp_path / "found/rate.html").read_text()
     assert f"launch.py train a.py {found['options']}" in page
     assert found["changed"] == {"optim.schedule": "cosine"}
