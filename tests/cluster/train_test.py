@@ -72,7 +72,8 @@ def alone(path):
 def four(path):
     """(folder, job) of the run in four processes with two devices each."""
     folder = path.parent / "four"
-    with jobs.job(4, "train", path, "--run_dir", folder, "--parallel.fsdp", "4", devices=2) as job:
+    options = ("--parallel.fsdp", "4", "--train.profile", "6:8")
+    with jobs.job(4, "train", path, "--run_dir", folder, *options, devices=2) as job:
         assert job.wait() == [0] * 4, job.everything()
         yield folder, job
 
@@ -106,10 +107,22 @@ def test_four_processes_train_as_one_and_the_first_alone_writes(alone, four):
     assert [r["step"] for r in records if "loss" in r] == list(range(1, STEPS + 1)), "each step is written once"
     assert json.loads((run_dir / "environment.json").read_text())["process_count"] == 4
     assert len(list((run_dir / "tensorboard").iterdir())) == 1
-    assert {p.name for p in run_dir.iterdir()} == {p.name for p in alone.iterdir()}
+    profile = {"profile", "profile.html", "profile.json"}
+    assert {p.name for p in run_dir.iterdir()} == {p.name for p in alone.iterdir()} | profile
     log = (run_dir / "log.txt").read_text()
     assert log.count("step 12 saved") == log.count("state made") == 1
     assert (run_dir / "samples" / "00000012.txt").read_text().startswith("the ")
+
+
+def test_the_profile_of_a_job_is_one_trace_of_the_first_process_and_says_so(four):
+    run_dir, job = four
+    assert len(list((run_dir / "profile").glob("**/*.xplane.pb"))) == 1
+    record = json.loads((run_dir / "profile.json").read_text())
+    assert (record["window"], record["steps"], record["processes"], record["devices"]) == ("6:8", 2, 4, 8)
+    seconds = sum(kind["seconds"] for kind in record["kinds"])
+    assert seconds == pytest.approx(record["step_seconds"], rel=1e-6)
+    assert "of 8, of process 0 of 4" in (run_dir / "profile.html").read_text()
+    assert str(run_dir / "profile.html") in job.out(0).replace("\n", "")
 
 
 @pytest.mark.exhaustive
