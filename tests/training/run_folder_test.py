@@ -161,6 +161,6 @@ def test_a_log_on_a_full_disk_says_so_once_and_raises_nothing(capsys):
 
 def test_the_docs_list_exactly_what_may_change():
     docs = (Path(__file__).parents[2] / "docs" / "train.md").read_text()
-    passage = docs.split("**What may change between resumes**:")[1].split("Anything else")[0]
+    passage = docs.split("**What may change between resumes**:")[1].split("A change of any other field")[0]
     computing = ("model.compute", "remat", "unroll", "attention")
     assert sorted(re.findall(r"`([\w.]+)`", passage)) == sorted((*run_folder.FREE, *computing))
