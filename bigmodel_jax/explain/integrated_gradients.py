@@ -30,8 +30,12 @@ class Attributions(NamedTuple):
     @property
     def error(self) -> float:
         """|total - difference| / |difference|."""
-        # The bound avoids 0 / 0 where input and baseline give the same output.
-        return abs(self.total - self.difference) / max(abs(self.difference), 1e-12)
+        return _relative(self.total, self.difference)
+
+
+def _relative(total: float, difference: float) -> float:
+    # The bound avoids 0 / 0 where input and baseline give the same output.
+    return abs(total - difference) / max(abs(difference), 1e-12)
 
 
 class _Stretch(NamedTuple):
@@ -74,15 +78,13 @@ def complete(
     ends = [(float(share), float(_value(f, x, baseline, float(share)))) for share in np.linspace(0, 1, FIRST + 1)]
     path = [_stretch(f, x, baseline, *pair) for pair in itertools.pairwise(ends)]
     difference = ends[-1][1] - ends[0][1]
-    while True:
-        values, total = sum(one.values for one in path), sum(one.total for one in path)
-        found = Attributions(values, POINTS * len(path), total, difference)
-        if found.error <= within or found.steps + POINTS > most_steps:
-            return found
+    while _relative(sum(one.total for one in path), difference) > within and POINTS * (len(path) + 1) <= most_steps:
         worst = path.pop(max(range(len(path)), key=lambda n: path[n].error))
         share = (worst.start[0] + worst.end[0]) / 2
         middle = (share, float(_value(f, x, baseline, share)))
         path += [_stretch(f, x, baseline, *pair) for pair in ((worst.start, middle), (middle, worst.end))]
+    values, total = sum(one.values for one in path), sum(one.total for one in path)
+    return Attributions(values, POINTS * len(path), total, difference)
 
 
 def _stretch(f: Partial, x: jax.Array, baseline: jax.Array, start: tuple, end: tuple) -> _Stretch:

@@ -33,7 +33,8 @@ from bigmodel_jax.serve.worker import Worker
 
 log = logging.getLogger("bigmodel_jax.serve")
 OPEN = {"/", "/health", "/ready"}  # routes without a key: the page, and the probes
-NAMES = ("127.0.0.1", "localhost", "[::1]")  # what the Host header calls a server on the loopback address
+# What the Host header calls a server on the loopback address.
+NAMES = tuple(f"[{host}]" if ":" in host else host for host in LOOPBACK)
 PAGE = Path(__file__).with_name("page.html").read_bytes()
 # The browser may connect to this server alone, and may run only the script inside the page.
 POLICY = "default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

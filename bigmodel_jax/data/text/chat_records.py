@@ -152,7 +152,7 @@ def _no_form(record: dict, columns: Columns) -> str:
 
 def _wrong(messages: list[Message], first: int) -> str:
     """Return why messages are unusable; "" where they are usable."""
-    if reason := next(filter(None, map(wrong, messages)), ""):
+    if reason := unusable(messages):
         return reason
     if any(m["role"] == "assistant" for m in messages[first:]):
         return ""
@@ -160,7 +160,12 @@ def _wrong(messages: list[Message], first: int) -> str:
     return f"the assistant says nothing; its roles: {', '.join(roles) or 'none'}"
 
 
-def wrong(m: Message) -> str:
+def unusable(messages: list[Message]) -> str:
+    """Return why the first unusable message is unusable; "" where all are usable."""
+    return next(filter(None, map(_wrong_message, messages)), "")
+
+
+def _wrong_message(m: Message) -> str:
     """Return why a message is unusable; "" where it is usable."""
     # A tool call may replace the content.
     if "role" not in m or (m.get("content") is None and not m.get("tool_calls")):

@@ -19,7 +19,7 @@ import numpy as np
 from bigmodel_jax.data.base import lacks
 from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.text.chat import Message
-from bigmodel_jax.data.text.chat_records import Reasoning, for_template, of_sharegpt, present, tools_of, wrong
+from bigmodel_jax.data.text.chat_records import Reasoning, for_template, of_sharegpt, present, tools_of, unusable
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 Side = str | list[Message]
@@ -100,7 +100,7 @@ def _side(value: Any, name: str) -> Side:
     if not isinstance(value, list) or not all(isinstance(m, dict) for m in value):
         raise ValueError(f"its {name} is no text and no list of messages")
     value = [of_sharegpt(m) if {"from", "value"} <= m.keys() else m for m in value]
-    if reason := next(filter(None, map(wrong, value)), ""):
+    if reason := unusable(value):
         raise ValueError(reason)
     return [present(m) for m in value]
 

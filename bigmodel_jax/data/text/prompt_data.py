@@ -21,7 +21,7 @@ from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text import chat, packing
-from bigmodel_jax.data.text.chat_records import for_template, tools_of, wrong
+from bigmodel_jax.data.text.chat_records import for_template, tools_of, unusable
 from bigmodel_jax.data.text.templated import Templated
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
@@ -133,7 +133,7 @@ class PromptData(Templated, DataConfig):
             messages = [{"role": "user", "content": prompt}] if text else prompt
             if not all(isinstance(m, dict) for m in messages):
                 raise ValueError(f"its {self.prompt_field} is no text and no list of messages")
-            if reason := next(filter(None, map(wrong, messages)), ""):
+            if reason := unusable(messages):
                 raise ValueError(reason)
             messages = for_template(messages, "keep", template, tools)
             return chat.prompt(template, messages, tokenizer, tools=tools)
