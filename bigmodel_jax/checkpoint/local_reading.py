@@ -141,7 +141,10 @@ def _array(local: Local, step: int, leaf: int, x: jax.ShapeDtypeStruct, sharding
 
 
 def _owners(local: Local, sharding: jax.sharding.Sharding, shape: tuple, key: pieces.Key) -> Iterator[int]:
-    """The other processes with this shard, starting after this one, so that requests are spread."""
+    """The other processes that hold this shard.
+
+    The list begins after this process, so that requests are spread.
+    """
     indices = sharding.devices_indices_map(shape).items()
     found = {device.process_index for device, index in indices if pieces.key(key[0], index, shape) == key}
     yield from sorted(found - {local.me}, key=lambda p: (p - local.me) % len(local.hosts))

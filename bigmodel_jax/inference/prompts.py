@@ -50,7 +50,7 @@ class Read(NamedTuple):
 
 
 class Prefixes:
-    """The cache rows of the last `most` prompts. Using one makes it the newest."""
+    """The cache rows of the last `most` prompts. A row becomes the newest when it is used."""
 
     def __init__(self, most: int):
         self._most, self._kept = most, collections.OrderedDict()

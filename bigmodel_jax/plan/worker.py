@@ -263,7 +263,7 @@ def _attention(config: Config, mesh, batch: dict) -> float:
     """FLOPs that would grow with the square of the sequence length without windows."""
     row = {**config.data.row(), **computed(config)}
     lengths = set(fields.along(row, "seq").values())
-    # Half the length can be counted only if there is one even length.
+    # Halving needs one length for all arrays, and an even one.
     if len(lengths) != 1 or lengths.pop() % 2:
         return 0.0
 

@@ -32,7 +32,8 @@ class Ending(Protocol):
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         """Writes files whose names begin with `path`, a path in samples/ without suffix.
 
-        Returns a text for the terminal, or "". Every process calls it. Only the first one writes.
+        Returns a text for the terminal, or "". Every process calls it, and only the first process
+        writes.
         """
         ...
 

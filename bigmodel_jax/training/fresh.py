@@ -130,7 +130,7 @@ def _both(one: Taken, other: Taken) -> Taken:
 
 
 def _filled(config: Config, mesh, state: TrainState | None, taken: Taken, missing: list[str]) -> Fresh:
-    """Initial values, replaced by the taken ones where there are some."""
+    """Initial values, replaced by values of other runs where those give them."""
     spec, published = params.paths(config.make_model().spec), tables.published(config)
     grown = [
         (path, have, n)
