@@ -79,6 +79,7 @@ class Prefixes:
             # At least one token must be read, because its logits start the answer.
             shared = min(_shared(read.tokens, prompt), len(prompt) - 1)
             fits = read.columns(shared) + len(prompt) - shared <= room
+            # A longer prefix may not fit, because the padding between its pieces takes columns too.
             if shared > max(num, LEAST_SHARED - 1) and fits:
                 found, num = read, shared
         if num:

@@ -51,6 +51,7 @@ class Text:
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         if not self.wanted(config):
             return ""
+        # Every process generates, because the weights may be sharded over all of them.
         text = generate_text(config, weights, config.eval.sample, seed=config.train.seed)
         if processes.first():
             files.replace(path.with_suffix(".txt"), text + "\n")
