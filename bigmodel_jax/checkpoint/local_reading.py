@@ -55,7 +55,7 @@ def _count(number: int) -> str:
     return "1 process" if number == 1 else f"{number} processes"
 
 
-# ---------------------------------------------------------------- what is there
+# ---------------------------------------------------------------- which saves are there
 
 
 def _held_here(folder: Path) -> dict[str, list]:
@@ -219,7 +219,7 @@ def _read(local: Local, name: str, file: str, key: pieces.Key) -> tuple[list, by
     return row, pieces.read(folder, file, row)
 
 
-# ---------------------------------------------------------------- what others ask
+# ---------------------------------------------------------------- what other processes ask
 
 
 def _answer(local: Local, request: dict, body: Iterator[bytes]) -> tuple[dict, bytes]:

@@ -156,7 +156,7 @@ def compile_into(folder: Path, lowered: Any, lower_seconds: float) -> None:
             raise
 
 
-# ------------------------------------------------------------ what it says
+# ------------------------------------------------------------ what the program says
 
 
 def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
@@ -186,7 +186,7 @@ def asynchronous_channels(code: Code) -> set[int]:
     return found
 
 
-# ------------------------------------------------------------ what is known without
+# ------------------------------------------------------------ what is known without compiling
 
 
 def sizes(state: TrainState, batch: dict, constants: params.Tree, beside: Collection[str] = ()) -> dict[str, float]:

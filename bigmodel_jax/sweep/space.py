@@ -117,7 +117,7 @@ def _ordered(name: str, low: Any, high: Any) -> tuple[Any, Any]:
     return low, high
 
 
-# ------------------------------------------------------------ of a config
+# ------------------------------------------------------------ the space of a config file
 
 
 def read(path: Path, config: Config) -> Space:

@@ -243,8 +243,9 @@ def _values(
 ) -> tuple[dict[str, Any], int]:
     """The other run's weights by path, on this run's mesh, and their step.
 
-    Its constants are read only if `names` has some. `whole_tables` keeps its vocabulary unsharded,
-    because a vocabulary of another size has other shards. `merges` merges its adapters.
+    The run's constants are read only if `names` contains a constant, or if `merges` merges the
+    run's adapters. `whole_tables` keeps the vocabulary unsharded, because a vocabulary of another
+    size has other shards.
     """
     parallel = config.parallel
     if whole_tables:
