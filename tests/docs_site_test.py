@@ -1,4 +1,5 @@
-"""The site of the pages and docstrings: every page is listed, and Sphinx builds it without a warning."""
+"""The site of the pages and docstrings: every page is listed, and Sphinx builds it without a
+warning."""
 
 import importlib.util
 import re

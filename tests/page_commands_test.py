@@ -1,4 +1,5 @@
-"""The pages' commands, as they are written, with small stand-ins for the configs and runs that they name."""
+"""The pages' commands, as they are written, with small stand-ins for the configs and runs that they
+name."""
 
 import re
 import shlex

@@ -1,4 +1,5 @@
-"""A Llama with a block of one's own: its MLP has no gate, and squares a ReLU (Primer, arXiv:2109.08668)."""
+"""A Llama with a block of one's own: its MLP has no gate, and squares a ReLU (Primer,
+arXiv:2109.08668)."""
 
 import dataclasses
 
