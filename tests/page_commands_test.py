@@ -153,7 +153,9 @@ def kept(tmp_path_factory):
     return tmp_path_factory.mktemp("kept")
 
 
+# All pages together take minutes, so most are exhaustive.
 @pytest.mark.slow
+@pytest.mark.few("docs/ensemble")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run(page, kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,8 @@
 """What it takes to prove a layout: tiny models of four families, five steps of them on any mesh,
 the program's collectives.
 
-    uv run --group dev pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
+    uv run --group dev pytest tests/multidevice -m "slow or not slow" \\
+        --layouts-table docs/layouts.md
 
 A test of a layout is one call, `prove(layout, case, parallel, owed=...)`, a fixture of conftest.py
 beside this file.
