@@ -1,6 +1,7 @@
 # A server, or any other verb of launch.py, on one kind of machine:
 #   docker build --build-arg ACCELERATOR=cpu -t bigmodel-jax:cpu .
-#   docker run --rm -p 8000:8000 -v "$PWD/runs:/app/runs" bigmodel-jax:cpu serve runs/mine --host 0.0.0.0 --port 8000
+#   docker run --rm -p 8000:8000 -v "$PWD/runs:/app/runs" bigmodel-jax:cpu \
+#       serve runs/mine --host 0.0.0.0 --port 8000
 # ACCELERATOR is cpu, gpu (CUDA 13; run with --gpus all) or tpu (run with --privileged --net host).
 ARG ACCELERATOR=cpu
 
@@ -13,7 +14,8 @@ RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /app
 COPY pyproject.toml uv.lock README.md LICENSE ./
 
-# The packages lie in a layer below the project's: a change of the project installs none of them again.
+# The packages lie in a layer below the project's, so a change of the project installs none of them
+# again.
 FROM base AS cpu
 ENV EXTRAS="--extra serve --extra pretrained"
 RUN uv sync --locked --no-default-groups --no-install-project --extra serve --extra pretrained

@@ -78,7 +78,7 @@ def _check_data(config: Any, one: Any) -> None:
         )
 
 
-# -------------------------------------------------------------------------------- what they measure
+# ---------------------------------------------------------------------------- what the sets measure
 
 
 def measured(config: Any, one: Any) -> tuple[Metric, ...]:

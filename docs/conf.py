@@ -40,8 +40,8 @@ autodoc_mock_imports = ["apache_beam", "lm_eval", "prometheus_client", "starlett
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-# A page's list of contents names its modules. With every function, it would have hundreds of lines, and each page of
-# the site would copy them.
+# A page's list of contents names its modules. With every function, it would have hundreds of lines,
+# and each page of the site would copy them.
 toc_object_entries = False
 
 # Pages that show a file from the top of the repository.
@@ -53,7 +53,8 @@ FIELD = re.compile(r"^    (\w+): ")
 
 def setup(app: Any) -> None:
     """Connects the functions below to the events of Sphinx."""
-    # Apidoc leaves files alone that are there, so a new module would be missing from an older build.
+    # Apidoc leaves files alone that are there, so a new module would be missing from an older
+    # build.
     shutil.rmtree(ROOT / "docs" / "api", ignore_errors=True)
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", rewrite_docstring)
@@ -89,7 +90,8 @@ def local_links(text: str, folder: Path) -> str:
 
 
 def rewrite_docstring(app: Any, what: str, name: str, subject: Any, options: Any, lines: list[str]) -> None:
-    """Turns a docstring, which is prose with `code`, into reStructuredText, and adds a config's fields."""
+    """Turns a docstring, which is prose with `code`, into reStructuredText, and adds a config's
+    fields."""
     found = [block for text in "\n".join(lines).split("\n\n") for block in blocks(text)]
     if what == "class" and dataclasses.is_dataclass(subject):
         found.append(fields(subject))

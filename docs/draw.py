@@ -1,8 +1,8 @@
 """Draws the pictures in docs/images from the code: run `uv run docs/draw.py` after a change.
 
-layers.svg shows the folders of the package in layers, batch.svg the way of a batch, parameter.svg the
-way of a parameter, and mesh.svg the mesh axes on the parameters of a Llama. tests/draw_test.py fails
-where a picture differs from what this script writes.
+layers.svg shows the folders of the package in layers, batch.svg the way of a batch, parameter.svg
+the way of a parameter, and mesh.svg the mesh axes on the parameters of a Llama. tests/draw_test.py
+fails where a picture differs from what this script writes.
 """
 
 import ast
@@ -177,7 +177,8 @@ def _chip(folder: str, found: list[str]) -> str:
 
 
 def flow(title: str, about: str, steps: str) -> str:
-    """Boxes one below the other. A step is a line "name: what happens", then a line of names in the code."""
+    """Boxes one below the other. A step is a line "name: what happens", then a line of names in the
+    code."""
     p = Picture(title, about)
     lines = [line for line in steps.splitlines() if line]
     for said, code in zip(lines[::2], lines[1::2], strict=True):
@@ -267,7 +268,8 @@ def mesh() -> str:
 
 
 def _cells(p: Picture, title: str, names: tuple, sizes: tuple, spec) -> set[str]:
-    """A row of cells, one for each dimension, in the colour of its mesh axis. Returns the mesh axes."""
+    """A row of cells, one for each dimension, in the colour of its mesh axis. Returns the mesh
+    axes."""
     p.lines(title, mono=True)
     column, x, tall = (WIDTH - 2 * MARGIN + 8) / 4, MARGIN, 84 if any(sizes) else 58
     for name, size, entry in zip(names, sizes, spec, strict=True):

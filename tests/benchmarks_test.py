@@ -1,4 +1,5 @@
-"""The scripts of benchmarks/: each imports, each call fits what it calls, and --help is answered where options are."""
+"""The scripts of benchmarks/: each imports, each call fits what it calls, and --help is answered
+where options are."""
 
 import ast
 import importlib.util
@@ -70,7 +71,8 @@ def called(node: ast.expr, module: types.ModuleType, hidden: set[str]):
 
 
 def wrong_calls(module: types.ModuleType) -> Iterator[str]:
-    """One line for each call of the package or of a script that does not fit the callee's parameters."""
+    """One line for each call of the package or of a script that does not fit the callee's
+    parameters."""
     for part in ast.parse(Path(module.__file__).read_text()).body:
         hidden = local_names(part) if isinstance(part, ast.FunctionDef | ast.ClassDef) else set()
         for call in (node for node in ast.walk(part) if isinstance(node, ast.Call)):

@@ -57,7 +57,8 @@ def test_the_package_is_a_program_and_has_a_console_script():
 
 
 def test_the_first_command_installs_no_tool_of_the_developers():
-    """`uv run` installs the default groups; the digits of configs/mnist_*.py are data, and all else is for developers."""
+    """`uv run` installs the default groups; the digits of configs/mnist_*.py are data, and all else
+    is for developers."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["uv"]["default-groups"] == ["digits"]
     groups, extras = project["dependency-groups"], project["project"]["optional-dependencies"]
@@ -107,7 +108,8 @@ OPTIONS_OF_THEIR_OWN = set(
 
 
 def test_examples_name_configs_and_options_that_exist():
-    """Options of `train`, `eval` and `data` are fields of the config, or `--run_dir`; configs are files that ship."""
+    """Options of `train`, `eval` and `data` are fields of the config, or `--run_dir`; configs are
+    files that ship."""
     own = {"run_dir", "dtype", "topology", "search", "step", "mtbf", "workers", "harness", "limit", "steps", "warmup"}
     own |= {"serve", "slots", "length", "weights", "format"}
     fields = set(config.flat(config_file.load(LM_TINY))) | own
@@ -143,7 +145,8 @@ def test_help_of_a_config_lists_every_field_with_its_value(verb, capsys, monkeyp
     loaded = config_file.load(LM_TINY)
     for name, value in config.flat(loaded).items():
         if not (isinstance(value, str) and value.endswith(("Compute", "Config", "Data", "Rules", "Policy", "Scaling"))):
-            # These are written in a config file; each entry that is there has options, `--optim.groups.0.lr`.
+            # These are written in a config file; each entry that is there has options,
+            # `--optim.groups.0.lr`.
             written = ("config", "objective", "data.source", "optim.groups", "eval.sets")
             assert f"--{name} " in out or name in written, name
     assert f"(default: {loaded.optim.lr})" in out

@@ -90,7 +90,7 @@ def test_config_json_can_name_nothing_but_dataclasses(tmp_path):
     assert "unknown" in bad_json(tmp_path, lambda c: c.update(model={"type": "os:system", "command": "true"}))
 
 
-# ------------------------------------------------------------------------------------------------ a model of one's own
+# ----------------------------------------------------------------------------- a model of one's own
 
 
 def small(tmp_path, example: Path, data: str, **fields) -> Path:
@@ -139,7 +139,8 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
 
 @pytest.mark.exhaustive
 def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp_path, capsys):
-    """An optax transformation in one line, a schedule in another, groups; read back, with its own field as an option."""
+    """An optax transformation in one line, a schedule in another, groups; read back, with its own
+    field as an option."""
     example = Path(__file__).parent / "examples" / "own_optimizer.py"
     path = small(
         tmp_path,

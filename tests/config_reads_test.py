@@ -1,4 +1,5 @@
-"""What objective and model read and the data does not give is one line, before any data is opened."""
+"""What objective and model read and the data does not give is one line, before any data is
+opened."""
 
 import dataclasses
 
@@ -147,7 +148,7 @@ def test_what_fits_passes(model, objective, data):
     config_reads.check(model.tiny(), objective, data)
 
 
-# ------------------------------------------------------------------------------------------------ of one's own
+# ------------------------------------------------------------------------------------- of one's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +212,7 @@ def test_shipped_configs_give_what_they_read(pytestconfig):
         config_reads.check(config.model, config.objective, config.data)
 
 
-# ------------------------------------------------------------------------------------------------ what ships
+# --------------------------------------------------------------------------------------- what ships
 
 
 def shipped(cls: type = DataConfig) -> list[type]:

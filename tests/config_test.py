@@ -193,7 +193,8 @@ def test_a_subclass_of_a_part_that_nobody_would_use_is_refused():
 
 
 def test_every_config_says_what_it_is():
-    """`help(LlamaConfig)` begins with a sentence; a dataclass without a docstring shows its signature instead."""
+    """`help(LlamaConfig)` begins with a sentence; a dataclass without a docstring shows its
+    signature instead."""
     parts = [c for c in vars(configs).values() if dataclasses.is_dataclass(c)]
     classes = {c for c in (*MODELS.values(), *OBJECTIVES.values(), *parts) for c in c.__mro__ if c is not object}
     assert not [c.__name__ for c in classes if not c.__doc__ or c.__doc__.startswith(f"{c.__name__}(")]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 QUICK = {"llama", "mlp", "cnn", "flax_module", "bases", "adapters", "quantize"}
-# Of every family one forward pass against its reference is quick all the same, unless its code is another one's.
+# Of every family one forward pass against its reference is quick all the same, unless its code is
+# another one's.
 FORWARD = {
     "decoders_test": "test_logits_of_packed_documents",
     "encoders_test": "test_outputs_of_packed_documents",
@@ -23,8 +24,8 @@ FORWARD = {
     "recurrent_test": "test_logits_of_packed_documents_with_padding",
     "speech_test": "test_logits_of_rows_with_padding",
 }
-# Families that are another's code with other fields. Their outputs, gradients and exports are compared in the slow suite;
-# their other comparisons are exhaustive.
+# Families that are another's code with other fields. Their outputs, gradients and exports are
+# compared in the slow suite; their other comparisons are exhaustive.
 KIN = {
     "llama31", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3", "granite", "glm4", "gemma", "gemma2",
     "moonlight", "t5_v11", "distilbert", "roberta", "siglip", "dinov2", "smolvlm", "text_to_image",
@@ -42,7 +43,8 @@ TWICE = {
 }  # fmt: skip
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 
-# Tracing makes many small objects that live on; Python would look through them for cycles every 700 allocations.
+# Tracing makes many small objects that live on; Python would look through them for cycles every 700
+# allocations.
 gc.set_threshold(50_000, 20, 10)
 # In the environment, so that the processes that tests start inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -50,7 +52,8 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Tests compile much and compute little: what they compile runs once or twice, and takes a third less time to compile so.
+# Tests compile much and compute little: what they compile runs once or twice, and takes a third
+# less time to compile so.
 XLA_FLAGS = "--xla_backend_optimization_level={}"
 FLAGS_GIVEN = "XLA_FLAGS" in os.environ  # by the user, or to a worker by the process that started it
 os.environ.setdefault("XLA_FLAGS", XLA_FLAGS.format(0))
@@ -70,7 +73,8 @@ def pytest_addoption(parser):
 
 
 def pytest_xdist_auto_num_workers():
-    """One worker more than cores: many tests wait for processes that they have started, or for a clock."""
+    """One worker more than cores: many tests wait for processes that they have started, or for a
+    clock."""
     return (os.cpu_count() or 1) + 1
 
 
@@ -88,7 +92,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Whatever tests one family alone is slow, but for the first ones. Of a grid, the cases of its mark `few` run."""
+    """Whatever tests one family alone is slow, but for the first ones. Of a grid, the cases of its
+    mark `few` run."""
     left = {(item.function, case) for item in items for mark in item.iter_markers("few") for case in mark.args}
     for item in items:
         chosen = item.get_closest_marker("few")
@@ -112,7 +117,8 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def measured(record_property):
-    """measured(family, column, value) -> value: notes a difference for the table of docs/models.md."""
+    """measured(family, column, value) -> value: notes a difference for the table of
+    docs/models.md."""
 
     def note(family: str, column: str, value: float) -> float:
         record_property("measured", (family, column, float(value)))
@@ -123,8 +129,9 @@ def measured(record_property):
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_pictures(request):
-    """Two seconds less for each run of a quick test: report/plots_test.py draws, and so do runs in processes of their own
-    and all of the slow suite; elsewhere it only matters where a picture goes."""
+    """Two seconds less for each run of a quick test: report/plots_test.py draws, and so do runs in
+    processes of their own and all of the slow suite; elsewhere it only matters where a picture
+    goes."""
     from bigmodel_jax.report import plots, plots_together
 
     with pytest.MonkeyPatch.context() as patch:
@@ -140,8 +147,9 @@ MOST_MAPS = 30_000
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """A process may have 65,530 memory mappings (vm.max_map_count), and each compiled program takes three. One more ends
-    it by a segmentation fault, so a worker that ran many tests lets go of their programs."""
+    """A process may have 65,530 memory mappings (vm.max_map_count), and each compiled program takes
+    three. One more ends it by a segmentation fault, so a worker that ran many tests lets go of
+    their programs."""
     import jax  # not before its environment is set
 
     yield
@@ -153,7 +161,8 @@ def few_programs():
 
 @pytest.fixture(scope="module")
 def reference(request, tmp_path_factory):
-    """reference(family): its weights and what the reference implementation computed, read once for all tests of a file."""
+    """reference(family): its weights and what the reference implementation computed, read once for
+    all tests of a file."""
     from reference import fixture_folder, load  # of tests/parity
 
     python = request.config.getoption("--reference-python")
@@ -162,7 +171,8 @@ def reference(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def compiled_for_tpus(tmp_path_factory):
-    """Starts a program that compiles for TPUs that are not here, as `plan` starts its own; what it prints last, as JSON."""
+    """Starts a program that compiles for TPUs that are not here, as `plan` starts its own; what it
+    prints last, as JSON."""
     from bigmodel_jax.plan.compile import environment  # not before JAX's environment is set
 
     def run(program):

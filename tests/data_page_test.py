@@ -1,4 +1,5 @@
-"""docs/data.md: its walk from raw files to a run on a mixture, as it is written, in an empty folder."""
+"""docs/data.md: its walk from raw files to a run on a mixture, as it is written, in an empty
+folder."""
 
 import json
 import os

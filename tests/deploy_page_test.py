@@ -1,4 +1,5 @@
-"""docs/deploy.md: its commands, as they are written, in an empty folder; those that need a daemon are read."""
+"""docs/deploy.md: its commands, as they are written, in an empty folder; those that need a daemon
+are read."""
 
 import json
 import os
@@ -94,7 +95,8 @@ def until_ready(port: str, server: subprocess.Popen, seconds: float = 300.0) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_commands_do_what_the_page_says(tmp_path):
-    """All but those that need a daemon; the server listens on a port that is free. Weights come from the index's cache."""
+    """All but those that need a daemon; the server listens on a port that is free. Weights come
+    from the index's cache."""
     for name in ("launch.py", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     ran(tmp_path, 1)

@@ -1,4 +1,5 @@
-"""docs/design.md, section 2: the list of files names each module of the package in its room, and nothing else."""
+"""docs/design.md, section 2: the list of files names each module of the package in its room, and
+nothing else."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The site of the pages and docstrings: every page is listed, and Sphinx builds it without a warning."""
+"""The site of the pages and docstrings: every page is listed, and Sphinx builds it without a
+warning."""
 
 import importlib.util
 import re
@@ -62,7 +63,7 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the group docs is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the extra docs is not installed")
 def test_the_site_is_built_without_a_warning_and_its_links_lead_somewhere(tmp_path):
     site = tmp_path / "site"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "trees", DOCS, site]

@@ -33,7 +33,8 @@ def test_a_picture_names_only_what_exists(where, message):
 
 @pytest.mark.parametrize("name", draw.PICTURES)
 def test_text_is_large_enough_for_a_small_screen(name):
-    """A picture is at most 640 units wide, and no text is below 20 units: 12 pixels at a width of 390."""
+    """A picture is at most 640 units wide, and no text is below 20 units: 12 pixels at a width of
+    390."""
     text = (ROOT / f"docs/images/{name}.svg").read_text()
     assert f'viewBox="0 0 {draw.WIDTH} ' in text
     assert draw.WIDTH <= 640

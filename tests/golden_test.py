@@ -1,4 +1,5 @@
-"""Each shipped config's flat form and parameter table against a text file, so that no change of either goes unseen."""
+"""Each shipped config's flat form and parameter table against a text file, so that no change of
+either goes unseen."""
 
 import difflib
 from pathlib import Path

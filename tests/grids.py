@@ -7,7 +7,8 @@ import pytest
 
 
 def few(values: Iterable[Any], *kept: Any, marks: Any = ()) -> list:
-    """Parameters for every value of a grid. Those in `kept` have `marks`, and all others are exhaustive.
+    """Parameters for every value of a grid. Those in `kept` have `marks`, and all others are
+    exhaustive.
 
     A tuple is one case of several parameters.
     """

@@ -1,4 +1,5 @@
-"""Messages on a missing package: the command is `uv sync --extra NAME` wherever an extra has the package."""
+"""Messages on a missing package: the command is `uv sync --extra NAME` wherever an extra has the
+package."""
 
 import re
 import tomllib

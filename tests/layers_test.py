@@ -1,4 +1,5 @@
-"""The house's rules: which file may import which, where each third party lives, and what files are called."""
+"""The house's rules: which file may import which, where each third party lives, and what files are
+called."""
 
 import ast
 import functools
@@ -19,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bigmodel_jax"
 FILES = [ROOT / "launch.py", *sorted((ROOT / "configs").glob("*.py")), *sorted(PACKAGE.rglob("*.py"))]
 
-# A file imports only from lower layers, or from its own room: a folder of the package with the folders inside it. The
-# longest prefix counts.
+# A file imports only from lower layers, or from its own room: a folder of the package with the
+# folders inside it. The longest prefix counts.
 LAYERS = {
     "bigmodel_jax": 0,
     "bigmodel_jax.core": 0,
@@ -87,7 +88,8 @@ LAYERS = {
     "launch": 12,
 }
 
-# Third party -> the modules (or their folders) that may import it. Whatever is not listed here may be used nowhere.
+# Third party -> the modules (or their folders) that may import it. Whatever is not listed here may
+# be used nowhere.
 METRICS = ("sacrebleu", "rouge_score", "jiwer", "faster_coco_eval")
 EVERYWHERE = {"jax", "numpy"}
 ROOMS = {
@@ -231,7 +233,8 @@ def test_the_order_is_one_that_can_be_broken():
 
 
 def test_no_two_modules_import_each_other():
-    """Imports inside functions, too: two files that need each other are one subject, or a third file is missing."""
+    """Imports inside functions, too: two files that need each other are one subject, or a third
+    file is missing."""
     graph = {m: {n for _, n in imports(p) if n in MODULES and n != m} for m, p in MODULES.items()}
     done: set[str] = set()
 
@@ -302,7 +305,8 @@ def subclasses(base: type) -> set[type]:
     return {cls for cls in found if cls.__module__.startswith("bigmodel_jax.")}
 
 
-# What ships, by name -> the rooms that may name it. Published weights know their models; the verb `import` makes a config.
+# What ships, by name -> the rooms that may name it. Published weights know their models; the verb
+# `import` makes a config.
 TABLES = {
     "MODELS": ({cls.__name__ for cls in MODELS.values()}, ("models", "pretrained")),
     "OBJECTIVES": ({cls.__name__ for cls in OBJECTIVES.values()}, ("objectives", "pretrained.transfer", "inference")),

@@ -12,7 +12,8 @@ FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
 
 def anchor(heading: str) -> str:
-    """The anchor of a heading, as GitHub makes it: lower case, words joined by dashes, other marks left out."""
+    """The anchor of a heading, as GitHub makes it: lower case, words joined by dashes, other marks
+    left out."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 

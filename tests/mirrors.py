@@ -162,7 +162,8 @@ TESTS = {
 
 
 def tests_of(file: str) -> list[str]:
-    """The quick tests of a file: what TESTS names, and its mirror; where there are none, all of its room."""
+    """The quick tests of a file: what TESTS names, and its mirror; where there are none, all of its
+    room."""
     mirror = f"{file.partition('/')[0]}/{Path(file).stem}_test.py" if "/" in file else f"{Path(file).stem}_test.py"
     named = [*TESTS.get(file, ()), mirror]
     found = [f"tests/{name}" for name in dict.fromkeys(named) if (ROOT / "tests" / name).is_file()]

@@ -1,4 +1,5 @@
-"""Mistakes that mutation.py plants: read from its list, or drawn; each replaces one node of a file's syntax tree."""
+"""Mistakes that mutation.py plants: read from its list, or drawn; each replaces one node of a
+file's syntax tree."""
 
 import ast
 import functools
@@ -16,8 +17,8 @@ LIST = ROOT / "tests" / "mutation_list.txt"
 
 
 class Mistake(NamedTuple):
-    """file: below the package; place: the function, "" for the module; old: one expression or statement in it, as source;
-    nth: which of several equal ones."""
+    """file: below the package; place: the function, "" for the module; old: one expression or
+    statement in it, as source; nth: which of several equal ones."""
 
     file: str
     place: str
@@ -40,11 +41,12 @@ def parse_line(line: str) -> Mistake:
     return Mistake(file, place, old, new, -1 if nth is None else int(nth))
 
 
-# ------------------------------------------------------------------------------------------------ planting
+# ----------------------------------------------------------------------------------------- planting
 
 
 def planted(source: str, mistake: Mistake) -> str:
-    """The file with the mistake; LookupError as in `anchor`, or where the mistake changes nothing."""
+    """The file with the mistake; LookupError as in `anchor`, or where the mistake changes
+    nothing."""
     node = anchor(source, mistake)
     new = f"({mistake.new})" if isinstance(node, ast.expr) else mistake.new
     changed = replaced(source, node, new)
@@ -74,7 +76,8 @@ parse_file = functools.cache(ast.parse)  # the list names most files more than o
 
 
 def find_scope(tree: ast.Module, place: str) -> ast.AST:
-    """The function or class by its dotted name; one that stands directly in its scope comes first."""
+    """The function or class by its dotted name; one that stands directly in its scope comes
+    first."""
     scope = tree
     for name in filter(None, place.split(".")):
         direct = [n for n in ast.iter_child_nodes(scope) if is_definition(n, name)]
@@ -103,7 +106,7 @@ def replaced(source: str, node: ast.AST, new: str) -> str:
     return (before + new.encode() + after).decode()
 
 
-# ------------------------------------------------------------------------------------------------ drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 COMPARED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
@@ -154,7 +157,8 @@ def functions(node: ast.AST, prefix: str) -> Iterator[tuple[ast.AST, str]]:
 
 
 def changes(source: str, node: ast.expr) -> list[str]:
-    """What may stand in the place of an expression: another sign, comparison, bound, axis, order, or a term less."""
+    """What may stand in the place of an expression: another sign, comparison, bound, axis, order,
+    or a term less."""
 
     def text(part: ast.AST) -> str:
         return ast.get_source_segment(source, part)

@@ -1,6 +1,7 @@
 """Writes docs/models.md from the results of the tests.
 
-uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --models-table docs/models.md
+uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --models-table
+docs/models.md
 """
 
 import re
@@ -11,7 +12,8 @@ from bigmodel_jax.pretrained import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("forward", "backward", "training", "decode", "import", "export", "reload")
-# The reference's name -> the name in MODELS, where it is not the same; what follows a hyphen is a head.
+# The reference's name -> the name in MODELS, where it is not the same; what follows a hyphen is a
+# head.
 MODEL_OF = {
     "llama31": "llama",
     "phi4_mini": "phi3",

@@ -1,12 +1,13 @@
-"""Plants one mistake at a time in a copy of the project, and prints which the quick tests of that file notice.
+"""Plants one mistake at a time in a copy of the project, and prints which the quick tests of that
+file notice.
 
-    uv run tests/mutation.py                        the reviewed list (mutation_list.txt)
-    uv run tests/mutation.py --only nn/experts/moe.py       those of one file, or of one folder
-    uv run tests/mutation.py --seed 3 --count 40    mistakes drawn anew, of which some may change nothing
-    uv run tests/mutation.py --list FILE            another list in the same form
+    uv run tests/mutation.py                            the reviewed list (mutation_list.txt)
+    uv run tests/mutation.py --only nn/experts/moe.py   those of one file, or of one folder
+    uv run tests/mutation.py --seed 3 --count 40        mistakes drawn anew; some may change nothing
+    uv run tests/mutation.py --list FILE                another list in the same form
 
-The tests are the file's mirror and those that mirrors.py names, until the first that fails. Results are kept, so that the
-list may be run in parts; --again runs those anew that nothing noticed.
+The tests are the file's mirror and those that mirrors.py names, until the first that fails. Results
+are kept, so that the list may be run in parts; --again runs those anew that nothing noticed.
 """
 
 import argparse
@@ -48,7 +49,8 @@ def preload() -> None:
 
 
 def run_tests(folder: Path, tests: list[str], limit: float) -> tuple[bool, str]:
-    """(whether all passed, the first that did not), in a process of its own that ends after `limit` seconds."""
+    """(whether all passed, the first that did not), in a process of its own that ends after `limit`
+    seconds."""
     output = folder / "output.txt"
     child = os.fork()
     if not child:

@@ -1,4 +1,5 @@
-"""Each line of mutation_list.txt names code that is there, so that mutation.py can plant every mistake."""
+"""Each line of mutation_list.txt names code that is there, so that mutation.py can plant every
+mistake."""
 
 import ast
 

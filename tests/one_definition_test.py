@@ -1,4 +1,5 @@
-"""One definition each: no two functions of the package have the same parameters and the same body."""
+"""One definition each: no two functions of the package have the same parameters and the same
+body."""
 
 import ast
 from collections import defaultdict

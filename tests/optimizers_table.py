@@ -1,6 +1,7 @@
 """Writes docs/optimizers.md from the results of the tests.
 
-uv run --group dev pytest tests/optim/optimizer_table_test.py -m exhaustive --optimizers-table docs/optimizers.md
+uv run --group dev pytest tests/optim/optimizer_table_test.py -m exhaustive --optimizers-table
+docs/optimizers.md
 """
 
 from pathlib import Path

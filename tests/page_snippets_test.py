@@ -1,4 +1,5 @@
-"""The "From Python" passages of docs/: each runs as it is pasted, in a folder with the runs that it names."""
+"""The "From Python" passages of docs/: each runs as it is pasted, in a folder with the runs that it
+names."""
 
 import re
 import shutil
@@ -24,7 +25,8 @@ SHORT = [
 
 
 def snippets(page: str) -> list[str]:
-    """Those of its sections "From Python" that import all that they use; later ones go on with the names of the first."""
+    """Those of its sections "From Python" that import all that they use; later ones go on with the
+    names of the first."""
     text = (ROOT / "docs" / f"{page}.md").read_text()
     sections = re.findall(r"^#+ From Python\n(.*?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE)
     return [re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0] for section in sections]

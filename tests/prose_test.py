@@ -1,4 +1,5 @@
-"""Prose is short enough to be read at a glance, and every public name says in a sentence what it is."""
+"""Prose is short enough to be read at a glance, and every public name says in a sentence what it
+is."""
 
 import ast
 import io
@@ -67,7 +68,10 @@ def too_long(path: Path) -> list[str]:
     return [f"{path.relative_to(ROOT)}:{n}" for n in found if "http" not in lines[n - 1]]
 
 
-@pytest.mark.parametrize("pattern", ["bigmodel_jax/*.py", "configs/*.py", "benchmarks/*.py", "launch.py", "*.md"])
+PROSE = ["bigmodel_jax/*.py", "configs/*.py", "benchmarks/*.py", "docs/*.py", "tests/*.py", "launch.py", "*.md"]
+
+
+@pytest.mark.parametrize("pattern", PROSE)
 def test_a_line_of_prose_is_at_most_100_characters_long(pattern):
     found = [line for path in tracked(pattern) for line in too_long(path)]
     assert not found, f"{len(found)} lines are longer than {LONGEST} characters:\n" + "\n".join(found)

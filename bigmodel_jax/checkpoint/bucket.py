@@ -7,7 +7,8 @@ from pathlib import Path
 from bigmodel_jax.core import paths
 
 MARK = "commit_success.txt"  # the last file that Orbax writes of a save, because a store has no rename
-RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}  # for TensorStore; 50 s in all
+# TensorStore's settings: a request is tried for 50 s
+RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "16s"}
 SILENT = re.compile("retry attempts failed|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|CURL error")
 
 

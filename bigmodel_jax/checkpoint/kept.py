@@ -54,7 +54,7 @@ def _best(directory: Path, cfg: CheckpointConfig, kept: list[int], said: str) ->
     ranked = {step: merit for step in kept if (merit := _merit(directory / str(step), cfg)) is not None}
     if not ranked:
         raise ValueError(f"{said}, none of them evaluated by checkpoint.best_metric = {cfg.best_metric!r}; give a step")
-    return max(ranked, key=lambda step: (ranked[step], step))  # the newest of equal ones, as Orbax does
+    return max(ranked, key=lambda step: (ranked[step], step))  # of equal saves, the newest is kept, as in Orbax
 
 
 def _merit(folder: Path, cfg: CheckpointConfig) -> float | None:

@@ -55,7 +55,7 @@ def _count(number: int) -> str:
     return "1 process" if number == 1 else f"{number} processes"
 
 
-# ---------------------------------------------------------------- what is there
+# ---------------------------------------------------------------- which saves are there
 
 
 def _held_here(folder: Path) -> dict[str, list]:
@@ -141,7 +141,10 @@ def _array(local: Local, step: int, leaf: int, x: jax.ShapeDtypeStruct, sharding
 
 
 def _owners(local: Local, sharding: jax.sharding.Sharding, shape: tuple, key: pieces.Key) -> Iterator[int]:
-    """The other processes with this shard, starting after this one, so that requests are spread."""
+    """The other processes that hold this shard.
+
+    The list begins after this process, so that requests are spread.
+    """
     indices = sharding.devices_indices_map(shape).items()
     found = {device.process_index for device, index in indices if pieces.key(key[0], index, shape) == key}
     yield from sorted(found - {local.me}, key=lambda p: (p - local.me) % len(local.hosts))
@@ -216,7 +219,7 @@ def _read(local: Local, name: str, file: str, key: pieces.Key) -> tuple[list, by
     return row, pieces.read(folder, file, row)
 
 
-# ---------------------------------------------------------------- what others ask
+# ---------------------------------------------------------------- what other processes ask
 
 
 def _answer(local: Local, request: dict, body: Iterator[bytes]) -> tuple[dict, bytes]:

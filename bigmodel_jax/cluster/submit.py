@@ -125,7 +125,7 @@ class Kubernetes:
     """A JobSet of pods."""
 
     image: str = ""  # a container image with this project in `workdir` and Python on the path
-    nodes: CountOrZero = 0  # pods; 0: one, or those of one TPU slice
+    nodes: CountOrZero = 0  # number of pods; 0: one pod, or all pods of one TPU slice
     gpus_per_node: CountOrZero = 0  # GPUs of each pod
     topology: str = ""  # a TPU slice, e.g. v5e:4x4
     claim: str = ""  # a PersistentVolumeClaim that holds the runs, and that all pods can mount

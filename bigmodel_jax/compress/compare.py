@@ -46,6 +46,7 @@ class Variant(NamedTuple):
 def variants(given: QuantizeConfig, has_layers: bool) -> list[Variant]:
     """All kinds with the given other settings, both rounded to the nearest level and by GPTQ."""
     asked = {kind: dataclasses.replace(given, kind=kind) for kind in get_args(Kind)}
+    # Static products need input scales from calibration rows, so rounding alone cannot make them.
     static = asked.pop("int8_static")
     found = [Variant("float32", QuantizeConfig()), *(Variant(*one) for one in asked.items())]
     if not has_layers:
@@ -92,6 +93,7 @@ def compare(
         return metric
 
     for variant in bar(every, len(every)):
+        # The first variant is the run as it is, with which the others are compared.
         new = quantised(config, variant.asked) if variant.asked.kind != "none" else config
         # Calibrated kinds find their nodes on training rows. The others are rounded.
         nodes = variant.find(config, weights, variant.asked, calibration, lambda x, _: x) if variant.find else {}
@@ -130,6 +132,7 @@ def speeds(config: Config, weights: params.Tree) -> dict[str, float]:
 
     wide: a CPU makes quantized weights dense once. stored: they stay quantized.
     """
+    # An encoder-decoder would need a text to encode, so its speed is not measured.
     if config.make_model().make_cache is None or config.make_model().decoder_start is not None:
         return {}
     model, compute = config.make_model(), cast(weights, config.precision.compute)

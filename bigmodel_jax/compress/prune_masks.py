@@ -70,6 +70,7 @@ def smallest_out(scores: Any, sparsity: float, *, by_output: bool) -> np.ndarray
     compare all weights of a matrix.
     """
     scores = np.asarray(scores)
+    # The last dimension holds the weights that compete with each other.
     rows = scores.swapaxes(1, 2) if by_output else scores.reshape(len(scores), 1, -1)
     kept = _without_lowest(rows, round(sparsity * rows.shape[-1]))
     return kept.swapaxes(1, 2) if by_output else kept.reshape(scores.shape)

@@ -59,8 +59,8 @@ def check(config: Config, run_dir: Path, asked: QuantizeConfig) -> None:
         )
     if type(config.adapters) is not AdapterConfig:
         raise ValueError(
-            f"quantize: {str(run_dir)!r} has adapters; `export` writes them merged into their base, and `import` makes a run "
-            "of that"
+            f"quantize: {str(run_dir)!r} has adapters; `export` writes them merged into their base, and `import` makes a "
+            "run of that folder"
         )
 
 

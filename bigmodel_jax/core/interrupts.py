@@ -55,7 +55,8 @@ def install() -> None:
     # would tell a user nothing, so it is not printed.
     sys.unraisablehook = lambda u: None if u.exc_type is Interrupt else unraisable(u)
     atexit.register(_ignore)  # atexit runs in reverse order, so this runs last
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)  # delivers a signal that arrived meanwhile or in `held`
+    # a signal that arrived meanwhile, or in `held`, is delivered now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
 
 
 def _ignore() -> None:

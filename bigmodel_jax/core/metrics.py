@@ -27,6 +27,7 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def compute(self) -> Any:
+        """The mean, in the shape of `total`; `total` itself where the count is 0."""
         return self.total / divisor(self.count)
 
 

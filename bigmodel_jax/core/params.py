@@ -115,6 +115,7 @@ class Param:
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
 
@@ -234,7 +235,10 @@ def merge(*trees: Tree) -> Tree:
 
 
 def count(spec: Tree, trainable: bool | None = None) -> int:
-    """The number of parameters. trainable: True counts only trained ones, False only the others."""
+    """The number of parameters.
+
+    trainable: True counts only trained parameters, False only the others.
+    """
     return sum(p.size for p in paths(spec).values() if trainable is None or p.trainable == trainable)
 
 

@@ -69,7 +69,7 @@ def along(row: Row, axis: str) -> dict[str, int]:
 
 
 def num_tokens(row: Row) -> int:
-    """Return the most elements that an array with a "seq" axis has; 0 where no array has one."""
+    """Return the elements of the largest array with a "seq" axis; 0 without such an array."""
     shapes = [field.shape for name, field in row.items() if name in along(row, "seq")]
     return max(map(math.prod, shapes), default=0)
 

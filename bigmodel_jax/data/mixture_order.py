@@ -182,9 +182,9 @@ def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
 
 
 def _length(pattern: _Pattern, part: int, count: float) -> float:
-    """Return after how many examples of a leg this part has given `count` of them.
+    """Return the length of a leg, in examples, at which this part has given `count` of them.
 
-    The number is infinite if it never does.
+    The length is infinite if the part never gives so many.
     """
     turns = np.flatnonzero(pattern.part == part)
     if count == math.inf or not len(turns):

@@ -91,7 +91,7 @@ def _newest(found: list[Member], last: int) -> list[Member]:
     return [run._replace(name=f"{run.name}@{step}", which=str(step)) for step in steps[-last:]]
 
 
-# ---------------------------------------------------------------- what they have in common
+# ---------------------------------------------------------------- what the members have in common
 
 
 def check_same(first: Member, other: Member, how: How) -> None:

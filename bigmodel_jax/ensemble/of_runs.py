@@ -120,7 +120,8 @@ def make_ensemble(sources: list[str], asked: Asked) -> dict[str, Any]:
         new_run.check_free(asked.run_dir)
     members = open_members(sources, asked.last, asked.how, asked.parallel)
     first = members[0]
-    # Vocabulary and scaling come from the run. New ones would not fit its weights.
+    # Vocabulary and scaling come from the run. A new vocabulary or a new scaling would not fit its
+    # weights.
     config = dataclasses.replace(first.config, data=first.config.data.of_run(first.folder))
     validate(config, jax.device_count())
     key, direction = judged_by(config, asked.metric)

@@ -71,12 +71,14 @@ def explain(
     f = Partial(score, subject.params, subject.batch)
     x = jnp.asarray(subject.batch[key], jnp.float32)
     in_layers = _in_layers(subject, answer, classes, patches)
+    # Grad-CAM needs a height and a width, which only a batch of pictures (B, H, W, C) has.
     cam = jax.jit(grad_cam.grad_cam)(f, x) if x.ndim == 4 else None
     return ArrayExplanation(
         values=np.asarray(x[0]),
         answer=answer,
         integrated=integrated_gradients.complete(f, x, jnp.asarray(baseline, jnp.float32)[None]),
         gradient=np.asarray(jax.jit(saliency.gradient)(f, x)[0]),
+        # A fixed key draws the same noise for each page of the same input.
         smooth=np.asarray(jax.jit(smooth_grad.smooth_grad)(f, x, jax.random.key(0))[0]),
         cam=None if cam is None else np.asarray(cam),
         **in_layers,

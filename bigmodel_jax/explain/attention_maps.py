@@ -32,6 +32,7 @@ def rollout(maps_LHTT: jax.Array) -> jax.Array:
     mean_LTT = maps_LHTT.mean(axis=1)
     # The identity stands for the residual connection.
     with_residual = (mean_LTT + jnp.eye(mean_LTT.shape[-1])) / 2
+    # A row of weights sums to less than 1 in a model with attention sinks.
     with_residual /= with_residual.sum(axis=-1, keepdims=True)
     rolled, _ = jax.lax.scan(lambda below, layer: (layer @ below, None), jnp.eye(mean_LTT.shape[-1]), with_residual)
     return rolled

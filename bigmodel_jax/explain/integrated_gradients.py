@@ -73,7 +73,8 @@ def complete(
     f: maps x to a scalar; as a `jax.tree_util.Partial` it can hold arrays without compiling them
     in.
     """
-    # A Partial can be an argument of a jitted function. A nested one would hide its arrays.
+    # A Partial can be an argument of a jitted function. A Partial inside another one would hide its
+    # arrays.
     f = f if isinstance(f, Partial) else Partial(f)
     ends = [(float(share), float(_value(f, x, baseline, float(share)))) for share in np.linspace(0, 1, FIRST + 1)]
     path = [_stretch(f, x, baseline, *pair) for pair in itertools.pairwise(ends)]

@@ -68,6 +68,7 @@ def residuals(model: Model, params: Tree, batch: dict[str, jax.Array]) -> tuple[
     """
 
     def run():
+        # The model is opened inside the tapped function, because layers before the stack run here.
         here = opened(model, params, batch)
         return here.run(here.embeddings)[1]
 

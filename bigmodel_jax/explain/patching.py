@@ -34,6 +34,7 @@ def patched(
 
         return stack.run(one, stacked, x, xs, **how)
 
+    # The scan over layers hands each layer its own inputs, and the residual to put in its place.
     return here.leave(*here.run(here.embeddings, layers, (own, others_LBTD, where_LBT)))
 
 

@@ -61,6 +61,7 @@ def write(
 
 
 def _cell(text: str) -> str:
+    # A bar or a line break would end the cell of a Markdown table.
     return text.replace("|", "\\|").replace("\n", " ")
 
 
@@ -98,6 +99,7 @@ def _metrics(run_dir: Path, step: int) -> dict[str, str]:
     evaluated = [r for r in read_metrics(run_dir) if r["step"] <= step and any(key.startswith("eval/") for key in r)]
     if not evaluated:
         return {"Metrics": "no evaluation up to this step is recorded"}
+    # Later evaluations are left out above: they judged weights that this folder does not hold.
     newest = evaluated[-1]
     figures = {k.removeprefix("eval/"): v for k, v in newest.items() if k.startswith("eval/")}
     said = [f"{key} {value:.6g}" for key, value in figures.items() if isinstance(value, int | float)]

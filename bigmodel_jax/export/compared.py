@@ -64,6 +64,8 @@ def difference(expected: np.ndarray, found: np.ndarray) -> float:
     if not expected.size:
         return 0.0
     a, b = expected.astype(np.float64), found.astype(np.float64)
+    # Outputs below 1 are compared by their absolute difference, because a relative one grows
+    # without bound near 0.
     share = np.abs(a - b).max() / max(1.0, np.abs(a).max())
     return float(share) if np.isfinite(share) else float("inf")
 

@@ -20,6 +20,7 @@ from bigmodel_jax.data import cache
 
 PINS = Path(__file__).parent / "pins"
 MEGABYTES = {"onnx": 700, "litert": 350}  # the size of each environment on disk
+# These variables would lead the converter's Python to packages or devices of this environment.
 UNSET = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "JAX_PLATFORMS")
 UV_ERRORS = ("error", "cause:", "x ", "×")  # beginnings of the lines in which uv names an error
 
@@ -65,7 +66,11 @@ def commands(uv: str, name: str, target: Path) -> list[list[str]]:
     """The commands that make the environment: exactly the pinned packages, without their
     dependencies.
     """
+    # uv makes the environment in a temporary folder, which is then renamed, so nothing in it may
+    # name its own path.
     venv = [uv, "venv", "--no-config", "--relocatable", "--allow-existing", "--python", sys.executable, str(target)]
+    # The pins name every package. Without --no-deps uv could add versions that nobody tried, and a
+    # package without a wheel would need a compiler.
     install = [uv, "pip", "install", "--no-deps", "--only-binary", ":all:", "--python", str(target / "bin" / "python")]
     return [venv, [*install, "-r", str(PINS / f"{name}.txt")]]
 
@@ -103,6 +108,8 @@ def run(name: str, worker: str, job: dict[str, Any]) -> dict[str, Any]:
     """
     python = ensure(name) / "bin" / "python"
     root = Path(bigmodel_jax.__file__).parents[1]
+    # The environment does not contain this package, so the worker imports it from here. The worker
+    # leaves accelerators to this process, whose arrays fill them.
     variables = environment() | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
     variables[trust.VARIABLE] = "1"  # this process has opened the run, so its code is trusted
     with tempfile.TemporaryDirectory() as scratch:

@@ -117,6 +117,7 @@ def export(config: Config, run_dir: Path, target: Path, name: str, which: str, o
         if row.beside:
             write_beside(config, run_dir, folder)
         shutil.copyfile(SCRIPTS / row.script, folder / "use.py")
+        # The card lists all other files, so it is written last.
         card.write(folder, target.name, config, run_dir, written, about=row.about, needs=row.needs, name=name)
     return written
 

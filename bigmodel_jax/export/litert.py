@@ -42,6 +42,7 @@ def write(
     plain, given, made = flat.plain(config, subject), (batch, length), {}
     with tempfile.TemporaryDirectory() as scratch:
         cases = Path(scratch)
+        # The worker has no JAX, so it gets the inputs and JAX's outputs as files.
         for number, (name, case) in enumerate(flat.cases(subject, plain, given)):
             compared.save(case, cases, name, number)
         for name in flat.names(subject):
@@ -69,6 +70,7 @@ def _convert(name: str, subject: Subject, program: Flat, converter: str, cases: 
     job = {"name": name, "program": str(text), "cases": str(cases), "file": str((folder / file).resolve())}
     job |= {"inputs": list(program.inputs), "outputs": program.outputs}
     found = converter_env.run("litert", "litert_worker", job)
+    # The text holds all weights as constants, so the programs' texts are deleted one by one.
     text.unlink()
     compared.check(OPTION, converter, name, subject.kind, found)
     outputs = dict(zip(program.outputs, lowered.out_avals, strict=True))

@@ -20,6 +20,7 @@ from bigmodel_jax.export.compared import Table
 
 NAME = "serving_default"
 FOREIGN = ("stablehlo.", "chlo.", "mhlo.", "shape.")  # dialects that a .tflite file cannot hold
+# A .tflite file can hold this operation, although it is of a foreign dialect.
 HELD = ("stablehlo.composite",)
 LOOP = "tfl.while"  # the converter produces this operation but cannot write it to a file
 

@@ -19,6 +19,7 @@ def write(
 ) -> Written:
     """Writes `folder`/params, which `orbax.checkpoint.StandardCheckpointer` restores."""
     subject = open_subject(config, run_dir, which=which, adapter=adapter, dtype=dtype)
+    # Orbax takes absolute paths only. Leaving the block waits for the asynchronous save.
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute() / PARAMS, params.from_paths(subject.weights))
     return Written(f"{subject.kind}: {len(subject.weights)} arrays, {dtype}", subject.step)

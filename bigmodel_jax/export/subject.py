@@ -50,6 +50,7 @@ def open_subject(
     flat = params.paths(merged(config, tree, mesh))
     weights = {}
     for path, p in params.paths(model.spec).items():
+        # The slice cuts off the rows that pad the vocabulary.
         array = dense(flat[path], dtype)[tuple(map(slice, p.shape))]
         # Arrays of integers keep their type.
         weights[path] = array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.inexact) else array

@@ -47,6 +47,7 @@ def draw_codes(
     """
     own = objective.autoencoder_config()
     length, slots = bucket(texts.shape[1]) + own.num_tokens, min(len(texts), MOST_SLOTS)
+    # Without a `sample` of its own, the engine takes settings and a constraint with each request.
     engine = Engine(model, None, slots=slots, length=length + -length % PROMPT_MULTIPLE, cache=cfg.cache)
     engine.load(params)
     settings, below = Settings.of(cfg, ends=False), Below(own.num_codes)

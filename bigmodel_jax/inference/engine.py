@@ -79,7 +79,7 @@ class Engine:
         self._constraints: list[Constraint | None] = [None] * slots
         self._adapters: tuple[str, ...] = tuple(adapters)
         self._using: list[tuple[str, ...] | None] = [()] * slots  # the adapters of the text in each slot
-        self._left = np.zeros(slots, np.int64)  # the most tokens that may still come, without a fresh one
+        self._left = np.zeros(slots, np.int64)  # the most tokens that each slot may still get, without a fresh token
         self._fresh = False  # whether a slot has a token that no step has returned
         # Steps that are dispatched and not yet read: (the request in each slot, tokens that are
         # sure, result).
@@ -150,8 +150,8 @@ class Engine:
     def step(self) -> list[Token]:
         """The tokens of one step, in order for each text.
 
-        The next step is dispatched before the host reads the last one. So the first step of several
-        returns nothing.
+        The next step is dispatched before the host reads the last one. So if several steps follow
+        one another, the first call returns nothing.
         """
         self._admit()
         out = []

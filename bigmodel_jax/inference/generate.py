@@ -9,7 +9,7 @@ from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
 from bigmodel_jax.inference.request import Request
 from bigmodel_jax.models import Model
 
-# The most texts generated at a time. Further ones wait for a free slot.
+# The most texts that are generated at a time. Further texts wait for a free slot.
 MOST_SLOTS = 64
 
 

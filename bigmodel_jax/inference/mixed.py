@@ -43,6 +43,7 @@ def why_apart(model: Model, weights: Any, adapters: Sequence[str]) -> str:
     The programs are traced for two slots, and nothing is computed.
     """
     programs = Programs.of(model, SampleConfig(), (), 2, 2 * PROMPT_MULTIPLE, 1, False)
+    # Two slots are the fewest whose texts can differ.
     slots = jax.eval_shape(functools.partial(programs.empty, cache_dtype(weights)))
     row, one = np.ones((1, PROMPT_MULTIPLE), np.int32), np.int32(1)
     try:

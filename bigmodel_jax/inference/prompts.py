@@ -50,7 +50,7 @@ class Read(NamedTuple):
 
 
 class Prefixes:
-    """The cache rows of the last `most` prompts. Using one makes it the newest."""
+    """The cache rows of the last `most` prompts. A row becomes the newest when it is used."""
 
     def __init__(self, most: int):
         self._most, self._kept = most, collections.OrderedDict()
@@ -79,6 +79,7 @@ class Prefixes:
             # At least one token must be read, because its logits start the answer.
             shared = min(_shared(read.tokens, prompt), len(prompt) - 1)
             fits = read.columns(shared) + len(prompt) - shared <= room
+            # A longer prefix may not fit, because the padding between its pieces takes columns too.
             if shared > max(num, LEAST_SHARED - 1) and fits:
                 found, num = read, shared
         if num:

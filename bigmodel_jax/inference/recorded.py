@@ -34,6 +34,8 @@ class Recorded:
 
     def _answer(self, ask: Ask) -> Rollout:
         tokens = [*self._tokenizer.encode(ask.record[self._data.completion_field]), self._tokenizer.stops[0]]
+        # An answer that is cut off keeps no end token, like a sampled answer that reaches the
+        # limit.
         kept = tokens[: self._data.max_tokens]
         return Rollout(kept, [0.0] * len(kept), len(kept) == len(tokens))
 

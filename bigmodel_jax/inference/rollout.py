@@ -54,7 +54,7 @@ class Generator(Protocol):
     answers."""
 
     def generate(self, weights: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, Rollout]]:
-        """(number of the ask, answer) as answers end. Weights stay valid until the last one."""
+        """Yields (number of the ask, answer) as answers end, and uses `weights` until the last."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The engine's programs for a fixed number of slots: `prefill` fills one, `decode` continues all.
+"""The engine's programs for its slots: `prefill` fills one slot, and `decode` continues all slots.
 
 All rows write to the same column of the cache, which is a ring (models/decoder.py). A prompt is
 read into a cache of one row, which is rolled so that the prompt ends at the ring's position. So no
@@ -168,7 +168,7 @@ class Programs(NamedTuple):
     # ---- all slots
 
     def decode(self, weights, slots: Slots, keep, waiting, allowed=None) -> tuple[Slots, Emitted]:
-        """Makes up to `turns` tokens per slot, fewer if all end or one ends while others wait.
+        """Makes up to `turns` tokens per slot; fewer if all texts end, or one while requests wait.
 
         keep: (B,) bool; False ends the slot's text. allowed: (B, W), the tokens that may come
         next. With it, each slot gets one token.

@@ -73,6 +73,7 @@ def _read(path: Path, where: str, text: str | None = None) -> Recording:
         samples, said = waveforms.read(path, RATE)
     except (ValueError, OSError) as error:
         raise ValueError(f"transcribe: {where}: {error}") from None
+    # The spectrogram of a shorter recording has no frame.
     if len(samples) < HOP:
         raise ValueError(
             f"transcribe: {where}: it has {len(samples)} samples; it must have {HOP} or more, one frame of the spectrogram"
@@ -115,6 +116,7 @@ def _by_characters(config: Config, weights: Any, samples: np.ndarray) -> Iterato
 
 def plain(text: str) -> str:
     """The text in lower case and without punctuation, as word errors are counted."""
+    # A curly apostrophe is made straight, because MARKS keeps only straight ones inside words.
     return " ".join(MARKS.sub(" ", text.lower().replace("’", "'")).split())
 
 

@@ -42,6 +42,7 @@ def mean_average_precision(found: Sequence[Boxes], true: Sequence[Boxes]) -> dic
     }
     with contextlib.redirect_stdout(io.StringIO()):  # the library prints its table to stdout
         truth = coco.COCO(about | {"annotations": list(_rows(true))})
+        # `loadRes` fails for an empty list, so a result without boxes is a data set of its own.
         guess = truth.loadRes(rows) if (rows := list(_rows(found))) else coco.COCO(about | {"annotations": []})
         judge = coco.COCOeval_faster(truth, guess, "bbox")
         judge.evaluate()
@@ -74,6 +75,7 @@ def _rows(pictures: Sequence[Boxes]):
     number = 0
     for n, boxes in enumerate(pictures):
         for i, (left, top, right, bottom) in enumerate(np.asarray(boxes.corners, np.float64).reshape(-1, 4).tolist()):
+            # The evaluation marks an unmatched box by the id 0, so ids begin at 1.
             number += 1
             width, height = right - left, bottom - top
             row = {"id": number, "image_id": n, "category_id": int(boxes.labels[i]), "bbox": [left, top, width, height]}

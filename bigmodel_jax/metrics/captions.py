@@ -61,6 +61,7 @@ def _weighted(counts: Counts, found: Counts, rows: int) -> dict[tuple[str, ...],
 
     The references of one picture are one document.
     """
+    # An n-gram that no reference has counts as if one picture had it, so the logarithm is finite.
     return {gram: x * math.log(rows / max(found[gram], 1)) for gram, x in counts.items()}
 
 

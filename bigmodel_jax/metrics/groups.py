@@ -44,6 +44,7 @@ def names_of(column: Sequence[str], option: str, chosen: str) -> tuple[str, ...]
 
 def _order(name: str) -> tuple:
     try:
+        # Numbers sort by value, so that 10 follows 9.
         return (0, float(name), name)
     except ValueError:
         return (1, 0.0, name)

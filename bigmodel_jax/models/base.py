@@ -159,15 +159,14 @@ POST_NORM = f"has norms after its residuals, {NO_DEPTH_FORM}"
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Base of every model's config: the numbers that describe a
-    model, and `make`, which builds it.
-    """
+    """Base of every model's config: the numbers that describe a model, and `make`."""
 
     RENAMED: ClassVar[dict[str, str]] = compute.MOVED
     LAYERS_ALIKE: ClassVar[bool] = True  # layers differ in their weights and windows alone
     SIZES: ClassVar[tuple] = ()  # which fields must fit each other and the mesh: sizes.py
 
     def make(self) -> Model:
+        """Builds the model: its declared parameters and its pure functions, but no array."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
     def inputs(self) -> dict[str, tuple[int, ...] | None]:

@@ -91,6 +91,7 @@ class ConformerConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "ConformerConfig":
+        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "conv_width": 5}
         return cls(num_mels=16, vocab_size=12, subsampling=4, subsampling_dim=8, init_std=0.1, **sizes)
 
@@ -187,9 +188,7 @@ def masked(x_BTFC: jax.Array, length_B: jax.Array) -> jax.Array:
 
 
 def subsample(cfg: ConformerConfig, p, log_mel_BTF: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Shortens a spectrogram (B, T, F): ((B, T', D), lengths (B,)).
-    Convolutions see padding as 0.
-    """
+    """Shortens a spectrogram (B, T, F) to ((B, T', D), lengths (B,)); padding counts as 0."""
     x = masked(log_mel_BTF[..., None], length_B)[..., 0]
     length_B = convolution.halved(length_B)
     x = masked(convolution.halving(x, p["conv0"]["kernel"]) + p["conv0"]["bias"], length_B)

@@ -100,6 +100,7 @@ class DeepseekConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "DeepseekConfig":
+        """A model of this family that is small enough for a test."""
         sizes = {"vocab_size": 64, "num_layers": 3, "num_dense_layers": 1, "max_seq_len": 32}
         sizes |= {"embed_dim": 32, "mlp_dim": 64}
         ranks = {"num_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16}
@@ -260,9 +261,8 @@ def leave(cfg: DeepseekConfig, p, entry: Entry, x_BTD, ys, batch, *, train: bool
 
 
 def further_head(cfg: DeepseekConfig, p, tokens, hidden_BTD, at: Where, angles):
-    """Returns (the multi-token modules' head with x (M, B, T, D), what their routing found). hidden
-    is normed. The modules share the positions of the decoder, because rotary positions depend only
-    on differences."""
+    """Returns (the modules' head with x (M, B, T, D), what their routing found); hidden is normed.
+    The modules share the decoder's positions: rotary positions depend only on differences."""
 
     def run(layer, x, segments):
         at_tokens = Where(at.positions, segments)

@@ -55,6 +55,7 @@ class GptOssConfig(MixtralConfig):
 
     @classmethod
     def tiny(cls) -> "GptOssConfig":
+        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), window=4)
 
 

@@ -66,8 +66,8 @@ def block(cfg, p, x_BTD, where: Where, causal: bool):
 def places(x_BTD: jax.Array, segments: jax.Array | None = None) -> Where:
     """Where the tokens of x (B, T, D) stand.
 
-    segments: (B, T) int32. A token sees those of its own segment, 0 being padding. Default: one
-    segment.
+    segments: (B, T) int32. A token sees the tokens of its own segment, and segment 0 is padding.
+    Default: one segment.
     """
     B, T, _ = x_BTD.shape
     segments = jnp.ones((B, T), jnp.int32) if segments is None else segments

@@ -60,7 +60,7 @@ class Multiple(NamedTuple):
 
 
 class AtMost(NamedTuple):
-    """`size` is at most `most`. With `below`, it is less than `most`."""
+    """The field `size` is at most the field `most`; if `below` is True, it is smaller."""
 
     size: str
     most: str

@@ -70,6 +70,7 @@ class XLNetConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "XLNetConfig":
+        """A model of this family that is small enough for a test."""
         return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32)
 
 
@@ -190,8 +191,8 @@ def enter(cfg: XLNetConfig, p, batch, *, rng, train: bool, cache) -> Entry:
     """batch: tokens (B, T) and, optionally, positions, segment_ids, token_types (B, T).
 
     order (B, T) int32 is each token's turn to be predicted, 0 = given; places (B, P) int32 are the
-    places to predict. With both, the result is that of these places, and no token has seen itself.
-    Without them, all tokens see each other, and the result is that of all tokens.
+    places to predict. With both, the model predicts the tokens at these places, and no token sees
+    itself. Without them, all tokens see each other, and the model has an output for each token.
     """
     embed_rng, query_rng, layer_rngs = bert.split(cfg, rng)
     content, query = streams(batch)

@@ -64,7 +64,7 @@ class Head:
 
     @property
     def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """x and table as blocks read them. Adapters become further columns of both."""
+        """x and table as blocks read them. Adapters become further columns of both arrays."""
         if not isinstance(self.table, Adapted):
             return self.x, storage.dense(self.table, self.x.dtype), self.bias
         if cut(self.x.shape[:-1], self.table.shape).embed or not self.table.has_columns:

@@ -77,7 +77,7 @@ def project_stored(num_dims: int, x: jax.Array, w: Channeled) -> jax.Array:
 def _scaled(a, b, contract_a: tuple[int, ...], contract_b: tuple[int, ...]) -> jax.Array:
     """The product of two quantized arrays in float32.
 
-    Its dimensions are a's free ones, then b's.
+    Its dimensions are those of a that are not contracted, followed by those of b.
     """
     (a, scale_a), (b, scale_b) = a, b
     wide = jnp.int32 if a.dtype == jnp.int8 else jnp.float32

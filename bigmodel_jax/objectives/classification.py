@@ -57,6 +57,7 @@ class Classification(Objective):
         mean = metrics.weighted(nats, weights)
         sums = {"loss": mean, "accuracy": metrics.weighted(metrics.correct(logits, labels), weights)}
         if not train:
+            # A training step reports no table, so it does not compute the sums of one.
             sums["confusion"] = metrics.confusion(logits, labels, weights)
             sums |= scores.sums(logits, labels, weights)
             if logits.shape[-1] > 5:
@@ -79,6 +80,8 @@ class Classification(Objective):
     def summarize(self, metrics_: dict[str, Mean]):
         matrix = np.asarray(metrics_["confusion"].total)
         means = averages(metrics.precision_recall_f1(matrix), matrix)
+        # A confusion matrix and curves are no numbers: precision, recall and areas are computed
+        # from them.
         plain = {k: m for k, m in metrics_.items() if k not in ("confusion", *scores.KEYS)}
         found = {f"macro_{name}": means["macro"][name] for name in ("f1", "precision", "recall")}
         found["micro_f1"] = means["micro"]["f1"]

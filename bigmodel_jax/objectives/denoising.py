@@ -55,6 +55,8 @@ class Denoising(OfPictures):
         return Loss(mean, {"loss": mean}, out.updates)
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
+        # Both calls below get the same times and noise, so the two losses differ by the condition
+        # alone.
         batch, model_rng = self.inputs(batch, rng)
         call = functools.partial(model.apply, params, rng=model_rng if train else None, train=train)
         loss = self.score(call(batch), batch, params=params, train=train)

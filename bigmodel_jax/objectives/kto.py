@@ -63,6 +63,7 @@ class KTO(Referenced):
 
     def values(self, ratios: jax.Array, wanted: jax.Array, kl: jax.Array) -> jax.Array:
         """(B,): the loss of each answer, from its log-ratio to the reference."""
+        # A single answer has no rival, so its log-ratio is compared with the KL estimate.
         gain = jnp.where(wanted, ratios - kl, kl - ratios)
         weight = jnp.where(wanted, self.wanted_weight, self.unwanted_weight)
         return weight * (1.0 - jax.nn.sigmoid(self.beta * gain))

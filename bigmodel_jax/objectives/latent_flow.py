@@ -81,6 +81,7 @@ class LatentFlow(FlowMatching):
         return (image.astype(jnp.float32) - self.latent_offset) * self.latent_scale
 
     def loss(self, model, params, batch, *, rng, train):
+        # Evaluation takes the mean of the latents, so that its loss has no noise of the encoder.
         rng, own = (None, None) if rng is None else jax.random.split(rng)
         latent = self.encoded(params[AUTOENCODER], batch["image"], own)
         return super().loss(model, params, batch | {"image": latent}, rng=rng, train=train)
@@ -89,6 +90,7 @@ class LatentFlow(FlowMatching):
         """Encodes images of 0 .. 1 to latents (B, h, w, Z) float32: drawn with `rng`, else the
         mean.
         """
+        # The autoencoder stays as it is, so no backward pass goes through it.
         constants = jax.lax.stop_gradient(constants)
         dtype = jax.tree.leaves(constants)[0].dtype
         image = super().moved(image).astype(dtype)

@@ -43,6 +43,7 @@ def shared(start, end, true_start, true_end):
     """(B,): F1 between the tokens of the predicted and the true span; 0 if the end precedes the
     start.
     """
+    # Spans that do not overlap give a number below 0.
     both = jnp.minimum(end, true_end) - jnp.maximum(start, true_start) + 1
     lengths = (end - start + 1) + (true_end - true_start + 1)
     return jnp.where(end >= start, 2 * jnp.maximum(both, 0) / jnp.maximum(lengths, 1), 0.0)

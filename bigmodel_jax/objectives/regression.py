@@ -46,6 +46,8 @@ class Regression(Objective):
 
     def of_rows(self, out, batch):
         error = out.value.astype(jnp.float32) - batch["target"]
+        # Data that scales its targets gives their standard deviation, which restores the original
+        # unit.
         error = error * batch.get("target_scale", jnp.ones_like(error))
         values = {"mae": jnp.mean(jnp.abs(error), axis=-1), "mse": jnp.mean(jnp.square(error), axis=-1)}
         return {name: (value, batch["weights"].astype(jnp.float32)) for name, value in values.items()}

@@ -22,5 +22,6 @@ class SimPO(Pairs):
     "the target margin between the two rewards"
 
     def terms(self, texts: Texts, nats, batch) -> Terms:
+        # Means instead of sums keep long answers from having lower rewards than short ones.
         rewards = self.beta * texts.means
         return Terms(-jax.nn.log_sigmoid(rewards[:, 0] - rewards[:, 1] - self.gamma), rewards, {})

@@ -43,6 +43,7 @@ def predict(config: Config, topology: Topology, say: Callable[[str], None]) -> d
     data = config.data
     answers = math.ceil(config.train.batch_size * (1 - data.recorded))
     prompts = answers * seconds["prefill"]  # prefills run one after the other, and each makes an answer's first token
+    # All answers have equal length here, so the slots finish together and begin together.
     tokens = math.ceil(answers / serving.slots) * (data.max_tokens - 1) * seconds["decode"]
     return {
         "sampling": {

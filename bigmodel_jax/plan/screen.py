@@ -105,6 +105,7 @@ def memory_table(plan: dict, names: dict[str, str] = MEMORY) -> Table:
 
 def bar(share: float, width: int = 10) -> str:
     """A horizontal bar of block characters. `share` is between 0 and 1."""
+    # A share below one block shows a thin line, so that it does not look like 0.
     return "█" * round(width * min(share, 1.0)) + ("▏" if 0 < round(width * share, 1) < 0.5 else "")
 
 

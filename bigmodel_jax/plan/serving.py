@@ -71,6 +71,7 @@ def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
     Floats have the dtype in which products are computed.
     """
     spec = stored_config(config, serving).make_model().spec
+    # `cast` leaves quantized values alone, so this dtype reaches only the dense weights.
     dtype = serving.weights if serving.weights in DENSE else config.precision.compute
     shapes = jax.eval_shape(lambda tree: cast(tree, dtype), params.abstract(spec))
     places = sharding.shardings(spec, layout.mesh, layout.rules)

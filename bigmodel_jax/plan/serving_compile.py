@@ -45,6 +45,7 @@ class Server:
 
 
 def _refused_bytes(one: Compiled) -> float:
+    # libtpu states the missing temporaries in its message alone.
     need = re.search(r"temporaries \(([\d.]+)G\)", one.refused)
     return one.sizes["weights"] + one.sizes["cache"] + (float(need[1]) * GIB if need else 0.0)
 
@@ -59,7 +60,9 @@ def with_layout(config: Config, topology: Topology) -> Config:
     if config != for_options(config):
         return config
     meshes = [
-        dataclasses.replace(parallel, data=topology.devices // n, tensor=n) for n in divisors(topology.devices)[::-1]
+        # The widest `tensor` comes first: each device then reads the fewest weights per token.
+        dataclasses.replace(parallel, data=topology.devices // n, tensor=n)
+        for n in divisors(topology.devices)[::-1]
     ]
     fitting = (mesh for mesh in meshes if not _wrong(config, mesh))
     return dataclasses.replace(config, parallel=next(fitting, meshes[-1]))

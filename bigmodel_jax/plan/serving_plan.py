@@ -41,7 +41,7 @@ def make_plan(
     return plan
 
 
-# ------------------------------------------------------------ what it says
+# ------------------------------------------------------------ the content of the plan
 
 
 def describe(server: Server, topology: Topology, *, name: str) -> dict:

@@ -156,7 +156,7 @@ def compile_into(folder: Path, lowered: Any, lower_seconds: float) -> None:
             raise
 
 
-# ------------------------------------------------------------ what it says
+# ------------------------------------------------------------ what the program says
 
 
 def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
@@ -186,7 +186,7 @@ def asynchronous_channels(code: Code) -> set[int]:
     return found
 
 
-# ------------------------------------------------------------ what is known without
+# ------------------------------------------------------------ what is known without compiling
 
 
 def sizes(state: TrainState, batch: dict, constants: params.Tree, beside: Collection[str] = ()) -> dict[str, float]:
@@ -263,7 +263,7 @@ def _attention(config: Config, mesh, batch: dict) -> float:
     """FLOPs that would grow with the square of the sequence length without windows."""
     row = {**config.data.row(), **computed(config)}
     lengths = set(fields.along(row, "seq").values())
-    # Half the length can be counted only if there is one even length.
+    # Halving needs one length for all arrays, and an even one.
     if len(lengths) != 1 or lengths.pop() % 2:
         return 0.0
 

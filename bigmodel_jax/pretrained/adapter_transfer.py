@@ -192,7 +192,8 @@ def export_adapters(
 
     Raises ValueError where PEFT's format cannot hold these adapters.
     """
-    # `load_weights` needs the config with all adapters. The export needs the config with one.
+    # `load_weights` needs the config with all adapters, and the export needs the config with one
+    # adapter.
     whole, config = config, dataclasses.replace(config, adapters=_one(config, run_dir, adapter))
     if rows := [path for path in params.paths(config.make_model().spec) if path.endswith("/rows")]:
         raise ValueError(

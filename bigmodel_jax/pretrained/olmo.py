@@ -68,7 +68,7 @@ def olmo3_from_hf(hf: dict) -> Olmo3Config:
 
 
 def _theta(far: float, near: float, sizes: dict, local: dict) -> float:
-    """The rotary base of all layers, from those of layers without and with a window."""
+    """The rotary base of all layers, given the bases of layers without and with a window."""
     if local["global_every"] == 1:  # no layer has a window
         return far
     if local["global_every"] > sizes["num_layers"]:  # all have

@@ -68,7 +68,7 @@ def from_hf(hf: dict) -> PixArtConfig:
         embed_dim=width,
         num_heads=hf["num_attention_heads"],
         text_dim=hf["caption_channels"],
-        # The scale that diffusers computes where the file gives none.
+        # Where the file gives no scale, diffusers computes this one.
         position_scale=float(max(size // 64, 1) if scale is None else scale),
         learn_sigma=hf.get("out_channels", 2 * channels) == 2 * channels,
         **{name: hf[name] for name in ("text_dropout", "zero_init") if name in hf},

@@ -44,7 +44,7 @@ def _lines(text: str) -> list[dict]:
 
 
 def tables(answers: Answers) -> str:
-    """HTML tables, the newest first. The older ones are folded."""
+    """HTML tables, the newest first. Older tables are folded."""
     blocks = [(name, _table(rows)) for name, rows in reversed(answers) if rows]
     shown = "".join(_figure(*block) for block in blocks[:SHOWN])
     older = [elements.folded(_title(name), "", body) for name, body in blocks[SHOWN:]]

@@ -78,7 +78,7 @@ def measured(run: Run) -> list[str]:
 
 
 def groups(run: Run) -> list[tuple[str, ...]]:
-    """The metrics to draw. Those that share a plot are in one tuple.
+    """The metrics to draw. Metrics that share a plot are in one tuple.
 
     The loss is not among them, since it has its own figure in `FIGURES`.
     """
@@ -224,8 +224,8 @@ def step_time_figure(run: Run, theme: Theme):
     if np.median(times) < 1:
         times, name = 1000 * times, "ms"
     median, p95 = np.percentile(times, (50, 95))
-    # The first step includes compilation. With it, all other steps would fall into one bar.
-    # The larger of the two bounds keeps at least 95 % of the steps in the figure.
+    # The first step includes compilation. If it were shown, all other steps would fall into one
+    # bar. The larger of the two bounds keeps at least 95 % of the steps in the figure.
     shown = times[times <= max(1.5 * p95, 2 * median)]
     beyond = len(times) - len(shown)
     title = f"Step time, {name}" + (f"   ({beyond} slower not shown)" if beyond else "")

@@ -87,7 +87,7 @@ def rows(record: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def heads(first: str) -> tuple[str, ...]:
-    """The heads of the columns of `rows`. `first` is the head of the first one."""
+    """The heads of the columns of `rows`. `first` is the head of the first column."""
     return (first, "A step", "Share", "Roofline", "×\u00a0roofline")
 
 

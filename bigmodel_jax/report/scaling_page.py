@@ -146,7 +146,7 @@ def _device_axes(series: list[Series], theme: Theme, title: str):
     counts = sorted({r["devices"] for s in series for r in s.records})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [f"{n:,}" for n in counts])
-    # Ticks stand at the measured numbers. Minor ones between powers of two mean nothing.
+    # Ticks stand at the measured numbers. Minor ticks between powers of two mean nothing here.
     axes.minorticks_off()
     return figure, axes
 

@@ -42,6 +42,7 @@ def point(run_dir: Path) -> tuple[float, float, float, str]:
         raise ValueError(f"scale --law: {run_dir} has no loss above 0 and no tokens in metrics.jsonl; train it first")
     _check_finished(run, step, run_dir)
     spec = run_folder.load(run_dir).make_model().spec
+    # Constants, such as a frozen base, learn nothing from the tokens.
     return float(params.count(spec, trainable=True)), tokens, float(loss), key
 
 

@@ -20,6 +20,7 @@ def plan_point(point: Point, topology: Topology) -> dict[str, Any]:
     found = estimate.seen(point.config, topology, compiled, 0.0, prices)
     moved: dict[str, float] = {}
     for row in found["collectives"]:
+        # One collective may span several axes, and its bytes belong to all of them together.
         name = " x ".join(row["axes"]) or "all"
         moved[name] = moved.get(name, 0.0) + row["sent"]
     return {

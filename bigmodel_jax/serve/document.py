@@ -101,6 +101,7 @@ def _object(cls: type, required: tuple[str, ...]) -> dict[str, Any]:
     """
     hints = ranges.hints(cls)
     properties = {field.name: _optional(_schema(hints[field.name])) for field in dataclasses.fields(cls)}
+    # A required field may not be null, so its schema replaces the optional one.
     for name in required:
         properties[name] = _schema(hints[name])
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": True}

@@ -12,6 +12,7 @@ class Metrics:
     """Counters, gauges and histograms of one server."""
 
     def __init__(self):
+        # The global registry would refuse the names of a second server in one process, as in tests.
         self._registry = registry = CollectorRegistry()
         own = {"registry": registry, "namespace": "bigmodel"}
         self.requests = Counter("requests", "answered requests", ("route", "status"), **own)

@@ -100,6 +100,7 @@ def embeddings(served: Served, asked: Embedding) -> Work:
 
 def _finite(found: np.ndarray) -> np.ndarray:
     """Returns the model's output unchanged. Raises Refused where it holds NaN or infinity."""
+    # JSON has no NaN or infinity.
     if not np.isfinite(found).all():
         raise Refused("input: the model's output for it is not finite", "input")
     return found

@@ -23,6 +23,7 @@ def read(data: Any, texts: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
     a text is no image, or where all together have too many pixels.
     """
     try:
+        # `rpartition` also takes a text without this prefix, which is no data URL but base64 alone.
         contents = [base64.b64decode(text.rpartition("base64,")[2], validate=True) for text in texts]
     except (binascii.Error, ValueError):
         raise Refused("image is no base64 of a picture's file", "image") from None

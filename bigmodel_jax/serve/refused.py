@@ -21,6 +21,7 @@ class Refused(Exception):
     """
 
     def __init__(self, text: str, param: str | None = None, *, status: int = 400, code: str | None = None):
+        # A message is one line, whatever a request put into it.
         text = " ".join(text.split())
         super().__init__(text if len(text) <= MOST else f"{text[:MOST]} ...")
         self.param, self.status, self.code = param, status, code

@@ -166,8 +166,8 @@ class Chat(Sampled):
     """The body of /v1/chat/completions.
 
     - messages: the conversation so far.
-    - max_tokens, max_completion_tokens: the largest number of generated tokens. The second one
-      wins.
+    - max_tokens, max_completion_tokens: the largest number of generated tokens. If both are given,
+      max_completion_tokens counts.
     - logprobs: return log probabilities; top_logprobs: the number of likeliest tokens to return
       with them.
     - tools: the functions that the model may call; tool_choice: whether it may or must.

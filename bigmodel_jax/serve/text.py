@@ -38,6 +38,8 @@ class Pieces:
         return now[len(before) :]
 
     def _both(self) -> tuple[str, str]:
+        # Tokenizers may drop a space at the start of a text, so a token is decoded together with
+        # those before it.
         return self._decode(self._ids[self._begin : self._end]), self._decode(self._ids[self._begin :])
 
 

@@ -34,6 +34,7 @@ def tokenize(served: Served, asked: Tokenize) -> dict[str, Any]:
     served.known_writer(asked.model or served.names[0])
     with served.encoder() as tokenizer:
         ids = tokenizer.encode_rendered(asked.prompt)[0]
+    # An encoder-decoder's prompt goes to the encoder, which begins with no start token.
     if asked.add_special_tokens and served.model.decoder_start is None:
         ids = [tokenizer.start, *ids]
     return {"tokens": ids, "count": len(ids), "max_model_len": served.length}

@@ -57,7 +57,7 @@ def must_call(tools: Any, choice: Any) -> str:
         for f in functions
     ]
     begin, end = (json.dumps(text) for text in (f"{CALL[0]}\n", f"\n{CALL[1]}"))
-    # The spacing is that of the calls models are trained on. It is fixed, because a model that may
-    # write any amount of white space may not stop.
+    # Models are trained on calls with this spacing. It is fixed, because a model that may write any
+    # amount of white space may not stop.
     spaced = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
     return f"start: {begin} call {end}\ncall: %json {json.dumps({'anyOf': calls} | spaced)}\n"

@@ -40,6 +40,7 @@ class Sweep:
 
     def definition(self) -> dict[str, str]:
         """{name: text} of everything that distinguishes this sweep from others."""
+        # A searched field is left out, because its value in the config is never used.
         fields = {n: repr(v) for n, v in flat(self.config).items() if not n.startswith(FREE) and n not in self.space}
         own = {f"SPACE[{name!r}]": spaces.text(dimension) for name, dimension in self.space.items()}
         how = {f"--{n}": getattr(self.search, n) for n in ("metric", "sampler", "pruner", "seed")}

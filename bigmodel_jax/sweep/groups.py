@@ -38,6 +38,7 @@ def virtual() -> int:
 
 def environment(group: str) -> dict[str, str]:
     """The variables that make a process see only the devices of this group."""
+    # A vendor's runtime ignores the variables of the others, so all can be set.
     return dict.fromkeys(VISIBLE, group) | ({VIRTUAL: str(len(names(group)))} if virtual() else {})
 
 

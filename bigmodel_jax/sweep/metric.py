@@ -19,6 +19,7 @@ def judged_by(config: Config, name: str) -> tuple[str, Direction]:
     known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
     key = name or config.checkpoint.best_metric or "eval/loss"
     if not name and config.checkpoint.best_metric:
+        # The config states the direction itself, so the metric need not be declared.
         return key, "maximize" if config.checkpoint.best_mode == "max" else "minimize"
     key = key if key in known or key.startswith("eval/") else f"eval/{key}"
     if key not in known and not key.startswith("eval/loss/"):

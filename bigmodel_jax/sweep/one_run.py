@@ -42,6 +42,7 @@ def trained(
         if os.environ.get("BIGMODEL_TRACEBACK"):
             traceback.print_exc()
         return None, " ".join(str(error).split())[:500] or type(error).__name__
+    # A sampler that learns from results cannot use NaN or infinity.
     return (value, "") if math.isfinite(value) else (None, f"{metric} is {value} at the end")
 
 

@@ -99,6 +99,7 @@ def integers(low: int, high: int, step: int = 1) -> Integers:
     if step < 1:
         raise ValueError(f"integers({low}, {high}, {step}): the step must be 1 or more")
     _ordered("integers", low, high)
+    # Optuna warns if `high` is not reached by whole steps.
     return Integers(low, high - (high - low) % step, step)
 
 
@@ -116,7 +117,7 @@ def _ordered(name: str, low: Any, high: Any) -> tuple[Any, Any]:
     return low, high
 
 
-# ------------------------------------------------------------ of a config
+# ------------------------------------------------------------ the space of a config file
 
 
 def read(path: Path, config: Config) -> Space:
@@ -146,6 +147,7 @@ def check(config: Config, name: str, dimension: Any) -> None:
     field_of(config, name)
     if not isinstance(dimension, Dimension):
         raise ValueError(f"{name}: {dimension!r} is none of uniform, log, integers, choice")
+    # The allowed values of a field are an interval, so the ends of a range suffice.
     for value in dimension.ends:
         ranges.check(replaced(config, name, value))
 

@@ -156,7 +156,8 @@ def take(study: optuna.Study, space: Space, search: Search, running: FrozenTrial
     Only one process at a time may call this.
     """
     number = running.number if running else len(study.get_trials(deepcopy=False))
-    # `ask` draws nothing, so this sampler is only a placeholder. Each field gets its own below.
+    # `ask` draws nothing, so this sampler is only a placeholder. Below, each field gets a sampler
+    # of its own.
     study.sampler = _sampler(search, number, "")
     # Optuna offers no public way to continue a running trial, and a FrozenTrial has no public id.
     trial = optuna.Trial(study, running._trial_id) if running else study.ask()

@@ -87,6 +87,7 @@ def _side_by_side(sweep: Sweep, groups: Sequence[str], say: Callable[[str], None
     failed = [
         f"{text.splitlines()[-1] if text else f'code {code}'}" for text, code in zip(said, codes, strict=True) if code
     ]
+    # A process that died is no failure if the others finished its trials.
     if failed and len(ended) < sweep.trials:
         raise ValueError(f"{sweep.run_dir}: {len(failed)} of {len(children)} processes failed; the first: {failed[0]}")
 

@@ -73,6 +73,7 @@ def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, contextlib.E
         # A lock that can be taken shows that the trial's process has ended.
         if frozen.state is TrialState.RUNNING and (hold := _hold(sweep, frozen.number)):
             return studies.take(study, sweep.space, sweep.search, frozen), hold
+    # A waiting trial has not begun, so its number is the next one.
     number = sum(trial.state is not TrialState.WAITING for trial in known)
     if number >= sweep.trials:
         return None

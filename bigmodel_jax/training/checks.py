@@ -142,9 +142,9 @@ def check_sample(
 ) -> list[int]:
     """The token ids of the prompt.
 
-    They are the start token and the prompt's text. If `chat` is given, its tokens, those of a chat
-    template, replace both. With `pictured` the model also reads a picture, and the prompt may be
-    empty. Raises ValueError for what cannot be generated. `prefix` stands before the names of
+    They are the start token and the prompt's text. If `chat` is given, its tokens replace both: a
+    chat template has made them. With `pictured` the model also reads a picture, and the prompt may
+    be empty. Raises ValueError for what cannot be generated. `prefix` stands before the names of
     options.
     """
     if not sample.prompt and not pictured:

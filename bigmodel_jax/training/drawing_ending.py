@@ -53,6 +53,7 @@ def drawn(
     (N, K). A score is the judge's similarity of image and text, or 0 without a judge.
     """
     objective, num = config.objective, config.objective.candidates
+    # The candidates of one text are neighbours, so the last lines can reshape them to (N, K).
     told = {name: np.repeat(x, num, axis=0) for name, x in told.items()}
     weights, sample = cast(weights, config.precision.compute), config.eval.sample
     codes = draw_codes(config.make_model(), weights, objective, told["tokens"], sample, seed)

@@ -32,7 +32,8 @@ class Ending(Protocol):
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         """Writes files whose names begin with `path`, a path in samples/ without suffix.
 
-        Returns a text for the terminal, or "". Every process calls it. Only the first one writes.
+        Returns a text for the terminal, or "". Every process calls it, and only the first process
+        writes.
         """
         ...
 
@@ -50,6 +51,7 @@ class Text:
     def make(self, config: Config, weights: params.Tree, path: Path) -> str:
         if not self.wanted(config):
             return ""
+        # Every process generates, because the weights may be sharded over all of them.
         text = generate_text(config, weights, config.eval.sample, seed=config.train.seed)
         if processes.first():
             files.replace(path.with_suffix(".txt"), text + "\n")

@@ -26,6 +26,7 @@ def make_eval_step(
     def sums(weights, batch):
         if not (config.eval.metrics or config.data.group_by):
             return objective.loss(model, weights, batch, rng=None, train=False).metrics
+        # Further metrics and groups read the model's output, which `loss` does not return.
         batch, _ = objective.inputs(batch, None)
         out = model.apply(weights, batch, rng=None, train=False)
         found = objective.score(out, batch, params=weights, train=False).metrics

@@ -20,6 +20,7 @@ def evaluate_run(config: Config, run_dir: Path, which: str = "", adapter: str = 
 
     `which` and `adapter` are as in `load_weights`.
     """
+    # The run's own tokenizer and scaling are used, also if the data's have changed since.
     config = dataclasses.replace(config, data=config.data.of_run(run_dir))
     validate(config, jax.device_count())
     mesh = sharding.make_mesh(config.parallel)

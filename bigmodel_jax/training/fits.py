@@ -49,6 +49,7 @@ def compile_step(lowered: Any, mesh: Mesh) -> Any:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
+        # XLA has no class of its own for this error, so its text tells it apart.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ValueError(

@@ -130,7 +130,7 @@ def _both(one: Taken, other: Taken) -> Taken:
 
 
 def _filled(config: Config, mesh, state: TrainState | None, taken: Taken, missing: list[str]) -> Fresh:
-    """Initial values, replaced by the taken ones where there are some."""
+    """Initial values, replaced by values of other runs where those give them."""
     spec, published = params.paths(config.make_model().spec), tables.published(config)
     grown = [
         (path, have, n)
@@ -243,8 +243,9 @@ def _values(
 ) -> tuple[dict[str, Any], int]:
     """The other run's weights by path, on this run's mesh, and their step.
 
-    Its constants are read only if `names` has some. `whole_tables` keeps its vocabulary unsharded,
-    because a vocabulary of another size has other shards. `merges` merges its adapters.
+    The run's constants are read only if `names` contains a constant, or if `merges` merges the
+    run's adapters. `whole_tables` keeps the vocabulary unsharded, because a vocabulary of another
+    size has other shards.
     """
     parallel = config.parallel
     if whole_tables:

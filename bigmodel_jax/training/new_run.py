@@ -39,6 +39,7 @@ def write(config: Config, source: Path, run_dir: Path, weights: params.Tree) -> 
     spec = config.make_model().spec
     trained, frozen, fixed = (params.of_kind(weights, spec, kind) for kind in ("trained", "statistic", "constant"))
     state = {"step": jnp.zeros((), jnp.int32), "params": cast(trained, config.precision.param), "frozen": frozen}
+    # A run with an average evaluates it, so a new run without one would not load.
     if config.optim.make(spec, config.train.steps or 1).average:
         state["ema"] = cast(trained, "float32")
     with whole_or_nothing(run_dir, "run_dir") as partial:

@@ -54,6 +54,7 @@ class Policy:
 
         Raises a one-line ValueError if more rewards fail than `Judging.errors` allows.
         """
+        # The cast comes once here, not once in each program of the generator.
         weights = self._compute(weights)
         found: list[Any] = [None] * len(asks)
         for number, rollout in self._rollouts(weights, asks):

@@ -73,6 +73,7 @@ def write(run_dir: Path, record: dict) -> None:
     if not processes.first():
         return
     for entry in record["code"].values():
+        # The name of a copy has its digest, so a copy that is there has the right content.
         copy = run_dir / entry["copy"]
         content = Path(entry["path"]).read_bytes() if not copy.exists() else b""
         if hashlib.sha256(content).hexdigest() == entry["digest"]:  # the user may have edited the file since
@@ -132,6 +133,8 @@ def _entry(name: str, what: list[Path] | str, before: dict, root: Path) -> dict:
     try:
         stats = {path: paths.stat(path) for path in map(paths.absolute, what)}
         stamp = cache.key([[path, *stat] for path, stat in stats.items()])
+        # Sources ask for these digests as well, and get them from the cache without reading the
+        # files.
         if before.get("stamp") == stamp:
             for path, (size, digest) in before["files"].items():
                 cache.know_digest(path, size, stats[path].changed, digest)

@@ -33,6 +33,7 @@ def reconstructed(config: Config, weights: params.Tree) -> tuple[np.ndarray, np.
     def reconstruct(weights, batch):
         batch, _ = objective.inputs(batch, None)
         out = model.apply(cast(weights, config.precision.compute), batch, rng=None, train=False)
+        # Both go through `shown`, so that both are clipped to 0 .. 1.
         return objective.shown(batch["image"]), objective.shown(out.value.image)
 
     return sharding.to_host(jax.jit(reconstruct)(weights, batch))

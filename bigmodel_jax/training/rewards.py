@@ -61,8 +61,8 @@ class Judges:
     def _wait(self, pool, result) -> list[float | str]:
         """Waits for one call's results, at most until its time limit.
 
-        Calls start and are awaited in order. So this one started at the latest when the previous
-        one ended.
+        Calls start and are awaited in order. So this call started at the latest when the previous
+        call ended.
         """
         # The limit counts from the previous result. The first call also waits for the imports.
         limit = self.seconds * len(self.names) + GRACE_SECONDS + (0.0 if self._started else START_SECONDS)
@@ -76,7 +76,7 @@ class Judges:
         return [f"did not return within {self.seconds:g} s, and its process was ended"] * len(self.names)
 
     def close(self) -> None:
-        """Ends the processes. The next call starts new ones."""
+        """Ends the processes. The next call starts new processes."""
         if self._pool is not None:
             self._pool.terminate()
             self._pool = None

@@ -74,6 +74,7 @@ class Spikes:
 
     def _may_go_back(self) -> bool:
         steps = [*store.steps(self.saves), *(local.steps(self.saves.local) if self.saves.local else [])]
+        # A local save may exist on one host alone, so one process decides for all.
         newest = processes.from_first(max(steps, default=-1))
         return newest >= 0 and not (newest == self.back_to and self.times >= self.config.max_rollbacks)
 

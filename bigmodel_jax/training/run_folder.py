@@ -187,6 +187,7 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
         with _silent():
             yield lambda: None
         return
+    # flushLevel is above every level, so that no record of a refused start reaches the file.
     kept = logging.handlers.MemoryHandler(capacity=1 << 20, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     shown = logging.StreamHandler()
     shown.setLevel(logging.WARNING)

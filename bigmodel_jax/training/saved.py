@@ -50,6 +50,7 @@ def load_weights(
     step = kept.find(run_dir, config.checkpoint, which, said)
     fits.check_weights(config, mesh, fits.WEIGHTS, copies=False)
     abstract, kept_apart = abstract_state(config, mesh), constants.load(config, run_dir, mesh) if fixed else {}
+    # An average of the weights generalises better, so every use of a run but training takes it.
     weights = "params" if abstract.ema is None else "ema"
     fields = {weights: getattr(abstract, weights), "frozen": abstract.frozen, "step": abstract.step}
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
@@ -155,6 +156,7 @@ def generate_images(config: Config, weights: params.Tree, seed: int = 0) -> tupl
     """
     conditions, titles = config.data.conditions(config.eval.images.num)
     shape = (len(titles), *config.model.image_shape)
+    # NumPy draws the noise, so it does not depend on the mesh.
     noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
     compute = cast(weights, config.precision.compute)
     return sample_images(config.make_model(), compute, config.objective, conditions, noise, config.eval.images), titles

@@ -54,6 +54,7 @@ class ScoredAnswers:
         ]
         answers = [""] * len(asks)
         for number, rollout in self._generator.generate(weights, asks):
+            # Metrics compare texts, and an end token is none.
             answers[number] = self._tokenizer.decode([t for t in rollout.tokens if t not in self._tokenizer.stops])
         return answers
 

@@ -152,4 +152,5 @@ def judged(metric: str, all_sets: Sequence[OpenSet], now: Sequence[OpenSet], who
     too.
     """
     owner = next((one for one in all_sets if metric.startswith(f"eval/{one.name}/")), None)
+    # A set may have a rhythm of its own, so its metric is there only when it is evaluated.
     return whole if owner is None else owner in now

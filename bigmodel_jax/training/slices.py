@@ -32,8 +32,8 @@ def gradients(config: Config, mesh: Mesh, specs: Any, one: Callable, compute, fr
     """Calls `one` on each slice's rows and adds the results up over the slices.
 
     `one` is (compute, frozen, rows, rng, constants) -> (grads, mean, sums, frozen). Loss and
-    metrics stay float32. What a model computes over its batch, such as the balance of experts or
-    batch statistics, it computes over one slice's rows.
+    metrics stay float32. Quantities over a batch, such as the balance of experts or batch
+    statistics, are computed over one slice's rows.
     """
     inner = split_mesh(mesh, config.parallel.slices)
 

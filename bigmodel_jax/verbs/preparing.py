@@ -90,7 +90,7 @@ def prepare(args: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _bar(begins: str) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yields a function that shows (what is done, its number, of how many)."""
+    """Yields a function that shows (what is done, how many are done, how many there are)."""
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Bar(*columns, console=make_console(stderr=True), transient=True, disable=not peers.speaks()) as bar:
         task = bar.add_task(begins, total=None)

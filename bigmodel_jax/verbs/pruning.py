@@ -139,7 +139,7 @@ VERBS = {
         "--parallel.X  another mesh than the run's\n"
         "--json        print one JSON object instead of a table",
         (
-            "prune runs/lm_tiny runs/sparse --kind wanda --heal 100",
+            "prune runs/lm_tiny runs/sparse_lm --kind wanda --heal 100",
             "prune runs/mnist_mlp runs/sparse --curve 0.5 0.7 0.9 --sparsity 0.95",
             "prune runs/lm_tiny runs/short --kind structured_layers --sparsity 0.25",
         ),

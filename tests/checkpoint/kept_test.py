@@ -1,4 +1,5 @@
-"""Which checkpoint is meant: the newest, one by its step, the best; by every verb that opens a run."""
+"""Which checkpoint is meant: the newest, one by its step, the best; by every verb that opens a
+run."""
 
 import json
 from pathlib import Path

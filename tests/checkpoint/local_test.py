@@ -1,4 +1,5 @@
-"""Saves on the hosts' own disks: whole or not used, the newest of both kinds, and never another run's."""
+"""Saves on the hosts' own disks: whole or not used, the newest of both kinds, and never another
+run's."""
 
 import dataclasses
 import logging

@@ -1,4 +1,5 @@
-"""A digest against one that is computed in plain integers, where two places are exchanged and sizes have nothing in common."""
+"""A digest against one that is computed in plain integers, where two places are exchanged and sizes
+have nothing in common."""
 
 import itertools
 
@@ -19,7 +20,8 @@ def mixed(x: int) -> int:
 
 
 def by_hand(x: np.ndarray) -> int:
-    """sum of mix(bits ^ place * golden), every place of the flat array having a number of its own."""
+    """sum of mix(bits ^ place * golden), every place of the flat array having a number of its
+    own."""
     bits = np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}").ravel().tolist()
     return sum(mixed(b ^ (n * 0x9E3779B9 % WORD)) for n, b in enumerate(bits)) % WORD
 

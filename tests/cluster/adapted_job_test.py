@@ -1,4 +1,5 @@
-"""Several processes train LoRA adapters beside a base in another run; one dies, and local saves bring the job back."""
+"""Several processes train LoRA adapters beside a base in another run; one dies, and local saves
+bring the job back."""
 
 import signal
 

@@ -1,4 +1,5 @@
-"""What breaks a job breaks it whole, within seconds, with one line; and what it has saved is resumed."""
+"""What breaks a job breaks it whole, within seconds, with one line; and what it has saved is
+resumed."""
 
 import os
 import signal

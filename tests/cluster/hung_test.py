@@ -1,4 +1,5 @@
-"""Real processes of a job, one of which is stopped: it is named, all end with 75, and the run goes on from its last save."""
+"""Real processes of a job, one of which is stopped: it is named, all end with 75, and the run goes
+on from its last save."""
 
 import os
 import signal

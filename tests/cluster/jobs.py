@@ -66,7 +66,8 @@ def job(
     timeout: int = 60,
     environments: Sequence[dict] | None = None,
 ) -> Iterator[Job]:
-    """`launch.py ARGS` in `count` processes that find each other by options; `extra` gives each its own more."""
+    """`launch.py ARGS` in `count` processes that find each other by options; `extra` gives each its
+    own more."""
     port = free_port()
     commands = [
         [

@@ -1,4 +1,5 @@
-"""A process dies together with its host's disk; the job goes on from the others' copies, bit for bit."""
+"""A process dies together with its host's disk; the job goes on from the others' copies, bit for
+bit."""
 
 import json
 import shutil
@@ -19,8 +20,9 @@ from bigmodel_jax.training.state import abstract_state
 pytestmark = pytest.mark.slow
 
 PROCESSES, EVERY, STEPS, VICTIM = 4, 4, 14, 2
-# Beside the config: data that kills the process which reads it, at a batch between the saves of steps 8 and 12, once the
-# save of step 8 is whole. One batch is read twice, and one or two are read ahead.
+# Beside the config: data that kills the process which reads it, at a batch between the saves of
+# steps 8 and 12, once the save of step 8 is whole. One batch is read twice, and one or two are read
+# ahead.
 DEADLY = """
 import dataclasses, os, pathlib, signal, time, jax
 
@@ -81,7 +83,8 @@ def final(path, run_dir, parallel):
 
 
 def test_one_of_four_dies_with_its_disk_and_at_most_one_interval_is_lost(tmp_path):
-    """What is cut over all hosts comes from the copy, and what every process has from another process."""
+    """What is cut over all hosts comes from the copy, and what every process has from another
+    process."""
     path, run_dir = write(tmp_path), tmp_path / "run"
     layout = ("--parallel.fsdp", str(PROCESSES))
     with start(path, tmp_path / "whole", *layout) as job:

@@ -1,4 +1,5 @@
-"""The batches of a mixture with caps and stages, in one, two and four processes: the same bytes, by sha256."""
+"""The batches of a mixture with caps and stages, in one, two and four processes: the same bytes, by
+sha256."""
 
 import hashlib
 import sys

@@ -1,4 +1,5 @@
-"""A job of two processes that the real mpirun starts: they find each other by its environment alone."""
+"""A job of two processes that the real mpirun starts: they find each other by its environment
+alone."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""The watch between processes, alone: no JAX in these processes, so that every way to end is tried in a second."""
+"""The watch between processes, alone: no JAX in these processes, so that every way to end is tried
+in a second."""
 
 import os
 import signal

@@ -1,4 +1,5 @@
-"""Two processes train a policy, and its reward fails: one line with the sample from the job, and no step is lost."""
+"""Two processes train a policy, and its reward fails: one line with the sample from the job, and no
+step is lost."""
 
 from pathlib import Path
 

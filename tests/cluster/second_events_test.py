@@ -1,4 +1,5 @@
-"""A job's watch where a second thing happens: who speaks when process 0 dies, and who may leave before the others."""
+"""A job's watch where a second thing happens: who speaks when process 0 dies, and who may leave
+before the others."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""A SLURM of one controller and two nodes on this machine: Debian's slurm-wlm and munge, everything in one folder."""
+"""A SLURM of one controller and two nodes on this machine: Debian's slurm-wlm and munge, everything
+in one folder."""
 
 import contextlib
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 import jobs
 
 BINARIES = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "sinfo")
-# Node names stand in a job's list of hosts, whose first one is the coordinator's address: it must resolve.
+# Node names stand in a job's list of hosts, whose first one is the coordinator's address: it must
+# resolve.
 HOST = socket.gethostname().split(".")[0]
 NODES = (HOST, f"{HOST}-second")
 CONFIG = """

@@ -1,4 +1,5 @@
-"""A real SLURM: a job of two nodes trains, gives way to another one, is requeued and resumes, as if nothing had been."""
+"""A real SLURM: a job of two nodes trains, gives way to another one, is requeued and resumes, as if
+nothing had been."""
 
 import json
 import subprocess

@@ -1,4 +1,5 @@
-"""What `submit` writes: read back, held against the engines' published schemas, and run by a shell where it is one."""
+"""What `submit` writes: read back, held against the engines' published schemas, and run by a shell
+where it is one."""
 
 import contextlib
 import json
@@ -42,9 +43,11 @@ TPUS = ("--image", "repo/image:1", "--topology", "v5e:4x4", "--nodes", "8")
 @pytest.mark.slow  # the models take four seconds to import
 @pytest.mark.parametrize("options", [GPUS, GPUS[:2], TPUS, (*TPUS, "--claim", "shared")])
 def test_every_field_of_a_jobset_is_one_of_the_published_models(path, tmp_path, capsys, options):
-    """kubeflow-trainer-api holds the OpenAPI models of JobSet v1alpha2 and of the Kubernetes Job and Pod inside it.
+    """kubeflow-trainer-api holds the OpenAPI models of JobSet v1alpha2 and of the Kubernetes Job
+    and Pod inside it.
 
-    They check types; what they do not know, they drop, so that an unknown field shows as a difference.
+    They check types; what they do not know, they drop, so that an unknown field shows as a
+    difference.
     """
     from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
@@ -58,7 +61,8 @@ def test_every_field_of_a_jobset_is_one_of_the_published_models(path, tmp_path, 
 
 
 def test_a_jobset_of_gpus_tells_each_pod_its_place(path, tmp_path, capsys, monkeypatch):
-    """The manifest's variables, with the values that the JobSet controller would give, are a place in the job."""
+    """The manifest's variables, with the values that the JobSet controller would give, are a place
+    in the job."""
     from bigmodel_jax.cluster import place
 
     manifest = yaml.safe_load(written(path, tmp_path, capsys, "kubernetes", *GPUS).read_text())

@@ -1,4 +1,5 @@
-"""The same run in one process and in several: losses, batches, files, and checkpoints that any layout reads."""
+"""The same run in one process and in several: losses, batches, files, and checkpoints that any
+layout reads."""
 
 import dataclasses
 import hashlib
@@ -88,7 +89,8 @@ def two(path):
 
 
 def check_losses(run_dir, alone):
-    """Sums of float32 in another order: the tolerance of the layouts' tests, grown over 12 steps."""
+    """Sums of float32 in another order: the tolerance of the layouts' tests, grown over 12
+    steps."""
     got, want = runs.losses(run_dir), runs.losses(alone)
     assert sorted(got) == sorted(want) == list(range(1, STEPS + 1))
     np.testing.assert_allclose([got[s] for s in want], [want[s] for s in want], rtol=1e-5)
@@ -137,7 +139,8 @@ def notes(path, split, process, count):
 
 @pytest.mark.exhaustive
 def test_each_process_reads_its_share_and_the_global_batches_are_the_same(path, alone, two, four):
-    """By hash: the shares of 2 and of 4 processes, put together, are the batches of one, and those of the config."""
+    """By hash: the shares of 2 and of 4 processes, put together, are the batches of one, and those
+    of the config."""
     config = config_file.load(path)
     sampler = Sampler(config.data.open("train"), ROWS, config.train.seed)
     want = []
@@ -146,7 +149,8 @@ def test_each_process_reads_its_share_and_the_global_batches_are_the_same(path, 
         want.append([hashlib.sha256(b"".join(v[i].tobytes() for v in batch.values())).hexdigest() for i in range(ROWS)])
     for count in (1, 2, 4):
         shares = [notes(path, "train", process, count) for process in range(count)]
-        # The first batch is read twice: once for its shapes, before the step is compiled; others may be read ahead of it.
+        # The first batch is read twice: once for its shapes, before the step is compiled; others
+        # may be read ahead of it.
         begins = [share.index(share[0], 1) for share in shares]
         for number in range(STEPS):
             together = [sha for share, begin in zip(shares, begins, strict=True) for sha in share[begin + number]]

@@ -1,4 +1,5 @@
-"""What calibration sees is what numpy finds of the arrays themselves, through scans over layers and without."""
+"""What calibration sees is what numpy finds of the arrays themselves, through scans over layers and
+without."""
 
 import dataclasses
 

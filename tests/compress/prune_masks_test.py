@@ -1,4 +1,5 @@
-"""Which weights go: exactly as many as were asked for, and those that numpy's own definition names."""
+"""Which weights go: exactly as many as were asked for, and those that numpy's own definition
+names."""
 
 import jax
 import jax.numpy as jnp

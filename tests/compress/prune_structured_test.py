@@ -1,4 +1,5 @@
-"""A smaller model computes what the larger one does without the channels, or without the layers, that went."""
+"""A smaller model computes what the larger one does without the channels, or without the layers,
+that went."""
 
 import dataclasses
 

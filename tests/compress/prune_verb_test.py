@@ -1,4 +1,5 @@
-"""Pruning from the command line: sparse runs that heal and go on sparse, smaller runs, and runs that prune themselves."""
+"""Pruning from the command line: sparse runs that heal and go on sparse, smaller runs, and runs
+that prune themselves."""
 
 import json
 import shutil

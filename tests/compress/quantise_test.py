@@ -1,4 +1,5 @@
-"""A run quantised into another folder: what eval, generate and export read there, and what is refused."""
+"""A run quantised into another folder: what eval, generate and export read there, and what is
+refused."""
 
 import dataclasses
 import json

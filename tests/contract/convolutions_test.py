@@ -1,6 +1,8 @@
-"""Gradients of models with convolutions on meshes whose tensor axis cuts channels: they equal those of one device.
+"""Gradients of models with convolutions on meshes whose tensor axis cuts channels: they equal those
+of one device.
 
-Image sides are odd and even, so that a stride of 2 meets both; the channels are divisible by every tensor axis.
+Image sides are odd and even, so that a stride of 2 meets both; the channels are divisible by every
+tensor axis.
 """
 
 import dataclasses
@@ -45,7 +47,8 @@ SOUNDS = {
     "conformer": ("conformer", "ctc", {"num_layers": 1, "subsampling_dim": 16, "num_heads": 8}),
     "whisper": ("whisper", "next_token", {"num_layers": 1, "num_decoder_layers": 1, "num_heads": 8}),
 }
-# Odd sides by the largest axis. models_test.py sees every family at one size; the whole grid takes half an hour.
+# Odd sides by the largest axis. models_test.py sees every family at one size; the whole grid takes
+# half an hour.
 SLOW = {("resnet", (15, 17), "tensor"), ("unet", (13, 14), "fsdp-tensor")}
 
 
@@ -86,5 +89,6 @@ def test_gradients_of_convolutions_equal_those_of_one_device(name, sides, layout
         got = params.paths(step(jax.device_put(case.params, placed), batch))
     largest = max(np.abs(x).max() for x in want.values())
     for path, x in want.items():
-        # The gradient of a key's bias is zero but for rounding: differences count beside the largest one.
+        # The gradient of a key's bias is zero but for rounding: differences count beside the
+        # largest one.
         np.testing.assert_allclose(got[path], x, rtol=0, atol=1e-3 * (np.abs(x).max() + 1e-3 * largest), err_msg=path)

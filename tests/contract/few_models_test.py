@@ -1,4 +1,5 @@
-"""What falls in a model of every kind, on a model so small that every run of the suite can hold it."""
+"""What falls in a model of every kind, on a model so small that every run of the suite can hold
+it."""
 
 import dataclasses
 
@@ -21,12 +22,14 @@ def model_of(name: str, **changes):
 
 
 def seen(name: str, **changes) -> list[str]:
-    """Of the tokens of a row, which the logits at each place depend on, found by a gradient for each place."""
+    """Of the tokens of a row, which the logits at each place depend on, found by a gradient for
+    each place."""
     apply, p = model_of(name, **changes)
     tokens = jnp.arange(LENGTH)[None]  # all different: a token's row of the table is that place's input alone
 
     def energies(table):
-        # Only logits of tokens that are not in the row: with tied tables the others' rows would be read there too.
+        # Only logits of tokens that are not in the row: with tied tables the others' rows would be
+        # read there too.
         value = apply(p | {"embed": p["embed"] | {"table": table}}, {"tokens": tokens}).value
         return jnp.sum(jnp.square(value[0, :, 40:]), axis=-1)
 
@@ -71,7 +74,8 @@ def scaled(*names: str, by: float, plus: float = 0.0):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "qwen3"])
 def test_norms_of_queries_and_keys_turn_with_their_offset(name):
-    """A query's norm makes its size the scale alone: 1 + 0 in Gemma, 1 in Qwen. Twice the queries change nothing."""
+    """A query's norm makes its size the scale alone: 1 + 0 in Gemma, 1 in Qwen. Twice the queries
+    change nothing."""
     want = logits(name)
     np.testing.assert_allclose(logits(name, scaled("attn/q", "attn/k", by=2.0)), want, rtol=2e-3, atol=2e-3)
     offset = 1.0 if name == "gemma3" else 0.0
@@ -84,7 +88,8 @@ def test_norms_of_queries_and_keys_turn_with_their_offset(name):
 
 @pytest.mark.slow
 def test_gemmas_norms_are_one_plus_their_scale():
-    """Scales begin at 0; at -1 nothing passes: the logits of a model whose last norm is so are all 0."""
+    """Scales begin at 0; at -1 nothing passes: the logits of a model whose last norm is so are all
+    0."""
     for name in ("gemma", "gemma2", "gemma3"):
         assert np.abs(logits(name)).max() > 0.1
         assert not np.any(logits(name, lambda flat: {"norm/scale": flat["norm/scale"] - 1.0}))
@@ -105,7 +110,8 @@ def test_the_clamped_gate_of_gpt_oss():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixtral", "deepseek"])
 def test_padding_has_no_part_in_what_balances_experts(name):
-    """Other tokens in the padding change neither losses nor the new biases; other tokens in the text do."""
+    """Other tokens in the padding change neither losses nor the new biases; other tokens in the
+    text do."""
     cfg = dataclasses.replace(MODELS[name].tiny(), init_std=0.3)
     model = cfg.make()
     p = params.init(model.spec, jax.random.key(0))

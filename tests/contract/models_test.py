@@ -1,4 +1,5 @@
-"""What every model owes every objective that fits it. A model listed in `MODELS` is tested by being listed."""
+"""What every model owes every objective that fits it. A model listed in `MODELS` is tested by being
+listed."""
 
 import dataclasses
 import functools
@@ -41,8 +42,9 @@ FITS = {
     "autoencoding": {"latent_channels"},
     "discrete_autoencoding": {"num_codes"},
 }
-# Objectives that need a trained model beside their own or before it, and the one of a game's network, which is in
-# no table of families: tests/objectives/pairs_test.py, tests/data/games/self_play_test.py and others see them.
+# Objectives that need a trained model beside their own or before it, and the one of a game's
+# network, which is in no table of families: tests/objectives/pairs_test.py,
+# tests/data/games/self_play_test.py and others see them.
 AFTERWARDS = {"dpo", "orpo", "simpo", "kto", "reward", "distillation", "self_play", "latent_flow", "text_then_image"}
 # Models of a class for each pixel, which have the fields of classifiers.
 OF_PIXELS = {"segformer", "unet"}
@@ -101,10 +103,12 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
 
 CONFIGS = configs()
 PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJECTIVES if fits(cfg, objective)]
-# One decoder, and one classifier by hand and of Flax, in every run of the suite; the other families in the slow one.
+# One decoder, and one classifier by hand and of Flax, in every run of the suite; the other families
+# in the slow one.
 FAST = {"llama", "mlp", "cnn"}
-# Another model's code with other fields, or another head on it. Its pairs are exhaustive: tests/parity compares its
-# outputs and gradients with its reference, and the model whose code it shares stands in the slow suite.
+# Another model's code with other fields, or another head on it. Its pairs are exhaustive:
+# tests/parity compares its outputs and gradients with its reference, and the model whose code it
+# shares stands in the slow suite.
 KIN = {
     "mistral",
     "qwen2",
@@ -131,7 +135,8 @@ KIN |= {"dinov2", "vit-pixels", "alexnet"}
 UNREAD = ("last/text/attn/q",)
 KIN |= {"paligemma", "idefics3", "smolvlm"}
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
-# One model of each kind of layer learns, is evaluated and computes in bfloat16 and without jit in the slow suite.
+# One model of each kind of layer learns, is evaluated and computes in bfloat16 and without jit in
+# the slow suite.
 OF_EACH_KIND = {"bert", "clip", "conformer", "deepseek", "dit", "mixtral", "resnet", "rnn", "t5", "unet"}
 
 
@@ -226,7 +231,8 @@ def image_batch(cfg: ModelConfig, rng: np.random.Generator, tokens: np.ndarray) 
 
 
 def condition_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What a denoiser is told: a label, a text's tokens, or their states; the last two places of a text are padding."""
+    """What a denoiser is told: a label, a text's tokens, or their states; the last two places of a
+    text are padding."""
     if not hasattr(cfg, "text_dim"):
         return {"label": rng.integers(0, cfg.num_classes, ROWS).astype(np.int32)}
     segments = np.tile(np.array([1] * (LENGTH - 2) + [0] * 2, np.int32), (ROWS, 1))
@@ -293,7 +299,8 @@ def case(pair: tuple[str, str]) -> Case:
 
 @functools.cache
 def descent(pair):
-    """What Case.step gives at each of eight steps down the gradient on one batch, in one compiled program."""
+    """What Case.step gives at each of eight steps down the gradient on one batch, in one compiled
+    program."""
     c = case(pair)
 
     def descend(tree, _):

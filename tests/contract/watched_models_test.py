@@ -1,4 +1,5 @@
-"""Every model can be watched: what its layers compute comes out beside its loss, a number a layer."""
+"""Every model can be watched: what its layers compute comes out beside its loss, a number a
+layer."""
 
 import jax
 import pytest

@@ -1,4 +1,5 @@
-"""Initial distributions by name: moments, bounds and orthogonality of what is really drawn, cut up and stacked as well."""
+"""Initial distributions by name: moments, bounds and orthogonality of what is really drawn, cut up
+and stacked as well."""
 
 import dataclasses
 import functools
@@ -38,7 +39,8 @@ VARIANCES = {
     **dict.fromkeys(("lecun_normal", "lecun_uniform"), 1 / IN),
     "orthogonal": 1 / OUT,  # rows of length 1
 }
-# Kurtosis and largest value, in standard deviations, of each shape; the normal distribution has no bound.
+# Kurtosis and largest value, in standard deviations, of each shape; the normal distribution has no
+# bound.
 UNIFORM, CUT, NORMAL = (1.8, 3**0.5), (2.366, 2 / initial.CUT), (3.0, math.inf)
 
 
@@ -77,7 +79,8 @@ def test_mean_variance_shape_and_bounds(name):
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_stacked_layer_is_no_fan_and_every_layer_is_a_draw_of_its_own(name):
-    """By either way to a stack: a layer's spec stacked, and a distribution given to a stacked spec."""
+    """By either way to a stack: a layer's spec stacked, and a distribution given to a stacked
+    spec."""
     layer = {"dense": linear.linear_spec(IN, OUT, bias=True)}
     stacked = initial.weights(params.stack(layer, 3), name, STD)
     inner = params.stack(initial.weights(layer, name, STD), 3)
@@ -113,7 +116,7 @@ def test_orthogonal_rows_or_columns_in_every_layer_and_piece(rows, columns):
         np.testing.assert_allclose(product, np.eye(min(rows, columns)), atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------ fans from axes
+# ----------------------------------------------------------------------------------- fans from axes
 
 D, H, h, V = 192, 6, 32, 400
 SHAPES = {
@@ -158,7 +161,7 @@ def test_a_vector_has_no_fans():
     assert initial.weights(spec, "he_normal", STD) == spec, "only kernels, and tables of heads"
 
 
-# ------------------------------------------------------------------------------------------------ the classics
+# ------------------------------------------------------------------------------------- the classics
 
 CLASSICS = {
     "linear": LinearConfig.tiny(),

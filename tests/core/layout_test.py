@@ -1,4 +1,5 @@
-"""Activations on a mesh: sizes that an axis divides in part, and the sequence beside a whole embedding."""
+"""Activations on a mesh: sizes that an axis divides in part, and the sequence beside a whole
+embedding."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,8 @@ def test_a_sequence_beside_a_whole_embedding_has_a_rule_of_its_own():
 
 
 def test_a_blocks_outputs_lie_by_that_rule():
-    """A step of a Llama pins what it adds to the residual: the sequence over `tensor`, the embedding whole."""
+    """A step of a Llama pins what it adds to the residual: the sequence over `tensor`, the
+    embedding whole."""
     cfg = LlamaConfig.tiny()
     tree = params.abstract(cfg.make().spec)
     batch = {"tokens": jax.ShapeDtypeStruct((8, 16), jnp.int32)}
@@ -93,7 +95,8 @@ def test_attention_knows_where_its_arrays_lie():
 
 
 def test_a_row_is_cut_where_its_axes_say_and_nowhere_else():
-    """Not by the number of its dimensions: features (8, 6) are no sequence, and the texts of a pair are."""
+    """Not by the number of its dimensions: features (8, 6) are no sequence, and the texts of a pair
+    are."""
     mesh = make_mesh(ParallelConfig(data=4, seq=2))
     text, none, pair = ("seq",), (), (None, "seq")
     cases = [

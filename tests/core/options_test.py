@@ -1,4 +1,5 @@
-"""What the one parser makes of argv: values, the arguments that it leaves, and a line for every kind of mistake."""
+"""What the one parser makes of argv: values, the arguments that it leaves, and a line for every
+kind of mistake."""
 
 import dataclasses
 from typing import ClassVar, Literal

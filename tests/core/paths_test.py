@@ -1,4 +1,5 @@
-"""Addresses: refused in one line where a path is asked for, with exit code 2 and no folder of their name; read where not."""
+"""Addresses: refused in one line where a path is asked for, with exit code 2 and no folder of their
+name; read where not."""
 
 import json
 from pathlib import Path
@@ -148,7 +149,8 @@ def test_the_environments_cache_is_a_path_too(tmp_path, monkeypatch, capsys):
 
 
 def test_every_place_below_the_environments_cache_expands_a_home(tmp_path, monkeypatch):
-    """Prepared data, copies of buckets and compiled programs, of which each reads the variable itself."""
+    """Prepared data, copies of buckets and compiled programs, of which each reads the variable
+    itself."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("BIGMODEL_CACHE", "~/cache")

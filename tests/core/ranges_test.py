@@ -134,7 +134,8 @@ ELSEWHERE = (
 
 
 def config_classes():
-    """Every frozen dataclass of the package that is, or lies in, a Config, and those of the verbs' own options."""
+    """Every frozen dataclass of the package that is, or lies in, a Config, and those of the verbs'
+    own options."""
     for module in pkgutil.walk_packages(bigmodel_jax.__path__, "bigmodel_jax."):
         if not module.name.startswith(ELSEWHERE):
             importlib.import_module(module.name)

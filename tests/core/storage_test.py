@@ -87,7 +87,7 @@ def test_what_cannot_be_stored_in_blocks_is_one_line():
         Param((4, 3), (None, None), normal(1.0), kind="constant", storage=Blocks("int4"))
 
 
-# ------------------------------------------------------------------------------------------------ normal floats, doubled
+# --------------------------------------------------------------------------- normal floats, doubled
 
 
 def codes_of(node: Blocked) -> np.ndarray:

@@ -29,7 +29,8 @@ def load():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """(run folder, mark): the folder's config.json is whole; the mark exists once the code beside it has run."""
+    """(run folder, mark): the folder's config.json is whole; the mark exists once the code beside
+    it has run."""
     monkeypatch.delenv(trust.VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -140,7 +141,8 @@ def test_a_tag_that_names_no_class_is_one_line(run, tag):
 
 
 def test_a_class_that_the_users_own_config_file_has_imported_needs_no_word(run, tmp_path_factory):
-    """A run started from a config file elsewhere is resumed from there: its classes are in memory already."""
+    """A run started from a config file elsewhere is resumed from there: its classes are in memory
+    already."""
     run_dir, _ = run
     file = runs.write(tmp_path_factory.mktemp("elsewhere"))
     file.write_text(

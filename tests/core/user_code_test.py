@@ -1,4 +1,5 @@
-"""Functions of a config file as data: named in config.json, found again, held to the rules of trust and of provenance."""
+"""Functions of a config file as data: named in config.json, found again, held to the rules of trust
+and of provenance."""
 
 import dataclasses
 import json

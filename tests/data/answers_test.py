@@ -1,4 +1,5 @@
-"""Questions about a text: the parts of a context, the answer's tokens in them, and records that are wrong."""
+"""Questions about a text: the parts of a context, the answer's tokens in them, and records that are
+wrong."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Changes of training pictures: each a function of picture and bits, within its bounds, and what is refused."""
+"""Changes of training pictures: each a function of picture and bits, within its bounds, and what is
+refused."""
 
 import dataclasses
 

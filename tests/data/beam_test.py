@@ -1,4 +1,5 @@
-"""The bytes of this process, of three and of Apache Beam, in the environment that the verb itself says how to make."""
+"""The bytes of this process, of three and of Apache Beam, in the environment that the verb itself
+says how to make."""
 
 import hashlib
 import json
@@ -93,7 +94,8 @@ def test_beam_gives_the_bytes_of_one_process_and_of_three(corpus):
 
 
 def killed(folder, command, name, piece, number):
-    """Kill the command as soon as so many files of a kind of piece are finished; {file: its inode}."""
+    """Kill the command as soon as so many files of a kind of piece are finished; {file: its
+    inode}."""
     finished, process = (
         folder / f"{name}.partial" / "finished",
         subprocess.Popen([*command, *options(name)], cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True),

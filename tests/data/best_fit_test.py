@@ -1,4 +1,5 @@
-"""Best fit: every piece once, no row too full, the same rows each time, and no more of them than first fit needs."""
+"""Best fit: every piece once, no row too full, the same rows each time, and no more of them than
+first fit needs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Pictures with boxes: scenes, what a batch holds, records that cannot be used, COCO's files, sizes, empty pictures."""
+"""Pictures with boxes: scenes, what a batch holds, records that cannot be used, COCO's files,
+sizes, empty pictures."""
 
 import dataclasses
 import json

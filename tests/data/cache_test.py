@@ -75,7 +75,8 @@ def test_the_first_of_two_hosts_wins(tmp_path):
 
 @pytest.fixture
 def sealed(tmp_path, monkeypatch):
-    """(a folder that was built, the builder, how often it has been built): each call is a process's first."""
+    """(a folder that was built, the builder, how often it has been built): each call is a process's
+    first."""
     built = []
 
     def write(folder):

@@ -1,4 +1,5 @@
-"""Chat templates are programs of others: each renders, or is one line, within its bounds of time, memory and size."""
+"""Chat templates are programs of others: each renders, or is one line, within its bounds of time,
+memory and size."""
 
 import functools
 import io

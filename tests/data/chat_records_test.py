@@ -97,7 +97,8 @@ def test_a_prompt_of_messages_is_not_trained_even_where_the_assistant_speaks_in_
     marked = TEMPLATE.replace("\n{% if m.reas", "\n{% generation %}{% if m.reas").replace(
         "<|im_end|>{% endfor", "<|im_end|>{% endgeneration %}{% endfor"
     )
-    # Every message stands between marks, the user's, too: those of the prompt are left out all the same.
+    # Every message stands between marks, the user's, too: those of the prompt are left out all the
+    # same.
     (tmp_path / "marked.jinja").write_text(marked)
     assert trained(dataclasses.replace(data, template_path=str(tmp_path / "marked.jinja")))[0][1] == LAST
 

@@ -1,4 +1,5 @@
-"""Conversations become the tokens that transformers' apply_chat_template makes of them (see make_chat_reference.py)."""
+"""Conversations become the tokens that transformers' apply_chat_template makes of them (see
+make_chat_reference.py)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""A corpus is prepared into a bucket: whole, once, gone on after a broken upload, and read from there."""
+"""A corpus is prepared into a bucket: whole, once, gone on after a broken upload, and read from
+there."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Pictures that stay files: any sizes, from folders, tars and arrays alike; what cannot be read; what a batch decodes."""
+"""Pictures that stay files: any sizes, from folders, tars and arrays alike; what cannot be read;
+what a batch decodes."""
 
 import io
 import itertools

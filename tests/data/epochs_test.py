@@ -1,4 +1,5 @@
-"""Noise over time: every epoch hides, moves, orders and cuts a row otherwise, and every example has noise of its own."""
+"""Noise over time: every epoch hides, moves, orders and cuts a row otherwise, and every example has
+noise of its own."""
 
 import dataclasses
 
@@ -46,7 +47,8 @@ def test_every_epoch_has_every_row_in_another_order_with_other_noise():
 
 
 def test_noise_is_not_the_rows_own():
-    """What a row is given in one epoch is given to no row in another: it is of the example, not of the row."""
+    """What a row is given in one epoch is given to no row in another: it is of the example, not of
+    the row."""
     rows, noise = epochs(6)
     of_row = [noise[rows == row].tolist() for row in range(SIZE)]
     assert all(len(set(values)) == 6 for values in of_row)
@@ -75,7 +77,7 @@ def test_an_evaluation_has_no_noise_and_its_filling_no_weight():
     assert exact.local(1, 0, BATCH)["weights"].all()
 
 
-# ------------------------------------------------------------------------------------------------ what noise decides
+# ------------------------------------------------------------------------------- what noise decides
 
 TOKENS = np.random.default_rng(0).integers(1, 500, (64, 32)).astype(np.int32)
 ALLOWED = np.ones(TOKENS.shape, bool)
@@ -114,7 +116,8 @@ def test_rows_of_one_epoch_are_hidden_in_other_places():
 
 
 def test_a_shift_moves_down_and_right_by_its_two_digits():
-    """Noise n of a shift by up to 1: the part of the framed image that begins n % 3 down and n // 3 to the right."""
+    """Noise n of a shift by up to 1: the part of the framed image that begins n % 3 down and n // 3
+    to the right."""
     image = np.arange(1, 7).reshape(1, 2, 3, 1)
     frame = np.pad(image[0, :, :, 0], 1)
     for number in range(9):
@@ -123,7 +126,7 @@ def test_a_shift_moves_down_and_right_by_its_two_digits():
         np.testing.assert_array_equal(got, frame[down : down + 2, right : right + 3])
 
 
-# ------------------------------------------------------------------------------------------------ places of a process
+# ------------------------------------------------------------------------------ places of a process
 
 
 class Owned:

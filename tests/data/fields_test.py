@@ -1,4 +1,5 @@
-"""Rows are what they declare, and a declaration decides the layout; one that is wrong or missing is told in a line."""
+"""Rows are what they declare, and a declaration decides the layout; one that is wrong or missing is
+told in a line."""
 
 import dataclasses
 
@@ -66,7 +67,8 @@ def test_a_shape_that_the_data_leaves_open_is_the_models():
 
 @dataclasses.dataclass(frozen=True)
 class Pairs(DataConfig):
-    """What is preferred and what is not, one row; `wrong`: what its rows hold otherwise than declared."""
+    """What is preferred and what is not, one row; `wrong`: what its rows hold otherwise than
+    declared."""
 
     seq_len: int = 8
     wrong: str = ""

@@ -1,4 +1,5 @@
-"""The tokenizer keys of a GGUF file: each kind cuts words as its models do, and gives the ids of the tool that made it."""
+"""The tokenizer keys of a GGUF file: each kind cuts words as its models do, and gives the ids of
+the tool that made it."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The work of a corpus in groups, as Beam does it, without Beam: lists shuffled between all of its steps."""
+"""The work of a corpus in groups, as Beam does it, without Beam: lists shuffled between all of its
+steps."""
 
 import dataclasses
 import hashlib
@@ -30,7 +31,8 @@ STEPS = (
 
 
 def halves(record):
-    """Two records of one, none of what begins with word1, and a bad one of what begins with word2."""
+    """Two records of one, none of what begins with word1, and a bad one of what begins with
+    word2."""
     words = record["text"].split()
     if words[0].startswith("word2"):
         raise KeyError("two")
@@ -41,7 +43,8 @@ def halves(record):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Three files with twins within, across files and across splits, under two labels; a line that is no JSON."""
+    """Three files with twins within, across files and across splits, under two labels; a line that
+    is no JSON."""
     twins = [t.replace(" word", " other", 1) for t in TEXTS[:150]]
     everything = R.sample(TEXTS[20:] + twins + TEXTS[20:120], 530)
     for name, texts in (("held", TEXTS[:40]), ("train-0", everything[:200]), ("train-1", everything[200:])):

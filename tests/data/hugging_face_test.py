@@ -1,4 +1,5 @@
-"""Objects of Hugging Face's `datasets`, made in memory or kept on disk, as the source of every kind of data."""
+"""Objects of Hugging Face's `datasets`, made in memory or kept on disk, as the source of every kind
+of data."""
 
 import io
 

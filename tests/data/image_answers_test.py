@@ -1,4 +1,5 @@
-"""Pictures with answers: what a row holds, tiles of any shape, a user's own lines, and the one line that each bad one gets."""
+"""Pictures with answers: what a row holds, tiles of any shape, a user's own lines, and the one line
+that each bad one gets."""
 
 import json
 

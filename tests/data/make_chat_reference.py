@@ -4,8 +4,8 @@ Runs in a Python of its own that has transformers, and imports nothing of the pr
 
     python tests/data/make_chat_reference.py
 
-The tokenizers are small, of the kinds in which published ones come; the templates are those of the named models,
-shortened to roles and turns.
+The tokenizers are small, of the kinds in which published ones come; the templates are those of the
+named models, shortened to roles and turns.
 """
 
 import json
@@ -67,7 +67,8 @@ QWEN3 += "{% set content = content.split('</think>')[-1].lstrip('\n') %}"
 QWEN3 += "{% endif %}{{'<|im_start|>' + m['role'] + '\n' + content + '<|im_end|>' + '\n'}}{% endfor %}"
 QWEN3 += PROMPT + "{{ '<|im_start|>assistant\n' }}{% endif %}"
 
-# Tools, calls and answers, as Qwen's and Llama 3.1's templates have them; the second gives its marks as well.
+# Tools, calls and answers, as Qwen's and Llama 3.1's templates have them; the second gives its
+# marks as well.
 TOOLS = "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
 CALLS = "{% if m.tool_calls %}{% for c in m.tool_calls %}<tool_call>\n"
 CALLS += (
@@ -100,7 +101,8 @@ def byte_level() -> Tokenizer:
 
 
 def pieces(style: str) -> Tokenizer:
-    """SentencePiece's BPE: Llama 2's old form ("prepend"), its new one ("first"), Gemma's ("none")."""
+    """SentencePiece's BPE: Llama 2's old form ("prepend"), its new one ("first"), Gemma's
+    ("none")."""
     special = PIECES + TURNS
     made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -1,6 +1,8 @@
-"""Writes what torchvision's RandAugment makes of one picture, each change at some magnitudes, as digests.
+"""Writes what torchvision's RandAugment makes of one picture, each change at some magnitudes, as
+digests.
 
-Runs in a Python of its own that has torch, torchvision and Pillow, and imports nothing of the project:
+Runs in a Python of its own that has torch, torchvision and Pillow, and imports nothing of the
+project:
 
     python tests/data/make_rand_augment.py tests/data/fixtures/rand_augment.json
 """

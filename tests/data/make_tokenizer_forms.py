@@ -1,11 +1,12 @@
-"""Writes tiny tokenizers in the forms in which they are published, and what transformers makes of seeded texts.
+"""Writes tiny tokenizers in the forms in which they are published, and what transformers makes of
+seeded texts.
 
 Runs in a Python of its own that has transformers, and imports nothing of the project:
 
     python tests/data/make_tokenizer_forms.py
 
-One folder per form in tokenizer_forms/, as published; its expected.json holds, for each, a digest per text of the ids
-that its class gives.
+One folder per form in tokenizer_forms/, as published; its expected.json holds, for each, a digest
+per text of the ids that its class gives.
 """
 
 import hashlib

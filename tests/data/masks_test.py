@@ -1,4 +1,5 @@
-"""Pictures with masks: what a record may be, one size for all, the same moves for both, folders, scenes of digits."""
+"""Pictures with masks: what a record may be, one size for all, the same moves for both, folders,
+scenes of digits."""
 
 import dataclasses
 from typing import Any
@@ -73,7 +74,8 @@ def test_a_batch_holds_what_the_row_declares(tmp_path):
 
 @pytest.mark.parametrize("change", [{"max_shift": 2}, {"flip": True}], ids=str)
 def test_pictures_and_masks_move_together(change, tmp_path):
-    """The picture's red channel repeats the mask, so that each pixel shows whether both came from one place."""
+    """The picture's red channel repeats the mask, so that each pixel shows whether both came from
+    one place."""
     labels = np.random.default_rng(0).integers(0, 3, (6, 8))
     image = np.stack([labels + 1, *np.zeros((2, 6, 8), int)], axis=-1).astype(np.uint8)
     cfg = data(tmp_path, {"image": image, "mask": labels}, **change)

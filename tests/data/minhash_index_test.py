@@ -1,4 +1,5 @@
-"""The index of MinHash signatures: against comparing every pair, through the growth of its tables, on pages of one template."""
+"""The index of MinHash signatures: against comparing every pair, through the growth of its tables,
+on pages of one template."""
 
 import numpy as np
 

@@ -1,4 +1,5 @@
-"""Mixup and CutMix: pixels and labels in the same shares, the same batch on any number of processes, training alone."""
+"""Mixup and CutMix: pixels and labels in the same shares, the same batch on any number of
+processes, training alone."""
 
 import dataclasses
 import itertools

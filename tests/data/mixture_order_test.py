@@ -1,4 +1,5 @@
-"""The order of a mixture's examples: caps on passes, weights by size, and what each part has given, without those before."""
+"""The order of a mixture's examples: caps on passes, weights by size, and what each part has given,
+without those before."""
 
 import fractions
 import math
@@ -14,7 +15,8 @@ STAGES = (Stage(0, (3, 1, 0.5)), Stage(20, (1, 1, 1)), Stage(60, temperature=2))
 
 
 def one_by_one(stages, batch_size, sizes, caps, number):
-    """The parts of the first examples by the definition: a leg begins at a stage, and where a part has given its last."""
+    """The parts of the first examples by the definition: a leg begins at a stage, and where a part
+    has given its last."""
     most = [math.floor(fractions.Fraction(str(c)) * n) if c else math.inf for c, n in zip(caps, sizes, strict=True)]
     given, parts, stage, begin, weights = [0] * len(sizes), [], -1, 0, None
     for example in range(number):

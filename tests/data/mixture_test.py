@@ -1,4 +1,5 @@
-"""Mixtures: shares, the order within each source, changes at a step, resuming by one number, and what parts must share."""
+"""Mixtures: shares, the order within each source, changes at a step, resuming by one number, and
+what parts must share."""
 
 import dataclasses
 

@@ -8,7 +8,8 @@ PACKINGS = ("concat", "first_fit", "best_fit", "none")
 
 
 def make_stream(lengths):
-    """`S d1 S d2 ... S`: token k * 100 + j is the j-th of document k, so that every token says where it is from."""
+    """`S d1 S d2 ... S`: token k * 100 + j is the j-th of document k, so that every token says
+    where it is from."""
     documents = [np.arange(n) + 100 * (k + 1) for k, n in enumerate(lengths)]
     offsets = np.cumsum([0, *(n + 1 for n in lengths)])
     return np.concatenate([np.concatenate([[SEPARATOR], d]) for d in documents] + [[SEPARATOR]]), offsets

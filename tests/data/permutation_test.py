@@ -1,4 +1,5 @@
-"""Orders of prediction: which places, in which order, and that both are a function of the row's noise alone."""
+"""Orders of prediction: which places, in which order, and that both are a function of the row's
+noise alone."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Preferences: the forms of records, where an answer begins, what does not fit, and what a bad record is."""
+"""Preferences: the forms of records, where an answer begins, what does not fit, and what a bad
+record is."""
 
 import json
 from pathlib import Path
@@ -262,7 +263,8 @@ def test_too_long_pairs_are_dropped_or_cut(tmp_path):
     assert (len(rows), rows.counts()["too long, dropped"]) == (1, 1)
     config = data(tmp_path, records, template="", seq_len=8, too_long="cut")
     rows = config.open("train")
-    # The start of a text and three tokens of its prompt: the longer answer says how many, for both texts.
+    # The start of a text and three tokens of its prompt: the longer answer says how many, for both
+    # texts.
     assert [config.open_tokenizer().decode(fed) for fed, _ in texts(rows, 1)] == ["fghij", "fghklm"]
     assert all(fed[0] == config.open_tokenizer().start for fed, _ in texts(rows, 1))
     assert words(rows, config, 1) == ["ij<eos>", "klm<eos>"]

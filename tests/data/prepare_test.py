@@ -1,4 +1,5 @@
-"""A corpus prepared: the same bytes from one process, from two, and after a kill; what its card says."""
+"""A corpus prepared: the same bytes from one process, from two, and after a kill; what its card
+says."""
 
 import dataclasses
 import datetime
@@ -428,7 +429,8 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
 
 
 def test_the_corpus_of_the_page_is_prepared(tmp_path, monkeypatch):
-    """docs/data.md's own config, on speeches with a page of garbage, a twin, an evaluation text and an address."""
+    """docs/data.md's own config, on speeches with a page of garbage, a twin, an evaluation text and
+    an address."""
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     (block,) = re.findall(r"```python\n(from bigmodel_jax\.data import Corpus.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,5 @@
-"""The memory of `launch.py prepare` does not grow with the corpus, which is cleaned and tokenized as it passes."""
+"""The memory of `launch.py prepare` does not grow with the corpus, which is cleaned and tokenized
+as it passes."""
 
 import importlib.util
 from pathlib import Path
@@ -18,7 +19,8 @@ def peaks(*megabytes, **how):
 
 @pytest.mark.slow
 def test_twice_the_corpus_takes_the_same_memory():
-    # A peak is sampled five times a second, and misses some per cent; what grows with the corpus fails each time.
+    # A peak is sampled five times a second, and misses some per cent; what grows with the corpus
+    # fails each time.
     found = []
     for _ in range(3):
         small, large = peaks(48, 96, shard=8, workers=1)

@@ -1,4 +1,5 @@
-"""An export's preprocessor_config.json: done by Pillow step by step, it gives what evaluation saw."""
+"""An export's preprocessor_config.json: done by Pillow step by step, it gives what evaluation
+saw."""
 
 import dataclasses
 import json

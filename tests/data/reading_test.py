@@ -1,4 +1,5 @@
-"""Every form of text that a config can name gives the same documents, by glob patterns and paths, to the tokens of a row."""
+"""Every form of text that a config can name gives the same documents, by glob patterns and paths,
+to the tokens of a row."""
 
 import gzip
 import io

@@ -1,4 +1,5 @@
-"""s3:// for data, in an environment of its own: s3fs wants another dateutil than uv.lock has. It needs uv and an index.
+"""s3:// for data, in an environment of its own: s3fs wants another dateutil than uv.lock has. It
+needs uv and an index.
 
 pytest -m exhaustive tests/data/s3_test.py
 """

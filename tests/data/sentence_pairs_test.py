@@ -1,4 +1,5 @@
-"""Sentence pairs: where A and B come from, that nothing but their text tells which, and that the noise alone decides."""
+"""Sentence pairs: where A and B come from, that nothing but their text tells which, and that the
+noise alone decides."""
 
 import json
 
@@ -13,7 +14,8 @@ CLS, SEP = 258, 0  # the byte tokenizer has a separator; mask and [CLS] are behi
 
 
 def text(n: int) -> str:
-    """Document n is written in one letter, with sentences of 1 to 9 letters, and a number for each."""
+    """Document n is written in one letter, with sentences of 1 to 9 letters, and a number for
+    each."""
     return "".join(chr(ord("a") + n) * (i % 9 + 1) + f"{i}." for i in range(40))
 
 

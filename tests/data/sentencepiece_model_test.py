@@ -1,4 +1,5 @@
-"""SentencePiece models of every kind give the ids of SentencePiece, through a folder, a run's file and a batch."""
+"""SentencePiece models of every kind give the ids of SentencePiece, through a folder, a run's file
+and a batch."""
 
 import functools
 import io
@@ -94,7 +95,8 @@ def test_offsets_say_where_in_the_text_a_token_stands(tmp_path):
 
 @pytest.mark.parametrize("about", [{}, {"tokenizer_class": "T5TokenizerFast", "extra_ids": 100}])
 def test_t5_has_a_hundred_ids_more(about, tmp_path):
-    """T5's own numbering: the last sentinel follows the model's pieces, the first one is the last id."""
+    """T5's own numbering: the last sentinel follows the model's pieces, the first one is the last
+    id."""
     model = tokenizer_files.from_folder(folder(tmp_path, "t5", "spiece.model", **about))
     size = sentencepiece.SentencePieceProcessor(model_proto=train("t5")).vocab_size()
     assert model.get_vocab_size() == size + 100

@@ -1,4 +1,5 @@
-"""Span corruption: nothing is lost, lengths are as asked for, and a row is a function of its noise."""
+"""Span corruption: nothing is lost, lengths are as asked for, and a row is a function of its
+noise."""
 
 import numpy as np
 import pytest

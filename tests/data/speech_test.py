@@ -1,4 +1,5 @@
-"""Speech: recordings of any form, transcripts, spectrogram rows, SpecAugment, and voices of eSpeak NG."""
+"""Speech: recordings of any form, transcripts, spectrogram rows, SpecAugment, and voices of eSpeak
+NG."""
 
 import dataclasses
 import json
@@ -23,7 +24,8 @@ def tone(seconds=0.5, rate=RATE, hertz=440.0):
 
 @pytest.fixture
 def recordings(tmp_path):
-    """recordings(lines) -> the data of a manifest with these lines; a.wav is half a second of a tone."""
+    """recordings(lines) -> the data of a manifest with these lines; a.wav is half a second of a
+    tone."""
     wavfile.write(tmp_path / "a.wav", RATE, np.round(tone() * 32767).astype(np.int16))
 
     def data(*lines, **fields):

@@ -1,4 +1,5 @@
-"""WebDataset tars: members grouped into records, read front to back; a tar that is cut short is one line."""
+"""WebDataset tars: members grouped into records, read front to back; a tar that is cut short is one
+line."""
 
 import gzip
 import io

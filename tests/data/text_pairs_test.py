@@ -1,4 +1,5 @@
-"""Pairs of texts: what the encoder reads, what the decoder is fed and asked for, and what is refused."""
+"""Pairs of texts: what the encoder reads, what the decoder is fed and asked for, and what is
+refused."""
 
 import dataclasses
 import json

@@ -1,4 +1,5 @@
-"""Processes and hosts that end the same split of tokens at one moment: one manifest, and nobody fails."""
+"""Processes and hosts that end the same split of tokens at one moment: one manifest, and nobody
+fails."""
 
 import json
 import threading

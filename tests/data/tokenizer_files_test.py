@@ -77,7 +77,8 @@ def test_bert_vocabulary(tmp_path):
 
 @pytest.mark.parametrize("name", ["t.tiktoken", "tokenizer.model"])
 def test_tiktoken_ranks_give_back_their_merges(name, tmp_path):
-    """Ranks hold no list of merges; the tokenizer read from them is the one they were written from."""
+    """Ranks hold no list of merges; the tokenizer read from them is the one they were written
+    from."""
     trained = tokenizers.train_bpe(TEXTS * 10, 400)
     spelled = {c: b for b, c in enumerate(tokenizers.byte_characters())}
     pieces = {p: i for p, i in trained.model.get_vocab().items() if i != trained.separator}

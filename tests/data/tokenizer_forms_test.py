@@ -1,4 +1,5 @@
-"""Tokenizers in the forms in which they are published give transformers' ids on a thousand texts each."""
+"""Tokenizers in the forms in which they are published give transformers' ids on a thousand texts
+each."""
 
 import hashlib
 import json

@@ -1,4 +1,5 @@
-"""Seeded texts, mild and hostile, for every tokenizer to be compared on; no import beside the standard library."""
+"""Seeded texts, mild and hostile, for every tokenizer to be compared on; no import beside the
+standard library."""
 
 import random
 

@@ -1,4 +1,5 @@
-"""Recordings with transcripts for an encoder-decoder: what a row holds, and what is a bad record."""
+"""Recordings with transcripts for an encoder-decoder: what a row holds, and what is a bad
+record."""
 
 import dataclasses
 import json

@@ -23,7 +23,8 @@ HELD = [f"{text} held out" for text in FIRST[:20]]
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Four files: the first has all texts but those of HELD twice, the others their twins, behind 300 strangers each."""
+    """Four files: the first has all texts but those of HELD twice, the others their twins, behind
+    300 strangers each."""
     pytest.importorskip("rensa")
     for name, texts in (("train-0", FIRST), ("train-1", EQUAL), ("train-2", NEAR), ("held", HELD)):
         strangers = [" ".join(R.choices(WORDS, k=60)) for _ in range(300)]
@@ -53,7 +54,8 @@ def test_the_first_of_twins_stays_wherever_the_other_is(corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [900, 1500])
 def test_a_kill_between_two_twins_changes_nothing(at, corpus, tmp_path, monkeypatch):
-    """The keys of what stayed are read back: without them the twins behind the cut would stay, too."""
+    """The keys of what stayed are read back: without them the twins behind the cut would stay,
+    too."""
     folder, expected = made(corpus, tmp_path, "straight")
     card = json.loads((folder / CARD).read_text())
     assert [step["dropped"] for step in card["steps"]] == [{"exact duplicate": 40}, {"near duplicate": 80}]

@@ -1,4 +1,5 @@
-"""Ensembles from the command line: three seeds of the digits' perceptron, and what is made of them."""
+"""Ensembles from the command line: three seeds of the digits' perceptron, and what is made of
+them."""
 
 import json
 from pathlib import Path

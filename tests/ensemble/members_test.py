@@ -1,4 +1,5 @@
-"""What members must have in common; each way in which they do not fit is one line with the first difference."""
+"""What members must have in common; each way in which they do not fit is one line with the first
+difference."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""Batch norm's statistics of averaged weights are the means over the training batches, whatever they were before."""
+"""Batch norm's statistics of averaged weights are the means over the training batches, whatever
+they were before."""
 
 import dataclasses
 

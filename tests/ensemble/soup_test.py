@@ -1,4 +1,5 @@
-"""A greedy soup is never worse than its best member, and takes its members in the order of their own figures."""
+"""A greedy soup is never worse than its best member, and takes its members in the order of their
+own figures."""
 
 import jax.numpy as jnp
 import numpy as np

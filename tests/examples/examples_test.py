@@ -1,4 +1,5 @@
-"""README and docs show these files whole; config_file_test.py and training/model_objective_pairs_test.py train them."""
+"""README and docs show these files whole; config_file_test.py and
+training/model_objective_pairs_test.py train them."""
 
 from pathlib import Path
 

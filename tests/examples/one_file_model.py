@@ -1,4 +1,7 @@
-"""A neural n-gram language model (Bengio et al., 2003) in one file: the last `context` tokens predict the next one."""
+"""A neural n-gram language model (Bengio et al., 2003) in one file.
+
+The last `context` tokens predict the next token.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,5 @@
-"""A Llama with a block of one's own: its MLP has no gate, and squares a ReLU (Primer, arXiv:2109.08668)."""
+"""A Llama with a block of one's own: its MLP has no gate, and squares a ReLU (Primer,
+arXiv:2109.08668)."""
 
 import dataclasses
 
@@ -29,7 +30,7 @@ def block_spec(cfg: PrimerConfig) -> dict:
 
 
 def block(cfg: PrimerConfig, p: dict, x_BTD, xs, *where, train: bool):
-    """One layer: (x, (its decode cache, nothing for the loss)); xs: its decode cache, and nothing else of its own."""
+    """One layer: (x, (its decode cache, nothing for the loss)). xs holds the decode cache alone."""
     x_BTD, cache = llama.attend(cfg, p, x_BTD, xs[0], *where)
     h = norm.rms(p["mlp_norm"], x_BTD, eps=cfg.norm_eps)
     return x_BTD + feedforward.mlp(p["mlp"], h, lambda h: jax.nn.relu(h) ** cfg.power), (cache, None)

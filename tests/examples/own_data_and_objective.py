@@ -1,4 +1,5 @@
-"""Data and an objective of one's own in one file: pairs of texts, of which the first is to be likelier than the second."""
+"""Data and an objective of one's own in one file: pairs of texts, of which the first is to be
+likelier than the second."""
 
 import dataclasses
 
@@ -24,7 +25,8 @@ class CountingPairs(DataConfig):
     seq_len: Count = 16
 
     def row(self):
-        """What a row holds, before any is made: both texts of a pair lie in one row, and are cut along their tokens."""
+        """What a row holds, before any is made: both texts of a pair lie in one row, and are cut
+        along their tokens."""
         texts = {name: Field((2, self.seq_len), "int32", (None, "seq")) for name in ("tokens", "targets")}
         return texts | {"weights": Field(())}
 

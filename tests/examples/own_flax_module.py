@@ -1,4 +1,7 @@
-"""A Flax module of one's own, trained on 5,000 MNIST digits; nothing in the module knows this project."""
+"""A Flax module of one's own, trained on 5,000 MNIST digits.
+
+Nothing in the module knows this project.
+"""
 
 import dataclasses
 

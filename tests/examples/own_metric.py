@@ -1,6 +1,8 @@
-"""A metric of one's own, and those that ship by name, each for the groups of a column too; trains in seconds.
+"""A metric of one's own, and those that ship by name, each for the groups of a column too; trains
+in seconds.
 
-uv run launch.py train tests/examples/own_metric.py --data.source.train people.csv --data.group_by town
+uv run launch.py train tests/examples/own_metric.py --data.source.train people.csv --data.group_by
+town
 """
 
 import jax

@@ -1,4 +1,5 @@
-"""An optimizer of one's own: any optax transformation in one line, a schedule in another, and groups of parameters."""
+"""An optimizer of one's own: any optax transformation in one line, a schedule in another, and
+groups of parameters."""
 
 import dataclasses
 
@@ -14,7 +15,8 @@ from bigmodel_jax.optim import Group, OptimConfig
 
 @dataclasses.dataclass(frozen=True)
 class CentralizedConfig(OptimConfig):
-    """AdamW on gradients without their mean (arXiv:2004.01461), at a rate that halves every `half_life` updates."""
+    """AdamW on gradients without their mean (arXiv:2004.01461), at a rate that halves every
+    `half_life` updates."""
 
     half_life: Positive = 100.0
 

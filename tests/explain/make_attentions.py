@@ -1,4 +1,5 @@
-"""Writes what transformers' `output_attentions` says of the parity fixtures' decoders: PYTHON make_attentions.py OUTPUT.npz."""
+"""Writes what transformers' `output_attentions` says of the parity fixtures' decoders: PYTHON
+make_attentions.py OUTPUT.npz."""
 
 import sys
 from pathlib import Path

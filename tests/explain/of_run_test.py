@@ -1,4 +1,5 @@
-"""An input of a user through a run's own tokenizer and data; what cannot be explained is one line, before weights are read."""
+"""An input of a user through a run's own tokenizer and data; what cannot be explained is one line,
+before weights are read."""
 
 import dataclasses
 import json

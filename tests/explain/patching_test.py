@@ -1,4 +1,5 @@
-"""The logit lens ends in the model's own answer; patching everything gives the other text's, and patching nothing one's own."""
+"""The logit lens ends in the model's own answer; patching everything gives the other text's, and
+patching nothing one's own."""
 
 import jax
 import jax.numpy as jnp

@@ -1,9 +1,11 @@
-"""Quantises a plain folder by transformers and bitsandbytes, and holds an exported folder against what they made.
+"""Quantises a plain folder by transformers and bitsandbytes, and holds an exported folder against
+what they made.
 
     python bitsandbytes_reference.py PLAIN nf4|int8 EXPORTED
 
-prints one JSON object: tensors that were compared, those that are missing on one side, the largest share of differing
-bytes of a tensor, and the largest difference of logits between the exported folder and the plain one quantised on loading.
+prints one JSON object: tensors that were compared, those that are missing on one side, the largest
+share of differing bytes of a tensor, and the largest difference of logits between the exported
+folder and the plain one quantised on loading.
 """
 
 import json

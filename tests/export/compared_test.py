@@ -1,4 +1,5 @@
-"""Numbers of two runtimes against each other, and the line that says what a converter could not do."""
+"""Numbers of two runtimes against each other, and the line that says what a converter could not
+do."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""A model exported by a converter, and use.py of its folder called by the converter's Python, without this package."""
+"""A model exported by a converter, and use.py of its folder called by the converter's Python,
+without this package."""
 
 import dataclasses
 import json
@@ -60,7 +61,8 @@ def inputs_of(signature: dict, sizes: dict) -> dict[str, np.ndarray]:
 
 
 def check(name: str, form: str, tmp_path: Path) -> dict:
-    """Exports a model and holds what use.py gives against the model's own outputs; returns signature.json."""
+    """Exports a model and holds what use.py gives against the model's own outputs; returns
+    signature.json."""
     _, out = export(name, form, tmp_path)
     signature = json.loads((out / "signature.json").read_text())
     assert all(about["difference"] <= 1e-4 for about in signature["programs"].values())

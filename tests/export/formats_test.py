@@ -1,4 +1,5 @@
-"""What every format has in common: a card, a use.py, whole or not at all, and options that are used or refused."""
+"""What every format has in common: a card, a use.py, whole or not at all, and options that are used
+or refused."""
 
 import ast
 import dataclasses

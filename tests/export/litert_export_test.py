@@ -1,4 +1,5 @@
-"""LiteRT: what its interpreter computes from an exported folder is what the model computes, without TensorFlow.
+"""LiteRT: what its interpreter computes from an exported folder is what the model computes, without
+TensorFlow.
 
 The converter's environment is made once in the cache, by uv and from the package index.
 """

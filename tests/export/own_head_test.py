@@ -1,4 +1,5 @@
-"""A run whose objective has parameters of its own: a head that answers is refused, what only trains is left out."""
+"""A run whose objective has parameters of its own: a head that answers is refused, what only trains
+is left out."""
 
 import dataclasses
 

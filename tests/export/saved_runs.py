@@ -38,7 +38,8 @@ for command in commands:
 
 
 def save_run(model: ModelConfig, run_dir: Path, *, scale: float = 1.0, data: DataConfig = DataConfig()) -> Config:
-    """A run at step 0 whose every weight is drawn, so that none is 0 or 1 as it was initialised; scale: times so much."""
+    """A run at step 0 whose every weight is drawn, so that none is 0 or 1 as it was initialised;
+    scale: times so much."""
     config = Config(model=model, objective=Objective(), data=data)
     spec = config.make_model().spec
     tree = jax.tree.map(lambda x: x * scale, drawn(spec))
@@ -74,7 +75,8 @@ def bare_python(folder: Path) -> Path:
 
 
 def run_alone(packages: Path, *commands: list[str]) -> str:
-    """What scripts print, one after the other, in a process whose packages are those of a folder alone."""
+    """What scripts print, one after the other, in a process whose packages are those of a folder
+    alone."""
     absent = "bigmodel_jax,flax,orbax,safetensors,flatbuffers"
     joined = ["\x1f".join(map(str, command)) for command in commands]
     env = {"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu", "HOME": str(packages)}

@@ -1,4 +1,5 @@
-"""StableHLO: what a process that has jax alone computes from an exported folder is what the model computes."""
+"""StableHLO: what a process that has jax alone computes from an exported folder is what the model
+computes."""
 
 import dataclasses
 import json
@@ -28,7 +29,8 @@ NAMED = {"bert_classifier": dataclasses.replace(BertConfig.tiny(), head="classif
 FIRST = ("mlp", "llama")
 # The lengths of its relative positions are numpy's.
 CLOSED = {"xlnet": ["--batch", "3", "--length", "7"]}
-# The shapes of spectrograms and of pictures beside texts are the data's; smolvlm reads three pictures a row.
+# The shapes of spectrograms and of pictures beside texts are the data's; smolvlm reads three
+# pictures a row.
 DATA = {
     "llava": ImageAnswerData(image_size=8, image_tokens=4),
     "paligemma": ImageAnswerData(image_size=8, image_tokens=4),
@@ -63,7 +65,8 @@ def batch_of(signature: dict, rng) -> dict[str, np.ndarray]:
 
 
 def compare(names, tmp_path):
-    """Exports every model, calls them in one bare process, and compares with the models' own outputs."""
+    """Exports every model, calls them in one bare process, and compares with the models' own
+    outputs."""
     commands, expected = [], {}
     for name in names:
         config = saved_runs.save_run(model_of(name), tmp_path / name, data=DATA.get(name, DataConfig()))

@@ -1,4 +1,5 @@
-"""A LoRA run, whose base lies in another run, is killed and resumed, on one device and on 8, bit for bit."""
+"""A LoRA run, whose base lies in another run, is killed and resumed, on one device and on 8, bit
+for bit."""
 
 import json
 import signal

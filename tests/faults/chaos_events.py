@@ -1,4 +1,5 @@
-"""What happens to a run's files: damage, full disks, other starters. Each event is drawn from a seed of its own."""
+"""What happens to a run's files: damage, full disks, other starters. Each event is drawn from a
+seed of its own."""
 
 import json
 import os
@@ -67,7 +68,8 @@ def damage(run_dir: Path, cache: Path, draw: random.Random) -> tuple[str, str]:
 
 
 def damages(whole: Whole, commands: Commands, folder: Path, draw: random.Random) -> Result:
-    """A run of 16 steps, one thing of it damaged, read by another verb or not, and resumed to its end."""
+    """A run of 16 steps, one thing of it damaged, read by another verb or not, and resumed to its
+    end."""
     result, run_dir, cache = Result(count=1), folder / "run", folder / "cache"
     shutil.copytree(whole.half, run_dir)
     shutil.copytree(whole.path.parent / "cache", cache)
@@ -89,7 +91,8 @@ def damages(whole: Whole, commands: Commands, folder: Path, draw: random.Random)
 
 
 def full_disks(whole: Whole, commands: Commands, folder: Path, draw: random.Random) -> Result:
-    """No file can grow beyond a limit, or the whole file system is small; later there is room again."""
+    """No file can grow beyond a limit, or the whole file system is small; later there is room
+    again."""
     result, run_dir = Result(count=1), folder / "run"
     small = os.geteuid() == 0 and draw.random() < 0.5
     size = draw.choice((draw.randint(16, 400), draw.randint(400, 4000))) << 10
@@ -115,7 +118,8 @@ def full_disks(whole: Whole, commands: Commands, folder: Path, draw: random.Rand
 
 
 def starters(whole: Whole, commands: Commands, folder: Path, draw: random.Random) -> Result:
-    """Two or three starts of one run, at once or later, of which the first may be stopped or killed meanwhile."""
+    """Two or three starts of one run, at once or later, of which the first may be stopped or killed
+    meanwhile."""
     result, run_dir = Result(count=1), folder / "run"
     first = commands.start(*whole.train(run_dir))
     how = draw.choice(("at once", "at once", "later", "later", "stopped", "killed"))

@@ -1,4 +1,5 @@
-"""Inputs that no run may take: command lines, files that are no config, values out of range, files that are no data."""
+"""Inputs that no run may take: command lines, files that are no config, values out of range, files
+that are no data."""
 
 import contextlib
 import io

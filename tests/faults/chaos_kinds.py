@@ -96,7 +96,8 @@ class Chaos(NamedTuple):
         return result
 
     def all(self, kind: str, total: int, workers: int, told: Callable[[Result], None]) -> Result:
-        """`total` events; a job that had room for fewer than it was given leaves them to a further one."""
+        """`total` events; a job that had room for fewer than it was given leaves them to a further
+        one."""
         result, next_index, most = Result(), 0, KINDS[kind].most
         with ThreadPoolExecutor(workers) as pool:
             jobs = {}
@@ -118,7 +119,8 @@ RUNS = {"signals", "damages", "full_disks", "starters"}
 
 @contextlib.contextmanager
 def prepared(seed: int, folder: Path, kinds: Collection[str]) -> Iterator[Chaos]:
-    """Yields the Chaos for these kinds: servers of forks, the run that nothing disturbs, the bad inputs."""
+    """Yields the Chaos for these kinds: servers of forks, the run that nothing disturbs, the bad
+    inputs."""
     with contextlib.ExitStack() as stack:
         commands = stack.enter_context(chaos_runs.Commands(folder / "said"))
         whole = chaos_runs.undisturbed(commands, folder) if RUNS & set(kinds) else None

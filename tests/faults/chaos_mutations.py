@@ -1,4 +1,5 @@
-"""Seeded mutations of files, many in one process: each is refused in one line, or changes a field of ours.
+"""Seeded mutations of files, many in one process: each is refused in one line, or changes a field
+of ours.
 
     python tests/faults/chaos_mutations.py KIND SEED FIRST COUNT
 
@@ -20,7 +21,8 @@ SECONDS = 300  # of COUNT mutations; one takes milliseconds
 
 
 def judges(folder: Path) -> dict:
-    """{kind: draw -> (mutation, what came of it, whether that is accounted for)}, made where they are used."""
+    """{kind: draw -> (mutation, what came of it, whether that is accounted for)}, made where they
+    are used."""
     return {
         "config_mutations": lambda: _configs(folder),
         "gguf_mutations": lambda: _ggufs(folder),

@@ -1,4 +1,5 @@
-"""What an event left behind is judged: how a command ended, and whether the resumed run is the undisturbed one."""
+"""What an event left behind is judged: how a command ended, and whether the resumed run is the
+undisturbed one."""
 
 import dataclasses
 from pathlib import Path
@@ -11,8 +12,8 @@ COLUMNS = ("silent", "hung", "tracebacks", "wrong end", "rows lost")
 
 @dataclasses.dataclass
 class Result:
-    """count: events that took place; faults: (column, what); refused: what could not be resumed, and the line that says
-    why; compared: runs that were finished and compared."""
+    """count: events that took place; faults: (column, what); refused: what could not be resumed,
+    and the line that says why; compared: runs that were finished and compared."""
 
     count: int = 0
     faults: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -42,7 +43,8 @@ class Result:
 
 
 def _one_line(done: Ended) -> bool:
-    """Whether it says once why it ended, after its warnings; a command that succeeds says nothing but warnings."""
+    """Whether it says once why it ended, after its warnings; a command that succeeds says nothing
+    but warnings."""
     why = [line.startswith(("error: ", "interrupted by ")) for line in done.lines]
     if done.code in (2, 130):
         return sum(why) == 1 and why[-1]
@@ -50,7 +52,8 @@ def _one_line(done: Ended) -> bool:
 
 
 def finish(whole: Whole, commands: Commands, run_dir: Path, result: Result, what: str, *args, may_refuse=False) -> None:
-    """The same command once more, undisturbed: it ends the run, which is then the run that nothing disturbed.
+    """The same command once more, undisturbed: it ends the run, which is then the run that nothing
+    disturbed.
 
     may_refuse: what was done to the run may be a reason to refuse it, in one line.
     """

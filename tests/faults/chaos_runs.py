@@ -1,5 +1,5 @@
-"""Commands that can be disturbed, as processes of their own or forked from one that has imported everything, and what
-each of them left: its exit code, its lines, its records, its parameters."""
+"""Commands that can be disturbed, as processes of their own or forked from one that has imported
+everything, and what each of them left: its exit code, its lines, its records, its parameters."""
 
 import dataclasses
 import functools
@@ -27,7 +27,8 @@ from bigmodel_jax.training.state import abstract_state
 STEPS = 24
 OPTIONS = ("--train.steps", str(STEPS), "--eval.every", "8")
 LIMIT = 240.0  # seconds of an undisturbed command; one takes 3 to 8
-# What a record says of the run. Seconds, and what is computed beside the run, depend on the machine.
+# What a record says of the run. Seconds, and what is computed beside the run, depend on the
+# machine.
 SAID = ("step", "loss", "grad_norm", "learning_rate", "eval/loss", "eval/accuracy")
 
 
@@ -64,7 +65,8 @@ class Command:
         return self._code
 
     def send(self, number: int) -> bool:
-        """Whether it was still there to be told. Its exit code is asked for first, so that no other process is hit."""
+        """Whether it was still there to be told. Its exit code is asked for first, so that no other
+        process is hit."""
         if self.poll() is not None:
             return False
         os.kill(self.pid, number)
@@ -74,7 +76,8 @@ class Command:
         return self._out.read_text(errors="replace")
 
     def ready(self) -> bool:
-        """Whether its own handlers are there, or will be: before that Python's start alone answers a signal."""
+        """Whether its own handlers are there, or will be: before that Python's start alone answers
+        a signal."""
         try:
             status = Path(f"/proc/{self.pid}/status").read_text()
         except OSError:
@@ -119,7 +122,8 @@ class Commands:
             return json.loads(self._server.stdout.readline())
 
     def start(self, *args, real: bool = False, file_bytes: int = 0) -> Command:
-        """`launch.py ARGS`. real: as a process of its own; file_bytes: no file can grow beyond, as on a full disk."""
+        """`launch.py ARGS`. real: as a process of its own; file_bytes: no file can grow beyond, as
+        on a full disk."""
         with self._lock:
             self._count += 1
             out, err = (self._folder / f"{self._count}.{kind}" for kind in ("out", "err"))
@@ -155,7 +159,8 @@ def rows(run_dir: Path) -> list[tuple]:
 
 
 def parameters(config_path: Path, run_dir: Path) -> str:
-    """A digest of the newest checkpoint: every array's bytes, the step, the position in the data."""
+    """A digest of the newest checkpoint: every array's bytes, the step, the position in the
+    data."""
     config = dataclasses.replace(config_file.load(config_path), parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     with store.open_store(run_dir / "checkpoints", config.checkpoint) as saves:
@@ -170,7 +175,8 @@ def parameters(config_path: Path, run_dir: Path) -> str:
 class Whole:
     """The run that nothing disturbed, which every other one must equal.
 
-    half: a finished run of 16 steps, to be copied; seconds: from the start of a forked command to its end.
+    half: a finished run of 16 steps, to be copied; seconds: from the start of a forked command to
+    its end.
     """
 
     path: Path

@@ -1,8 +1,9 @@
-"""A program that has imported everything and forks a child for each command: a start costs no imports.
+"""A program that has imported everything and forks a child for each command: a start costs no
+imports.
 
-It reads one JSON request a line and answers with one: {"args": ..., "out": ..., "err": ..., "file_bytes": ...} with the
-child's process id, {"poll": pid} with its exit code, or null while it lives. It starts no backend of JAX and no thread,
-which a fork would not survive.
+It reads one JSON request a line and answers with one: {"args": ..., "out": ..., "err": ...,
+"file_bytes": ...} with the child's process id, {"poll": pid} with its exit code, or null while it
+lives. It starts no backend of JAX and no thread, which a fork would not survive.
 """
 
 import json

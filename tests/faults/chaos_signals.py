@@ -24,7 +24,8 @@ def _saving(run_dir: Path) -> bool:
     return folder.is_dir() and any("tmp" in name for name in os.listdir(folder))
 
 
-# The part of a run -> whether it has begun. A few rows more than the last save are what a kill costs.
+# The part of a run -> whether it has begun. A few rows more than the last save are what a kill
+# costs.
 MOMENTS: dict[str, Callable[[Command, Path, random.Random], Callable[[], bool]]] = {
     "the start": lambda command, run_dir, draw: lambda: True,
     "data": lambda command, run_dir, draw: lambda: "Preparing data ..." in command.said(),
@@ -44,7 +45,8 @@ def _more_rows(run_dir: Path, count: int) -> Callable[[], bool]:
 
 
 def wait_for_moment(command: Command, run_dir: Path, draw: random.Random, whole: Whole) -> str:
-    """Waits until a drawn moment; returns its name. A command that ends before it is not waited for."""
+    """Waits until a drawn moment; returns its name. A command that ends before it is not waited
+    for."""
     end = time.monotonic() + chaos_runs.LIMIT
     while not command.ready() and command.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
@@ -62,7 +64,8 @@ def wait_for_moment(command: Command, run_dir: Path, draw: random.Random, whole:
 
 
 def signals(whole: Whole, commands: Commands, folder: Path, draw: random.Random, most: int, real: float) -> Result:
-    """One run that is signalled up to `most` times, and started again after each signal that ends it.
+    """One run that is signalled up to `most` times, and started again after each signal that ends
+    it.
 
     real: the share of starts that are processes of their own.
     """

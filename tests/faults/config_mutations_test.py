@@ -1,4 +1,5 @@
-"""A thousand seeded mutations of config.json: each is one line that names what is wrong, or a config that says so."""
+"""A thousand seeded mutations of config.json: each is one line that names what is wrong, or a
+config that says so."""
 
 import collections
 import copy

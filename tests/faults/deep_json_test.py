@@ -1,4 +1,5 @@
-"""Small files of JSON that hold 100,000 brackets, or no table: one line that names the file, or they are left out."""
+"""Small files of JSON that hold 100,000 brackets, or no table: one line that names the file, or
+they are left out."""
 
 import pytest
 

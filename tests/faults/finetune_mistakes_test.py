@@ -1,4 +1,5 @@
-"""A mistake in a run that starts from a model is one line and exit code 2, at the command line; nothing is written."""
+"""A mistake in a run that starts from a model is one line and exit code 2, at the command line;
+nothing is written."""
 
 import shutil
 from pathlib import Path

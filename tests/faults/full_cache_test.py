@@ -1,4 +1,5 @@
-"""A cache on a full disk costs a run nothing but the time to compile: one warning, and every save is made."""
+"""A cache on a full disk costs a run nothing but the time to compile: one warning, and every save
+is made."""
 
 import json
 import shutil
@@ -12,7 +13,8 @@ import runs
 
 
 def in_small_disk(folder, size: str, *args: str) -> list[str]:
-    """A command that starts `launch.py ARGS` where `folder` is a disk of this size, in a namespace of its own."""
+    """A command that starts `launch.py ARGS` where `folder` is a disk of this size, in a namespace
+    of its own."""
     mount = f"mount -t tmpfs -o size={size} tmpfs '{folder}'"
     return ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", *(args or ("true",))]
 

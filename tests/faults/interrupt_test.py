@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM at a few times of a run: one line, the right code, within seconds. chaos_test.py has many moments."""
+"""Ctrl-C and SIGTERM at a few times of a run: one line, the right code, within seconds.
+chaos_test.py has many moments."""
 
 import signal
 import time
@@ -12,7 +13,8 @@ SECONDS = 6.0  # 4 of grace, and what a busy machine needs to notice
 
 
 def until_it_listens(process):
-    """Waits for the command's first line: Python takes no SIGTERM before it, however long its own start takes."""
+    """Waits for the command's first line: Python takes no SIGTERM before it, however long its own
+    start takes."""
     bit = 1 << (signal.SIGTERM - 1)
     while process.poll() is None:
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()

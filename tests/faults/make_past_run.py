@@ -2,8 +2,9 @@
 
     python tests/faults/make_past_run.py CHECKOUT tests/faults/past_runs/NAME
 
-CHECKOUT is a clone of the project at that version. At a release, run it with the release's code, take the version for NAME, and
-commit the folder. Where the format is raised (bigmodel_jax/core/formats.py), do so with the last code before, too.
+CHECKOUT is a clone of the project at that version. At a release, run it with the release's code,
+take the version for NAME, and commit the folder. Where the format is raised
+(bigmodel_jax/core/formats.py), do so with the last code before, too.
 """
 
 import json
@@ -48,7 +49,8 @@ def train(launch: Path, folder: Path, run_dir: str, *options: str) -> None:
 
 
 def main(launch: Path, folder: Path) -> None:
-    """The run stops at step 8; `longer.jsonl` holds what its next 4 steps gave as well, with the code that made it."""
+    """The run stops at step 8; `longer.jsonl` holds what its next 4 steps gave as well, with the
+    code that made it."""
     folder.mkdir(parents=True)
     (folder / "tiny.py").write_text(CONFIG)
     (folder / "train.txt").write_text("".join(TEXT[i % 40 :] for i in range(20)))

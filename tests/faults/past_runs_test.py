@@ -1,4 +1,5 @@
-"""Runs that earlier versions left: each is resumed, evaluated, exported, shown, and generates (make_past_run.py)."""
+"""Runs that earlier versions left: each is resumed, evaluated, exported, shown, and generates
+(make_past_run.py)."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""A run that is killed and resumed is the run that was not: every logged loss and every parameter, bit for bit."""
+"""A run that is killed and resumed is the run that was not: every logged loss and every parameter,
+bit for bit."""
 
 import dataclasses
 import itertools
@@ -75,7 +76,8 @@ def test_sigkill_between_two_saves(whole, tmp_path, kill_after):
 
 
 def check_wall_time(run_dir, printed):
-    """What the record of a run that was killed once says of its wall time, beside when its lines were written."""
+    """What the record of a run that was killed once says of its wall time, beside when its lines
+    were written."""
     found = goodput.read(run_dir)
     lines = [json.loads(line) for line in (run_dir / goodput.FILE).read_text().splitlines()]
     assert found.wall == sum(found.parts.values()) == lines[-1]["time"] - lines[0]["time"]
@@ -107,7 +109,8 @@ def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
 
 @pytest.mark.slow
 def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, tmp_path):
-    """8 devices to step 4, 4 devices to step 8, 1 device to step 12: the one-device run, to rounding."""
+    """8 devices to step 4, 4 devices to step 8, 1 device to step 12: the one-device run, to
+    rounding."""
     path, uninterrupted = whole
     run_dir = tmp_path / "run"
     for devices, steps, (data, fsdp) in ((8, 4, "24"), (4, 8, "14"), (1, 12, "11")):

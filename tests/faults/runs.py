@@ -1,4 +1,5 @@
-"""A run small enough for tests: one config file as a user writes it, over a text file of its own."""
+"""A run small enough for tests: one config file as a user writes it, over a text file of its
+own."""
 
 import json
 import os
@@ -47,7 +48,8 @@ def write(folder: Path) -> Path:
 
 
 def write_adapted(folder: Path, base: Path) -> Path:
-    """The config file of a run that trains LoRA adapters beside the run `base`; `write` comes first."""
+    """The config file of a run that trains LoRA adapters beside the run `base`; `write` comes
+    first."""
     text = (
         (folder / "tiny.py")
         .read_text()

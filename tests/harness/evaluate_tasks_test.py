@@ -1,4 +1,5 @@
-"""`eval --harness`: mistakes are one line, before weights are read; what is found is kept beside the run."""
+"""`eval --harness`: mistakes are one line, before weights are read; what is found is kept beside
+the run."""
 
 import dataclasses
 import importlib.util

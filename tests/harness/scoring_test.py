@@ -1,4 +1,5 @@
-"""Log-likelihoods of continuations: those of the model's own logits, however rows are batched, cut and laid out."""
+"""Log-likelihoods of continuations: those of the model's own logits, however rows are batched, cut
+and laid out."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""The engine: a text is a function of its request, whatever else is generated beside it, and on any mesh."""
+"""The engine: a text is a function of its request, whatever else is generated beside it, and on any
+mesh."""
 
 import dataclasses
 
@@ -199,7 +200,8 @@ def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("cfg", [LlamaConfig, pytest.param(Gemma3Config, marks=pytest.mark.exhaustive)])
 def test_prompts_in_pieces_and_prompts_that_begin_alike_say_the_same(cfg):
-    """With prompts that are longer than a piece, beside texts that go on; the second time they begin as the first did."""
+    """With prompts that are longer than a piece, beside texts that go on; the second time they
+    begin as the first did."""
     model, weights = fresh(cfg)
     begin = [(7 * i) % 50 + 3 for i in range(40)]
     prompts = [begin, [5, 9], [*begin[:36], 11, 12, 13], [*begin, 21, 22], begin, begin[:33]]

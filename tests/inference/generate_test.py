@@ -127,7 +127,7 @@ def test_few_lengths_are_compiled_and_little_is_padded():
     assert all(n <= length < max(n + 16, 1.25 * n + 1) for n, length in enumerate(lengths, 1))
 
 
-# ------------------------------------------------------------------------------------------------ one draw
+# ----------------------------------------------------------------------------------------- one draw
 
 PROBS = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
 

@@ -1,4 +1,5 @@
-"""A recording as text with times: by a model with random weights, whose words are nonsense and whose times must not be."""
+"""A recording as text with times: by a model with random weights, whose words are nonsense and
+whose times must not be."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""A decode cache in int8: how near the log-probabilities are to those with a whole cache, and what it takes."""
+"""A decode cache in int8: how near the log-probabilities are to those with a whole cache, and what
+it takes."""
 
 import dataclasses
 

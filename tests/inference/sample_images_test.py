@@ -1,4 +1,5 @@
-"""DDIM by its properties: who knows the picture gets it, in any number of steps; guidance is the difference scaled."""
+"""DDIM by its properties: who knows the picture gets it, in any number of steps; guidance is the
+difference scaled."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,8 @@ LEFT = jnp.asarray(kept(Diffusion()), jnp.float32)
 
 
 def knows(picture_of):
-    """A model of data that has one picture (B, 1, 1, 1) per row: `picture_of(batch)`, values of -1 .. 1."""
+    """A model of data that has one picture (B, 1, 1, 1) per row: `picture_of(batch)`, values of -1
+    .. 1."""
 
     def apply(params, batch, **_):
         a = LEFT[batch["timestep"]][:, None, None, None]
@@ -40,7 +42,8 @@ def test_who_knows_the_picture_gets_it(steps):
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0])
 def test_guidance_goes_from_the_hidden_to_the_told_and_beyond(guidance):
-    """Told +0.3, hidden -0.1: the picture is -0.1 + guidance x 0.4, as the noise is linear in it."""
+    """Told +0.3, hidden -0.1: the picture is -0.1 + guidance x 0.4, as the noise is linear in
+    it."""
     model = knows(lambda batch: jnp.where(batch["hidden"], -0.1, 0.3)[:, None, None, None])
     made = sample_images(model, {}, Diffusion(), LABELS, NOISE, ImageSampleConfig(steps=4, guidance=guidance))
     np.testing.assert_allclose(2 * made - 1, -0.1 + guidance * 0.4, atol=1e-3)

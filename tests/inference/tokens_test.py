@@ -1,4 +1,5 @@
-"""Generated tokens of a model that is a table: each has a key of its own, and each of several stop tokens stops."""
+"""Generated tokens of a model that is a table: each has a key of its own, and each of several stop
+tokens stops."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ VOCAB = 4096
 
 
 def counting(scale: float) -> Model:
-    """A model that says token + 1 (scale above 0) or anything (scale 0), and counts in its cache what it has read."""
+    """A model that says token + 1 (scale above 0) or anything (scale 0), and counts in its cache
+    what it has read."""
 
     def apply(params, batch, *, cache=None, **_):
         logits = scale * jax.nn.one_hot(batch["tokens"] + 1, VOCAB)
@@ -58,7 +60,8 @@ def test_each_of_several_stop_tokens_ends_a_row_where_it_comes(stop):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [(7, 9), (9, 7)])
 def test_nothing_is_computed_once_every_row_has_stopped(stop):
-    """Rows that meet 7 after three tokens and 9 after one: three of forty turns, and one before the loop knows."""
+    """Rows that meet 7 after three tokens and 9 after one: three of forty turns, and one before the
+    loop knows."""
     model, calls = counting(1.0), []
 
     def apply(*args, **options):

@@ -1,4 +1,5 @@
-"""CIDEr-D by its equations: what it is for equal texts, for texts that share nothing, and for an example by hand."""
+"""CIDEr-D by its equations: what it is for equal texts, for texts that share nothing, and for an
+example by hand."""
 
 import math
 
@@ -22,7 +23,8 @@ def test_what_all_references_say_counts_nothing():
 
 
 def test_an_example_by_hand():
-    """Of "red car" for "red bus" with a second picture "tree": the words weigh ln 2 each, and no bigram is shared."""
+    """Of "red car" for "red bus" with a second picture "tree": the words weigh ln 2 each, and no
+    bigram is shared."""
     found = cider(["red car", "tree"], [["red bus"], ["tree"]])["cider"]
     # "car" is in no reference: its frequency counts as 1, and it weighs ln 2 as well.
     unigrams = math.log(2) ** 2 / (2 * math.log(2) ** 2)
@@ -31,7 +33,8 @@ def test_an_example_by_hand():
 
 def test_repeated_words_are_clipped_and_a_longer_text_loses():
     once, twice = (cider([text, "x y"], [["dog"], ["x y"]])["cider"] for text in ("dog", "dog dog"))
-    # Its cosine stays 1 by direction and is clipped to the reference's count; e^(-1 / 72) for one word more.
+    # Its cosine stays 1 by direction and is clipped to the reference's count; e^(-1 / 72) for one
+    # word more.
     one, other = 10 * 1 / 4, 10 * (1 / 2) / 4 * math.exp(-1 / 72)
     rest = cider(["cat", "x y"], [["dog"], ["x y"]])["cider"]
     assert (once - rest, twice - rest) == pytest.approx((one / 2, other / 2))

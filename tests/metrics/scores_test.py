@@ -70,7 +70,8 @@ def test_random_scores_have_scikit_learns_areas(num_classes):
     if num_classes == 2:
         p, own = p[:, 1], own[:, 1]
     binned = rounded(p)
-    # Exactly those of the scores' bins, up to the few scores that rounding moves over a border; near those of the scores.
+    # Exactly those of the scores' bins, up to the few scores that rounding moves over a border;
+    # near those of the scores.
     assert scalars["roc_auc"] == pytest.approx(oracle.roc_auc_score(own, binned), abs=2e-5)
     assert scalars["roc_auc"] == pytest.approx(oracle.roc_auc_score(own, p), abs=2e-3)
     assert scalars["average_precision"] == pytest.approx(oracle.average_precision_score(own, binned), abs=2e-4)

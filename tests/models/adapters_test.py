@@ -1,4 +1,5 @@
-"""Adapters on the spec of any model: at zero they are the base bit for bit; random ones are the merged weights."""
+"""Adapters on the spec of any model: at zero they are the base bit for bit; random ones are the
+merged weights."""
 
 import dataclasses
 import functools
@@ -31,8 +32,9 @@ BATCH = {
     "features": np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8),
 }
 FAST = {"llama"}
-# How far from zero adapters are in tests of merged weights. With 0.02 and a scale of 16 they change the weights by three
-# times what these are. Far larger ones make a model of which float32 does not know 1e-5 of a logit, merged or not.
+# How far from zero adapters are in tests of merged weights. With 0.02 and a scale of 16 they change
+# the weights by three times what these are. Far larger ones make a model of which float32 does not
+# know 1e-5 of a logit, merged or not.
 SHAKES = (0.002, 0.02)
 
 
@@ -63,7 +65,8 @@ def batch_of(cfg) -> dict:
 
 
 def sound_of(cfg) -> dict:
-    """A spectrogram of each row, the second one shorter; a row of an encoder-decoder is one recording."""
+    """A spectrogram of each row, the second one shorter; a row of an encoder-decoder is one
+    recording."""
     frames = 2 * getattr(cfg, "max_audio_len", 20)
     log_mel = np.sin(np.arange(2 * frames * cfg.num_mels, dtype=np.float32)).reshape(2, frames, cfg.num_mels)
     return {

@@ -1,4 +1,5 @@
-"""The bag of embeddings against a plain loop over words and pairs; its dropouts, padding and hash."""
+"""The bag of embeddings against a plain loop over words and pairs; its dropouts, padding and
+hash."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,5 @@
-"""BART's own: unread rows of positions, a bias that no step changes, texts that begin with a token, and older files."""
+"""BART's own: unread rows of positions, a bias that no step changes, texts that begin with a token,
+and older files."""
 
 import dataclasses
 import json

@@ -12,7 +12,8 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import BertConfig
 from bigmodel_jax.models.bert import PRESETS
 
-# The encoder with its pooler, as transformers counts BertModel; the papers say 110M, 340M and 22.7M.
+# The encoder with its pooler, as transformers counts BertModel; the papers say 110M, 340M and
+# 22.7M.
 PUBLISHED = {
     "bert-base-uncased": 109_482_240,
     "bert-base-cased": 108_310_272,

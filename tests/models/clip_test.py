@@ -1,4 +1,5 @@
-"""CLIP and SigLIP have the published sizes, start as published, and read texts as they were trained to."""
+"""CLIP and SigLIP have the published sizes, start as published, and read texts as they were trained
+to."""
 
 import dataclasses
 
@@ -15,7 +16,8 @@ from bigmodel_jax.pretrained import siglip as siglip_files
 
 CLIP, SIGLIP = clip.CLIPConfig.tiny(), siglip.SiglipConfig.tiny()
 
-# Counted by transformers 5.23.0: CLIPModel and SiglipModel of the published configs on the meta device.
+# Counted by transformers 5.23.0: CLIPModel and SiglipModel of the published configs on the meta
+# device.
 PUBLISHED = {
     "clip-vit-b/32": 151_277_313,
     "clip-vit-b/16": 149_620_737,
@@ -40,7 +42,8 @@ def started(cfg, seed=0):
 
 
 def check(tree, stds):
-    """Every path that ends with a key has that standard deviation; all others are norms and biases."""
+    """Every path that ends with a key has that standard deviation; all others are norms and
+    biases."""
     for path, x in tree.items():
         std = next((s for end, s in stds.items() if path.endswith(end)), None)
         if std is not None:
@@ -68,7 +71,8 @@ def test_clip_starts_as_transformers_does():
 
 @pytest.mark.exhaustive
 def test_siglip_starts_as_transformers_does():
-    """SiglipPreTrainedModel._init_weights; scale and bias are the paper's, where transformers has zeros to be loaded over."""
+    """SiglipPreTrainedModel._init_weights; scale and bias are the paper's, where transformers has
+    zeros to be loaded over."""
     tree, base = started(SIGLIP), 128**-0.5
     pool = dict.fromkeys(("pool/attn/q", "pool/attn/k", "pool/attn/v"), (2 / 512) ** 0.5) | {"pool/attn/o": base}
     check(

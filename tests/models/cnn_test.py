@@ -1,4 +1,5 @@
-"""One network through both of Flax's doors: from the same weights, the same numbers in every respect."""
+"""One network through both of Flax's doors: from the same weights, the same numbers in every
+respect."""
 
 import dataclasses
 

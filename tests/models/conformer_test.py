@@ -1,4 +1,5 @@
-"""A conformer's rows of unequal lengths: a padded frame changes nothing. Its parity: tests/parity/parakeet_test.py."""
+"""A conformer's rows of unequal lengths: a padded frame changes nothing. Its parity:
+tests/parity/parakeet_test.py."""
 
 import dataclasses
 

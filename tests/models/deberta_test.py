@@ -12,7 +12,8 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import DebertaConfig, deberta
 from bigmodel_jax.models.deberta import PRESETS
 
-# The encoder, as transformers counts DebertaV2Model; the model cards say 44M, 86M and 304M beside the embedding.
+# The encoder, as transformers counts DebertaV2Model; the model cards say 44M, 86M and 304M beside
+# the embedding.
 PUBLISHED = {"deberta-v3-small": 141_304_320, "deberta-v3-base": 183_831_552, "deberta-v3-large": 434_012_160}
 TINY = DebertaConfig.tiny()
 TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 1, 64)
@@ -35,7 +36,8 @@ def test_initial_distributions():
 
 
 def test_buckets_of_distances():
-    """Near distances one by one, far ones by the logarithm, both directions alike, the last bucket at the end."""
+    """Near distances one by one, far ones by the logarithm, both directions alike, the last bucket
+    at the end."""
     found = deberta.buckets(256, 512)
     assert len(found) == 1023
     np.testing.assert_array_equal(found, -found[::-1])

@@ -1,4 +1,5 @@
-"""SmolLM3, OLMo, Granite, GLM-4 and Phi-3 each add something to Llama's block, which the outputs show, and refuse the rest."""
+"""SmolLM3, OLMo, Granite, GLM-4 and Phi-3 each add something to Llama's block, which the outputs
+show, and refuse the rest."""
 
 import dataclasses
 import math
@@ -87,7 +88,8 @@ def test_the_logits_of_a_granite_are_divided():
 
 
 def test_the_length_of_a_row_selects_the_divisors_of_a_phi3():
-    """A row of 12 tokens is long beside 11 and short beside 12; a set that is not selected has no effect."""
+    """A row of 12 tokens is long beside 11 and short beside 12; a set that is not selected has no
+    effect."""
     cfg = dataclasses.replace(Phi3Config.tiny(), init_std=0.3)
     sets = {"short": cfg.long_rope, "long": dataclasses.replace(cfg.long_rope, short=(7.0, 7.0))}
     for original in (11, 12):
@@ -99,7 +101,8 @@ def test_the_length_of_a_row_selects_the_divisors_of_a_phi3():
 
 
 def test_a_phi3_decodes_by_the_divisors_of_its_cache():
-    """The first tokens in a cache of 16 columns are rotated as those of a long row, not of a short one."""
+    """The first tokens in a cache of 16 columns are rotated as those of a long row, not of a short
+    one."""
     long_rope = dataclasses.replace(Phi3Config.tiny().long_rope, original_max_seq_len=12)
     cfg = dataclasses.replace(Phi3Config.tiny(), init_std=0.3, window=0, long_rope=long_rope)
     model, tokens = cfg.make(), jnp.arange(16)[None]
@@ -176,7 +179,8 @@ BASES = [
 
 @pytest.mark.parametrize(("keys", "depth", "every", "said"), BASES)
 def test_the_rotary_base_of_an_olmo3_is_that_of_the_layers_it_has(keys, depth, every, said):
-    """What transformers 5.23 makes of such a file: `rope_theta` beside the tables reaches no layer with a window."""
+    """What transformers 5.23 makes of such a file: `rope_theta` beside the tables reaches no layer
+    with a window."""
     hf = OLMO3.to_hf(dataclasses.replace(Olmo3Config.tiny(), num_layers=depth, global_every=every))
     hf = {name: value for name, value in hf.items() if not name.startswith("rope_")} | keys
     if isinstance(said, str):

@@ -1,4 +1,5 @@
-"""DeepSeek-V3's published sizes, where a fresh one starts, and what is its own: biases that move, tokens further ahead."""
+"""DeepSeek-V3's published sizes, where a fresh one starts, and what is its own: biases that move,
+tokens further ahead."""
 
 import dataclasses
 
@@ -19,7 +20,8 @@ WITH_MODULES = dataclasses.replace(TINY, num_mtp_layers=2)
 
 
 def activated(cfg: DeepseekConfig) -> int:
-    """Parameters that one token meets: of the routed experts those it goes to; of the embedding one row."""
+    """Parameters that one token meets: of the routed experts those it goes to; of the embedding one
+    row."""
     spec = params.paths(cfg.make().spec)
     routed = sum(p.size for path, p in spec.items() if "/experts/" in path)
     rest = params.count(cfg.make().spec) - routed - spec["embed/table"].size
@@ -27,7 +29,8 @@ def activated(cfg: DeepseekConfig) -> int:
 
 
 def test_presets_have_the_published_number_of_parameters():
-    """arXiv:2412.19437: 671B, 37B of them for a token; its prediction module 11.5B without the merging matrix.
+    """arXiv:2412.19437: 671B, 37B of them for a token; its prediction module 11.5B without the
+    merging matrix.
 
     Moonlight, arXiv:2502.16982: 15.29B and 2.24B, embedding and head not counted.
     """
@@ -50,7 +53,8 @@ def test_presets_survive_the_way_out_and_in(name):
 
 @pytest.mark.exhaustive
 def test_initial_values():
-    """The paper's std of 0.006 (section 4.2) for every matrix; biases 0, norms 1, as in transformers' _init_weights."""
+    """The paper's std of 0.006 (section 4.2) for every matrix; biases 0, norms 1, as in
+    transformers' _init_weights."""
     assert PRESETS["deepseek-v3"].init_std == 0.006
     cfg = dataclasses.replace(WITH_MODULES, embed_dim=128, expert_dim=64, init_std=0.006)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():

@@ -15,8 +15,8 @@ from bigmodel_jax.pretrained.dit import from_hf, to_hf
 
 TINY = DiTConfig.tiny()
 
-# Counted by the public code (facebookresearch/DiT, models.py: DiT_models, torch 2.13.0), its fixed positions included; the
-# paper gives 33, 130, 458 and 675 million for patches of 2.
+# Counted by the public code (facebookresearch/DiT, models.py: DiT_models, torch 2.13.0), its fixed
+# positions included; the paper gives 33, 130, 458 and 675 million for patches of 2.
 PUBLISHED = {
     "dit-s/2": 32_963_360,
     "dit-s/4": 32_945_024,

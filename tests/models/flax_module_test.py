@@ -1,4 +1,5 @@
-"""Any Flax module through both doors: values, names and statistics as Flax gives them, under every transformation."""
+"""Any Flax module through both doors: values, names and statistics as Flax gives them, under every
+transformation."""
 
 import functools
 
@@ -333,7 +334,8 @@ def test_grad_and_jit(make):
     grads = jax.jit(jax.grad(loss))(p)
     close(grads, jax.grad(loss)(p), 1e-4)
     trainable, _ = params.partition(grads, model.spec)
-    # Batch norm takes the mean away again: the bias before it has none. Every other parameter counts.
+    # Batch norm takes the mean away again: the bias before it has none. Every other parameter
+    # counts.
     assert [k for k, g in params.paths(trainable).items() if np.abs(g).max() < 1e-3] == ["hidden/bias"]
 
 

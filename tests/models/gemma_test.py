@@ -1,4 +1,5 @@
-"""Gemma's published sizes, where a fresh one starts, local and global layers, and config files of every age."""
+"""Gemma's published sizes, where a fresh one starts, local and global layers, and config files of
+every age."""
 
 import dataclasses
 
@@ -15,8 +16,8 @@ from bigmodel_jax.models import compute
 from bigmodel_jax.models.gemma import PRESETS, Gemma2Config, Gemma3Config, GemmaConfig
 from bigmodel_jax.pretrained.gemma import GEMMA, GEMMA2, GEMMA3
 
-# The totals of the published safetensors files; of Gemma 3 from 4B on without the image encoder (416,866,032) and its
-# projection (1152 x embed_dim + 1152).
+# The totals of the published safetensors files; of Gemma 3 from 4B on without the image encoder
+# (416,866,032) and its projection (1152 x embed_dim + 1152).
 PARAMETERS = {
     "gemma-2b": 2_506_172_416,
     "gemma-7b": 8_537_680_896,
@@ -48,7 +49,8 @@ def test_presets_survive_the_way_out_and_in(family):
 @pytest.mark.exhaustive
 @every_generation
 def test_initial_values(family):
-    """transformers' _init_weights: every matrix normal(0.02), scales 0, which is where they multiply by 1."""
+    """transformers' _init_weights: every matrix normal(0.02), scales 0, which is where they
+    multiply by 1."""
     cfg = dataclasses.replace(family.config.tiny(), embed_dim=128, mlp_dim=128, head_dim=32, vocab_size=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith("scale"):

@@ -1,4 +1,5 @@
-"""gpt-oss's published sizes, where a fresh one starts, how far its layers see, and its clamped SwiGLU."""
+"""gpt-oss's published sizes, where a fresh one starts, how far its layers see, and its clamped
+SwiGLU."""
 
 import dataclasses
 
@@ -13,7 +14,8 @@ from bigmodel_jax.models import Compute, gpt_oss
 from bigmodel_jax.models.gpt_oss import PRESETS, GptOssConfig
 from bigmodel_jax.pretrained.gpt_oss import GPT_OSS
 
-# arXiv:2508.10925, table 1, gives 20.91B and 116.83B; these are the published tensors, counted before packing.
+# arXiv:2508.10925, table 1, gives 20.91B and 116.83B; these are the published tensors, counted
+# before packing.
 PARAMETERS = {"gpt-oss-20b": 20_914_757_184, "gpt-oss-120b": 116_829_156_672}
 
 
@@ -29,7 +31,8 @@ def test_presets_survive_the_way_out_and_in(name):
 
 @pytest.mark.exhaustive
 def test_initial_values():
-    """transformers' _init_weights: matrices, sinks and the router's bias normal(0.02), other biases 0, norms 1."""
+    """transformers' _init_weights: matrices, sinks and the router's bias normal(0.02), other biases
+    0, norms 1."""
     cfg = dataclasses.replace(
         GptOssConfig.tiny(), embed_dim=128, mlp_dim=128, head_dim=32, num_heads=64, num_experts=64, vocab_size=256
     )

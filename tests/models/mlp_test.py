@@ -33,7 +33,8 @@ def test_dropout_keeps_the_mean_and_only_in_training():
     keys = jax.random.split(jax.random.key(2), 4000)
     draws = jax.jit(jax.vmap(lambda k: model.apply(p, BATCH, rng=k, train=True).value))(keys)
     assert draws.std(0).min() > 0.05
-    # One hidden layer: the logits are linear in what is dropped, so their mean is the evaluation's logits.
+    # One hidden layer: the logits are linear in what is dropped, so their mean is the evaluation's
+    # logits.
     np.testing.assert_allclose(draws.mean(0), evaluated, atol=5 * float(draws.std(0).max()) / 4000**0.5)
 
 

@@ -1,4 +1,5 @@
-"""MM-DiT has the published sizes, starts at zero, and reads its text, but neither padding nor hidden texts."""
+"""MM-DiT has the published sizes, starts at zero, and reads its text, but neither padding nor
+hidden texts."""
 
 import dataclasses
 
@@ -14,7 +15,8 @@ from bigmodel_jax.pretrained import FAMILIES
 
 TINY, TOKENS = MMDiTConfig.tiny(), MMDiTTextConfig.tiny()
 FAMILY = FAMILIES["SD3Transformer2DModel"]
-# Counted by diffusers 0.42 on the meta device: SD3Transformer2DModel with the config.json of either model.
+# Counted by diffusers 0.42 on the meta device: SD3Transformer2DModel with the config.json of either
+# model.
 PUBLISHED = {"sd3-medium": 2_028_328_000, "sd3.5-large": 8_056_627_520}
 
 

@@ -1,4 +1,5 @@
-"""Sizes that do not fit each other or the mesh: one line that names option, value, and what is allowed."""
+"""Sizes that do not fit each other or the mesh: one line that names option, value, and what is
+allowed."""
 
 import dataclasses
 from typing import ClassVar

@@ -1,4 +1,5 @@
-"""μP: what each parameter's width is, that nothing changes at the base, and activations that stay over widths."""
+"""μP: what each parameter's width is, that nothing changes at the base, and activations that stay
+over widths."""
 
 import dataclasses
 
@@ -42,7 +43,7 @@ def widths(cfg: Config) -> dict[str, Width]:
     return {path: p.width for path, p in params.paths(cfg.make_model().spec).items()}
 
 
-# ------------------------------------------------------------------------------------------------ which is which
+# ----------------------------------------------------------------------------------- which is which
 
 
 def test_matrices_vectors_and_heads_are_told_by_their_axes():
@@ -85,7 +86,7 @@ def test_a_classifiers_head_and_first_layer():
     assert found["patches/kernel"] == found["positions"] == found["cls"] == Width(1, 1 / 2, 1)
 
 
-# ------------------------------------------------------------------------------------------------ values and rates
+# --------------------------------------------------------------------------------- values and rates
 
 
 def test_at_the_base_nothing_changes():
@@ -140,7 +141,7 @@ def test_a_run_with_a_factor_on_its_logits_is_not_exported():
             check_published(cfg.mup, cfg.make_model())
 
 
-# ------------------------------------------------------------------------------------------------ coordinates
+# -------------------------------------------------------------------------------------- coordinates
 
 
 def batches(num: int = 3) -> list[dict]:
@@ -152,7 +153,8 @@ FLAT = 0.25  # of a power of the width: between 0, where activations stay, and 1
 
 
 def growths(models: dict[int, LlamaConfig], base, **optim) -> tuple[dict[str, float], dict[str, float]]:
-    """The powers with which activations grow after three steps, under μP and without; the first model is the base."""
+    """The powers with which activations grow after three steps, under μP and without; the first
+    model is the base."""
     first, *rest = models
     of_base = sizes_of(config(models[first], (), **optim), batches(), MESH)
     found = []
@@ -188,7 +190,7 @@ def test_activations_stay_over_depths_in_the_depth_form():
     assert grown["residual"] > FLAT, grown
 
 
-# ------------------------------------------------------------------------------------------------ mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(

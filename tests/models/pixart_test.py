@@ -1,4 +1,5 @@
-"""PixArt has the published sizes, starts as published, and reads its text, but neither padding nor hidden texts."""
+"""PixArt has the published sizes, starts as published, and reads its text, but neither padding nor
+hidden texts."""
 
 import dataclasses
 
@@ -14,8 +15,9 @@ from bigmodel_jax.pretrained.pixart import from_hf, to_hf
 
 TINY, TOKENS = PixArtConfig.tiny(), TextToImageConfig.tiny()
 
-# Counted by diffusers 0.42.1: PixArtTransformer2DModel(sample_size=32 / 64 / 128, caption_channels=4096,
-# use_additional_conditions=False) on the meta device. The paper says 0.6 billion (table 1).
+# Counted by diffusers 0.42.1: PixArtTransformer2DModel(sample_size=32 / 64 / 128,
+# caption_channels=4096, use_additional_conditions=False) on the meta device. The paper says 0.6
+# billion (table 1).
 PUBLISHED = 610_856_096
 
 

@@ -1,4 +1,5 @@
-"""A model whose weights are stored in 8 or 4 bits: what it computes, and which parameters are stored how."""
+"""A model whose weights are stored in 8 or 4 bits: what it computes, and which parameters are
+stored how."""
 
 import functools
 

@@ -12,7 +12,8 @@ from bigmodel_jax.pretrained.resnet import from_hf, to_hf
 
 TINY = ResNetConfig.tiny()
 
-# Counted by timm 1.0.31 (resnet18 ... resnet152, which are torchvision's) on the meta device; statistics are not counted.
+# Counted by timm 1.0.31 (resnet18 ... resnet152, which are torchvision's) on the meta device;
+# statistics are not counted.
 PUBLISHED = {
     "resnet-18": 11_689_512,
     "resnet-34": 21_797_672,
@@ -30,7 +31,8 @@ def test_presets_have_the_published_number_of_parameters(name):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_initial_distributions(block):
-    """ResNetPreTrainedModel._init_weights: convolutions N(0, 2 / fan_out), the head torch's uniform one."""
+    """ResNetPreTrainedModel._init_weights: convolutions N(0, 2 / fan_out), the head torch's uniform
+    one."""
     cfg = dataclasses.replace(TINY, block=block, depths=(1, 1), channels=(64, 128), stem_channels=32, num_classes=50)
     for path, x in params.paths(cfg.make().init(jax.random.key(0))).items():
         if path.endswith("conv/kernel"):

@@ -1,4 +1,5 @@
-"""Recurrent models: initial values, published sizes, dropout that is one mask per row, state that padding leaves alone."""
+"""Recurrent models: initial values, published sizes, dropout that is one mask per row, state that
+padding leaves alone."""
 
 import dataclasses
 

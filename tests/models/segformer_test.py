@@ -1,4 +1,5 @@
-"""SegFormer has the published sizes, one meaning for each tuple, and logits at a quarter of any image's sides."""
+"""SegFormer has the published sizes, one meaning for each tuple, and logits at a quarter of any
+image's sides."""
 
 import dataclasses
 
@@ -13,7 +14,8 @@ from bigmodel_jax.pretrained.segformer import from_hf, to_hf
 
 TINY = SegformerConfig.tiny()
 
-# Counted on the meta device: SegformerForSemanticSegmentation of transformers 5.23 with ADE20K's 150 classes.
+# Counted on the meta device: SegformerForSemanticSegmentation of transformers 5.23 with ADE20K's
+# 150 classes.
 PUBLISHED = {
     "segformer-b0": 3_752_694,
     "segformer-b1": 13_715_798,

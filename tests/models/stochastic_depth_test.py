@@ -1,4 +1,5 @@
-"""Stochastic depth: how often layers are left out, that nothing changes on average, and outside training not at all."""
+"""Stochastic depth: how often layers are left out, that nothing changes on average, and outside
+training not at all."""
 
 import dataclasses
 

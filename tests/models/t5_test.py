@@ -1,4 +1,5 @@
-"""T5: published sizes and initial values, buckets of distances, dropout, and what its config refuses."""
+"""T5: published sizes and initial values, buckets of distances, dropout, and what its config
+refuses."""
 
 import dataclasses
 import functools
@@ -35,7 +36,8 @@ def test_presets_have_the_published_sizes():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("gated", [False, True])
 def test_initial_values_are_the_published_ones(gated):
-    """transformers' T5PreTrainedModel._init_weights with factor 1, which follows Mesh TensorFlow."""
+    """transformers' T5PreTrainedModel._init_weights with factor 1, which follows Mesh
+    TensorFlow."""
     cfg = T5Config(
         vocab_size=256, embed_dim=64, num_heads=4, head_dim=32, mlp_dim=192, gated=gated, tied_embeddings=not gated
     )
@@ -53,7 +55,8 @@ def test_initial_values_are_the_published_ones(gated):
 
 
 def test_buckets_are_exact_near_and_logarithmic_far():
-    """The boundaries of the published 32 buckets for one direction: 16 exact ones, then up to distance 128."""
+    """The boundaries of the published 32 buckets for one direction: 16 exact ones, then up to
+    distance 128."""
     buckets = bucket_of_distance(32, 128)
     assert buckets[:17].tolist() == list(range(17))
     assert buckets[-1] == 31

@@ -1,4 +1,5 @@
-"""The original Transformer: published sizes and initial values, positions, dropout, and what its config refuses."""
+"""The original Transformer: published sizes and initial values, positions, dropout, and what its
+config refuses."""
 
 import dataclasses
 import functools
@@ -26,13 +27,15 @@ def test_the_papers_presets_have_its_sizes(name, millions):
 
 
 def test_opus_mt_has_the_published_size():
-    """74,410,496 as transformers counts it: with two tables of sinusoids, without the bias on the logits, a buffer."""
+    """74,410,496 as transformers counts it: with two tables of sinusoids, without the bias on the
+    logits, a buffer."""
     assert size("opus-mt-en-de") == 74_410_496 - 2 * 512 * 512 + 58_101
 
 
 @pytest.mark.exhaustive
 def test_initial_values_are_the_reference_s():
-    """transformers' PreTrainedModel._init_weights for Marian: normal(init_std), biases zero, norms one."""
+    """transformers' PreTrainedModel._init_weights for Marian: normal(init_std), biases zero, norms
+    one."""
     cfg = dataclasses.replace(TransformerConfig.tiny(), vocab_size=256, embed_dim=64, logits_bias=True)
     tree = params.paths(jax.jit(functools.partial(params.init, cfg.make().spec))(jax.random.key(0)))
     for path, x in tree.items():

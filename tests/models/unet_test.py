@@ -1,4 +1,5 @@
-"""U-Net gives logits for each pixel of any image, starts with the paper's width, and refuses impossible levels."""
+"""U-Net gives logits for each pixel of any image, starts with the paper's width, and refuses
+impossible levels."""
 
 import dataclasses
 
@@ -17,7 +18,8 @@ TINY = UNetConfig.tiny()
 def test_the_default_is_the_papers_network():
     """The weights of figure 1, counted by hand: kernels of 3x3 and 2x2, the last one 1x1.
 
-    Batch norm has a scale and a bias for each channel of the 18 padded convolutions, where the paper has a bias.
+    Batch norm has a scale and a bias for each channel of the 18 padded convolutions, where the
+    paper has a bias.
     """
     c = (64, 128, 256, 512, 1024)
     down = sum(9 * (a * b + b * b) for a, b in zip((1, *c), c, strict=False))

@@ -1,4 +1,5 @@
-"""AlexNet and VGG have torchvision's sizes, initial values and averaging, and name what they cannot be."""
+"""AlexNet and VGG have torchvision's sizes, initial values and averaging, and name what they cannot
+be."""
 
 import dataclasses
 
@@ -34,7 +35,8 @@ def test_a_preset_has_the_published_number_of_parameters(name):
 
 
 def test_names_have_the_places_of_the_published_steps():
-    """torchvision's vgg16_bn ends its features with convolution 40, and has dense layers 0, 3 and 6."""
+    """torchvision's vgg16_bn ends its features with convolution 40, and has dense layers 0, 3 and
+    6."""
     names = {path.partition("/")[0] for path in params.paths(PRESETS["vgg16-bn"].make().spec)}
     assert {"conv0", "norm1", "conv40", "norm41", "dense0", "dense3", "dense6"} <= names
     names = {path.partition("/")[0] for path in params.paths(PRESETS["alexnet"].make().spec)}
@@ -55,7 +57,8 @@ def test_the_averages_are_those_of_the_bins(shape, to):
 
 
 def test_initial_values_are_the_reference_s():
-    """VGG: He's normal by fan-out and N(0, 0.01); AlexNet: torch's uniform by fan-in, biases included."""
+    """VGG: He's normal by fan-out and N(0, 0.01); AlexNet: torch's uniform by fan-in, biases
+    included."""
     wide = dataclasses.replace(TINY["vgg"], channels=(32, 64), hidden_dim=256)
     for path, x in params.paths(wide.make().init(jax.random.key(0))).items():
         if path.endswith("kernel"):

@@ -1,4 +1,5 @@
-"""ViT starts as transformers' does, has the published sizes, and cuts images as a convolution would."""
+"""ViT starts as transformers' does, has the published sizes, and cuts images as a convolution
+would."""
 
 import dataclasses
 
@@ -17,8 +18,8 @@ from bigmodel_jax.pretrained.vit import from_hf, to_hf
 
 TINY = ViTConfig.tiny()
 
-# Counted by timm 1.0.31 (vit_tiny_patch16_224 ... vit_huge_patch14_224, each with its head of 1,000 classes) on the meta
-# device; the paper rounds base, large and huge to 86, 307 and 632 million.
+# Counted by timm 1.0.31 (vit_tiny_patch16_224 ... vit_huge_patch14_224, each with its head of 1,000
+# classes) on the meta device; the paper rounds base, large and huge to 86, 307 and 632 million.
 PUBLISHED = {
     "vit-ti/16": 5_717_416,
     "vit-s/16": 22_050_664,
@@ -26,7 +27,8 @@ PUBLISHED = {
     "vit-b/32": 88_224_232,
     "vit-l/16": 304_326_632,
     "vit-h/14": 632_045_800,
-    # Counted on the meta device: Dinov2Model and Dinov2WithRegistersModel of transformers 5.23, without the mask token.
+    # Counted on the meta device: Dinov2Model and Dinov2WithRegistersModel of transformers 5.23,
+    # without the mask token.
     "dinov2-s/14": 22_056_192,
     "dinov2-s/14-registers": 22_057_728,
     "dinov2-b/14": 86_579_712,
@@ -44,7 +46,8 @@ def test_presets_have_the_published_number_of_parameters(name):
 
 
 def test_initial_distributions():
-    """ViTPreTrainedModel._init_weights: N(0, 0.02) for every map, the class token and positions; norms 1, biases 0."""
+    """ViTPreTrainedModel._init_weights: N(0, 0.02) for every map, the class token and positions;
+    norms 1, biases 0."""
     cfg = dataclasses.replace(TINY, embed_dim=128, mlp_dim=256, image_shape=(32, 32, 3))
     tree = params.paths(params.init(cfg.make().spec, jax.random.key(0)))
     for path, x in tree.items():
@@ -104,7 +107,8 @@ def test_dinov2_config_round_trip():
 
 
 def test_each_patch_gives_its_own_pixels():
-    """Without layers between, a pixel's logits have a gradient at the pixels of its own patch and nowhere else."""
+    """Without layers between, a pixel's logits have a gradient at the pixels of its own patch and
+    nowhere else."""
     cfg = dataclasses.replace(TINY, head="pixels", image_shape=(8, 12, 1))
     tree = params.init(cfg.make().spec, jax.random.key(0))
     alone = cfg.make().parts

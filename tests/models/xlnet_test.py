@@ -12,7 +12,8 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import XLNetConfig, xlnet
 from bigmodel_jax.models.xlnet import PRESETS
 
-# As transformers counts XLNetLMHeadModel, its tied head once; the paper's models are of BERT's sizes.
+# As transformers counts XLNetLMHeadModel, its tied head once; the paper's models are of BERT's
+# sizes.
 PUBLISHED = {"xlnet-base-cased": 116_750_336, "xlnet-large-cased": 360_300_800}
 TINY = dataclasses.replace(XLNetConfig.tiny(), init_std=0.2)
 TOKENS = jax.random.randint(jax.random.key(1), (1, 8), 1, 64)
@@ -27,7 +28,8 @@ def test_published_counts(name):
 
 
 def test_initial_distributions():
-    """transformers' _init_weights: normal(0.02), the attention's biases included; others zero, norms at one."""
+    """transformers' _init_weights: normal(0.02), the attention's biases included; others zero,
+    norms at one."""
     cfg = XLNetConfig(vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith(("scale", "/bias")):

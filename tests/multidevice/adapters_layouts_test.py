@@ -1,4 +1,5 @@
-"""Adapters on every layout train as on one device, and lie along the axes of the weight that they change."""
+"""Adapters on every layout train as on one device, and lie along the axes of the weight that they
+change."""
 
 import dataclasses
 import functools
@@ -104,7 +105,8 @@ def test_a_lies_along_the_inputs_and_b_along_the_outputs():
 
 
 def test_no_half_of_an_adapter_lies_whole_where_the_weight_is_cut():
-    """Of Llama 3 70B on 64 devices each has a 64th of every adapter; keys and values have 8 heads, and are cut inside them."""
+    """Of Llama 3 70B on 64 devices each has a 64th of every adapter; keys and values have 8 heads,
+    and are cut inside them."""
     config = llama3_70b_lora.get_config()
     mesh = jax.sharding.AbstractMesh((1, 1, 64, 1, 1, 1), sharding.AXES)
     spec = config.make_model().spec
@@ -114,7 +116,8 @@ def test_no_half_of_an_adapter_lies_whole_where_the_weight_is_cut():
 
 
 def products(config: Config) -> set[str]:
-    """Shapes of the results of the compiled step's products that have the 256 tokens, dimensions in order of size."""
+    """Shapes of the results of the compiled step's products that have the 256 tokens, dimensions in
+    order of size."""
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     args = init_state(config, mesh), layout_runs.text_batch(0), init_constants(config, mesh)
     text = make_train_step(config, mesh).lower(*args).compile().as_text()

@@ -1,7 +1,8 @@
-"""The compiled FSDP step is read: it gathers weights, reduces gradients, and moves nothing else of size.
+"""The compiled FSDP step is read: it gathers weights, reduces gradients, and moves nothing else of
+size.
 
-XLA's CPU backend has no reduce-scatter: it writes one as an all-reduce whose result each device then cuts its shard
-from, so here a reduction of exactly a gradient's shape stands for both.
+XLA's CPU backend has no reduce-scatter: it writes one as an all-reduce whose result each device
+then cuts its shard from, so here a reduction of exactly a gradient's shape stands for both.
 """
 
 import collections
@@ -71,7 +72,8 @@ def test_fsdp_gathers_each_weight_forward_and_backward_and_nothing_else(fsdp):
     owed = collections.Counter(weight_shapes())
     assert set(gathered) == set(owed)
     for shape, count in gathered.items():
-        # Once in the forward and once in the backward pass; the tables at either end live through both.
+        # Once in the forward and once in the backward pass; the tables at either end live through
+        # both.
         assert owed[shape] <= count <= 2 * owed[shape], (shape, count)
 
 
@@ -88,7 +90,8 @@ def test_fsdp_moves_no_activation(fsdp):
 def test_plain_data_parallel_gathers_nothing():
     found = collectives(ParallelConfig(data=8))
     assert set(found) == {"all-reduce"}
-    # The gradients of stacked layers are reduced whole, after the loop, or layer by layer inside it.
+    # The gradients of stacked layers are reduced whole, after the loop, or layer by layer inside
+    # it.
     stacked = [tuple(sorted(p.shape)) for p in params.paths(MODEL.make().spec).values() if p.size >= SMALL]
     assert set(found["all-reduce"]) <= set(stacked) | set(weight_shapes())
 

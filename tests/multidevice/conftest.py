@@ -13,8 +13,9 @@ from bigmodel_jax.core.sharding import ParallelConfig
 def note(record_property):
     """note(layout, case, parallel, loss, weight, moved=()): one row of the table of layouts.
 
-    loss, weight: largest relative difference of the losses and largest of the parameters, from those of one device, or
-    None; moved: (mesh axis, bytes, bytes owed, formula) of what a step moves.
+    loss, weight: largest relative difference of the losses and largest of the parameters, from
+    those of one device, or None; moved: (mesh axis, bytes, bytes owed, formula) of what a step
+    moves.
     """
 
     def row(layout, case, parallel, loss=None, weight=None, moved=()):
@@ -26,12 +27,14 @@ def note(record_property):
 
 @pytest.fixture
 def prove(note):
-    """prove(layout, case, parallel, owed=None, **model fields): asserts that a layout is the one-device run.
+    """prove(layout, case, parallel, owed=None, **model fields): asserts that a layout is the
+    one-device run.
 
-    layout: its name in the table; case: a key of layout_runs.CASES. Losses of 5 steps to 2e-6, gradient norms to 1e-5
-    relative, parameters to 2e-5; every parameter and moment lies where the rules say. Other tolerances: `losses`,
-    `weights`. owed: {mesh axis: (bytes, formula)} of what one step has to move over it, held against the compiled
-    program within `within` (5 %); over an axis that is not named nothing may move.
+    layout: its name in the table; case: a key of layout_runs.CASES. Losses of 5 steps to 2e-6,
+    gradient norms to 1e-5 relative, parameters to 2e-5; every parameter and moment lies where the
+    rules say. Other tolerances: `losses`, `weights`. owed: {mesh axis: (bytes, formula)} of what
+    one step has to move over it, held against the compiled program within `within` (5 %); over an
+    axis that is not named nothing may move.
     """
 
     def check(layout, case, parallel, *, owed=None, losses=2e-6, weights=2e-5, within=0.05, **model):

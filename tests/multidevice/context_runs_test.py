@@ -1,4 +1,5 @@
-"""Whole runs whose sequences are cut over devices take the steps of one device, by a ring and by exchanging heads."""
+"""Whole runs whose sequences are cut over devices take the steps of one device, by a ring and by
+exchanging heads."""
 
 import dataclasses
 
@@ -96,7 +97,8 @@ def one_device():
     return get
 
 
-# Every mesh for the dense decoder, fewer for the others; one of all is quick, and each other kind is slow once.
+# Every mesh for the dense decoder, fewer for the others; one of all is quick, and each other kind
+# is slow once.
 CHOSEN = {
     "llama": MESHES,
     "mixtral": ("seq_fsdp", "ulysses_tensor"),
@@ -145,7 +147,8 @@ def test_what_is_computed_again_or_kept_elsewhere_changes_nothing(remat, one_dev
 
 @pytest.mark.exhaustive
 def test_prediction_further_ahead_is_untouched_by_the_order():
-    """Multi-token prediction shifts along the sequence: the zig-zag order of attention never reaches it."""
+    """Multi-token prediction shifts along the sequence: the zig-zag order of attention never
+    reaches it."""
     from bigmodel_jax.models import DeepseekConfig
 
     MODELS["deepseek"] = (dataclasses.replace(DeepseekConfig.tiny(), num_mtp_layers=1), NextToken(), text_batch)

@@ -1,4 +1,5 @@
-"""A sequence cut over devices: ring and Ulysses attention equal attention on one device, its memory and its traffic."""
+"""A sequence cut over devices: ring and Ulysses attention equal attention on one device, its memory
+and its traffic."""
 
 import dataclasses
 import functools
@@ -19,7 +20,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.nn.attention import attention, blockwise, context, splash_ring
 from bigmodel_jax.nn.attention.attention import Where
 
-# ------------------------------------------------------------------------------------------------ attention alone
+# ---------------------------------------------------------------------------------- attention alone
 
 B, T, H, h = 2, 64, 8, 8
 LAYOUTS = {
@@ -103,7 +104,8 @@ def test_attention_equals_one_device(case, layout, monkeypatch):
 )
 @pytest.mark.parametrize("seq", few((2, 4), 4))
 def test_a_ring_of_splash_kernels_equals_one_device(case, seq, monkeypatch):
-    """In Pallas's interpreter: the turns' masks, their merging, and the gradients of the whole row's softmax."""
+    """In Pallas's interpreter: the turns' masks, their merging, and the gradients of the whole
+    row's softmax."""
     monkeypatch.setattr(sys.modules[__name__], "T", 256 * seq)
 
     def turns(rule, axis, q, k, v, sinks, q_where, k_where, window):
@@ -132,7 +134,8 @@ def test_a_length_that_the_devices_do_not_divide_is_left_whole():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ring", "ulysses"])
 def test_attention_inside_a_region_that_divides_another_axis_by_hand(kind):
-    """As the sum over slices does: its own shard_map over one axis, the others left to the compiler."""
+    """As the sum over slices does: its own shard_map over one axis, the others left to the
+    compiler."""
     parallel = ParallelConfig(data=2, seq=2, tensor=2, context=kind)
     mesh = sharding.make_mesh(parallel)
     q, k, v, positions, segments = inputs(2, 3)
@@ -151,7 +154,8 @@ def test_attention_inside_a_region_that_divides_another_axis_by_hand(kind):
 
 
 def test_the_zigzag_order_gives_every_device_the_same_in_every_turn():
-    """Pairs of pieces in which a query sees a key: two of four, and one more at home; in the text's order 0 to 4."""
+    """Pairs of pieces in which a query sees a key: two of four, and one more at home; in the text's
+    order 0 to 4."""
     n = 8
     reorder = functools.partial(context._reorder, axis="seq")
     mesh = sharding.make_mesh(ParallelConfig(data=1, seq=n))
@@ -178,7 +182,7 @@ def test_one_query_against_a_cache_is_left_to_the_compiler():
     np.testing.assert_allclose(got, attention.attend(q, k, v, at, at)[:, -1:], atol=2e-6)
 
 
-# ------------------------------------------------------------------------------------------------ what it costs
+# ------------------------------------------------------------------------------------ what it costs
 
 
 def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_heads: int = 2):
@@ -193,7 +197,8 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
         def layer(q, _):
             return jnp.sin(attention.attend(q, k, v, where, where)), None
 
-        # As in a model: a loop over layers, out of which whatever is the same in all of them may be taken.
+        # As in a model: a loop over layers, out of which whatever is the same in all of them may be
+        # taken.
         with sharding.use(mesh, parallel.rules, parallel):
             return jnp.sum(jax.lax.scan(layer, q, length=1)[0])
 
@@ -205,7 +210,8 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "n"), [("ring", 4), ("ulysses", 2)])
 def test_memory_goes_with_the_part_of_a_device(kind, n, monkeypatch):
-    """At 65,536 tokens the (T, T) logits of one head are 16 GiB; twice the length on twice the devices costs the same."""
+    """At 65,536 tokens the (T, T) logits of one head are 16 GiB; twice the length on twice the
+    devices costs the same."""
     monkeypatch.setattr(blockwise, "CHUNK", 128)  # blocks are of one size whatever the length: small ones, here
 
     def temp(n, length):
@@ -219,7 +225,8 @@ def test_memory_goes_with_the_part_of_a_device(kind, n, monkeypatch):
 
 
 def moved(program: str, kind: str) -> int:
-    """Bytes that a device sends by collectives of this kind; what stands in a loop counts with the loop's turns."""
+    """Bytes that a device sends by collectives of this kind; what stands in a loop counts with the
+    loop's turns."""
     total = 0
     turns = {body: int(n) for body, n in re.findall(r"body=(%[\w.-]+).*?known_trip_count\":\{\"n\":\"(\d+)\"", program)}
     name = ""
@@ -236,9 +243,10 @@ def moved(program: str, kind: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", few((4, 8), 4))  # of 2, the one move forward serves the backward pass, too
 def test_a_ring_moves_what_it_owes(n, note):
-    """t tokens a device, float32. Forward: n - 1 times keys, values and where they stand; before it the zig-zag order of
-    queries, keys, values and both of their places, after it that of the outputs. Backward: the same ring, with the keys'
-    gradients, which go one hop further, and the same orders for the gradients."""
+    """t tokens a device, float32. Forward: n - 1 times keys, values and where they stand; before it
+    the zig-zag order of queries, keys, values and both of their places, after it that of the
+    outputs. Backward: the same ring, with the keys' gradients, which go one hop further, and the
+    same orders for the gradients."""
     t = 1024 // n
     q, kv, where = (4 * t * size for size in (4 * 16, 2 * 2 * 16, 2))
     forward = (n - 1) * (kv + where) + q + kv + where + q
@@ -256,7 +264,8 @@ def test_a_ring_moves_what_it_owes(n, note):
 
 @pytest.mark.slow
 def test_ulysses_moves_what_it_owes(note):
-    """4 devices, 2 kv heads repeated to 4: queries, keys, values, outputs, and all their gradients, once each."""
+    """4 devices, 2 kv heads repeated to 4: queries, keys, values, outputs, and all their gradients,
+    once each."""
     t = 1024 // 4
     parallel = ParallelConfig(data=2, seq=4, context="ulysses")
     program = compiled(parallel, 1024, backward=True).as_text()

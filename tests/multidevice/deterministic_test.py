@@ -1,4 +1,5 @@
-"""The same bits on any number of devices: batches, and with `parallel.deterministic` the parameters after 20 steps."""
+"""The same bits on any number of devices: batches, and with `parallel.deterministic` the parameters
+after 20 steps."""
 
 import dataclasses
 import hashlib
@@ -79,7 +80,8 @@ def test_it_trains_like_any_other_layout(case, prove):
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 4, "fsdp": 2}, {"data": 2}])
 def test_the_tree_between_devices_continues_the_tree_inside_one(axes):
-    """Sixteen vectors of wild sizes, added up by hand in pairs, and by devices that hold 2, 2 and 8 of them."""
+    """Sixteen vectors of wild sizes, added up by hand in pairs, and by devices that hold 2, 2 and 8
+    of them."""
     parallel = ParallelConfig(**{"data": 1, **axes})
     num = np.prod(list(axes.values()))
     mesh = sharding.make_mesh(parallel, jax.devices()[:num])

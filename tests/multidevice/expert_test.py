@@ -38,7 +38,8 @@ LAYOUTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "name"),
-    # Slow: DeepSeek routes by groups and biases, Mixtral has a capacity or none. The rest of the grid is exhaustive.
+    # Slow: DeepSeek routes by groups and biases, Mixtral has a capacity or none. The rest of the
+    # grid is exhaustive.
     [
         *[
             ("mixtral_experts", "expert_tensor"),
@@ -66,11 +67,12 @@ def test_experts_and_stages_equal_one_device(case, note):
 
 
 def owed(case: str, parallel: ParallelConfig) -> int:
-    """Bytes of a device's all-to-alls in a step, float32, its own share included: tokens there and back in each layer, and
-    their gradients back and there.
+    """Bytes of a device's all-to-alls in a step, float32, its own share included: tokens there and
+    back in each layer, and their gradients back and there.
 
-    Capacity: a device holds ROWS / shards rows, with C places of each for each of E experts. Dropless, on a backend without
-    a ragged exchange: min(k, E / e) places for each of its tokens at each of the e devices.
+    Capacity: a device holds ROWS / shards rows, with C places of each for each of E experts.
+    Dropless, on a backend without a ragged exchange: min(k, E / e) places for each of its tokens at
+    each of the e devices.
     """
     cfg = CASES[case][0]
     rows, E, k, e = ROWS // (parallel.fsdp * parallel.expert), cfg.num_experts, cfg.experts_per_token, parallel.expert

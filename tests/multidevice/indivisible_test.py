@@ -1,4 +1,5 @@
-"""Sizes that `tensor` does not divide: padded tables, repeated kv heads, and rules that leave a dimension whole."""
+"""Sizes that `tensor` does not divide: padded tables, repeated kv heads, and rules that leave a
+dimension whole."""
 
 import dataclasses
 import functools
@@ -119,7 +120,8 @@ def test_padding_moves_no_initial_value_and_is_zero():
 
 @pytest.mark.slow
 def test_generation_is_that_of_the_vocabulary():
-    """Logits, and what is drawn from them: random weights, a temperature at which every row of the table has a chance."""
+    """Logits, and what is drawn from them: random weights, a temperature at which every row of the
+    table has a chance."""
     sample = SampleConfig(max_tokens=12, temperature=5.0)
     texts = []
     for model in (NARROW, pad(NARROW, 128)):
@@ -156,7 +158,8 @@ def test_fewer_kv_heads_than_devices_lie_whole_on_each(kv_heads, attention, para
 
 
 def test_a_device_computes_its_own_query_heads_alone():
-    """4 query heads over 4 devices with 2 kv heads: the products of attention are cut to one head."""
+    """4 query heads over 4 devices with 2 kv heads: the products of attention are cut to one
+    head."""
     model, mesh = dataclasses.replace(LlamaConfig.tiny(), compute=Compute(attention="chunked")), sharding.make_mesh(TP4)
 
     def apply(tree, rows):

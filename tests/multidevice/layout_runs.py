@@ -1,8 +1,11 @@
-"""What it takes to prove a layout: tiny models of four families, five steps of them on any mesh, the program's collectives.
+"""What it takes to prove a layout: tiny models of four families, five steps of them on any mesh,
+the program's collectives.
 
-    uv run --group dev pytest tests/multidevice -m "slow or not slow" --layouts-table docs/layouts.md
+    uv run --group dev pytest tests/multidevice -m "slow or not slow" \\
+        --layouts-table docs/layouts.md
 
-A test of a layout is one call, `prove(layout, case, parallel, owed=...)`, a fixture of conftest.py beside this file.
+A test of a layout is one call, `prove(layout, case, parallel, owed=...)`, a fixture of conftest.py
+beside this file.
 """
 
 import dataclasses
@@ -78,7 +81,8 @@ def config_of(case: str, parallel: ParallelConfig, **changes) -> Config:
         model=dataclasses.replace(model, **changes),
         objective=objective,
         data=DataConfig(),
-        # eps: a gradient that is zero but for rounding (a key's bias) must not become a step of full size.
+        # eps: a gradient that is zero but for rounding (a key's bias) must not become a step of
+        # full size.
         optim=OptimConfig(lr=1e-2, clip=0.5, eps=1e-4),
         parallel=parallel,
         train=TrainConfig(steps=STEPS, batch_size=ROWS),
@@ -102,7 +106,8 @@ def run(config: Config, case: str, num_devices: int, steps: int = STEPS) -> Run:
 
 @functools.cache
 def one_device(config: Config, case: str) -> Run:
-    """The run that every layout must give, its state on the host; `config` is that of one device."""
+    """The run that every layout must give, its state on the host; `config` is that of one
+    device."""
     done = run(config, case, 1)
     return done._replace(state=sharding.to_host((done.state.params, done.state.frozen)))
 
@@ -144,7 +149,7 @@ def shards(where: jax.sharding.NamedSharding) -> int:
     return math.prod(where.mesh.shape[a] for axes in where.spec for a in sharding.axis_names(axes))
 
 
-# ------------------------------------------------------------------------------------------------ what a layout owes
+# ------------------------------------------------------------------------------- what a layout owes
 
 
 def moved(config: Config, case: str, owed: dict[str, tuple[float, str]]) -> list[tuple[str, float, float, str]]:
@@ -160,8 +165,8 @@ def moved(config: Config, case: str, owed: dict[str, tuple[float, str]]) -> list
 
 
 def local_bytes(config: Config, mesh, wanted: Callable[[str, params.Param, bool], bool]) -> int:
-    """Bytes of the float32 parameters that `tensor` leaves on a device, of those for which wanted(path, param, whether
-    fsdp cuts it)."""
+    """Bytes of the float32 parameters that `tensor` leaves on a device, of those for which
+    wanted(path, param, whether fsdp cuts it)."""
     total = 0
     for path, p in params.paths(config.model.make().spec).items():
         spec = sharding.shardings({"p": p}, mesh, config.parallel.rules)["p"].spec

@@ -1,7 +1,8 @@
-"""Every layout gives the one-device run: losses and parameters after 5 steps, and each array lies where the rules say.
+"""Every layout gives the one-device run: losses and parameters after 5 steps, and each array lies
+where the rules say.
 
-float32 sums in another order differ in the last bits; 5 AdamW steps at lr 1e-2 grow that to at most about 1e-5 of a
-parameter (Adam divides by small second moments), which is the tolerance.
+float32 sums in another order differ in the last bits; 5 AdamW steps at lr 1e-2 grow that to at most
+about 1e-5 of a parameter (Adam divides by small second moments), which is the tolerance.
 """
 
 import pytest
@@ -23,12 +24,14 @@ LAYOUTS = {
     "fsdp_tp_slices": ParallelConfig(data=2, fsdp=2, tensor=2, slices=2, rules=SEQUENCE),
     "pmap": ParallelConfig(data=8, strategy="pmap"),
 }
-# Quick: the decoder in two layouts that have every axis, and a network that is no stack of layers in one.
+# Quick: the decoder in two layouts that have every axis, and a network that is no stack of layers
+# in one.
 QUICK = {("llama", layout) for layout in ("fsdp_tp", "pmap")} | {("cnn_nnx", "fsdp")}
 CNN = ("dp", "fsdp", "tp", "fsdp_tp", "pmap")
 OTHERS = ("dp", "fsdp", "tp", "fsdp_tp", "hybrid", "tp_sequence")
 CASES = dict.fromkeys(layout_runs.CASES, OTHERS) | {"llama": LAYOUTS, "cnn_nnx": CNN, "cnn_linen": CNN}
-# Slow: the layout that cuts a kind of model in the most ways, and of the decoder each way of cutting once.
+# Slow: the layout that cuts a kind of model in the most ways, and of the decoder each way of
+# cutting once.
 SLOW = {"fsdp_tp", "pmap"}
 OF_LLAMA = {"hybrid", "tp_sequence", "fsdp_tp_slices"}
 
@@ -43,24 +46,28 @@ def marks(case: str, layout: str) -> list:
 PAIRS = [pytest.param(case, layout, marks=marks(case, layout)) for case, layouts in CASES.items() for layout in layouts]
 
 
-# Sums of one activation over `tensor`: per layer forward and backward, and outside the layers. Backward there is one for each
-# product whose input the whole axis holds (q, k, v, gate, up): a CPU's compiler does not add them first, as a TPU's does.
-# Where the sequence is cut between products there are six gathers per layer more (before each half of the layer, again in
-# its backward pass, and of the gradient of each half's output), and two outside.
+# Sums of one activation over `tensor`: per layer forward and backward, and outside the layers.
+# Backward there is one for each product whose input the whole axis holds (q, k, v, gate, up): a
+# CPU's compiler does not add them first, as a TPU's does. Where the sequence is cut between
+# products there are six gathers per layer more (before each half of the layer, again in its
+# backward pass, and of the gradient of each half's output), and two outside.
 TENSOR_SUMS = {"llama": (2, 5, 2), "mixtral": (2, 5, 2), "bert": (2, 4, 4), "vit": (2, 4, 0)}
-# Kernels that `tensor` leaves whole: where `fsdp` cuts them, the compiler spreads their products over `tensor` all the same.
-# It permutes halves between the two axes and gathers over `tensor` what it would else gather over `fsdp`, so many times.
+# Kernels that `tensor` leaves whole: where `fsdp` cuts them, the compiler spreads their products
+# over `tensor` all the same. It permutes halves between the two axes and gathers over `tensor` what
+# it would else gather over `fsdp`, so many times.
 EXCHANGED = {
     "bert": {"mlm/dense/kernel": 3.5},
     "mixtral": {"layers/router/kernel": 3.5},
     "vit": {"patches/kernel": 2.0, "head/kernel": 1.0},
 }
-# Tables that are only looked up: where `tensor` does not cut them, their gradients are summed whole.
+# Tables that are only looked up: where `tensor` does not cut them, their gradients are summed
+# whole.
 LOOKED_UP = ("positions/table", "token_types/table")
 
 
 def owed(case: str, parallel: ParallelConfig) -> dict[str, tuple[float, str]] | None:
-    """{mesh axis: (bytes, formula)}; None where it is not written down (a network without layers)."""
+    """{mesh axis: (bytes, formula)}; None where it is not written down (a network without
+    layers)."""
     if case not in TENSOR_SUMS or parallel.strategy == "pmap":
         return None
     config = layout_runs.config_of(case, parallel)

@@ -1,4 +1,5 @@
-"""The pipeline of few waiting microbatches gives the one-device run, moves what it owes, and its memory does not grow with m.
+"""The pipeline of few waiting microbatches gives the one-device run, moves what it owes, and its
+memory does not grow with m.
 
 Models, layouts and tolerances are those of pipeline_test.py.
 """
@@ -95,8 +96,8 @@ def test_what_is_a_microbatchs_equals_gradients_accumulated_over_the_same_microb
 
 @functools.cache
 def accumulated(case: str, stages: int, microbatches: int):
-    """One device with `train.microbatches`, its batches in such an order that its microbatches are the pipeline's, by home
-    and wave, as keys are dealt."""
+    """One device with `train.microbatches`, its batches in such an order that its microbatches are
+    the pipeline's, by home and wave, as keys are dealt."""
     n, m, rows = stages, microbatches, pipelines.ROWS
     order = np.empty(rows, int)
     for i in range(m):
@@ -128,7 +129,7 @@ def test_inside_accumulated_gradients():
     pipelines.check("llama", layout(2, 4, 2, data=2), microbatches=2)
 
 
-# ------------------------------------------------------------------------------------------------ compiled
+# ----------------------------------------------------------------------------------------- compiled
 
 
 @pytest.mark.exhaustive
@@ -149,7 +150,8 @@ def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
 
 
 def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat: bool) -> int:
-    """Bytes of one device, of a step over microbatches of 2 rows of 64 tokens; 8 layers on 4 stages."""
+    """Bytes of one device, of a step over microbatches of 2 rows of 64 tokens; 8 layers on 4
+    stages."""
     model = dataclasses.replace(pipelines.CASES["llama"][0], embed_dim=64, mlp_dim=256, compute=Compute(remat=remat))
     parallel = dataclasses.replace(layout(4, microbatches), pipeline_schedule=schedule, pipeline_remat=pipeline_remat)
     config = pipelines.config_of("llama", parallel)
@@ -179,7 +181,7 @@ def test_memory_does_not_grow_with_the_number_of_microbatches(remat, pipeline_re
     assert many < 0.6 * of_gpipe[1]
 
 
-# ------------------------------------------------------------------------------------------------ schedule
+# ----------------------------------------------------------------------------------------- schedule
 
 
 @pytest.mark.parametrize("schedule", [Schedule(2, 2, 1), Schedule(4, 16, 1), Schedule(3, 9, 2), Schedule(4, 8, 3)])
@@ -201,7 +203,8 @@ def test_every_pass_comes_once_and_after_what_it_needs(schedule):
         if group:
             assert forward[i, group - 1] == t - 1
             assert backward[i, group - 1] == backward[i, group] + 1
-    # Forward passes alone, both, backward passes alone: the ticks that a stage idles in are GPipe's.
+    # Forward passes alone, both, backward passes alone: the ticks that a stage idles in are
+    # GPipe's.
     assert max(forward.values()) == schedule.one_way - 1
     assert min(backward.values()) == schedule.delay
 
@@ -225,7 +228,7 @@ def test_slots_hold_what_waits_and_no_more_for_more_microbatches(n, r):
             assert not held
 
 
-# ------------------------------------------------------------------------------------------------ bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

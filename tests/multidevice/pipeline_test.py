@@ -1,8 +1,10 @@
-"""The pipeline gives the one-device run, in every combination, and moves between stages what it owes and nothing else.
+"""The pipeline gives the one-device run, in every combination, and moves between stages what it
+owes and nothing else.
 
-Tolerances as in layouts_test.py. Adam divides a gradient by its own size: with an eps of 1e-8, an element whose gradient is
-that small would move by the learning rate in whichever direction its last bits say. Here eps is 1e-5; and at a learning
-rate well below the initial values no embedding comes near zero, where its norm would magnify the last bits as well.
+Tolerances as in layouts_test.py. Adam divides a gradient by its own size: with an eps of 1e-8, an
+element whose gradient is that small would move by the learning rate in whichever direction its last
+bits say. Here eps is 1e-5; and at a learning rate well below the initial values no embedding comes
+near zero, where its norm would magnify the last bits as well.
 """
 
 import dataclasses
@@ -119,7 +121,8 @@ def layout(stage: int, microbatches: int = 0, rounds: int = 1, *, data: int = 1,
 
 
 def check(case: str, parallel: ParallelConfig, microbatches: int = 1) -> tuple[float, float]:
-    """Largest relative difference of the losses, largest of the parameters, both within their bars."""
+    """Largest relative difference of the losses, largest of the parameters, both within their
+    bars."""
     losses, norms, tree = one_device(case)
     got_losses, got_norms, got = run(case, parallel, microbatches)
     weight = 0.0
@@ -163,7 +166,7 @@ def test_pipeline_inside_accumulated_gradients():
     check("llama", layout(2, 4, 2, data=2), microbatches=2)
 
 
-# ------------------------------------------------------------------------------------------------ compiled
+# ----------------------------------------------------------------------------------------- compiled
 
 
 def program(case: str, parallel: ParallelConfig) -> list[Collective]:
@@ -181,9 +184,10 @@ def program(case: str, parallel: ParallelConfig) -> list[Collective]:
 def owed(cfg: ModelConfig, parallel: ParallelConfig) -> int:
     """Bytes that a device hands on in a step, float32.
 
-    At every tick the microbatch that a stage has done, and one each on the way in and out: 3 x forward, 3 x backward. What
-    the layers share (positions, segments, cosines and sines, of which the backward pass returns nothing) goes with the first
-    two. With several rounds, the groups of layers are dealt out and their gradients returned, one group an exchange.
+    At every tick the microbatch that a stage has done, and one each on the way in and out: 3 x
+    forward, 3 x backward. What the layers share (positions, segments, cosines and sines, of which
+    the backward pass returns nothing) goes with the first two. With several rounds, the groups of
+    layers are dealt out and their gradients returned, one group an exchange.
     """
     n, m, r = parallel.stage, parallel.pipeline_microbatches, parallel.pipeline_rounds
     tokens = ROWS // m // (parallel.data * parallel.fsdp) * LENGTH
@@ -213,7 +217,8 @@ def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
         if c.kind == "collective-permute":
             assert c.axes == ("stage",)
         elif "stage" in c.axes:
-            # Outside the layers the stages share the batch: sums of gradients there, and of scalars.
+            # Outside the layers the stages share the batch: sums of gradients there, and of
+            # scalars.
             assert c.kind == "all-reduce", c
             assert max(shape.count(",") for shape in c.shapes) < 2, c
 
@@ -229,7 +234,7 @@ def test_dealing_sends_every_group_where_its_round_is(stages, rounds):
     np.testing.assert_array_equal(dealt, np.arange(stages * rounds).reshape(rounds, stages).T)
 
 
-# ------------------------------------------------------------------------------------------------ bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(

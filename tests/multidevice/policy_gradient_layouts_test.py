@@ -1,4 +1,5 @@
-"""Each form of the policy gradient on eight devices, whose losses and weights are those of one; answers are fixed."""
+"""Each form of the policy gradient on eight devices, whose losses and weights are those of one;
+answers are fixed."""
 
 import jax
 import numpy as np
@@ -34,7 +35,8 @@ ROW = ("seq",)  # along which each array but the advantages is laid
 
 
 def make_batch(step: int) -> dict[str, np.ndarray]:
-    """Prompts and answers of unequal length, and log-probabilities around those of a fresh model."""
+    """Prompts and answers of unequal length, and log-probabilities around those of a fresh
+    model."""
     rng = np.random.default_rng(step)
     tokens, place = rng.integers(2, 64, (ROWS, LENGTH + 1)).astype(np.int32), np.arange(LENGTH)
     prompts = rng.integers(1, 5, (ROWS, 1))

@@ -17,7 +17,8 @@ from bigmodel_jax.training.slices import split_mesh
 
 
 def blocks(parallel: ParallelConfig) -> dict[str, set[int]]:
-    """{axis: numbers of slices met when walking along it} of eight virtual devices in two slices."""
+    """{axis: numbers of slices met when walking along it} of eight virtual devices in two
+    slices."""
     ids = np.vectorize(lambda d: d.id // 4)(sharding.make_mesh(parallel).devices)
     return {a: set(np.unique(np.diff(ids, axis=i))) for i, a in enumerate(AXES) if ids.shape[i] > 1}
 
@@ -84,7 +85,8 @@ BF16 = ParallelConfig(data=4, fsdp=2, slices=2, slice_gradients="bfloat16")
 @pytest.mark.slow
 @pytest.mark.parametrize("case", few(("llama", "mixtral", "bert", "vit"), "mixtral"))
 def test_bfloat16_between_slices_follows_float32(case):
-    """Each slice's gradient is rounded once to 8 bits: losses follow to what that is worth after a few Adam steps."""
+    """Each slice's gradient is rounded once to 8 bits: losses follow to what that is worth after a
+    few Adam steps."""
     got = layout_runs.run(layout_runs.config_of(case, BF16), case, 8)
     base = layout_runs.one_device(layout_runs.config_of(case, ParallelConfig(data=1)), case)
     np.testing.assert_allclose(got.losses, base.losses, rtol=5e-3)
@@ -94,7 +96,8 @@ def test_bfloat16_between_slices_follows_float32(case):
 
 @pytest.mark.exhaustive
 def test_across_slices_bfloat16_inside_one_float32(monkeypatch):
-    """Of the program that a TPU's compiler makes for two slices of four chips; a CPU's turns bfloat16 sums into float32."""
+    """Of the program that a TPU's compiler makes for two slices of four chips; a CPU's turns
+    bfloat16 sums into float32."""
     pytest.importorskip("libtpu")
     tpu = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     for name, value in (tpu | {"TPU_ACCELERATOR_TYPE": "v5litepod-16"}).items():
@@ -109,6 +112,7 @@ def test_across_slices_bfloat16_inside_one_float32(monkeypatch):
     assert {c.kind for c in across} == {"all-reduce"}
     assert {shape.partition("[")[0] for c in across for shape in c.shapes} == {"bf16"}
     assert {shape.partition("[")[0] for c in found if not c.across for shape in c.shapes} <= {"f32", "s32"}
-    # Each device sends its own shard of every gradient, and nothing twice: within the padding of a tile.
+    # Each device sends its own shard of every gradient, and nothing twice: within the padding of a
+    # tile.
     model = layout_runs.CASES["llama"][0].make()
     assert sum(c.bytes * c.count for c in across) <= 1.25 * 2 * params.count(model.spec) / 2

@@ -1,4 +1,5 @@
-"""Compiles training steps for TPUs that are not here, in a process of its own; prints what takes memory in each as JSON.
+"""Compiles training steps for TPUs that are not here, in a process of its own; prints what takes
+memory in each as JSON.
 
 Started by the fixture `compiled_for_tpus`.
 """

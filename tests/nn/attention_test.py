@@ -12,8 +12,9 @@ from bigmodel_jax.nn.attention import attention, blockwise, splash
 from bigmodel_jax.nn.attention.attention import Where
 from bigmodel_jax.nn.attention.visibility import Rule
 
-# Encoder-decoders need pairs: tests/parity/encoder_decoders_test.py holds them, packed and decoded, to their references.
-# Slow: decoders with a kind of attention of their own. The others share one of these kinds, and are exhaustive.
+# Encoder-decoders need pairs: tests/parity/encoder_decoders_test.py holds them, packed and decoded,
+# to their references. Slow: decoders with a kind of attention of their own. The others share one of
+# these kinds, and are exhaustive.
 SLOW = {"gemma3", "deepseek", "gpt_oss", "llava", "olmo3", "rnn"}
 
 
@@ -71,7 +72,8 @@ def test_chunked_needs_little_memory():
             def layer(q, _):
                 return attention.attend(q, k, v, at, at, implementation=implementation), None
 
-            # As in a model: a loop over layers, out of which whatever is the same in all of them may be taken.
+            # As in a model: a loop over layers, out of which whatever is the same in all of them
+            # may be taken.
             return jnp.sum(jax.lax.scan(layer, q, length=2)[0])
 
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()
@@ -92,7 +94,8 @@ RULES = {
 
 
 def forward_and_backward(implementation, rule, local, sinks, length=256):
-    """(outputs, gradients of q, k, v and sinks) of one of `attention.LOCAL`, or like it; GQA, v narrower than q."""
+    """(outputs, gradients of q, k, v and sinks) of one of `attention.LOCAL`, or like it; GQA, v
+    narrower than q."""
     q, k, v = random_qkv(length, length)
     at = where(length)
 
@@ -211,13 +214,15 @@ def test_what_an_implementation_cannot_do_is_one_line(case):
 @pytest.mark.few("gpt2", "gemma3", "gpt_oss", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_causality_by_gradient(name):
-    """The logits at t have no gradient with respect to the embedding of any later token, and some to every earlier."""
+    """The logits at t have no gradient with respect to the embedding of any later token, and some
+    to every earlier."""
     model = MODELS[name].tiny().make()
     p = params.init(model.spec, jax.random.key(0))
     tokens = jnp.arange(8)[None]  # all different: a token's row of the table is that position's input alone
 
     def energy(table, t):
-        # Only logits of tokens that are not in the row: with tied tables the others' rows would be read there too.
+        # Only logits of tokens that are not in the row: with tied tables the others' rows would be
+        # read there too.
         return jnp.sum(jnp.square(model.apply(p | {"embed": {"table": table}}, {"tokens": tokens}).value[0, t, 40:]))
 
     for t in (0, 3, 7):
@@ -229,7 +234,8 @@ def test_causality_by_gradient(name):
 @pytest.mark.few("llama", "gemma3", "deepseek", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_packed_documents_do_not_see_each_other(name):
-    """Two documents in one row give the logits of each alone; changing one leaves the other's bits unchanged."""
+    """Two documents in one row give the logits of each alone; changing one leaves the other's bits
+    unchanged."""
     model = MODELS[name].tiny().make()
     p = params.init(model.spec, jax.random.key(0))
     apply = jax.jit(model.apply)

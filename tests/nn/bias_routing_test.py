@@ -32,7 +32,8 @@ def test_weights_are_those_of_the_affinities_alone(p, x):
 
 @pytest.mark.slow
 def test_a_token_stays_in_its_groups(p, x):
-    """Against the definition, one token after the other: groups by the sum of their two best, then the best experts."""
+    """Against the definition, one token after the other: groups by the sum of their two best, then
+    the best experts."""
     routing = bias_routing.route(p, x, 3, num_groups=4, num_chosen_groups=2)
     for scores, chosen in zip(routing.probs.reshape(-1, E), routing.experts.reshape(-1, 3), strict=True):
         groups = np.asarray(scores).reshape(4, 2)

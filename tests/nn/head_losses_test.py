@@ -1,4 +1,5 @@
-"""Losses over a vocabulary by blocks equal those of the logits in memory, on every layout, and never hold the logits."""
+"""Losses over a vocabulary by blocks equal those of the logits in memory, on every layout, and
+never hold the logits."""
 
 import re
 
@@ -41,7 +42,8 @@ CASES = {
 
 
 def every(arrays, student, teacher, form, columns):
-    """All the losses of one pair of heads, each (B, T); a padded student's table has rows behind its vocabulary."""
+    """All the losses of one pair of heads, each (B, T); a padded student's table has rows behind
+    its vocabulary."""
     mine = Head(arrays["x"], arrays["table"], arrays.get("bias"), **student)
     rows = teacher.get("vocab") or V  # the teacher's table has none
     theirs = Head(X_TEACHER, TABLE_TEACHER[:rows], **teacher)
@@ -114,7 +116,7 @@ def test_a_table_with_adapters_is_that_of_the_merged_weight(rows):
             np.testing.assert_allclose(got, grad, rtol=1e-4, atol=1e-5 * np.abs(grad).max())
 
 
-# ------------------------------------------------------------------------------------------------ written out
+# -------------------------------------------------------------------------------------- written out
 
 
 def log_softmax(logits):
@@ -201,7 +203,7 @@ def test_a_teacher_with_another_vocabulary():
         head_losses.divergence(Head(X, TABLE), Head(X_TEACHER, TABLE_TEACHER, vocab=180))
 
 
-# ------------------------------------------------------------------------------------------------ the program
+# -------------------------------------------------------------------------------------- the program
 
 
 def compiled(kind, tokens, vocab, argnums=(0, 1), dim=8):
@@ -219,13 +221,15 @@ def compiled(kind, tokens, vocab, argnums=(0, 1), dim=8):
 
 @pytest.mark.parametrize("kind", ["jsd", "top_bucket", "entropy"])
 def test_memory_is_that_of_blocks(kind):
-    """128k tokens of vocabulary: the logits of 512 tokens would be 256 MiB for each model, a block is 2 MiB."""
+    """128k tokens of vocabulary: the logits of 512 tokens would be 256 MiB for each model, a block
+    is 2 MiB."""
     memory = compiled(kind, 512, 131_072).memory_analysis()
     assert memory.temp_size_in_bytes < 64 * 2**20
 
 
 def test_a_frozen_table_has_no_gradient_in_the_program():
-    """Whoever asks for the gradient of x alone gets a program without the product that makes the table's."""
+    """Whoever asks for the gradient of x alone gets a program without the product that makes the
+    table's."""
 
     def products(argnums):
         text = compiled("jsd", 96, 4096, argnums, dim=40).as_text()

@@ -1,4 +1,5 @@
-"""The cross-entropy in blocks equals that of the logits in memory, on every layout, and its program never holds them."""
+"""The cross-entropy in blocks equals that of the logits in memory, on every layout, and its program
+never holds them."""
 
 import functools
 import math
@@ -84,7 +85,8 @@ def test_a_long_axis_is_gathered_and_summed_in_two_rings(monkeypatch):
 
 
 def test_rows_that_the_mesh_does_not_divide_are_added_once():
-    """Three rows on eight devices: every device computes all of them, and the table's gradient counts them once."""
+    """Three rows on eight devices: every device computes all of them, and the table's gradient
+    counts them once."""
     x, targets = X[:3], TARGETS[:3]
 
     def of(table, form):
@@ -128,11 +130,12 @@ def test_blocks_are_chosen_where_logits_are_large_and_all_are_covered():
         assert columns >= heads.LEAST_COLUMNS * 0.9
 
 
-# ------------------------------------------------------------------------------------------------ the program
+# -------------------------------------------------------------------------------------- the program
 
 
 def program(layout, columns=8):
-    """The compiled gradient of a head whose arrays lie as the rules say, and the sizes of all its results."""
+    """The compiled gradient of a head whose arrays lie as the rules say, and the sizes of all its
+    results."""
     parallel = ParallelConfig(**LAYOUTS[layout])
     mesh = sharding.make_mesh(parallel)
     place = {
@@ -157,7 +160,8 @@ def test_under_fsdp_the_tables_gradient_is_scattered_block_by_block():
     assert re.search(r"f32\[32,8\]\S* reduce-scatter\(", text), "a block's gradient: an eighth of 256 columns, 8 rows"
     assert re.search(r"f32\[8,256\]\S* all-gather\(", text)
     assert "all-reduce(" not in text
-    # Neither the table, nor its gradient, nor a device's logits are ever whole: the largest is the table's shard.
+    # Neither the table, nor its gradient, nor a device's logits are ever whole: the largest is the
+    # table's shard.
     assert max(sizes) == 1024 * 32
 
 

@@ -1,4 +1,5 @@
-"""Grouped products on Hopper: where they are used, and how their work is counted; what they compute takes such a GPU."""
+"""Grouped products on Hopper: where they are used, and how their work is counted; what they compute
+takes such a GPU."""
 
 import types
 

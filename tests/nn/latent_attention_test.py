@@ -80,7 +80,8 @@ def test_is_the_formula_of_the_paper():
 
 
 def test_the_cache_is_small():
-    """DeepSeek-V3: 576 numbers a token and layer, where 128 heads of keys and values would need 40,960."""
+    """DeepSeek-V3: 576 numbers a token and layer, where 128 heads of keys and values would need
+    40,960."""
     cache = latent_attention.empty_cache(61, 1, 1, 512, 64, jnp.bfloat16)
     assert params.count(cache) == 61 * 576
 

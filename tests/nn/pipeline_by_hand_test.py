@@ -1,4 +1,5 @@
-"""A pipeline on two and four devices against a loop in numpy: order of layers, rows, shared arrays and sums."""
+"""A pipeline on two and four devices against a loop in numpy: order of layers, rows, shared arrays
+and sums."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,8 @@ def within(shape: tuple, fn, *args, remat: bool = False):
 
 
 def block(p, x, layer, shift, again):
-    """Neither order of layers nor pairing of rows with what is shared can be changed without another result."""
+    """Neither order of layers nor pairing of rows with what is shared can be changed without
+    another result."""
     new = x * p["factor"] + shift + 0.1 * layer
     return new, (new.sum(), (new * again).sum(0))
 
@@ -85,7 +87,8 @@ def test_its_gradients_are_those_of_the_layers(case, remat):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["two rounds", "stages and data"])
 def test_experts_in_a_pipeline_are_those_of_one_device(case):
-    """Outputs, and the loads that the auxiliary losses are made of: sums over all pieces, without padding."""
+    """Outputs, and the loads that the auxiliary losses are made of: sums over all pieces, without
+    padding."""
     dim, experts, keys = 4, 3, jax.random.split(jax.random.key(0), 4)
     shapes = {"gate": (experts, dim, 5), "up": (experts, dim, 5), "down": (experts, 5, dim)}
     p = {name: 0.5 * jax.random.normal(keys[i], (LAYERS, *shape)) for i, (name, shape) in enumerate(shapes.items())}

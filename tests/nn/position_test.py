@@ -1,4 +1,5 @@
-"""Rotary positions: stretched frequencies against transformers' ROPE_INIT_FUNCTIONS, and what a rotation keeps.
+"""Rotary positions: stretched frequencies against transformers' ROPE_INIT_FUNCTIONS, and what a
+rotation keeps.
 
 tests/parity/fixtures/rope is written by tests/parity/make_reference.py.
 """

@@ -1,4 +1,5 @@
-"""What a gradient keeps of norms, gates and a softmax: their arguments; and it stays the same gradient."""
+"""What a gradient keeps of norms, gates and a softmax: their arguments; and it stays the same
+gradient."""
 
 import jax
 import jax.numpy as jnp

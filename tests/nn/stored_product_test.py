@@ -1,4 +1,5 @@
-"""Products with int8 blocks as they are stored: equal to those with the dense weight, and used where few rows meet them."""
+"""Products with int8 blocks as they are stored: equal to those with the dense weight, and used
+where few rows meet them."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ def test_the_product_is_that_of_the_dense_weight(shape, num_dims, block):
 
 
 def test_no_dense_weight_is_made():
-    """The only array of the weight's size that the program makes is its values in the type of the product."""
+    """The only array of the weight's size that the program makes is its values in the type of the
+    product."""
     node = Blocks("int8", 32).pack(jnp.ones((64, 96)))
     made = jax.make_jaxpr(lambda x, node: stored.project_as_stored(1, x, node))(jnp.ones((2, 64)), node)
     sizes = [(one.primitive.name, var.aval.size) for one in made.eqns for var in one.outvars]

@@ -1,4 +1,5 @@
-"""Products with stored weights: their values, their gradients, and that no pass keeps a dense weight for another."""
+"""Products with stored weights: their values, their gradients, and that no pass keeps a dense
+weight for another."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,5 @@
-"""A lookup that exchanges rows equals one in the whole table, on every layout, and moves nothing but those rows."""
+"""A lookup that exchanges rows equals one in the whole table, on every layout, and moves nothing
+but those rows."""
 
 import re
 

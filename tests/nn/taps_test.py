@@ -1,4 +1,5 @@
-"""What is tapped is what the layers give one by one, and who does not ask has the program without taps."""
+"""What is tapped is what the layers give one by one, and who does not ask has the program without
+taps."""
 
 import dataclasses
 import functools
@@ -18,8 +19,8 @@ BATCH = {"tokens": jnp.arange(22).reshape(2, 11) % 7}
 
 
 def one_by_one(model, tree, change=lambda layer: layer) -> list[jax.Array]:
-    """What goes into the first layer and leaves each one, without `stack`; change: of a layer's parameters, of which the
-    result goes nowhere further."""
+    """What goes into the first layer and leaves each one, without `stack`; change: of a layer's
+    parameters, of which the result goes nowhere further."""
     parts, outside = model.parts, model.parts.outside(tree)
     entry = parts.enter(outside, BATCH, rng=None, train=False, cache=None)
     block, x, found = functools.partial(parts.block, train=False), entry.x, [entry.x]

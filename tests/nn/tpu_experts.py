@@ -1,4 +1,5 @@
-"""Compiles a mixture's gradient for TPUs that are not here, in a process of its own; prints its collectives.
+"""Compiles a mixture's gradient for TPUs that are not here, in a process of its own; prints its
+collectives.
 
 Started by the fixture `compiled_for_tpus`.
 """

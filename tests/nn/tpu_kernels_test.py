@@ -1,4 +1,5 @@
-"""The real TPU compiler puts splash's kernels where attention is: forward, and dq and dkv of the backward pass."""
+"""The real TPU compiler puts splash's kernels where attention is: forward, and dq and dkv of the
+backward pass."""
 
 import importlib.util
 from pathlib import Path
@@ -35,7 +36,8 @@ def test_the_forward_kernel_runs_again_only_where_nothing_of_it_is_kept(found):
 
 
 def test_a_ring_has_kernels_for_its_own_keys_and_for_those_of_each_side(found):
-    """Over two devices: what lies on the device, then either an earlier device's keys or a later one's."""
+    """Over two devices: what lies on the device, then either an earlier device's keys or a later
+    one's."""
     assert found["ring"] == sorted([*BACKWARD, FORWARD] * 3)
     assert found["ring_full"] == sorted([*BACKWARD, FORWARD] * 2)
 

@@ -1,4 +1,5 @@
-"""Compiles attention for TPUs that are not here, in a process of its own; prints {case: kernels in the program}.
+"""Compiles attention for TPUs that are not here, in a process of its own; prints {case: kernels in
+the program}.
 
 Started by the fixture `compiled_for_tpus`.
 """

@@ -1,4 +1,5 @@
-"""Which keys a query sees, written out by hand; and attention's definition, computed token by token in numpy."""
+"""Which keys a query sees, written out by hand; and attention's definition, computed token by token
+in numpy."""
 
 import functools
 import math
@@ -13,7 +14,8 @@ from bigmodel_jax.nn import norm
 from bigmodel_jax.nn.attention import attention, blockwise
 from bigmodel_jax.nn.attention.visibility import Rule, Where, capped, reach, visible
 
-# One row of two documents and two places of padding; the second document begins at position 0 again.
+# One row of two documents and two places of padding; the second document begins at position 0
+# again.
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 0, 0]], np.int32)
 POSITIONS = np.array([[0, 1, 2, 3, 0, 1, 0, 0]], np.int32)
 AT = Where(jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS))
@@ -70,7 +72,7 @@ def test_a_cap_is_its_tanh():
     np.testing.assert_array_equal(capped(jnp.asarray(x), 0.0), np.float32(x))
 
 
-# ------------------------------------------------------------------------------------------------ the definition
+# ----------------------------------------------------------------------------------- the definition
 
 T, H, K, WIDTH = 8, 4, 2, 6
 Q, KEYS, V = (
@@ -144,7 +146,7 @@ def test_a_window_that_does_not_hold_here_is_none():
         np.testing.assert_allclose(out[:, :6], by_hand(window=window)[:, :6], atol=2e-6)
 
 
-# ------------------------------------------------------------------------------------------------ norms
+# -------------------------------------------------------------------------------------------- norms
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0])

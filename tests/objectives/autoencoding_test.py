@@ -39,7 +39,8 @@ def test_the_divergence_is_that_of_two_normal_distributions():
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "of_a_tenth"), [("l1", 0.2), ("l2", 0.04)])
 def test_the_loss_is_error_and_weighted_divergence_per_value(error, of_a_tenth):
-    """Every pixel is off by 0.1 of 0 .. 1, which is 0.2 of what the model sees; a row without weight is left out."""
+    """Every pixel is off by 0.1 of 0 .. 1, which is 0.2 of what the model sees; a row without
+    weight is left out."""
     objective, image = Autoencoding(error=error, kl_weight=0.5), images(0) * 0.8
     batch, _ = objective.inputs({"image": image, "weights": np.array([1, 1, 0], np.float32)}, None)
     wrong = np.array(batch["image"]) + np.array([0.2, 0.2, 9], np.float32)[:, None, None, None]
@@ -51,7 +52,8 @@ def test_the_loss_is_error_and_weighted_divergence_per_value(error, of_a_tenth):
 
 
 def test_an_evaluation_reports_the_spread_of_drawn_latents():
-    """A mean of 2 in one row and -2 in the other, each with variance 5: the values' variance is 4 + 5."""
+    """A mean of 2 in one row and -2 in the other, each with variance 5: the values' variance is 4 +
+    5."""
     objective, sums = Autoencoding(), None
     for mean in (2.0, -2.0):
         batch = {"image": images(1), "weights": np.ones(3, np.float32)}

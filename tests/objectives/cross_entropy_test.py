@@ -28,7 +28,8 @@ def test_large_logits_stay_finite():
 
 
 def test_bfloat16_logits_are_summed_in_float32():
-    """Over a vocabulary of 4,096 equal logits, a bfloat16 sum of exponentials would stop growing at 256."""
+    """Over a vocabulary of 4,096 equal logits, a bfloat16 sum of exponentials would stop growing at
+    256."""
     nats, _ = cross_entropy(jnp.zeros((1, 4096), jnp.bfloat16), jnp.array([0]))
     assert nats.dtype == jnp.float32
     np.testing.assert_allclose(nats[0], np.log(4096), rtol=1e-6)

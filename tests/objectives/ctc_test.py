@@ -1,4 +1,5 @@
-"""CTC: its greedy labels, alignments and rates against what can be counted by hand. Its loss: tests/parity/parakeet_test.py."""
+"""CTC: its greedy labels, alignments and rates against what can be counted by hand. Its loss:
+tests/parity/parakeet_test.py."""
 
 import dataclasses
 import itertools

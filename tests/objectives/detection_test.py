@@ -1,4 +1,5 @@
-"""Detection: matchings by brute force, rows that count for nothing, mean average precision beside faster-coco-eval."""
+"""Detection: matchings by brute force, rows that count for nothing, mean average precision beside
+faster-coco-eval."""
 
 import itertools
 
@@ -94,7 +95,8 @@ def test_a_model_without_boxes_is_refused():
 
 @pytest.mark.slow
 def test_mean_average_precision_equals_the_librarys():
-    """Of found boxes near true ones, and others; summed over two batches. Scores of one bin are as one: 0.005."""
+    """Of found boxes near true ones, and others; summed over two batches. Scores of one bin are as
+    one: 0.005."""
     rows, most, queries = 60, 4, 12
     batch, rng = batch_of(2, rows, most), np.random.default_rng(3)
     near = np.concatenate([np.asarray(batch["boxes"])] * 3, axis=1)

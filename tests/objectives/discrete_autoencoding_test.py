@@ -1,4 +1,5 @@
-"""DiscreteAutoencoding: its terms by hand, where each one's gradient goes, and the use of the codes."""
+"""DiscreteAutoencoding: its terms by hand, where each one's gradient goes, and the use of the
+codes."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,8 @@ def test_the_loss_is_the_error_and_the_weighted_distances():
 
 
 def test_an_evaluation_reports_how_many_codes_are_used_and_how_evenly():
-    """Of two batches with four counted places each: code 0 has five places, code 1 two, code 3 one, code 2 none."""
+    """Of two batches with four counted places each: code 0 has five places, code 1 two, code 3 one,
+    code 2 none."""
     sums = None
     for ids in ([[0, 0], [0, 1], [2, 2]], [[0, 0], [3, 1], [2, 2]]):
         found = score(DiscreteAutoencoding(), coded(ids)).metrics

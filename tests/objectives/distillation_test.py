@@ -97,7 +97,8 @@ def alone():
 
 @pytest.mark.slow
 def test_the_loss_by_hand(alone):
-    """The parts as they are written down, over the targets with weight alone, and the sum of them."""
+    """The parts as they are written down, over the targets with weight alone, and the sum of
+    them."""
     config, batch = config_of(), batch_of()
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state, teacher = init_state(config, mesh), init_constants(config, mesh)["teacher"]
@@ -182,7 +183,7 @@ def test_a_step_trains_the_student_and_the_map_and_an_evaluation_reports_the_tea
     assert found["teacher_loss"] > np.log(STUDENT.vocab_size) - 0.5
 
 
-# ------------------------------------------------------------------------------------------------ the teacher's folder
+# ----------------------------------------------------------------------------- the teacher's folder
 
 
 def folder_of(tmp_path, model=TEACHER, **fields):

@@ -1,4 +1,5 @@
-"""Rectified flow: what the loss asks for, how times are drawn, and samplers against a flow that is known exactly."""
+"""Rectified flow: what the loss asks for, how times are drawn, and samplers against a flow that is
+known exactly."""
 
 import functools
 
@@ -64,7 +65,8 @@ MEAN, SPREAD = 0.7, 0.3
 
 
 def exact_velocity(x, timestep):
-    """The mean of noise - image given x, where images are normal with MEAN and SPREAD: the regression of two normals."""
+    """The mean of noise - image given x, where images are normal with MEAN and SPREAD: the
+    regression of two normals."""
     s = timestep / 1000
     variance = (1 - s) ** 2 * SPREAD**2 + s**2
     slope = (s - (1 - s) * SPREAD**2) / variance

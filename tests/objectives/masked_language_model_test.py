@@ -1,4 +1,5 @@
-"""The masked-LM loss: only chosen tokens count, and the next sentence joins it with the weight of one."""
+"""The masked-LM loss: only chosen tokens count, and the next sentence joins it with the weight of
+one."""
 
 import jax.numpy as jnp
 import numpy as np

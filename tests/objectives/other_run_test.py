@@ -1,4 +1,5 @@
-"""The model of another run, as an objective's field names it: what is read, and what is one line."""
+"""The model of another run, as an objective's field names it: what is read, and what is one
+line."""
 
 import dataclasses
 

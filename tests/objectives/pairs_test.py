@@ -1,4 +1,5 @@
-"""Objectives over pairs of answers: formulas by hand, rows that fill up a batch, microbatches, mistakes."""
+"""Objectives over pairs of answers: formulas by hand, rows that fill up a batch, microbatches,
+mistakes."""
 
 import dataclasses
 

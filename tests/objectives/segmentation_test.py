@@ -1,4 +1,5 @@
-"""The loss and the metrics of single pixels, against numpy's definitions, and as sums that add up over batches."""
+"""The loss and the metrics of single pixels, against numpy's definitions, and as sums that add up
+over batches."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ def log_softmax(x):
 
 
 def numpy_overlap(predicted, mask):
-    """Intersection over union of each class that the mask or the prediction has, pixel sets counted one by one."""
+    """Intersection over union of each class that the mask or the prediction has, pixel sets counted
+    one by one."""
     known = mask != IGNORED
     found = []
     for c in range(CLASSES):
@@ -39,7 +41,8 @@ def numpy_overlap(predicted, mask):
 
 
 def numpy_dice(logits, mask):
-    """The mean over images of Dice's loss over the classes that each has, weighted by labelled pixels."""
+    """The mean over images of Dice's loss over the classes that each has, weighted by labelled
+    pixels."""
     losses, pixels = [], []
     for own, labels in zip(logits, mask, strict=True):
         known = labels != IGNORED
@@ -109,7 +112,8 @@ def test_sums_of_parts_are_those_of_the_whole():
 
 @pytest.mark.slow
 def test_small_logits_are_brought_to_the_size_of_the_mask():
-    """Every logit over a 3x3 square of equal ones: resized, the likeliest class in the middle of each is the same."""
+    """Every logit over a 3x3 square of equal ones: resized, the likeliest class in the middle of
+    each is the same."""
     small = RNG.standard_normal((1, 4, 4, CLASSES)).astype(np.float32)
     mask = small.argmax(-1).repeat(3, 1).repeat(3, 2).astype(np.int32)
     mask[:, [0, 2, 3, 5, 6, 8, 9, 11]] = IGNORED

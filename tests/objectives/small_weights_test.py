@@ -1,4 +1,5 @@
-"""A common factor of all weights changes no mean, also where the weights together are less than 1."""
+"""A common factor of all weights changes no mean, also where the weights together are less than
+1."""
 
 import jax
 import jax.numpy as jnp

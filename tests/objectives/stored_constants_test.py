@@ -71,7 +71,8 @@ def constants_of(config):
 
 
 def losses(config, *constants):
-    """The loss of one batch beside each of the constants; the trained weights are those of seed 0."""
+    """The loss of one batch beside each of the constants; the trained weights are those of seed
+    0."""
     mesh, batch, model = mesh_of(config), batch_of(config.objective), config.make_model()
     state = init_state(config, mesh)
 

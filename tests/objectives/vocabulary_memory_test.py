@@ -1,4 +1,5 @@
-"""Preference and policy steps of a large vocabulary: no array of tokens x vocabulary in the compiled program."""
+"""Preference and policy steps of a large vocabulary: no array of tokens x vocabulary in the
+compiled program."""
 
 import dataclasses
 import re
@@ -77,7 +78,8 @@ def largest(text: str) -> int:
     ],
 )
 def test_log_probabilities_of_128k_tokens_are_made_block_by_block(name, adapters):
-    """No array is larger than a block, and all that lives at the worst moment is a part of what the logits would be."""
+    """No array is larger than a block, and all that lives at the worst moment is a part of what the
+    logits would be."""
     config, tokens = config_of(name, adapters)
     for text in programs(config):
         assert largest(text) <= BLOCK_BYTES / 4 < tokens * VOCAB / 8

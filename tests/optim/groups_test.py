@@ -1,4 +1,5 @@
-"""Groups: which parameters a pattern takes, what is done to them, and that what is frozen is a constant."""
+"""Groups: which parameters a pattern takes, what is done to them, and that what is frozen is a
+constant."""
 
 import dataclasses
 import functools
@@ -58,7 +59,7 @@ def run(config: Config, steps: int = 2) -> tuple[dict, dict, dict]:
     return before, params.paths(jax.tree.map(np.asarray, state.params)), scalars
 
 
-# ------------------------------------------------------------------------------------------------ patterns
+# ----------------------------------------------------------------------------------------- patterns
 
 
 SPEC = BASE.model.make().spec
@@ -98,7 +99,7 @@ def test_groups_are_saved_and_read_and_other_options_leave_them():
     assert override(config, ["--optim.clip", "2"]).optim == dataclasses.replace(config.optim, clip=2.0)
 
 
-# ------------------------------------------------------------------------------------------------ what is done
+# ------------------------------------------------------------------------------------- what is done
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Every optimizer that ships: it learns, its state lies on the mesh like the parameters, and a save brings it back."""
+"""Every optimizer that ships: it learns, its state lies on the mesh like the parameters, and a save
+brings it back."""
 
 import dataclasses
 from pathlib import Path
@@ -96,7 +97,8 @@ def test_an_optimizer_learns_and_its_state_comes_back_bit_for_bit(name, tmp_path
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_spares_what_does_not_decay(name):
-    """With no gradient: the decaying matrix shrinks where the rule has weight decay, and nothing else moves."""
+    """With no gradient: the decaying matrix shrinks where the rule has weight decay, and nothing
+    else moves."""
     spec = {
         "w": params.Param((4, 4), ("embed", "mlp"), params.ones()),
         "b": params.Param((4,), ("mlp",), params.ones()),
@@ -162,7 +164,7 @@ def test_the_page_names_every_optimizer():
     assert [name for name in OPTIMIZERS if f"`{name}`" not in page] == []
 
 
-# ------------------------------------------------------------------------------------------------ Muon
+# --------------------------------------------------------------------------------------------- Muon
 
 
 def sides(model: str) -> dict[str, tuple | None]:

@@ -1,4 +1,5 @@
-"""Small trainings of one optimizer: at several rates at once, and on one device, on eight, and resumed."""
+"""Small trainings of one optimizer: at several rates at once, and on one device, on eight, and
+resumed."""
 
 import dataclasses
 import functools
@@ -30,16 +31,16 @@ TASKS = {
 
 
 def optim_of(name: str = "adamw", schedule: str = "constant", **fields) -> OptimConfig:
-    """Without weight decay, of which a rule whose rate is about 1 would have too much; a plateau has windows that these few
-    steps have room for."""
+    """Without weight decay, of which a rule whose rate is about 1 would have too much; a plateau
+    has windows that these few steps have room for."""
     plateau = PlateauConfig(window=5, patience=2)
     return OptimConfig(name=name, schedule=schedule, plateau=plateau, weight_decay=0.0, **fields)
 
 
 @functools.cache
 def batches(task: str) -> dict[str, np.ndarray]:
-    """(steps, rows, ...): 1,797 written digits, drawn anew for each batch; or a chain of 64 tokens, each followed by one
-    of four, so that log 4 = 1.386 nats is the least loss."""
+    """(steps, rows, ...): 1,797 written digits, drawn anew for each batch; or a chain of 64 tokens,
+    each followed by one of four, so that log 4 = 1.386 nats is the least loss."""
     rng = np.random.default_rng(0)
     if task == "digits":
         images, labels = load_digits(return_X_y=True)
@@ -55,8 +56,8 @@ def batches(task: str) -> dict[str, np.ndarray]:
 
 
 def losses(task: str, optim: OptimConfig, rates: Sequence = RATES) -> np.ndarray:
-    """(rates, steps) float32, in one compiled program: the rate is an argument of it. A row of `rates` may have a rate for
-    each step."""
+    """(rates, steps) float32, in one compiled program: the rate is an argument of it. A row of
+    `rates` may have a rate for each step."""
     config, model = TASKS[task], TASKS[task].make_model()
 
     def loss(weights, batch):
@@ -91,8 +92,8 @@ def best(task: str, optim: OptimConfig) -> tuple[float, float, float]:
 
 
 def run(task: str, optim: OptimConfig, parallel: ParallelConfig, folder, steps: int = 4) -> dict[str, np.ndarray]:
-    """The parameters after some steps, by path. A run that goes on from a save in the middle has the same state, bit for
-    bit."""
+    """The parameters after some steps, by path. A run that goes on from a save in the middle has
+    the same state, bit for bit."""
     config = dataclasses.replace(
         TASKS[task], optim=optim, parallel=parallel, train=TrainConfig(steps=STEPS[task], batch_size=8)
     )

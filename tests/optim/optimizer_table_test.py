@@ -1,6 +1,8 @@
-"""The table of optimizers and schedules, docs/optimizers.md: written from these tests' results, and held to what ships.
+"""The table of optimizers and schedules, docs/optimizers.md: written from these tests' results, and
+held to what ships.
 
-uv run --group dev pytest tests/optim/optimizer_table_test.py -m exhaustive --optimizers-table docs/optimizers.md
+uv run --group dev pytest tests/optim/optimizer_table_test.py -m exhaustive --optimizers-table
+docs/optimizers.md
 """
 
 import re
@@ -19,7 +21,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "optimizers.md"
 ALL_SCHEDULES = (*SCHEDULES, "one_cycle")
 # The one that most runs have, a rule without momentum, and one whose average is evaluated.
 REPRESENTATIVES = ("adamw", "sign_sgd", "schedule_free_adamw")
-# It divides by the second moment of the step before, which is at first as small as rounding, with an eps of 1e-16.
+# It divides by the second moment of the step before, which is at first as small as rounding, with
+# an eps of 1e-16.
 BY_ROUNDING = {"acprop"}
 
 
@@ -34,7 +37,8 @@ def row(name: str, optim, folder) -> list[str]:
 
 
 def apart(name: str, optim, folder) -> float:
-    """The largest difference of a parameter on eight devices from one; each mesh's run resumes bit for bit, or fails."""
+    """The largest difference of a parameter on eight devices from one; each mesh's run resumes bit
+    for bit, or fails."""
     one = run("digits", optim, ParallelConfig(data=1), folder / "one")
     eight = run("digits", optim, ParallelConfig(data=1, fsdp=8), folder / "eight")
     found = max(np.abs(one[path] - eight[path]).max() for path in one)
@@ -68,7 +72,8 @@ def test_the_page_has_every_optimizer_and_schedule_that_ships():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", few(REPRESENTATIVES, "adamw"))
 def test_the_page_says_what_an_optimizer_does(name, tmp_path):
-    """The loss at the page's rate, which no rate beside it betters by much; and it shards and resumes."""
+    """The loss at the page's rate, which no rate beside it betters by much; and it shards and
+    resumes."""
     cells = written()[name]
     for task, rate, loss in (("digits", *cells[:2]), ("decoder", *cells[2:4])):
         n = RATES.index(float(rate))

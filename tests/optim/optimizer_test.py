@@ -63,7 +63,8 @@ def run(cfg: OptimConfig, values, grads):
 
 
 def test_weight_decay_follows_the_spec():
-    """With no gradient only decay moves a parameter: matrices, but not one that says no; nothing frozen is there."""
+    """With no gradient only decay moves a parameter: matrices, but not one that says no; nothing
+    frozen is there."""
     values = tree(np.random.default_rng(0))
     still = jax.tree.map(jnp.zeros_like, values)
     for name in ("adamw", "lion", "sgd"):

@@ -1,4 +1,5 @@
-"""Zeros that stay zero through every update, whatever the optimizer, and zeros that become more by a schedule."""
+"""Zeros that stay zero through every update, whatever the optimizer, and zeros that become more by
+a schedule."""
 
 import dataclasses
 import itertools
@@ -26,7 +27,8 @@ CUBIC = PruneConfig(sparsity=0.75, begin=0.1, end=0.6, every=3)
 
 
 def trained(cfg: OptimConfig, steps: int, zeros: float = 0.0):
-    """The weights after each step, with noise for gradients; zeros: the share of layers/w that is zero at first."""
+    """The weights after each step, with noise for gradients; zeros: the share of layers/w that is
+    zero at first."""
     tree = params.init(SPEC, jax.random.key(0))
     w = tree["layers"]["w"]
     tree["layers"]["w"] = jnp.where(jax.random.uniform(jax.random.key(2), w.shape) < zeros, 0.0, w)

@@ -80,7 +80,8 @@ def test_fields_that_do_not_fit_are_refused(change, says):
 
 
 def test_the_logged_rate_is_the_one_that_moved_the_weights():
-    """With SGD without momentum a weight moves by rate x gradient: the plateau's factor is in the rate of its step."""
+    """With SGD without momentum a weight moves by rate x gradient: the plateau's factor is in the
+    rate of its step."""
     plateau = PlateauConfig(factor=0.5, patience=1, window=2)
     cfg = OptimConfig(
         name="sgd", lr=1.0, betas=(0.0, 0.0), weight_decay=0.0, schedule="plateau", plateau=plateau, final_lr_ratio=0.2

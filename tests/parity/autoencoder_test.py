@@ -1,6 +1,8 @@
-"""The autoencoder of latent diffusion against diffusers' AutoencoderKL: latents, reconstructions, loss, gradients, export.
+"""The autoencoder of latent diffusion against diffusers' AutoencoderKL: latents, reconstructions,
+loss, gradients, export.
 
-Tolerance 1e-4 absolute. One reference has attention and convolutions around the latent, and the other has neither.
+Tolerance 1e-4 absolute. One reference has attention and convolutions around the latent, and the
+other has neither.
 """
 
 import jax
@@ -48,7 +50,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
     value, ours = jax.jit(jax.value_and_grad(loss))(ref.tree)
     assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
     theirs = params.paths(ref.gradients)
-    # The attention's key bias adds the same to all scores of a query: its gradient is zero, and noise has no scale.
+    # The attention's key bias adds the same to all scores of a query: its gradient is zero, and
+    # noise has no scale.
     errors = {
         path: distance(gradient, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3)
         for path, gradient in params.paths(ours).items()

@@ -1,6 +1,8 @@
-"""CLIP and SigLIP against transformers: same weights, same embeddings, pair logits, states of both towers and gradients.
+"""CLIP and SigLIP against transformers: same weights, same embeddings, pair logits, states of both
+towers and gradients.
 
-Tolerance 1e-4 absolute; embeddings have length 1, the logits of pairs are cosines times exp(1.7) = 5.5.
+Tolerance 1e-4 absolute; embeddings have length 1, the logits of pairs are cosines times exp(1.7) =
+5.5.
 """
 
 import jax
@@ -28,7 +30,8 @@ def batch_of(ref):
 
 @every_family
 def test_embeddings_and_logits(name, reference, measured):
-    """Texts of different lengths: CLIP's padding is masked, SigLIP's is read, as in their training."""
+    """Texts of different lengths: CLIP's padding is masked, SigLIP's is read, as in their
+    training."""
     ref = reference(name)
     ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
     assert ref.arrays["logits"].std() > 0.3, "logits of a scale at which 1e-4 says something"
@@ -67,7 +70,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
     theirs = params.paths(ref.gradients)
     errors = {}
     for path, gradient in params.paths(ours).items():
-        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+        # scale.
         errors[path] = distance(gradient, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3)
     worst = max(errors, key=errors.get)
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst

@@ -1,11 +1,13 @@
-"""Compares mutated config.json files that we read with what transformers makes of them; run by hand, in two Pythons.
+"""Compares mutated config.json files that we read with what transformers makes of them; run by
+hand, in two Pythons.
 
     uv run python tests/parity/compare_mutations.py ours FOLDER [--count 200]
     REFERENCE_PYTHON tests/parity/compare_mutations.py theirs FOLDER
 
-`ours` writes the first COUNT of the mutations of tests/pretrained/mutations_test.py that we do not refuse (of families
-that transformers has) as folders, with the outputs that we compute. `theirs` loads each with transformers, computes the
-same outputs and prints one line per mutation that is not equal, then the counts.
+`ours` writes the first COUNT of the mutations of tests/pretrained/mutations_test.py that we do not
+refuse (of families that transformers has) as folders, with the outputs that we compute. `theirs`
+loads each with transformers, computes the same outputs and prints one line per mutation that is not
+equal, then the counts.
 """
 
 import argparse
@@ -28,7 +30,8 @@ OUTPUTS = {"hidden": "last_hidden_state", "pooled": "pooler_output", "next_sente
 
 
 def inputs(config: dict) -> dict[str, np.ndarray]:
-    """What a model of this kind reads: tokens, two sides of tokens, an image, or an image with a text."""
+    """What a model of this kind reads: tokens, two sides of tokens, an image, or an image with a
+    text."""
     rng = np.random.default_rng(0)
     vision, text = config.get("vision_config") or config, config.get("text_config") or config
     found = {}

@@ -1,4 +1,5 @@
-"""Decoders against transformers: same weights, same logits, hidden states, gradients, training curves and decoding.
+"""Decoders against transformers: same weights, same logits, hidden states, gradients, training
+curves and decoding.
 
 Tolerance 1e-4 absolute; the logits of these models have a standard deviation of about 1.
 """
@@ -87,7 +88,8 @@ def test_logits_of_packed_documents(name, reference, measured):
 @pytest.mark.slow
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into every layer; the reference's last hidden state is normed, which the logits prove."""
+    """What goes into every layer; the reference's last hidden state is normed, which the logits
+    prove."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, {"tokens": jnp.asarray(ref.arrays["tokens"], jnp.int32)})
@@ -124,7 +126,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
     errors = {}
     for path, gradient in params.paths(ours).items():
         scale = np.linalg.norm(theirs[path])
-        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+        # scale.
         errors[path] = distance(gradient, theirs[path]) / max(scale, 1e-3)
     worst = max(errors, key=errors.get)
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
@@ -161,7 +164,8 @@ def test_training_curve(name, reference, measured):
 @pytest.mark.slow
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
-    """From layers that lie apart, as large models do on a CPU; the next test decodes from stacks."""
+    """From layers that lie apart, as large models do on a CPU; the next test decodes from
+    stacks."""
     monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     ref = reference(name)
     theirs = ref.arrays["greedy/tokens"]

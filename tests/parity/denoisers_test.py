@@ -1,7 +1,8 @@
-"""DiT against the published architecture in torch, PixArt and MM-DiT against diffusers: same outputs, states, gradients.
+"""DiT against the published architecture in torch, PixArt and MM-DiT against diffusers: same
+outputs, states, gradients.
 
-Tolerance 1e-4 absolute; the outputs have a standard deviation of about 1. Labels include the hidden one, texts differ in
-length.
+Tolerance 1e-4 absolute; the outputs have a standard deviation of about 1. Labels include the hidden
+one, texts differ in length.
 """
 
 import jax
@@ -77,7 +78,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
     theirs = params.paths(ref.gradients)
     errors = {}
     for path, gradient in params.paths(ours).items():
-        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+        # scale.
         errors[path] = distance(gradient, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3)
     worst = max(errors, key=errors.get)
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
@@ -85,7 +87,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor but the fixed positions bit for bit, and the same config."""
+    """Theirs -> ours -> theirs: every tensor but the fixed positions bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)

@@ -1,7 +1,8 @@
-"""DETR against transformers: memory, logits, boxes, loss, gradients, the loss of several layers, export, timm's names.
+"""DETR against transformers: memory, logits, boxes, loss, gradients, the loss of several layers,
+export, timm's names.
 
-Tolerance 1e-4 absolute; the logits of the reference have a standard deviation of about 1. Of the three pictures one has no
-object.
+Tolerance 1e-4 absolute; the logits of the reference have a standard deviation of about 1. Of the
+three pictures one has no object.
 """
 
 import re
@@ -39,8 +40,9 @@ def test_logits_and_boxes(reference, measured):
 
 
 def test_gradients_of_every_parameter(reference, measured):
-    """Relative to the norm of the parameter's gradient, and to a thousandth of the largest norm: the first decoder layer's
-    attention among queries that are all zero carries nothing, and a key's bias adds the same to all logits of a query."""
+    """Relative to the norm of the parameter's gradient, and to a thousandth of the largest norm:
+    the first decoder layer's attention among queries that are all zero carries nothing, and a key's
+    bias adds the same to all logits of a query."""
     ref = reference(NAME)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     assert not any("norm/scale" in path for path in params.paths(trainable["backbone"])), "batch norm is constant"

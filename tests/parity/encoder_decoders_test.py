@@ -1,4 +1,5 @@
-"""Encoder-decoders against transformers: same weights, same logits, hidden states, gradients, training and decoding.
+"""Encoder-decoders against transformers: same weights, same logits, hidden states, gradients,
+training and decoding.
 
 Tolerance 1e-4 absolute; the logits of these models have a standard deviation of about 1.
 """
@@ -100,7 +101,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
     theirs = params.paths(ref.gradients)
     errors = {}
     for path, gradient in params.paths(ours).items():
-        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+        # scale.
         errors[path] = distance(gradient, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3)
     worst = max(errors, key=errors.get)
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
@@ -133,7 +135,8 @@ def test_training_curve(name, reference, measured):
 
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
-    """Prompts of different lengths in one batch; from layers that lie apart, as large models do on a CPU."""
+    """Prompts of different lengths in one batch; from layers that lie apart, as large models do on
+    a CPU."""
     monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     ref = reference(name)
     theirs, mask = ref.arrays["greedy/tokens"], ref.arrays["greedy/mask"]
@@ -148,7 +151,8 @@ def test_greedy_generation(name, reference, measured, monkeypatch):
 
 @every_family
 def test_decoding_equals_the_full_forward(name, reference, measured):
-    """The first call encodes and prefills; those after it have neither the encoder's tokens nor its output."""
+    """The first call encodes and prefills; those after it have neither the encoder's tokens nor its
+    output."""
     ref = reference(name)
     batch = pair(ref)
     full = ref.model.apply(ref.tree, batch).value

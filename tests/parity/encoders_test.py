@@ -1,4 +1,5 @@
-"""Encoders against transformers: same weights, same outputs of every head, hidden states, gradients, training curves.
+"""Encoders against transformers: same weights, same outputs of every head, hidden states,
+gradients, training curves.
 
 Tolerance 1e-4 absolute; what these models give has a standard deviation of about 1.
 """
@@ -116,7 +117,8 @@ def test_outputs_of_packed_documents(name, reference, measured):
 
 
 def test_outputs_in_an_order_of_prediction(reference, measured):
-    """XLNet's query stream, which has seen what comes before a token in its order and not the token."""
+    """XLNet's query stream, which has seen what comes before a token in its order and not the
+    token."""
     ref = reference("xlnet")
     order = {name: ref.arrays[name] for name in ("order", "places")}
     ours = outputs(ref, **inputs(ref), **order)["logits"]
@@ -165,7 +167,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
     expected, errors = params.paths(ref.gradients), {}
     for path, gradient in params.paths(ours).items():
-        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+        # scale.
         errors[path] = distance(gradient, expected[path]) / max(np.linalg.norm(expected[path]), 1e-3)
     worst = max(errors, key=errors.get)
     assert measured(family(name), "backward", errors[worst]) <= TOLERANCE, worst

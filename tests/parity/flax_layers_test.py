@@ -28,7 +28,8 @@ def drawn(spec, seed=1):
 
 
 def same(ours, theirs, p, *, tolerance=1e-5):
-    """Equal values, and equal gradients of a token's squared output by the parameters and the input."""
+    """Equal values, and equal gradients of a token's squared output by the parameters and the
+    input."""
 
     def loss(f):
         return lambda p, x: jnp.sum(jnp.square(f(p, x))) / (B * T)
@@ -94,7 +95,8 @@ def test_norms_of_bfloat16_are_taken_in_float32(ours):
 @pytest.mark.slow
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 def test_rope(theta):
-    """Flax rotates pairs (i, i + head_dim/2) too; positions of several documents, so not a plain range."""
+    """Flax rotates pairs (i, i + head_dim/2) too; positions of several documents, so not a plain
+    range."""
     positions = jnp.array([[*range(5), *range(7)], [*range(100, 112)]])
     x = jax.random.normal(jax.random.key(3), (B, T, H, h))
     ours = position.rope(x, position.rope_angles(positions, h, theta=theta))

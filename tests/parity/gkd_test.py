@@ -1,4 +1,5 @@
-"""Distillation against TRL's: GKD's divergence of fixed logits, and the loss and gradients of a student on one batch."""
+"""Distillation against TRL's: GKD's divergence of fixed logits, and the loss and gradients of a
+student on one batch."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,8 @@
-"""lm-eval's own model for transformers, on a folder of tasks: FOLDER TASKS OUTPUT, with settings as JSON on stdin.
+"""lm-eval's own model for transformers, on a folder of tasks: FOLDER TASKS OUTPUT, with settings as
+JSON on stdin.
 
-Run by a Python of its own with torch, transformers and lm-eval. OUTPUT: {case: {"results": ..., "answers": {task: [...]}}}.
+Run by a Python of its own with torch, transformers and lm-eval. OUTPUT: {case: {"results": ...,
+"answers": {task: [...]}}}.
 """
 
 import json

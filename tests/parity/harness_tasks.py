@@ -45,8 +45,8 @@ def write_tasks(folder: Path) -> Path:
         question = (
             f"The {own[0]} sat near the {own[1]}{' and ' + own[2] if i % 3 else ''}. Who sat{', and where' * (i % 4)}?"
         )
-        # No two windows of 96 tokens are the same: lm-eval's model for transformers then scores the shorter end by the logits
-        # of other places.
+        # No two windows of 96 tokens are the same: lm-eval's model for transformers then scores the
+        # shorter end by the logits of other places.
         text = f"number {i} is " + "".join(f"{i + k} here, " for k in range(2 * i)) + f"at last {i}"
         rows.append({"question": question, "choices": [f"the {x}" for x in own], "answer": i % 3, "text": text})
     path = folder / "rows.jsonl"

@@ -1,7 +1,8 @@
 """Tasks of lm-eval, answered by a run and by transformers from the run's export: the same answers.
 
-fixtures/harness holds a tiny random Llama over bytes as it was exported, and what lm-eval 0.4.13 found of it with
-transformers; --reference-python runs that live, with a Python that has torch, transformers and lm-eval.
+fixtures/harness holds a tiny random Llama over bytes as it was exported, and what lm-eval 0.4.13
+found of it with transformers; --reference-python runs that live, with a Python that has torch,
+transformers and lm-eval.
 """
 
 import dataclasses

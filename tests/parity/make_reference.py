@@ -1,11 +1,13 @@
 """Writes what the reference implementation computes, for the parity tests to compare with.
 
-Runs in a Python of its own that has torch and transformers (PixArt: and diffusers), and imports nothing of the project:
+Runs in a Python of its own that has torch and transformers (PixArt: and diffusers), and imports
+nothing of the project:
 
     python tests/parity/make_reference.py llama gpt2 --output tests/parity/fixtures
 
-One folder per family: a Hugging Face folder (config.json, model.safetensors) of a tiny random model, gradients of the
-loss in the same names (gradients.safetensors), everything else it computes (reference.npz), and versions.json.
+One folder per family: a Hugging Face folder (config.json, model.safetensors) of a tiny random
+model, gradients of the loss in the same names (gradients.safetensors), everything else it computes
+(reference.npz), and versions.json.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""DeepSeek-V3's multi-token prediction against transformers' MtpModel: weights in the names of the published files."""
+"""DeepSeek-V3's multi-token prediction against transformers' MtpModel: weights in the names of the
+published files."""
 
 import dataclasses
 
@@ -19,7 +20,8 @@ MODULES = 2
 
 @pytest.fixture(scope="module")
 def case(request, tmp_path_factory):
-    """(config with modules, parameters, gradients of the modules' summed loss, arrays of the reference)."""
+    """(config with modules, parameters, gradients of the modules' summed loss, arrays of the
+    reference)."""
     python = request.config.getoption("--reference-python")
     path = fixture_folder("deepseek", python, tmp_path_factory.mktemp("reference"))
     ref = load(path)

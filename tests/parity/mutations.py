@@ -1,4 +1,5 @@
-"""Seeded single changes of a config.json, for tests and for a comparison with transformers; imports nothing of either."""
+"""Seeded single changes of a config.json, for tests and for a comparison with transformers; imports
+nothing of either."""
 
 import copy
 import random
@@ -7,7 +8,8 @@ from typing import Any, NamedTuple
 
 
 class Mutation(NamedTuple):
-    """path: the key, from the outermost table inwards; kind: what was done; config: the whole file afterwards."""
+    """path: the key, from the outermost table inwards; kind: what was done; config: the whole file
+    afterwards."""
 
     path: tuple[str, ...]
     kind: str

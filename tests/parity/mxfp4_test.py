@@ -29,7 +29,8 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def packed(source, rng):
-    """The folder's tensors with the experts' as a published file has them, and the same ones plain."""
+    """The folder's tensors with the experts' as a published file has them, and the same ones
+    plain."""
     names = [n for n in source if n.endswith(("gate_up_proj", "down_proj"))]
     rest = {n: t for n, t in source.items() if n not in names}
     blocks, plain = dict(rest), dict(rest)

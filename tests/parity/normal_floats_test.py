@@ -1,4 +1,5 @@
-"""Weights in 4-bit normal floats against bitsandbytes: the same tables, codes, scales and values for the same blocks."""
+"""Weights in 4-bit normal floats against bitsandbytes: the same tables, codes, scales and values
+for the same blocks."""
 
 import jax.numpy as jnp
 import numpy as np

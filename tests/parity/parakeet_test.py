@@ -1,6 +1,8 @@
-"""The conformer against transformers' Parakeet, CTC against torch, spectrograms against transformers' features.
+"""The conformer against transformers' Parakeet, CTC against torch, spectrograms against
+transformers' features.
 
-Tolerances: 1e-4 for the model, whose logits have a standard deviation of about 1; 1e-5 for the loss and its gradient.
+Tolerances: 1e-4 for the model, whose logits have a standard deviation of about 1; 1e-5 for the loss
+and its gradient.
 """
 
 import functools
@@ -65,7 +67,8 @@ def test_hidden_states(reference, measured, monkeypatch):
 
 @every_form
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient; with running statistics, rows with padding and one without labels."""
+    """Relative to the norm of the parameter's gradient; with running statistics, rows with padding
+    and one without labels."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -75,7 +78,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
     value, ours = jax.jit(jax.value_and_grad(of))(trainable, batch_of(ref))
     assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
     ours, theirs = params.paths(ours), params.paths(ref.gradients)
-    # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+    # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+    # scale.
     errors = {path: distance(g, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3) for path, g in ours.items()}
     worst = max(errors, key=errors.get)
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst

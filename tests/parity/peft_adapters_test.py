@@ -1,4 +1,5 @@
-"""Adapters against PEFT: the same base and adapters give its logits, and its gradient of everything that is trained."""
+"""Adapters against PEFT: the same base and adapters give its logits, and its gradient of everything
+that is trained."""
 
 import functools
 import re
@@ -73,7 +74,8 @@ def as_ours(arrays: dict, prefix: str, spec: dict) -> dict[str, np.ndarray]:
         if name.startswith(prefix):
             path, layer, part = ours(name.removeprefix(prefix))
             at = f"adapters/default/{path}/{part}"
-            # A whole table lies as ours does; of all others the last dimension of theirs is the input.
+            # A whole table lies as ours does; of all others the last dimension of theirs is the
+            # input.
             x = x if part == "whole" else x.T
             out.setdefault(at, np.zeros(spec[at].shape, np.float32))[layer] = x.reshape(spec[at].shape[len(layer) :])
     return out

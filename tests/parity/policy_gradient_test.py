@@ -1,4 +1,5 @@
-"""Policy gradients against TRL's: the same weights and batch give the same loss, gradients and 20 steps, form by form."""
+"""Policy gradients against TRL's: the same weights and batch give the same loss, gradients and 20
+steps, form by form."""
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +100,8 @@ def test_twenty_steps_are_those_of_trl(theirs, case):
 
 
 def test_the_batch_tells_the_forms_apart(theirs):
-    """Some ratios are clipped on either side, and some are not, so that each form has another loss."""
+    """Some ratios are clipped on either side, and some are not, so that each form has another
+    loss."""
     _, cfg, tree, arrays = theirs
     losses = {case: arrays[f"loss/{case}"] for case in CASES}
     assert len({round(float(x), 6) for x in losses.values()}) == len(losses)
@@ -123,7 +125,8 @@ def test_microbatches_add_up_to_the_batch(theirs, case):
 
 
 def test_dr_grpo_and_gspo_as_their_papers_write_them(theirs):
-    """arXiv:2503.20783, equation 3 with its listing's constant; arXiv:2507.18071, equations 5 to 7; in numpy."""
+    """arXiv:2503.20783, equation 3 with its listing's constant; arXiv:2507.18071, equations 5 to 7;
+    in numpy."""
     _, cfg, tree, arrays = theirs
     batch = batch_of(arrays)
     logits = np.asarray(cfg.make().apply(tree, batch).value, np.float64)
@@ -150,7 +153,8 @@ def test_dr_grpo_and_gspo_as_their_papers_write_them(theirs):
 
 @pytest.mark.slow
 def test_weights_that_sampled_are_the_steps_own_without_old_log_probabilities(theirs):
-    """Then every ratio is 1, the loss of a token is minus its advantage, and its gradient is the policy gradient."""
+    """Then every ratio is 1, the loss of a token is minus its advantage, and its gradient is the
+    policy gradient."""
     _, cfg, tree, arrays = theirs
     batch = {k: v for k, v in batch_of(arrays).items() if k != "old_log_probs"}
     loss, grads, sums = measured(cfg, CASES["dapo"], tree, batch)

@@ -1,6 +1,8 @@
-"""Preference and reward objectives against TRL: one batch's loss and gradients, and the losses of training steps.
+"""Preference and reward objectives against TRL: one batch's loss and gradients, and the losses of
+training steps.
 
-A loss to 1e-5 of the sum of its absolute terms, gradients to 1e-4 of the largest, 20 steps of training to 1e-3.
+A loss to 1e-5 of the sum of its absolute terms, gradients to 1e-4 of the largest, 20 steps of
+training to 1e-3.
 """
 
 import dataclasses
@@ -70,7 +72,8 @@ def case(request, tmp_path_factory) -> Case:
 
 
 def texts(case: Case, name: str) -> list[tuple[np.ndarray, ...]]:
-    """(ids, which places hold a token, which are of an answer), (B, T) each, of the first and the second texts of all rows."""
+    """(ids, which places hold a token, which are of an answer), (B, T) each, of the first and the
+    second texts of all rows."""
     get = lambda prefix: tuple(case.arrays[f"{name}/{prefix}{what}"] for what in ("ids", "held", "asked"))  # noqa: E731
     if f"{name}/chosen_ids" in case.arrays:
         return [get("chosen_"), get("rejected_")]
@@ -120,7 +123,8 @@ def test_loss_and_gradients(name, case):
     batch = with_reference(case, name, batch_of(case, name))
     ours, gradients = jax.value_and_grad(functools.partial(value, OBJECTIVES[name], case, batch))(weights)
     theirs, expected = float(case.arrays[f"{name}/loss"]), case.weights(name, f"{name}.safetensors")
-    # Each term of these losses is positive, but for robust's, whose absolute terms are more than their sum.
+    # Each term of these losses is positive, but for robust's, whose absolute terms are more than
+    # their sum.
     assert abs(float(ours) - theirs) <= 1e-5 * abs(theirs)
     got, wanted = params.paths(gradients), params.paths(expected)
     if name.startswith("reward"):

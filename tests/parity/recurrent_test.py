@@ -1,4 +1,5 @@
-"""Recurrent language models against torch.nn.RNN, LSTM and GRU: outputs, gradients, packing, padding and decoding.
+"""Recurrent language models against torch.nn.RNN, LSTM and GRU: outputs, gradients, packing,
+padding and decoding.
 
 Tolerance 1e-4 absolute; the logits have a standard deviation of about 1.
 """
@@ -26,7 +27,8 @@ every_cell = pytest.mark.parametrize("cell", GATES)
 
 
 def layer_from_torch(cell: str, tensors: dict, number: int, *, gradient: bool) -> params.Tree:
-    """Flax's cell has one bias where torch has two that are only ever added; its gradient is that of either."""
+    """Flax's cell has one bias where torch has two that are only ever added; its gradient is that
+    of either."""
 
     def gates(name: str) -> list[np.ndarray]:
         return np.split(tensors[f"cells.{name}_l{number}"], len(GATES[cell]))

@@ -1,4 +1,5 @@
-"""The reference's side of a parity test: committed fixtures, or the reference implementation run live."""
+"""The reference's side of a parity test: committed fixtures, or the reference implementation run
+live."""
 
 import dataclasses
 import subprocess
@@ -25,7 +26,8 @@ HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """folder: a Hugging Face folder; arrays: what the reference computed with it; tree: its weights as our parameters."""
+    """folder: a Hugging Face folder; arrays: what the reference computed with it; tree: its weights
+    as our parameters."""
 
     folder: Path
     family: Family
@@ -63,13 +65,15 @@ def read(family: Family, cfg: ModelConfig, source) -> Any:
 
 
 def read_file(family: Family, cfg: ModelConfig, path: Path) -> Any:
-    """Weights or gradients in one file beside a model's, by the model's names: what it lacks is the model's own."""
+    """Weights or gradients in one file beside a model's, by the model's names: what it lacks is the
+    model's own."""
     own, found = dict(folder.open_weights(path.parent)), dict(folder.open_file(path))
     return read(family, cfg, {name: found.get(name, tensor) for name, tensor in own.items()})
 
 
 def losses_of_steps(config: Config, tree: Any, batch: dict, constants: Any = None, name: str = "loss") -> list[float]:
-    """The loss at each of the config's train steps on one batch, on one device; the weights begin as `tree`."""
+    """The loss at each of the config's train steps on one batch, on one device; the weights begin
+    as `tree`."""
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state = with_weights(config, init_state(config, mesh), jax.tree.map(jnp.copy, tree), {})
     step, losses = make_train_step(config, mesh), []
@@ -80,7 +84,8 @@ def losses_of_steps(config: Config, tree: Any, batch: dict, constants: Any = Non
 
 
 def record_layers(monkeypatch) -> list[list[jax.Array]]:
-    """From now on, for every stack of layers that runs: what goes into each of its layers, and what leaves the last."""
+    """From now on, for every stack of layers that runs: what goes into each of its layers, and what
+    leaves the last."""
     stacks, run = [], stack.sequential  # which stack.run comes to as well, where there is no pipeline
 
     def recorded(block, stacked, x, xs=None, **options):

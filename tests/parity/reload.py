@@ -1,11 +1,12 @@
 """Loads exported folders in the reference implementation and writes what it computes with them.
 
-Runs in a Python of its own that has torch and transformers (PixArt: and diffusers), and imports nothing of the project:
+Runs in a Python of its own that has torch and transformers (PixArt: and diffusers), and imports
+nothing of the project:
 
     python tests/parity/reload.py FOLDER ...
 
-Each folder is an export with inputs.npz beside its weights; the result is reloaded.npz. Tensors that the reference misses,
-does not know or finds of another shape are an error.
+Each folder is an export with inputs.npz beside its weights; the result is reloaded.npz. Tensors
+that the reference misses, does not know or finds of another shape are an error.
 """
 
 import json
@@ -47,7 +48,8 @@ def load(folder: Path, config: dict):
 
 
 def outputs(folder: Path, config: dict, inputs: dict) -> dict:
-    """transformers and diffusers have no class for some families: there it is the public code's mathematics."""
+    """transformers and diffusers have no class for some families: there it is the public code's
+    mathematics."""
     architecture = config.get("architectures", [""])[0]
     if architecture == "DiT":
         weights = load_file(folder / "model.safetensors") | {"pos_embed": dit.positions()[None]}

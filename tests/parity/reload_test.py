@@ -1,8 +1,9 @@
 """Exports loaded by transformers or diffusers: our logits, for configs near its defaults and far.
 
-With --reference-python the exports are loaded live; --update-golden then writes fixtures/<name>/exports.json (each export's
-config.json, and a digest of its tensors) and fixtures/<name>/exports.npz (what the reference computed with it). Without it,
-the export must be what those fixtures hold, byte for byte, and our logits are compared with theirs.
+With --reference-python the exports are loaded live; --update-golden then writes
+fixtures/<name>/exports.json (each export's config.json, and a digest of its tensors) and
+fixtures/<name>/exports.npz (what the reference computed with it). Without it, the export must be
+what those fixtures hold, byte for byte, and our logits are compared with theirs.
 
 Tolerance 1e-4 absolute, as where the reference's own files are read.
 """
@@ -51,7 +52,8 @@ TEXT = {
 }
 TEXT["max_seq_len"] = 64
 COARSE = VisionTower(1, 32, 4, 48, "gelu_tanh", 1e-3, image_shape=(16, 16, 3), patch_size=8)
-# What a fixture's own config does not show: every choice of a family once each way, beside transformers' default.
+# What a fixture's own config does not show: every choice of a family once each way, beside
+# transformers' default.
 VARIANTS = {
     "llama": {
         "bare": BARE | {"num_kv_heads": 4, "head_dim": 6},
@@ -169,7 +171,8 @@ def config_of(name: str, variant: str):
 
 
 def weights(name: str, cfg) -> dict[str, np.ndarray]:
-    """By path: the fixture's, or drawn from integers alone, so that every machine draws the same."""
+    """By path: the fixture's, or drawn from integers alone, so that every machine draws the
+    same."""
     ref = source(name)
     if cfg == ref.cfg:
         return {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
@@ -305,7 +308,8 @@ def approved(name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def theirs(request, tmp_path_factory):
-    """theirs(name, variant): what the reference computes with the export; live for all selected cases in one process."""
+    """theirs(name, variant): what the reference computes with the export; live for all selected
+    cases in one process."""
     python = request.config.getoption("--reference-python")
     if not python:
         return kept
@@ -370,7 +374,8 @@ def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, ex
 @pytest.mark.slow
 @pytest.mark.parametrize(("source_name", "variant"), CASES)
 def test_an_export_is_the_approved_one(source_name, variant, exported):
-    """What transformers was shown, key by key and tensor by tensor; token ids, which change no logits, may be added."""
+    """What transformers was shown, key by key and tensor by tensor; token ids, which change no
+    logits, may be added."""
     *_, target = exported(source_name, variant)
     found, expected = written(target), approved(source_name)[variant]
     found["config"] = {

@@ -1,4 +1,5 @@
-"""SegFormer against transformers: logits, stages, loss with ignored pixels, gradients, batch norm, training, export.
+"""SegFormer against transformers: logits, stages, loss with ignored pixels, gradients, batch norm,
+training, export.
 
 Tolerance 1e-4 absolute; the logits of the reference have a standard deviation of about 1.
 """
@@ -60,7 +61,8 @@ def test_loss_of_an_evaluation_leaves_out_ignored_pixels(reference):
 
 @pytest.mark.slow
 def test_gradients_of_every_parameter(reference, measured):
-    """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the batch."""
+    """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the
+    batch."""
     ref = reference(NAME)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -70,7 +72,8 @@ def test_gradients_of_every_parameter(reference, measured):
     value, ours = jax.jit(jax.value_and_grad(loss))(trainable, batch_of(ref))
     assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
     ours, theirs = params.paths(ours), params.paths(ref.gradients)
-    # A key bias adds the same to all logits of a query, and batch norm takes the projections' biases away: zeros.
+    # A key bias adds the same to all logits of a query, and batch norm takes the projections'
+    # biases away: zeros.
     errors = {path: distance(g, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3) for path, g in ours.items()}
     worst = max(errors, key=errors.get)
     assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
@@ -78,7 +81,8 @@ def test_gradients_of_every_parameter(reference, measured):
 
 @pytest.mark.exhaustive
 def test_running_statistics_after_a_training_step(reference, measured):
-    """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a channel; here undone."""
+    """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a
+    channel; here undone."""
     ref = reference(NAME)
     _, updates = jax.jit(functools.partial(mean_loss, ref.model))(ref.tree, batch_of(ref))
     before, worst = params.paths(ref.tree), 0.0

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning against TRL's SFTTrainer: the tokens it trains, loss and gradients of a batch, 20 of its steps.
+"""Supervised fine-tuning against TRL's SFTTrainer: the tokens it trains, loss and gradients of a
+batch, 20 of its steps.
 
 Our side reads the same records through ChatData, template, masks and packing included.
 """
@@ -71,7 +72,8 @@ def batch_of(case, path, tmp_path):
 
 
 def documents(batch):
-    """Sorted (tokens that are fed, targets that are trained, -1 where one is not) of each document."""
+    """Sorted (tokens that are fed, targets that are trained, -1 where one is not) of each
+    document."""
     out = []
     for row in range(len(batch["tokens"])):
         one = {name: x[row] for name, x in batch.items()}
@@ -83,7 +85,8 @@ def documents(batch):
 
 
 def their_documents(arrays, case):
-    """The same of TRL's arrays: a label is of the token where it stands, a target of the next one."""
+    """The same of TRL's arrays: a label is of the token where it stands, a target of the next
+    one."""
     ids, labels = arrays[f"{case}/input_ids"], arrays[f"{case}/labels"]
     out = []
     for row in range(len(ids)):
@@ -107,7 +110,8 @@ def test_the_tokens_that_are_trained(case, path, arrays, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(x, marks=[] if x == "packed" else pytest.mark.slow) for x in CASES])
 def test_loss_and_gradients(case, path, arrays, tmp_path, measured):
-    """The loss to 1e-5 of the sum of its terms, which are all positive; a gradient to 1e-4 of its norm."""
+    """The loss to 1e-5 of the sum of its terms, which are all positive; a gradient to 1e-4 of its
+    norm."""
     cfg, tree = weights(path)
     theirs = params.paths(weights(path, path / f"{case}.safetensors")[1])
     batch, model = jax.tree.map(jnp.asarray, batch_of(case, path, tmp_path)), cfg.make()
@@ -126,7 +130,8 @@ def test_loss_and_gradients(case, path, arrays, tmp_path, measured):
 
 
 def step_batches(arrays, rows=8):
-    """TRL's packed batch of each step, one long row, and rows without weight that make it divisible by the devices."""
+    """TRL's packed batch of each step, one long row, and rows without weight that make it divisible
+    by the devices."""
     found = zip(
         *(arrays[f"train/{name}"].astype(np.int32) for name in ("input_ids", "labels", "position_ids")), strict=True
     )
@@ -145,7 +150,8 @@ def step_batches(arrays, rows=8):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp_tensor"))
 def test_twenty_steps(layout, path, arrays, measured):
-    """Our train step with the constants of TRL's AdamW, on its batches, on one device and on eight."""
+    """Our train step with the constants of TRL's AdamW, on its batches, on one device and on
+    eight."""
     cfg, tree = weights(path)
     config = Config(
         model=cfg,

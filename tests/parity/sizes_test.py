@@ -1,6 +1,8 @@
-"""The text models' presets against transformers: parameters of its models of their config.json, defaults of its classes.
+"""The text models' presets against transformers: parameters of its models of their config.json,
+defaults of its classes.
 
-fixtures/sizes/configs.json holds every preset's config.json; `--update-golden` writes it anew, and the reference reads it.
+fixtures/sizes/configs.json holds every preset's config.json; `--update-golden` writes it anew, and
+the reference reads it.
 """
 
 import dataclasses
@@ -68,8 +70,8 @@ MODELS = (
     bart,
 )
 MODELS += (llava, paligemma, idefics3)
-# A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary settings of later files,
-# and what the classes count otherwise.
+# A class's defaults are this preset's sizes, but for these fields of ours: lengths and rotary
+# settings of later files, and what the classes count otherwise.
 DEFAULTS = {
     "LlamaForCausalLM": ("llama-7b", ()),
     "GPT2LMHeadModel": ("gpt2", ()),
@@ -116,9 +118,9 @@ def test_the_reference_saw_every_preset(request):
 
 
 def num_parameters(cfg) -> int:
-    """As transformers counts: a bias that the step itself moves is a buffer of theirs, and T5's head is tied until a file
-    brings one of its own (T5Config.tie_word_embeddings is always true in transformers 5). What of a tower is not read
-    counts there as well."""
+    """As transformers counts: a bias that the step itself moves is a buffer of theirs, and T5's
+    head is tied until a file brings one of its own (T5Config.tie_word_embeddings is always true in
+    transformers 5). What of a tower is not read counts there as well."""
     spec = cfg.make().spec
     counted = {name: part for name, part in spec.items() if not (name == "head" and isinstance(cfg, t5.T5Config))}
     return params.count(counted, trainable=True) + params.count(spec.get("unread", {}))

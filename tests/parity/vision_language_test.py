@@ -1,4 +1,5 @@
-"""LLaVA, PaliGemma, Idefics3 and SmolVLM against transformers: same weights, images and texts; same logits, states, gradients.
+"""LLaVA, PaliGemma, Idefics3 and SmolVLM against transformers: same weights, images and texts; same
+logits, states, gradients.
 
 Tolerance 1e-4 absolute; the logits of these models have a standard deviation of about 1.
 """
@@ -92,14 +93,16 @@ def test_hidden_states(name, reference, measured, monkeypatch):
 
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient; what nothing reads has none in the reference either."""
+    """Relative to the norm of the parameter's gradient; what nothing reads has none in the
+    reference either."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     value, ours = jax.jit(jax.value_and_grad(lambda t: mean_loss(ref, params.merge(t, frozen))))(trainable)
     assert measured(name, "forward", abs(float(value) - float(ref.arrays["loss"]))) <= TOLERANCE
     theirs, errors = params.paths(ref.gradients), {}
     for path, gradient in params.paths(ours).items():
-        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+        # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+        # scale.
         errors[path] = distance(gradient, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3)
     worst = max(errors, key=errors.get)
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
@@ -186,7 +189,8 @@ def test_a_prefix_needs_data_that_marks_it(reference):
 
 @pytest.mark.slow
 def test_the_prompt_is_read_in_both_directions(reference):
-    """By gradient: the logits at the image's first place depend on the prompt's last token with the mask alone."""
+    """By gradient: the logits at the image's first place depend on the prompt's last token with the
+    mask alone."""
     ref = reference("paligemma")
     batch, last = batch_of(ref), int(ref.arrays["prompt"]) - 1
     changed = batch | {"tokens": batch["tokens"].at[:, last].add(1)}

@@ -1,4 +1,5 @@
-"""Image classifiers against transformers: same weights, same logits, hidden states, gradients and training curves.
+"""Image classifiers against transformers: same weights, same logits, hidden states, gradients and
+training curves.
 
 Tolerance 1e-4 absolute; the logits of these models have a standard deviation of about 1.
 """
@@ -70,7 +71,8 @@ def test_hidden_states(name, reference, measured, monkeypatch):
 
 @pytest.mark.parametrize("name", ["dinov2-encoder"])
 def test_an_encoder_without_a_head(name, reference, measured):
-    """The states of all tokens, the class token's, and the gradients of the mean of the states' squares."""
+    """The states of all tokens, the class token's, and the gradients of the mean of the states'
+    squares."""
     ref = reference(name)
     batch = {"image": jnp.asarray(ref.arrays["image"])}
 
@@ -105,7 +107,8 @@ def test_states_between_stages(name, reference, measured):
 
 @pytest.mark.parametrize("name", [*RESNETS, "vgg_bn"])
 def test_running_statistics_after_a_training_step(name, reference, measured):
-    """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a channel; here undone."""
+    """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a
+    channel; here undone."""
     ref = reference(name)
     _, updates = jax.jit(functools.partial(mean_loss, ref.model))(ref.tree, batch_of(ref))
     before, worst = params.paths(ref.tree), 0.0
@@ -135,15 +138,17 @@ def value_counts(ref) -> dict[str, int]:
     return {path.removesuffix("/__call__"): x[0][..., 0].size for path, x in states.items()}
 
 
-# Batch norm takes away again what a block's last bias adds, with 1x1 convolutions between: its gradient is zero in
-# training, and both sides hold rounding errors. `test_gradients_with_running_statistics` is the one that compares it.
-# The same holds for the bias of a convolution before batch norm.
+# Batch norm takes away again what a block's last bias adds, with 1x1 convolutions between: its
+# gradient is zero in training, and both sides hold rounding errors.
+# `test_gradients_with_running_statistics` is the one that compares it. The same holds for the bias
+# of a convolution before batch norm.
 CANCELLED = {"efficientnet": r"project/norm/bias", "vgg_bn": r"conv\d+/bias"}
 
 
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the batch."""
+    """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the
+    batch."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -162,7 +167,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
 
 
 def relative_errors(ours, theirs) -> dict[str, float]:
-    # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no scale.
+    # A key bias adds the same to all logits of a query: its gradient is zero, and noise has no
+    # scale.
     return {path: distance(g, theirs[path]) / max(np.linalg.norm(theirs[path]), 1e-3) for path, g in ours.items()}
 
 

@@ -1,4 +1,5 @@
-"""Whisper against transformers: same weights, same logits, hidden states, gradients, training, decoding and spectrograms.
+"""Whisper against transformers: same weights, same logits, hidden states, gradients, training,
+decoding and spectrograms.
 
 Tolerance 1e-4 absolute; the logits have a standard deviation of about 1.
 """
@@ -87,7 +88,8 @@ def test_training_curve(ref, measured):
 
 @pytest.mark.slow
 def test_greedy_decoding_with_a_cache(ref, measured):
-    """The first call encodes and reads the start; those after it have neither spectrogram nor the encoder's output."""
+    """The first call encodes and reads the start; those after it have neither spectrogram nor the
+    encoder's output."""
     start, theirs = ref.arrays["greedy/start"], ref.arrays["greedy/tokens"]
     batch = {"log_mel": ref.arrays["greedy/log_mel"], "tokens": jnp.asarray(start, jnp.int32)}
     apply = jax.jit(lambda batch, cache: ref.model.apply(ref.tree, batch, cache=cache))
@@ -119,7 +121,8 @@ def test_decoding_equals_the_full_forward(ref, measured):
 
 
 def test_export_gives_the_same_bits(ref, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit but for the positions, which both compute."""
+    """Theirs -> ours -> theirs: every tensor of the file bit for bit but for the positions, which
+    both compute."""
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
     theirs, ours = folder.open_weights(ref.folder), folder.open_weights(tmp_path)

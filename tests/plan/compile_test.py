@@ -1,4 +1,5 @@
-"""What the cache of compiled programs keeps, with this machine's compiler in place of the chip's."""
+"""What the cache of compiled programs keeps, with this machine's compiler in place of the
+chip's."""
 
 import dataclasses
 

@@ -38,7 +38,8 @@ def test_forward_and_backward_are_three_times_forward_as_the_jaxpr_counts_them()
 
 
 def test_a_tpus_products_are_convolutions_and_places_outside_do_not_count():
-    # (2, 1024, 256) x (256, 2, 64), heads as a spatial axis: window 2, padded by 1, reversed: half of it is empty.
+    # (2, 1024, 256) x (256, 2, 64), heads as a spatial axis: window 2, padded by 1, reversed: half
+    # of it is empty.
     one = instructions.parse(
         "ROOT %c = bf16[2,1024,2,64,1]{1,3,4,2,0:T(8,128)(2,1)S(1)} convolution(%lhs, %rhs), "
         "window={size=1x2x2 pad=0_0x1_1x0_0 rhs_reversal=0x1x0}, dim_labels=0b2f1_2i1o0->0b1f2"
@@ -162,7 +163,8 @@ def test_a_slice_that_a_fusion_inside_a_fusion_takes_is_no_more_than_the_slice()
 
 
 def test_a_stack_in_another_layout_inside_a_fusion_is_no_more_than_the_slice_of_it():
-    """As a TPU's compiler gives the stack of packed weights another tile before it takes a layer of it."""
+    """As a TPU's compiler gives the stack of packed weights another tile before it takes a layer of
+    it."""
     aliasing = "output_to_operand_aliasing={{}: (0, {})}"
     again = f"  %again = bf16[64,256,256]{{2,1,0}} fusion(%a), kind=kLoop, {aliasing}, calls=%copied\n"
     copied = (

@@ -1,4 +1,5 @@
-"""What failures cost, against failures that are simulated; and the forecast of a plan, against sums by hand."""
+"""What failures cost, against failures that are simulated; and the forecast of a plan, against sums
+by hand."""
 
 import copy
 import json
@@ -21,10 +22,11 @@ V5E = parse("v5e:16x16")
 
 
 def simulated(interval: float, save: float, restart: float, write: float, gaps: np.ndarray) -> float:
-    """The share of the time in steps that count, where a job fails after each of `gaps`, one after another.
+    """The share of the time in steps that count, where a job fails after each of `gaps`, one after
+    another.
 
-    Each time it restarts, takes steps for `interval`, waits `save` for a save, and goes on; `write` later the save is on
-    disk and its steps count, unless the job has failed by then.
+    Each time it restarts, takes steps for `interval`, waits `save` for a save, and goes on; `write`
+    later the save is on disk and its steps count, unless the job has failed by then.
     """
     now, counted = np.full_like(gaps, restart), np.zeros_like(gaps)
     while (on_disk := now + interval + save + write <= gaps).any():
@@ -33,7 +35,8 @@ def simulated(interval: float, save: float, restart: float, write: float, gaps: 
     return counted.sum() / gaps.sum()
 
 
-# save, restart, write, mtbf, in seconds: a small pod, a large one, one that saves slowly and fails often.
+# save, restart, write, mtbf, in seconds: a small pod, a large one, one that saves slowly and fails
+# often.
 PODS = [(30.0, 300.0, 90.0, 6 * 3600.0), (5.0, 600.0, 60.0, 2 * 3600.0), (300.0, 600.0, 0.0, 2 * 3600.0)]
 
 

@@ -1,4 +1,5 @@
-"""The reader of collectives, on programs compiled here and on recorded lines of TPU and GPU programs."""
+"""The reader of collectives, on programs compiled here and on recorded lines of TPU and GPU
+programs."""
 
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def test_bytes_of_a_shape(shape, size):
 
 
 def test_a_start_prints_operands_and_results():
-    """GPU text: an all-gather's start is ((operands), (results)), an all-reduce's the results alone or both."""
+    """GPU text: an all-gather's start is ((operands), (results)), an all-reduce's the results alone
+    or both."""
     read = hlo._results
     assert read("(f32[8,64]{1,0}, f32[16,64]{1,0})", "all-gather", True) == ("f32[16,64]",)
     assert read("((f32[8]{0}, f32[4]{0}), (f32[16]{0}, f32[8]{0}))", "all-gather", True) == ("f32[16]", "f32[8]")
@@ -115,16 +117,17 @@ def test_a_start_prints_operands_and_results():
     )
 
 
-# ------------------------------------------------------------------------------------------------ recorded TPU programs
+# ---------------------------------------------------------------------------- recorded TPU programs
 
-# A step of two products in six layers, parameters over fsdp = 8 chips of v5e:2x4, as libtpu 0.0.52 compiled it; what is
-# neither a collective nor a loop nor a call is left out.
+# A step of two products in six layers, parameters over fsdp = 8 chips of v5e:2x4, as libtpu 0.0.52
+# compiled it; what is neither a collective nor a loop nor a call is left out.
 TEXTS = Path(__file__).parent / "texts"
 WEIGHT = 2048 * 4096 * 2
 
 
 def test_a_tpu_gathers_twice_and_reduce_scatters_once():
-    """Each overlapped gather is printed four times; the reduce-scatters are fusions; loop lengths are in conditions."""
+    """Each overlapped gather is printed four times; the reduce-scatters are fusions; loop lengths
+    are in conditions."""
     mesh = sharding.make_mesh(ParallelConfig(data=1, fsdp=8))
     found = hlo.collectives((TEXTS / "tpu_v5e.txt").read_text(), mesh)
     assert {c.channel: c.kind for c in found} == dict.fromkeys((13, 14, 15, 16), "all-gather") | dict.fromkeys(
@@ -155,14 +158,16 @@ def test_a_gather_between_slices_makes_all_their_shards():
 
 
 def test_a_group_inside_a_slice_is_the_slices_own():
-    """Of an axis that goes across slices as well: the time of a gather inside one is that of its links."""
+    """Of an axis that goes across slices as well: the time of a gather inside one is that of its
+    links."""
     found = hlo.collectives((TEXTS / "tpu_two_slices.txt").read_text(), TwoSlices())
     assert {c.members for c in found if not c.across} == {tuple(range(8))}
     assert {c.members for c in found if c.across} == {(0, 8)}
 
 
 def test_two_slices_send_their_shards():
-    """The program is one slice's; what goes to the other is a send, of the part that a device holds."""
+    """The program is one slice's; what goes to the other is a send, of the part that a device
+    holds."""
     found = hlo.collectives((TEXTS / "tpu_two_slices.txt").read_text(), TwoSlices())
     across = [c for c in found if c.across]
     assert [(c.kind, c.axes, c.bytes, c.count, c.group) for c in across] == [

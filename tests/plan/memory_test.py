@@ -89,7 +89,8 @@ def test_a_start_without_operands_makes_a_buffer_of_its_own():
     assert sorted(b.bytes for b in memory.at_the_peak(Code(text))) == [1024, 2048, 4096, 16384]
 
 
-# A loop of two layers: it stacks what each starts from, and sums something up. Neither array has a name of its own.
+# A loop of two layers: it stacks what each starts from, and sums something up. Neither array has a
+# name of its own.
 LOOP = (
     TEXT[: TEXT.index("%body")]
     + """%body (p: (s32[], f32[2,256], f32[512], f32[2,128])) -> (s32[], f32[2,256], f32[512], f32[2,128]) {
@@ -153,7 +154,8 @@ def test_the_end_of_a_pair_gives_what_its_start_made():
 
 # ---- exact programs, a rule each ----
 def peak(entry: str, *computations: str) -> list[int]:
-    """Bytes of what lives at the worst moment, sorted; lines of ENTRY, whose %x is 4 KiB given by the caller."""
+    """Bytes of what lives at the worst moment, sorted; lines of ENTRY, whose %x is 4 KiB given by
+    the caller."""
     lines = "\n".join(f"  {line}" for line in entry.strip().splitlines())
     head = "HloModule m, is_scheduled=true\n"
     text = "\n\n".join([head, *computations, f"ENTRY %main (x: f32[1024]) -> f32[] {{\n{lines}\n}}\n"])
@@ -241,7 +243,8 @@ TWO = """%two (p0: f32[1024], p1: f32[256]) -> (f32[256], f32[1024]) {
     ],
 )
 def test_what_is_written_over_an_operand_takes_no_room_and_anything_else_does(update, computations, bytes_):
-    """a is 4 KiB, and p, which is put into it, 1 KiB; d, which a has become, is read beside p and a later array of 2 KiB."""
+    """a is 4 KiB, and p, which is put into it, 1 KiB; d, which a has become, is read beside p and a
+    later array of 2 KiB."""
     more = ", %n" if "%n" in update else ""
     entry = f"""{ARGUMENT}%p = f32[256]{{0}} slice(%x)
 %a = f32[1024]{{0}} negate(%x)

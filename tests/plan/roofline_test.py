@@ -91,8 +91,8 @@ def test_a_step_hides_what_runs_beside_it_and_waits_for_the_rest():
 
 # ---- every chip and link, against numbers written here from the data sheets ----
 GB, T = 1e9, 1e12
-# JAX devices a chip; FLOP/s of a chip in bfloat16, int8, float8, float32; bytes/s of HBM, of a link one way, of a chip's
-# share of the data-centre network; links; GiB that a device's program may use.
+# JAX devices a chip; FLOP/s of a chip in bfloat16, int8, float8, float32; bytes/s of HBM, of a link
+# one way, of a chip's share of the data-centre network; links; GiB that a device's program may use.
 SHEETS = {
     "v4": (1, (275 * T, 275 * T, 275 * T, 275 * T), (1228 * GB, 50 * GB, 6.25 * GB), 6, 30.75),
     "v5e": (1, (197 * T, 393 * T, 197 * T, 197 * T), (819 * GB, 50 * GB, 3.125 * GB), 4, 15.75),
@@ -197,7 +197,8 @@ def test_every_gpus_links(name, nvlink, card):
 
 
 def test_eight_cards_of_a_host_together_may_outrun_its_nvlink():
-    """Two hosts of 8: half of the bytes cross, over 8 cards of 50 GB/s; the host's own 450 GB/s takes longer."""
+    """Two hosts of 8: half of the bytes cross, over 8 cards of 50 GB/s; the host's own 450 GB/s
+    takes longer."""
     members = [[i // 8] for i in range(16)]
     found = roofline.seconds(collective(group=16), members, parse("h100:1x2x8"))
     assert found == ("dcn", pytest.approx(1e9 * 15 / 16 / (450 * GB)))

@@ -1,4 +1,5 @@
-"""The search for a layout, before anything is compiled: what is considered, rejected, and written."""
+"""The search for a layout, before anything is compiled: what is considered, rejected, and
+written."""
 
 import dataclasses
 import math
@@ -50,7 +51,8 @@ def test_slices_lie_along_data_or_fsdp():
     within = [m for m in meshes if m.data == 4 and m.fsdp == 16 and not m.offload_optimizer]
     assert across
     assert within
-    # A gather between slices waits for their network: three parts of 8 B / 64 numbers, three times over and once back.
+    # A gather between slices waits for their network: three parts of 8 B / 64 numbers, three times
+    # over and once back.
     step = {name: dataclasses.replace(config, parallel=m[0]) for name, m in (("across", across), ("within", within))}
     assert seconds(step["across"], topology) > 2.0 * 4 * 8.03e9 / 64 * 3 / topology.chip.dcn
     # A gradient's all-reduce in float32, of a sixteenth.
@@ -103,7 +105,8 @@ def test_cutting_the_sequence_over_tensor_is_tried_and_saves_what_layers_keep():
     assert whole == 8 * eighth
 
 
-# Numbers a token that a layer of LlamaConfig.tiny() keeps: 32 of its input, 64 of q, k, v, 32 of attention, 128 of the MLP.
+# Numbers a token that a layer of LlamaConfig.tiny() keeps: 32 of its input, 64 of q, k, v, 32 of
+# attention, 128 of the MLP.
 KEPT = {
     "none": (4 * 32 + 64 + 32 + 2 * 128, 0, 6.0),
     "dots": (2 * 32 + 64 + 32 + 128, 0, 6.2),

@@ -1,4 +1,5 @@
-"""`launch.py plan --serve`: mistakes, the screen, the page, and real compiles of a tiny model's prefill and decode."""
+"""`launch.py plan --serve`: mistakes, the screen, the page, and real compiles of a tiny model's
+prefill and decode."""
 
 import copy
 import dataclasses
@@ -239,7 +240,8 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 
 
 def planned(folder: Path, *options: str) -> tuple[int, dict]:
-    """(exit code, plan.json) of `launch.py plan --serve` of the tiny model; nothing may come on stderr."""
+    """(exit code, plan.json) of `launch.py plan --serve` of the tiny model; nothing may come on
+    stderr."""
     (folder / "tiny.py").write_text(TINY)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_", "XLA_"))}
     env |= {"BIGMODEL_CACHE": str(folder / "cache")}
@@ -252,7 +254,8 @@ def planned(folder: Path, *options: str) -> tuple[int, dict]:
 @pytest.mark.exhaustive
 @NEEDS_LIBTPU
 def test_the_compiled_programs_read_the_weights_as_they_are_stored(tmp_path):
-    """Two chips: bytes of weights and cache are those of their shapes, and int8 moves less of them in each step."""
+    """Two chips: bytes of weights and cache are those of their shapes, and int8 moves less of them
+    in each step."""
     machine = ("--serve", "v5e:1x2", "--slots", "8", "--length", "256")
     (code, wide), (_, again), (_, narrow) = (
         planned(tmp_path, *machine, *more) for more in ((), (), ("--weights", "int8"))
@@ -270,7 +273,8 @@ def test_the_compiled_programs_read_the_weights_as_they_are_stored(tmp_path):
     assert wide["largest"]["slots"] > 8
     assert 0 < narrow["decode"]["hbm_bytes"] < wide["decode"]["hbm_bytes"]
     assert wide["prefill"]["flops_per_device"] > 10 * wide["decode"]["flops_per_device"]
-    # A step multiplies each weight of a device once for each slot: the loop over layers is counted, and run, once.
+    # A step multiplies each weight of a device once for each slot: the loop over layers is counted,
+    # and run, once.
     products = 2 * 8 * (2 * layer + tables / 2) / 2
     assert wide["decode"]["flops_per_device"] == pytest.approx(products, rel=0.15)
 

@@ -1,4 +1,5 @@
-"""What a plan knows of a constant base, of what an objective keeps, and of a cache of rollouts, before anything is compiled."""
+"""What a plan knows of a constant base, of what an objective keeps, and of a cache of rollouts,
+before anything is compiled."""
 
 import dataclasses
 import io
@@ -68,7 +69,8 @@ def test_base_adapters_constants_and_cache_are_told_apart():
     assert found["parameters"] == found["base"] + found["constants"] + 4 * 32
     assert found["gradients"] == 4 * 32
     assert found["optimizer"] < 4 * 32 * 2 + 64
-    # Keys and values of two layers, half of the four rows on a device; a position and a segment for each column.
+    # Keys and values of two layers, half of the four rows on a device; a position and a segment for
+    # each column.
     heads = MODEL.num_kv_heads * MODEL.head_dim
     assert found["rollout_cache"] == 2 * 24 * (2 * 2 * heads * 4 + 2 * 4) + 4
     plain = sizes(PLAIN)

@@ -57,7 +57,8 @@ def test_every_chip_has_its_figures_and_where_they_are_from():
     for chip in topologies.CHIPS:
         assert chip.source, chip.name
         assert all(x > 0 for x in (chip.hbm, chip.bf16, chip.hbm_bandwidth, chip.link, chip.links, chip.dcn)), chip.name
-        # The data sheets order them so: arithmetic outruns memory, and memory the links between chips.
+        # The data sheets order them so: arithmetic outruns memory, and memory the links between
+        # chips.
         assert chip.bf16 / 2 > chip.hbm_bandwidth > chip.link * chip.links > chip.dcn, chip.name
 
 

@@ -1,5 +1,5 @@
-"""Compiles a product for TPUs that are not here, in a process of its own; prints {topology: [seconds at the chip's peak,
-seconds that the compiler states, the same without our options]}.
+"""Compiles a product for TPUs that are not here, in a process of its own; prints {topology:
+[seconds at the chip's peak, seconds that the compiler states, the same without our options]}.
 
 Started by the fixture `compiled_for_tpus`.
 """

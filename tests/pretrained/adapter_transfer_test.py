@@ -1,4 +1,5 @@
-"""PEFT folders as runs beside their base, and adapted runs as PEFT folders, merged folders and merged runs."""
+"""PEFT folders as runs beside their base, and adapted runs as PEFT folders, merged folders and
+merged runs."""
 
 import dataclasses
 import json
@@ -38,7 +39,8 @@ kinds = pytest.mark.parametrize("kind", [pytest.param(k, marks=FEW.get(k, pytest
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of the run `base`, and of one beside it for each of PEFT's folders that a test asks for."""
+    """The folder of the run `base`, and of one beside it for each of PEFT's folders that a test
+    asks for."""
     folder = tmp_path_factory.mktemp("runs")
     import_weights(BASE, folder / "base")
 

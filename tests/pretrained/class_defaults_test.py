@@ -1,4 +1,5 @@
-"""A key that a config.json leaves out means what transformers' config class takes for it, in every family.
+"""A key that a config.json leaves out means what transformers' config class takes for it, in every
+family.
 
 fixtures/class_defaults.json is transformers' own account, written by make_class_defaults.py.
 """
@@ -35,7 +36,8 @@ def changed(table: dict, path: str, *value) -> dict:
 
 
 def outcome(table: dict):
-    """What is made of a config.json: our config, a refusal, or the key without which there is none."""
+    """What is made of a config.json: our config, a refusal, or the key without which there is
+    none."""
     try:
         return FAMILIES[table["architectures"][0]].from_hf(table)
     except KeyError as error:
@@ -55,7 +57,8 @@ def test_an_absent_key_is_the_class_default(name):
 
 @every_family
 def test_sizes_alone_are_the_class_with_these_sizes(name):
-    """Nothing but architectures, model_type and sizes, against every key of the class written out."""
+    """Nothing but architectures, model_type and sizes, against every key of the class written
+    out."""
     minimal, written_out = FOUND[name]["minimal"], FOUND[name]["written_out"]
     written_out = written_out | {"architectures": minimal["architectures"]}
     assert outcome(minimal) == outcome(written_out)
@@ -85,7 +88,8 @@ def test_a_gpt_oss_without_scaling_says_so():
 
 @pytest.mark.parametrize(("key", "value"), [("in_channels", 4), ("out_channels", 8), ("cross_attention_dim", 1152)])
 def test_a_pixart_has_the_defaults_of_diffusers(key, value):
-    """From the signature of PixArtTransformer2DModel; the published sizes, so that what is left out may fit."""
+    """From the signature of PixArtTransformer2DModel; the published sizes, so that what is left out
+    may fit."""
     family = FAMILIES["PixArtTransformer2DModel"]
     table = json.loads((PARITY / "pixart" / "config.json").read_text())
     published = {"in_channels": 4, "out_channels": 8, "num_attention_heads": 16, "attention_head_dim": 72}

@@ -1,4 +1,5 @@
-"""A tensor that the reference reads as a second copy of another must be one: a different head or bias is never dropped."""
+"""A tensor that the reference reads as a second copy of another must be one: a different head or
+bias is never dropped."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Whisper in CTranslate2's form: a file written as CTranslate2 writes it gives the tensors of the Hugging Face folder."""
+"""Whisper in CTranslate2's form: a file written as CTranslate2 writes it gives the tensors of the
+Hugging Face folder."""
 
 import json
 import struct

@@ -167,7 +167,8 @@ def test_a_large_export_is_sharded_and_read_back(monkeypatch, tmp_path):
 
 
 def test_only_what_a_part_needs_is_read():
-    """The tensors of one layer for a part of one layer, each once for all parts, and of these the rows asked for."""
+    """The tensors of one layer for a part of one layer, each once for all parts, and of these the
+    rows asked for."""
     family, cfg = folder.read_config(FIXTURES / "llama")
     spec, source, reads = spec_by_path(cfg), folder.open_weights(FIXTURES / "llama"), []
 
@@ -199,7 +200,8 @@ def test_bfloat16_files_are_read(tmp_path):
 
 @pytest.mark.parametrize("names_of", ["language_model.model.", "model.language_model."])
 def test_the_text_part_of_a_model_that_sees(names_of, tmp_path, caplog):
-    """A Gemma 3 with images, as published in both forms: its text is imported, the rest is named."""
+    """A Gemma 3 with images, as published in both forms: its text is imported, the rest is
+    named."""
     family, cfg = folder.read_config(FIXTURES / "gemma3")
     config = json.loads((FIXTURES / "gemma3" / "config.json").read_text())
     nested = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config, "vision_config": {}}

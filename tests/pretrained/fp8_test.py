@@ -1,4 +1,5 @@
-"""DeepSeek's 8-bit weights: by hand, from a folder as it is published, and what is wrong with one."""
+"""DeepSeek's 8-bit weights: by hand, from a folder as it is published, and what is wrong with
+one."""
 
 import json
 import shutil
@@ -20,7 +21,8 @@ QUANTIZED = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 12
 
 
 def e4m3(byte: int) -> float:
-    """The value of a byte: one sign bit, four of an exponent with bias 7, three of a mantissa (arXiv:2209.05433)."""
+    """The value of a byte: one sign bit, four of an exponent with bias 7, three of a mantissa
+    (arXiv:2209.05433)."""
     sign, exponent, mantissa = (-1.0) ** (byte >> 7), byte >> 3 & 15, byte & 7
     return sign * (2.0**-6 * mantissa / 8 if exponent == 0 else 2.0 ** (exponent - 7) * (1 + mantissa / 8))
 
@@ -39,7 +41,8 @@ def test_values_by_hand():
 
 
 def published(path: Path) -> dict[str, np.ndarray]:
-    """The fixture as a published folder: matrices of the layers in 8 bits; returns what they stand for."""
+    """The fixture as a published folder: matrices of the layers in 8 bits; returns what they stand
+    for."""
     shutil.copytree(FIXTURE, path, dirs_exist_ok=True)
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"quantization_config": QUANTIZED}))

@@ -66,7 +66,8 @@ def write(
     fixture: Path = FIXTURE,
     more=lambda writer: None,
 ) -> dict:
-    """The Llama fixture as GGUF; returns its tensors by Hugging Face name. more: adds keys and tensors."""
+    """The Llama fixture as GGUF; returns its tensors by Hugging Face name. more: adds keys and
+    tensors."""
     source = folder.open_weights(fixture)
     tensors = {name: t.read() for name, t in source.items()}
     back = {theirs: ours for ours, theirs in gguf.NAMES.items()}
@@ -126,7 +127,8 @@ def test_llama31_is_read_as_its_folder(tmp_path):
     assert (found.family, dataclasses.replace(found.config, norm_eps=cfg.norm_eps)) == (family, cfg)
 
 
-# (theta, head_dim, factor, low, high, length): 3.1 8B, 3.2 1B, settings of nobody, and a ramp that no frequency is on.
+# (theta, head_dim, factor, low, high, length): 3.1 8B, 3.2 1B, settings of nobody, and a ramp that
+# no frequency is on.
 FACTORS = [
     (5e5, 128, 8.0, 1.0, 4.0, 8192),
     (5e5, 64, 32.0, 1.0, 4.0, 8192),
@@ -273,11 +275,12 @@ def test_factors_of_another_form_are_refused(tmp_path):
             gguf_config.from_factors(np.array(factors, np.float32), 8, 10_000.0)
 
 
-# ---------------------------------------------------------------- K-quants, which the gguf package reads and cannot write
+# ------------------------------------------ K-quants, which the gguf package reads and cannot write
 
 
 def random_blocks(kind: str, rows: int) -> np.ndarray:
-    """(rows, 2 blocks' bytes) of any content, but for the factors of a whole block, which are finite numbers."""
+    """(rows, 2 blocks' bytes) of any content, but for the factors of a whole block, which are
+    finite numbers."""
     size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
     blocks = np.random.default_rng(0).integers(0, 256, (rows * 2, size)).astype(np.uint8)
     factors = {"Q2_K": (80, 84), "Q3_K": (108, 110), "Q4_K": (0, 4), "Q5_K": (0, 4), "Q6_K": (208, 210)}

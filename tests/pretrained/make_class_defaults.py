@@ -4,9 +4,10 @@ Runs in a Python of its own that has transformers, and imports nothing of the pr
 
     python tests/pretrained/make_class_defaults.py
 
-fixtures/class_defaults.json: by parity fixture, "absent" maps each key (dotted where it lies in a table) to the value that
-the class has without it, with every other key of the fixture's config.json in place; "minimal" is the fixture's config.json
-with the keys of SIZES alone, and "written_out" the class's own account of it.
+fixtures/class_defaults.json: by parity fixture, "absent" maps each key (dotted where it lies in a
+table) to the value that the class has without it, with every other key of the fixture's config.json
+in place; "minimal" is the fixture's config.json with the keys of SIZES alone, and "written_out" the
+class's own account of it.
 """
 
 import copy

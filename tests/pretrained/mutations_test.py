@@ -1,4 +1,5 @@
-"""A thousand seeded mutations: each is refused in one line, changes a field of ours, or is known to change nothing."""
+"""A thousand seeded mutations: each is refused in one line, changes a field of ours, or is known to
+change nothing."""
 
 import collections
 import copy
@@ -24,7 +25,8 @@ FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
 FOLDERS = sorted(
     p.parent.name for p in FIXTURES.glob("*/config.json") if (p.parent / "gradients.safetensors").is_file()
 )
-# Keys that say in the fixtures what transformers 5.23, diffusers or our own classes take without them. (Reviewed.)
+# Keys that say in the fixtures what transformers 5.23, diffusers or our own classes take without
+# them. (Reviewed.)
 ABSENT = config_keys.words("""
     activation_fn activation_function add_cross_attention attention_bias attention_type attn_logit_softcapping
     attn_type beta_fast beta_slow bi_data clamp_len convolution_bias cross_attention_dim d_head decoder_sparse_step
@@ -48,9 +50,10 @@ ABSENT = config_keys.words("""
 """)
 # Keys that are read and of which another value means the same.
 # Of a conformer, distances of any length are computed, and each query has keys of its own.
-# A Phi-3 has the length of pretraining beside the table of rotary settings; transformers ignores the one inside it.
-# The fixture of Phi-3 rotates whole heads, as a file without the share does.
-# A Qwen3 MoE whose layers all have experts has no dense MLP; latent attention has as many keys as queries.
+# A Phi-3 has the length of pretraining beside the table of rotary settings; transformers ignores
+# the one inside it. The fixture of Phi-3 rotates whole heads, as a file without the share does. A
+# Qwen3 MoE whose layers all have experts has no dense MLP; latent attention has as many keys as
+# queries.
 NOTES = {
     ("qwen3_moe", "intermediate_size"),
     ("segformer", "layer_norm_eps"),
@@ -71,7 +74,8 @@ SAME = {
 
 
 def outcome(check) -> tuple[str, object]:
-    """("refused", the line) or ("read", what `check` returns); any other exception is the test's failure."""
+    """("refused", the line) or ("read", what `check` returns); any other exception is the test's
+    failure."""
     try:
         return "read", check()
     except ValueError as error:
@@ -169,7 +173,8 @@ def mutate_gguf(rng: random.Random, done: list, writer) -> None:
 
 
 def gguf_outcome(path: Path, plain, rng: random.Random, logged: list[str]) -> tuple[str, str, bool]:
-    """(the key and its change, what came of it, whether that is accounted for) of one mutation, written to `path`.
+    """(the key and its change, what came of it, whether that is accounted for) of one mutation,
+    written to `path`.
 
     logged: filled with what is said meanwhile.
     """

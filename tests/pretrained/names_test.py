@@ -1,4 +1,5 @@
-"""Name tables on a family of two parameters: what is read, what is ignored, and what only looks like it."""
+"""Name tables on a family of two parameters: what is read, what is ignored, and what only looks
+like it."""
 
 from types import SimpleNamespace
 
@@ -42,7 +43,8 @@ def whole(path: str, arrays) -> np.ndarray:
 
 
 def test_every_entry_comes_from_its_place():
-    """theirs (out, in), ours (in, heads, out / heads); layers count from `first`; gate's rows stand before up's."""
+    """theirs (out, in), ours (in, heads, out / heads); layers count from `first`; gate's rows stand
+    before up's."""
     theirs = tensors()
     names.check(ROWS, SPEC, CFG, source(theirs), IGNORED)
     q, gate, up, experts = (whole(path, theirs) for path in SPEC)

@@ -1,4 +1,5 @@
-"""PEFT folders of GPT-2, whose maps lie (in, out) and whose queries, keys and values are one tensor, against ours."""
+"""PEFT folders of GPT-2, whose maps lie (in, out) and whose queries, keys and values are one
+tensor, against ours."""
 
 import dataclasses
 import subprocess
@@ -125,7 +126,7 @@ def test_what_peft_has_no_form_for_is_one_line(base, tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------ as runs
+# ------------------------------------------------------------------------------------------ as runs
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,10 @@
-"""What PEFT computes with adapters on a tiny Llama and GPT-2, in a Python of its own with torch, transformers and peft.
+"""What PEFT computes with adapters on a tiny Llama and GPT-2, in a Python of its own with torch,
+transformers and peft.
 
-python tests/pretrained/peft_reference.py make FOLDER         folders that PEFT wrote, and the logits with each
-python tests/pretrained/peft_reference.py gpt2 FOLDER         the same of GPT-2, whose maps lie (in, out)
-python tests/pretrained/peft_reference.py read BASE FOLDER …  logits.npy beside the adapters of each folder
+python tests/pretrained/peft_reference.py make FOLDER         folders that PEFT wrote, and the
+logits with each python tests/pretrained/peft_reference.py gpt2 FOLDER         the same of GPT-2,
+whose maps lie (in, out) python tests/pretrained/peft_reference.py read BASE FOLDER …  logits.npy
+beside the adapters of each folder
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""PEFT folders: read into our parameters' adapters and written again, with every key of adapter_config.json accounted for."""
+"""PEFT folders: read into our parameters' adapters and written again, with every key of
+adapter_config.json accounted for."""
 
 import dataclasses
 import json
@@ -46,7 +47,8 @@ def read(path, base):
 
 
 def merged(found, base):
-    """The weights with the adapters in them, in float64 as LoRA (arXiv 2106.09685, eq. 3) and DoRA (2402.09353, eq. 5) say."""
+    """The weights with the adapters in them, in float64 as LoRA (arXiv 2106.09685, eq. 3) and DoRA
+    (2402.09353, eq. 5) say."""
     family, cfg, spec, values = base
     out = dict(values) | dict(found.saved)
     lying = {path: module for module in peft.modules(family, spec, cfg).values() for path in module.paths}

@@ -1,4 +1,5 @@
-"""What only says how to train or compute never decides whether weights have a published form; names of classes are kept."""
+"""What only says how to train or compute never decides whether weights have a published form; names
+of classes are kept."""
 
 import dataclasses
 import json
@@ -34,7 +35,8 @@ def changed(value, default, name: str):
 
 
 def variants(config):
-    """(field, the config with another value of it) for all that says how to train or compute, in towers as well."""
+    """(field, the config with another value of it) for all that says how to train or compute, in
+    towers as well."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in TRAINING | COMPUTING or field.name in NOT_IN_FILES.get(type(config), ()):

@@ -36,7 +36,8 @@ def tensors(path: Path) -> dict[str, bytes]:
 
 
 def small_tokenizer() -> tokenizers.Tokenizer:
-    """ASCII's printable characters and the separator: as many ids as the fixture's model has rows."""
+    """ASCII's printable characters and the separator: as many ids as the fixture's model has
+    rows."""
     vocab = {c: i + 1 for i, c in enumerate(tokenizers.byte_characters()[32:127])}
     model = tokenizers._byte_level(models.BPE(vocab={"<|endoftext|>": 0} | vocab, merges=[]))
     model.add_special_tokens(["<|endoftext|>"])
@@ -249,7 +250,8 @@ def test_a_package_that_holds_a_pickle_is_refused_before_it_is_fetched(tmp_path,
 
 
 def published(folder: Path) -> Path:
-    """A folder whose ids are nobody's defaults: three stops, a bos of its own, a pad, and sampling options."""
+    """A folder whose ids are nobody's defaults: three stops, a bos of its own, a pad, and sampling
+    options."""
     shutil.copytree(FIXTURE, folder)
     vocab = {chr(n): n - 33 for n in range(33, 123)}  # 90 characters; the model has 96 rows
     own = Model(models.BPE(vocab=vocab, merges=[]))
@@ -307,7 +309,8 @@ def test_rows_evaluation_and_generation_begin_with_the_same_token(tmp_path):
 
 
 def test_a_tokenizer_that_was_trained_here_gives_its_separator_for_both_ends(tmp_path):
-    """Without the ids transformers takes its class's defaults: 1 and 2, two bytes of this vocabulary."""
+    """Without the ids transformers takes its class's defaults: 1 and 2, two bytes of this
+    vocabulary."""
     run, out = tmp_path / "run", tmp_path / "out"
     import_weights(FIXTURE, run)
     for name in ("special_tokens.json", "tokenizer.json"):

@@ -1,4 +1,5 @@
-"""Real runs with a profile: what the page's numbers sum to, what a resumed run does, and what stays as it was."""
+"""Real runs with a profile: what the page's numbers sum to, what a resumed run does, and what stays
+as it was."""
 
 import dataclasses
 import json

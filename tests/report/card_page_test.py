@@ -25,7 +25,8 @@ ALL = [*TEXTS, TEXTS[0], TEXTS[1] + " word1", "<script>alert(1)</script>"]
 
 @pytest.fixture
 def data(tmp_path):
-    """Six records: three texts, one of them twice, one nearly twice, and one that would be a program on a page."""
+    """Six records: three texts, one of them twice, one nearly twice, and one that would be a
+    program on a page."""
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ALL))
     source = TableFiles(f"{tmp_path}/raw.jsonl")
     corpus = Corpus(source, (ExactDuplicates(), NearDuplicates(words=1)), licence="CC0 & free")

@@ -106,7 +106,8 @@ def test_another_task_is_no_rival():
 
 
 def test_the_tokenizer_of_the_folder_decides():
-    """Learnt from other texts it is another one, though its config is the same; a path that moved makes no other one."""
+    """Learnt from other texts it is another one, though its config is the same; a path that moved
+    makes no other one."""
     assert difference("eval/loss", [run(TEXT, tokenizer="a"), run(TEXT, tokenizer="b")]) == "tokenizer"
     moved = run(TEXT, {"data.tokenizer.kind": "x"}, tokenizer="a")
     assert difference("eval/loss", [run(TEXT, tokenizer="a"), moved]) == ""

@@ -92,7 +92,8 @@ def test_the_digest_of_a_batch_sees_every_array_and_its_place():
 
 @pytest.mark.slow
 def test_report_of_two_runs_says_where_they_part(tmp_path, capsys):
-    """One text has another last line, which some batch holds: that batch is the first that differs."""
+    """One text has another last line, which some batch holds: that batch is the first that
+    differs."""
     path = runs.write(tmp_path)
     options = ["--eval.sample.prompt", "", "--report.tensorboard", "False", "--checkpoint.keep", "9"]
     cli.main(["train", str(path), "--run_dir", str(tmp_path / "a"), *options])

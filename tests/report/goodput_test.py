@@ -1,4 +1,5 @@
-"""The split of a run's wall time. Records written by hand have a known split; the clock writes records of its own."""
+"""The split of a run's wall time. Records written by hand have a known split; the clock writes
+records of its own."""
 
 import json
 import threading
@@ -15,7 +16,8 @@ from bigmodel_jax.report.run_clock import RunClock
 
 
 def record(folder: Path, *lines: tuple, tail: str = "") -> Path:
-    """A record of lines (time, phase, step), with data and rollout or without, and what comes after them."""
+    """A record of lines (time, phase, step), with data and rollout or without, and what comes after
+    them."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("time", "phase", "step", "data", "rollout")
     text = "".join(json.dumps(dict(zip(names, line, strict=False))) + "\n" for line in lines)
@@ -111,7 +113,7 @@ def test_the_line_of_a_split_names_its_parts(tmp_path):
         assert part in text
 
 
-# ------------------------------------------------------------------------------------------------ the clock
+# ---------------------------------------------------------------------------------------- the clock
 
 
 class Batches:
@@ -208,7 +210,8 @@ def test_a_batch_that_the_weights_make_is_no_waiting_for_data(tmp_path):
 
 
 def test_a_phase_that_lasts_is_recorded_while_it_lasts(tmp_path, monkeypatch):
-    """A process that is killed in a long compilation, or between two logged steps, has left most of its time."""
+    """A process that is killed in a long compilation, or between two logged steps, has left most of
+    its time."""
     monkeypatch.setattr(run_clock, "BEAT_SECONDS", 0.02)
     with RunClock(tmp_path) as clock:
         clock.open(0)
@@ -241,7 +244,7 @@ def test_a_full_disk_is_one_warning(tmp_path, caplog):
     assert "No space left on device; a part of the wall time is not recorded" in caplog.text
 
 
-# ------------------------------------------------------------------------------------------------ the page
+# ----------------------------------------------------------------------------------------- the page
 
 
 def test_the_page_has_the_figure_and_the_bar(tmp_path):

@@ -80,7 +80,8 @@ def test_a_loss_is_counted_in_the_unit_of_its_objective(objective, counted, loss
 
 
 def test_a_metric_of_a_users_own_is_declared_once(tmp_path):
-    """Its title, form, direction and level come from the folder: no line of the report knows them."""
+    """Its title, form, direction and level come from the folder: no line of the report knows
+    them."""
     own = Metric("exact", "Exactly right", "more", "{:.1%}", "of the sums", headline=True)
     guess = Metric("guess", "By chance", form="{:.1%}", beside="exact", level=True)
     runs = []

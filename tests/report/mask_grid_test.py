@@ -1,4 +1,5 @@
-"""A label's pixels have its colour, ground and unknown pixels have none, and the grid is a picture."""
+"""A label's pixels have its colour, ground and unknown pixels have none, and the grid is a
+picture."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,5 @@
-"""A plan's page says sizes and times in the units that a reader would choose, of 8B and of a tiny model alike."""
+"""A plan's page says sizes and times in the units that a reader would choose, of 8B and of a tiny
+model alike."""
 
 import copy
 import json

@@ -1,4 +1,5 @@
-"""The sheet of training images: kept small, on the run's page under its labels, and said to be damaged where it is."""
+"""The sheet of training images: kept small, on the run's page under its labels, and said to be
+damaged where it is."""
 
 import base64
 import io

@@ -1,4 +1,5 @@
-"""The lines before the first step: at once, one a stage, and gone from a terminal when there is something to show."""
+"""The lines before the first step: at once, one a stage, and gone from a terminal when there is
+something to show."""
 
 import io
 import subprocess

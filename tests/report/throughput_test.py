@@ -90,7 +90,8 @@ def flops(model, rows, length):
 
 
 def test_a_step_is_three_times_the_forward_pass():
-    """Llama.tiny: 2 layers of 9,216 weights and a head of 2,048; 8 keys of 32 dimensions, twice, a query and layer."""
+    """Llama.tiny: 2 layers of 9,216 weights and a head of 2,048; 8 keys of 32 dimensions, twice, a
+    query and layer."""
     per_token = 2 * 9216 + 2048 + 2 * (2 * 8 * 32)
     assert flops(LlamaConfig.tiny(), rows=2, length=8) == 3 * 2 * 16 * per_token == 2_064_384
 

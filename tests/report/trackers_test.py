@@ -1,4 +1,5 @@
-"""The trackers' own packages, without a network: W&B writes its offline log, MLflow its SQLite file."""
+"""The trackers' own packages, without a network: W&B writes its offline log, MLflow its SQLite
+file."""
 
 import math
 import sqlite3
@@ -26,7 +27,8 @@ def run(name, run_dir, records=RECORDS, known=None):
 
 
 def wandb_records(log):
-    """The records of a short offline log: 7 bytes of header, then as in LevelDB checksum, length, kind and data each."""
+    """The records of a short offline log: 7 bytes of header, then as in LevelDB checksum, length,
+    kind and data each."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data = log.read_bytes()

@@ -12,8 +12,8 @@ from bigmodel_jax.scaling import law as laws
 from bigmodel_jax.scaling.law import Law, Points
 
 POINTS = Path(__file__).parent / "published" / "chinchilla_points.csv"
-# Besiroglu et al., arXiv:2404.10102, table 1, by the points that they read off figure 4 of arXiv:2203.15556, less the
-# five of largest loss. In brackets: its standard errors.
+# Besiroglu et al., arXiv:2404.10102, table 1, by the points that they read off figure 4 of
+# arXiv:2203.15556, less the five of largest loss. In brackets: its standard errors.
 PUBLISHED = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 ERRORS = Law(E=0.03, A=124.58, B=1293.23, alpha=0.02, beta=0.02)
 

@@ -1,4 +1,5 @@
-"""Answers held to a form: a model with random weights writes valid JSON, and forms that explode are refused."""
+"""Answers held to a form: a model with random weights writes valid JSON, and forms that explode are
+refused."""
 
 import json
 import re

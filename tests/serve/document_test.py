@@ -1,4 +1,5 @@
-"""The server against its own OpenAPI document: whatever schemathesis makes up, no answer is a fault of the server."""
+"""The server against its own OpenAPI document: whatever schemathesis makes up, no answer is a fault
+of the server."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""What nobody should send: each is refused, in bounded time and memory, and the server answers the next request."""
+"""What nobody should send: each is refused, in bounded time and memory, and the server answers the
+next request."""
 
 import dataclasses
 import json
@@ -39,7 +40,8 @@ def answers_afterwards(server):
 
 @pytest.mark.parametrize("said", ["content-length", "chunked"])
 def test_a_body_of_a_gigabyte_is_refused_before_it_is_sent(server, said):
-    """As much is sent as the server takes; it ends the connection after its limit and not after the gigabyte."""
+    """As much is sent as the server takes; it ends the connection after its limit and not after the
+    gigabyte."""
     length = "Content-Length: 1073741824" if said == "content-length" else "Transfer-Encoding: chunked"
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
     sent, piece = 0, b"10000\r\n" + b"a" * (1 << 16) + b"\r\n" if said == "chunked" else b"a" * (1 << 16)

@@ -1,4 +1,5 @@
-"""lm-eval's own client of OpenAI's API, whole: its tasks over HTTP, and what transformers answers to the same ones."""
+"""lm-eval's own client of OpenAI's API, whole: its tasks over HTTP, and what transformers answers
+to the same ones."""
 
 import itertools
 import json
@@ -14,7 +15,8 @@ from harness_reference import answers
 from harness_tasks import write_tasks
 from servers import running
 
-# The client keeps one position for a token that it does not read, so that longer texts lose their beginning.
+# The client keeps one position for a token that it does not read, so that longer texts lose their
+# beginning.
 NAMES, LONGEST = ("own_choice", "own_answer"), 95
 FOLDER = Path(__file__).parents[1] / "parity" / "fixtures" / "harness"
 

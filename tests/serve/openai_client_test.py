@@ -1,4 +1,5 @@
-"""OpenAI's own client against the server: what it sends is understood, and what it reads is what `generate` writes."""
+"""OpenAI's own client against the server: what it sends is understood, and what it reads is what
+`generate` writes."""
 
 import dataclasses
 

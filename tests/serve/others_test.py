@@ -1,4 +1,5 @@
-"""What is no continued text: embeddings, classes, pictures, and the log probabilities of a prompt, as lm-eval asks for."""
+"""What is no continued text: embeddings, classes, pictures, and the log probabilities of a prompt,
+as lm-eval asks for."""
 
 import base64
 import dataclasses

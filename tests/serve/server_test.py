@@ -1,4 +1,5 @@
-"""The server's life: a run served from the command line, its end, and a device that is stuck or fails."""
+"""The server's life: a run served from the command line, its end, and a device that is stuck or
+fails."""
 
 import dataclasses
 import os

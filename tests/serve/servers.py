@@ -1,4 +1,5 @@
-"""A server in this process, on a free port, of a tiny model with random weights: every test asks it over HTTP."""
+"""A server in this process, on a free port, of a tiny model with random weights: every test asks it
+over HTTP."""
 
 import contextlib
 import dataclasses

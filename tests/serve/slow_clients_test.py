@@ -1,4 +1,5 @@
-"""Clients that are slow, hang up, or ask at the same time as others: no connection, slot or thread is theirs for long."""
+"""Clients that are slow, hang up, or ask at the same time as others: no connection, slot or thread
+is theirs for long."""
 
 import asyncio
 import concurrent.futures

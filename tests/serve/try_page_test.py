@@ -1,4 +1,5 @@
-"""The page in headless Chromium: a chat is streamed into it, and what a model or a user writes is text and no markup."""
+"""The page in headless Chromium: a chat is streamed into it, and what a model or a user writes is
+text and no markup."""
 
 import itertools
 import json
@@ -25,7 +26,8 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """Chromium over its own pipe (--remote-debugging-pipe): commands in, answers and events out, each ended by a NUL."""
+    """Chromium over its own pipe (--remote-debugging-pipe): commands in, answers and events out,
+    each ended by a NUL."""
 
     def __init__(self, folder):
         (theirs_in, self._out), (self._in, theirs_out) = os.pipe(), os.pipe()

@@ -1,4 +1,5 @@
-"""Cross-validations: what they leave, what they repeat after a kill, their figures, and what they refuse."""
+"""Cross-validations: what they leave, what they repeat after a kill, their figures, and what they
+refuse."""
 
 import dataclasses
 import json
@@ -163,7 +164,8 @@ def test_folds_share_one_program_and_a_finished_one_is_not_repeated(tmp_path, mo
 
 @pytest.mark.exhaustive
 def test_digits_folds_killed_and_resumed_end_as_without_a_kill(tmp_path):
-    """Killed in its second fold, then finished: the same figures as one that ran through, and as each fold's own run."""
+    """Killed in its second fold, then finished: the same figures as one that ran through, and as
+    each fold's own run."""
     short = [
         "--train.steps",
         "120",

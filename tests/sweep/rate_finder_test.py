@@ -1,4 +1,5 @@
-"""Range tests of real configs: what they leave, what rises with the rate, and which configs they refuse."""
+"""Range tests of real configs: what they leave, what rises with the rate, and which configs they
+refuse."""
 
 import dataclasses
 import json

@@ -9,7 +9,8 @@ from bigmodel_jax import config_file
 from bigmodel_jax.sweep import seeds
 
 CONFIG = config_file.load(Path(__file__).with_name("small_sweep.py"))
-# Extra sleep (hours) of ten patients under two drugs: Student, Biometrika 6 (1908), with t = 4.0621, p = 0.00283.
+# Extra sleep (hours) of ten patients under two drugs: Student, Biometrika 6 (1908), with t =
+# 4.0621, p = 0.00283.
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 

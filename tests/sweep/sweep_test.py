@@ -35,7 +35,8 @@ def sweep_of(folder, trials=3, space=None, **search) -> Sweep:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Runs that take no time: their losses are the distance of the rate from 0.01, halved by each evaluation."""
+    """Runs that take no time: their losses are the distance of the rate from 0.01, halved by each
+    evaluation."""
     seen = []
 
     def trained(config, folder, metric, programs, *, judge, source):
@@ -150,7 +151,8 @@ def test_a_sweep_goes_to_another_process_as_json(tmp_path):
 
 @pytest.mark.slow
 def test_sixteen_trials_killed_twice_find_what_they_would_have_found(tmp_path):
-    """SIGKILL ends a sweep twice, in the middle of a trial. Every trial and the best config are the same to the last bit."""
+    """SIGKILL ends a sweep twice, in the middle of a trial. Every trial and the best config are the
+    same to the last bit."""
     found = {}
     for name, kills in (("whole", ()), ("killed", (4, 11))):
         folder = tmp_path / name

@@ -1,4 +1,5 @@
-"""Weights stored in bfloat16: the step works, averages move, and what rounding loses is measured."""
+"""Weights stored in bfloat16: the step works, averages move, and what rounding loses is
+measured."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""Constants that lie in another run's folder: a run keeps where, and with which digest, and reads them at every start."""
+"""Constants that lie in another run's folder: a run keeps where, and with which digest, and reads
+them at every start."""
 
 import dataclasses
 import json
@@ -34,7 +35,8 @@ def first(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def second(first):
-    """(config, folder) of a whole run of 4 steps beside the first one, whose matrix it reads in blocks."""
+    """(config, folder) of a whole run of 4 steps beside the first one, whose matrix it reads in
+    blocks."""
     folder = first[1].parent
     config = run_config(folder, Features(blocks="int8"), init_from=f"{folder}/first")
     run(config, folder / "second")

@@ -1,4 +1,5 @@
-"""What does not fit is one line before anything is compiled; what generates images says so on the run's page."""
+"""What does not fit is one line before anything is compiled; what generates images says so on the
+run's page."""
 
 import base64
 import dataclasses

@@ -59,7 +59,8 @@ def with_kinds(model: Model, changes: dict[str, dict]) -> Model:
 
 @dataclasses.dataclass(frozen=True)
 class Frozen(LlamaConfig):
-    """A decoder whose layers are constant but for the norms; `norm/scale` is frozen as an old file says it."""
+    """A decoder whose layers are constant but for the norms; `norm/scale` is frozen as an old file
+    says it."""
 
     packed: bool = False  # in int8, int4, doubled nf4 and bfloat16
 
@@ -126,7 +127,8 @@ def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, la
 
 @pytest.mark.slow
 def test_what_is_trained_beside_constants_moves_as_in_a_model_without():
-    """The gradient of the same function: a constant changes what has a gradient, and no gradient."""
+    """The gradient of the same function: a constant changes what has a gradient, and no
+    gradient."""
     config, frozen = config_of(LlamaConfig(**{f.name: getattr(DENSE, f.name) for f in FIELDS})), config_of(DENSE)
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state, _ = make_train_step(config, mesh)(init_state(config, mesh), place(config, mesh))
@@ -136,12 +138,13 @@ def test_what_is_trained_beside_constants_moves_as_in_a_model_without():
         np.testing.assert_allclose(x, theirs[path], atol=1e-6, err_msg=path)
 
 
-# ------------------------------------------------------------------------------------------------ the program
+# -------------------------------------------------------------------------------------- the program
 
 
 @dataclasses.dataclass(frozen=True)
 class Features(ModelConfig):
-    """Logits of images through a constant matrix: 64 pixels -> 37 features, of one dtype -> 10 classes."""
+    """Logits of images through a constant matrix: 64 pixels -> 37 features, of one dtype -> 10
+    classes."""
 
     dtype: str = "float32"
     kind: str = "constant"
@@ -183,7 +186,8 @@ def test_the_compiled_step_has_no_gradient_copy_or_result_of_a_constant(dtype):
     text = traced.lower().compile().as_text()
     made = re.findall(r"= (\w+)\[64,37\]\S* (\S+?)\(", text)
     assert {opcode for _, opcode in made} <= {"parameter", "get-tuple-element", "convert", "fusion"}, made
-    # A product made of it again would be its gradient: the contraction over the 4 rows of a microbatch.
+    # A product made of it again would be its gradient: the contraction over the 4 rows of a
+    # microbatch.
     assert not re.search(r"\[64,37\]\S* dot\(", text)
     if dtype == "float32":
         assert {opcode for _, opcode in made} <= {"parameter", "get-tuple-element"}, "as it is stored"
@@ -206,7 +210,8 @@ def test_a_new_value_of_what_is_no_statistic_is_one_line():
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_1f1b_adds_up_no_gradient_of_what_is_constant(rounds):
-    """Nothing in its loops has the shape of a constant's gradient, in the shape of a stage's weights or a sum of them."""
+    """Nothing in its loops has the shape of a constant's gradient, in the shape of a stage's
+    weights or a sum of them."""
     parallel = ParallelConfig(stage=2, pipeline_microbatches=4, pipeline_schedule="1f1b", pipeline_rounds=rounds)
     model = dataclasses.replace(PACKED, num_layers=4)
     config = config_of(model, {"parallel": parallel})
@@ -240,7 +245,8 @@ def test_a_plan_counts_a_constant_once_and_without_gradient_moments_or_checkpoin
 
 
 def test_useful_flops_leave_out_gradients_of_constants():
-    """Of a constant matrix before a trained one: one product of three, and no gradient of the images."""
+    """Of a constant matrix before a trained one: one product of three, and no gradient of the
+    images."""
     rows = {
         "image": np.zeros((8, 8, 8, 1), np.float32),
         "label": np.zeros(8, np.int32),
@@ -254,7 +260,7 @@ def test_useful_flops_leave_out_gradients_of_constants():
     assert flops[1] == 2 * 8 * (64 * 37 + 2 * 37 * 10)
 
 
-# ------------------------------------------------------------------------------------------------ whole runs
+# --------------------------------------------------------------------------------------- whole runs
 
 
 def run_config(folder, model, **train) -> Config:
@@ -353,7 +359,8 @@ def test_4_bit_constants_that_an_older_version_packed_otherwise_are_refused(tmp_
 
 @pytest.mark.slow
 def test_a_parameter_that_a_users_model_freezes_trains_resumes_and_evaluates(tmp_path):
-    """`trainable=False`, of which the model says nothing in Out.updates: it keeps its value and is saved with the state."""
+    """`trainable=False`, of which the model says nothing in Out.updates: it keeps its value and is
+    saved with the state."""
     config = run_config(tmp_path, dataclasses.replace(Features("int8"), kind="statistic"), steps=2)
     run(config, tmp_path / "run")
     more = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4))

@@ -1,4 +1,5 @@
-"""Gradients and losses of a weighted batch against the closed form in numpy: what they are sums of, and divided by."""
+"""Gradients and losses of a weighted batch against the closed form in numpy: what they are sums of,
+and divided by."""
 
 import dataclasses
 
@@ -24,7 +25,8 @@ from bigmodel_jax.training.step import make_train_step
 
 ROWS, WIDTH, OUT, LR = 16, 5, 3, 0.5
 RNG = np.random.default_rng(0)
-# Rows that fill up a batch hold large numbers, and a row counts twice or a half: a wrong divisor shows.
+# Rows that fill up a batch hold large numbers, and a row counts twice or a half: a wrong divisor
+# shows.
 WEIGHTS = np.array([1, 0, 2, 1, 0.5, 0, 0, 1, 1, 1, 0, 3, 1, 0, 0, 1], np.float32)
 BATCH = {
     "features": np.where(WEIGHTS[:, None] > 0, RNG.standard_normal((ROWS, WIDTH)), 100.0).astype(np.float32),

@@ -67,7 +67,7 @@ def test_a_student_learns_resumes_and_is_evaluated_beside_its_teacher(teacher, t
     )
 
 
-# ------------------------------------------------------------------------------------------------ on-policy
+# ---------------------------------------------------------------------------------------- on-policy
 
 
 def prompts_of(teacher, folder, recorded):

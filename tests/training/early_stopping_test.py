@@ -74,7 +74,7 @@ def test_it_needs_a_metric_and_evaluations(tmp_path, changes, missing):
     assert str(error.value) == f"eval.patience = 3 needs {missing}"
 
 
-# ------------------------------------------------------------------------------------------------ whole runs
+# --------------------------------------------------------------------------------------- whole runs
 
 LOSSES = {2: 5.0, 4: 3.0, 6: 4.0, 8: 4.0}  # later evaluations: 4.0
 

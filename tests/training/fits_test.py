@@ -1,4 +1,5 @@
-"""What does not fit in memory is one line, before it is made, in every verb; the run's folder stays free."""
+"""What does not fit in memory is one line, before it is made, in every verb; the run's folder stays
+free."""
 
 import json
 import re

@@ -22,7 +22,8 @@ FREE = {
 
 
 def changed(value, names: list[str]):
-    """The dataclass with one field, by its dotted name, replaced by something that is no value of it."""
+    """The dataclass with one field, by its dotted name, replaced by something that is no value of
+    it."""
     old = getattr(value, names[0])
     new = changed(old, names[1:]) if names[1:] else f"not {old}"
     copy = object.__new__(type(value))  # without the class's own checks

@@ -1,4 +1,5 @@
-"""Whole runs with a frozen group: it is kept once, as a constant, and runs of 0.1.0 that saved it with the rest go on."""
+"""Whole runs with a frozen group: it is kept once, as a constant, and runs of 0.1.0 that saved it
+with the rest go on."""
 
 import dataclasses
 import shutil
@@ -36,7 +37,8 @@ def all_of(config, folder, which=""):
 
 
 def as_before(config, source, folder):
-    """The run as 0.1.0 left it at step 2: a save repeats what is frozen among `params` and `ema`, and nothing else has it."""
+    """The run as 0.1.0 left it at step 2: a save repeats what is frozen among `params` and `ema`,
+    and nothing else has it."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("checkpoints", "constants", "holder.json"))
     mesh = sharding.make_mesh(config.parallel)
     with store.open_store(source / "checkpoints", CheckpointConfig()) as saves:

@@ -1,4 +1,5 @@
-"""A run with metrics of one's own and groups: on the bar, in the records, on the page, in best_metric."""
+"""A run with metrics of one's own and groups: on the bar, in the records, on the page, in
+best_metric."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""A run on picture files with augmentation: resumed bit for bit, evaluated with its own mean and spread, shown as trained."""
+"""A run on picture files with augmentation: resumed bit for bit, evaluated with its own mean and
+spread, shown as trained."""
 
 import dataclasses
 import json

@@ -1,4 +1,5 @@
-"""An autoencoder is trained, and a flow among its latents, which draws pictures of the image's size."""
+"""An autoencoder is trained, and a flow among its latents, which draws pictures of the image's
+size."""
 
 import dataclasses
 import json
@@ -60,7 +61,8 @@ def test_the_page_of_an_autoencoder_shows_its_reconstructions(autoencoder):
 
 @pytest.mark.exhaustive
 def test_a_flow_among_latents_trains_draws_and_resumes(autoencoder, tmp_path):
-    """The autoencoder's weights are no part of what it trains or saves; a run in two parts ends as one in one part."""
+    """The autoencoder's weights are no part of what it trains or saves; a run in two parts ends as
+    one in one part."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = flow_of(autoencoder)
     train(config, whole)

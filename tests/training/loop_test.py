@@ -1,4 +1,5 @@
-"""Whole runs of a second each, in this process: which batches they see, what they log, save and continue with."""
+"""Whole runs of a second each, in this process: which batches they see, what they log, save and
+continue with."""
 
 import dataclasses
 import io
@@ -58,7 +59,8 @@ def config_of(folder) -> Config:
 
 
 def run(config, run_dir, accept=()) -> tuple[str, list[int]]:
-    """(what was said, the numbers of the training batches that were made); neither a page nor a peak is made."""
+    """(what was said, the numbers of the training batches that were made); neither a page nor a
+    peak is made."""
     said, numbers, local = io.StringIO(), [], Sampler.local
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -220,7 +222,8 @@ def test_a_run_may_make_its_batches_from_its_state(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(whole, tmp_path):
-    """The start is not taken for one of two, though the newest step is another one once it is read."""
+    """The start is not taken for one of two, though the newest step is another one once it is
+    read."""
     config, folder, _, _ = whole
     shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "6" / "params" / "manifest.ocdbt").unlink()
@@ -247,7 +250,8 @@ def test_a_run_that_starts_from_another_ones_weights_averages_from_there(whole):
 
 @pytest.mark.slow
 def test_a_second_sigterm_while_it_saves_is_no_second_end(whole, tmp_path, monkeypatch):
-    """The first comes in step 2, two more while the save that it asked for is written; the run goes on from there."""
+    """The first comes in step 2, two more while the save that it asked for is written; the run goes
+    on from there."""
     config, folder, _, _ = whole
     record, save = loop.Run.record, store.save
 
@@ -293,7 +297,8 @@ def test_a_run_is_continued_only_with_the_data_that_it_had_unless_others_are_acc
 
 @pytest.mark.slow
 def test_a_run_that_dies_goes_on_from_its_local_save(whole, tmp_path, monkeypatch):
-    """Nothing is on the shared disk when it dies, at step 5; and nothing stays on the local one at its end."""
+    """Nothing is on the shared disk when it dies, at step 5; and nothing stays on the local one at
+    its end."""
     config, folder, _, _ = whole
     local = CheckpointConfig(every=0, local_dir=str(tmp_path / "disk"), local_every=2)
     config = dataclasses.replace(config, checkpoint=local, eval=EvalConfig(every=5))

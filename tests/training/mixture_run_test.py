@@ -1,4 +1,5 @@
-"""Runs on a mixture: what each part gave is recorded, each part is evaluated, and stages may be appended ahead of a run."""
+"""Runs on a mixture: what each part gave is recorded, each part is evaluated, and stages may be
+appended ahead of a run."""
 
 import dataclasses
 import json

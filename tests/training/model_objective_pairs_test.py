@@ -1,4 +1,5 @@
-"""A row of two texts, its data and its objective from a config file: the same training on every mesh and in pieces."""
+"""A row of two texts, its data and its objective from a config file: the same training on every
+mesh and in pieces."""
 
 import dataclasses
 import functools

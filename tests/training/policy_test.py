@@ -1,4 +1,5 @@
-"""Answers that end at once or are cut off: what a reward sees of them, and what a batch asks for."""
+"""Answers that end at once or are cut off: what a reward sees of them, and what a batch asks
+for."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""A run's data and code: what counts as a change when the run is continued, what does not, and what may be accepted."""
+"""A run's data and code: what counts as a change when the run is continued, what does not, and what
+may be accepted."""
 
 import dataclasses
 import logging

@@ -1,4 +1,5 @@
-"""QLoRA: steps of adapters beside a base in 4 bits, on one device and on several, and what they hold in memory."""
+"""QLoRA: steps of adapters beside a base in 4 bits, on one device and on several, and what they
+hold in memory."""
 
 import dataclasses
 import functools
@@ -47,7 +48,8 @@ def config_of(model=TINY, base=NF4, parallel=None, precision=None) -> Config:
 
 
 def steps(config: Config, devices: int) -> tuple[list[float], dict[str, np.ndarray]]:
-    """(losses, adapters) of three steps; the first two give both factors of each adapter a gradient."""
+    """(losses, adapters) of three steps; the first two give both factors of each adapter a
+    gradient."""
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:devices])
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 64, (8, 17)).astype(np.int32)
@@ -99,8 +101,9 @@ def size(tree) -> int:
     ids=["nf4", "bfloat16"],
 )
 def test_a_step_holds_the_base_as_it_is_stored_and_no_copy_of_it(base, precision):
-    """Its arguments are the base, the adapters and their moments; its temporaries are less than the matrices of the base
-    in the dtype that the model computes with, of which each pass makes one layer's at a time."""
+    """Its arguments are the base, the adapters and their moments; its temporaries are less than the
+    matrices of the base in the dtype that the model computes with, of which each pass makes one
+    layer's at a time."""
     config = config_of(DEEP, base, precision=precision)
     config = dataclasses.replace(config, train=TrainConfig(steps=4, batch_size=1), data=TextData(seq_len=4))
     (state, batch, constants), step = compiled(config)

@@ -1,4 +1,5 @@
-"""Random numbers over time: a key is used once, and the next step, microbatch, device and layer has another one."""
+"""Random numbers over time: a key is used once, and the next step, microbatch, device and layer has
+another one."""
 
 import dataclasses
 import functools
@@ -27,7 +28,8 @@ ROWS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Draws(Objective):
-    """A loss that also reports what its key draws, at the place of the first row that it is given."""
+    """A loss that also reports what its key draws, at the place of the first row that it is
+    given."""
 
     def loss(self, model, params, batch, *, rng, train) -> Loss:
         out = model.apply(params, batch).value
@@ -109,7 +111,8 @@ PIECES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", PIECES)
 def test_every_piece_of_a_pipeline_draws_anew_in_every_layer(case):
-    """ys are sums over pieces, so each layer writes what it draws at the place of the piece's first row."""
+    """ys are sums over pieces, so each layer writes what it draws at the place of the piece's first
+    row."""
     parallel, layers, rows = PIECES[case], 4, 8
     pieces = parallel.pipeline_microbatches
 

@@ -1,4 +1,5 @@
-"""The reference of preference training: computed once, kept, the same from all three of its sources and on every mesh."""
+"""The reference of preference training: computed once, kept, the same from all three of its sources
+and on every mesh."""
 
 import dataclasses
 import io
@@ -229,7 +230,7 @@ def test_eight_devices_are_one(layout, tmp_path):
     np.testing.assert_allclose(many, one, rtol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------ three ways
+# --------------------------------------------------------------------------------------- three ways
 
 
 @pytest.mark.exhaustive

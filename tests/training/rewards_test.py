@@ -1,4 +1,5 @@
-"""Reward functions in processes of their own: what they return, and whatever else they do, is one line with the sample."""
+"""Reward functions in processes of their own: what they return, and whatever else they do, is one
+line with the sample."""
 
 import math
 import time

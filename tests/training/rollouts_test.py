@@ -1,4 +1,5 @@
-"""Batches that the policy makes itself: exact, resumed bit for bit, and lost to no reward that fails."""
+"""Batches that the policy makes itself: exact, resumed bit for bit, and lost to no reward that
+fails."""
 
 import dataclasses
 import json
@@ -88,7 +89,7 @@ def one_device(config):
     return dataclasses.replace(config, parallel=ParallelConfig(data=1))
 
 
-# ------------------------------------------------------------------------------------------------ rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 def test_rows_hold_the_prompt_and_ask_for_the_answer_alone():
@@ -124,7 +125,7 @@ def test_a_prompt_is_a_text_or_messages_and_one_that_is_too_long_cannot_be_used(
         data.tokens(own, template, "u", [{"name": "add"}])
 
 
-# ------------------------------------------------------------------------------------------------ one rollout
+# -------------------------------------------------------------------------------------- one rollout
 
 
 ONE = ParallelConfig(data=1)
@@ -179,7 +180,8 @@ def test_log_probabilities_of_sampling_are_those_of_training(config):
 
 @pytest.mark.slow
 def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone, tmp_path, capsys):
-    """Rounding parts the two there, which are the same to 1e-4 in float32. The reward stands beside the loss."""
+    """Rounding parts the two there, which are the same to 1e-4 in float32. The reward stands beside
+    the loss."""
     config = changed(one_device(config), precision={"compute": "bfloat16"}, train={"steps": 2})
     train(config, tmp_path / "run")
     gaps = [record["log_prob_gap"] for record in records(tmp_path / "run").values()]
@@ -216,7 +218,8 @@ def test_groups_of_equal_rewards_are_replaced(config):
 
 @pytest.mark.slow
 def test_the_reference_is_the_base_of_the_adapters(config):
-    """Answers are those of base and adapters; old log-probabilities theirs, and the reference's the base's."""
+    """Answers are those of base and adapters; old log-probabilities theirs, and the reference's the
+    base's."""
     kl = {"kl": 0.1, "reference": "adapters_off"}
     config = changed(one_device(config), objective=kl, data={"updates_per_rollout": 2})
     config = dataclasses.replace(config, adapters=Lora(rank=2, targets="layers/attn/q"))
@@ -241,7 +244,7 @@ def test_the_reference_is_the_base_of_the_adapters(config):
         np.testing.assert_array_equal(value, batch[name], err_msg=name)
 
 
-# ------------------------------------------------------------------------------------------------ runs
+# --------------------------------------------------------------------------------------------- runs
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,7 @@ def test_a_reward_that_fails_ends_the_run_with_one_line_and_loses_no_step(config
     assert final(config, tmp_path / "run").step == 4
 
 
-# ------------------------------------------------------------------------------------------------ other generators
+# --------------------------------------------------------------------------------- other generators
 
 
 class Guessing:
@@ -337,7 +340,7 @@ def test_an_environment_of_several_turns_trains_on_the_policys_own_tokens(config
     assert asked[rows, columns + 1].any(), "and what follows it is"
 
 
-# ------------------------------------------------------------------------------------------------ mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 MISTAKES = {

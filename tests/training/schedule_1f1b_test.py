@@ -1,4 +1,5 @@
-"""A pipeline whose backward passes begin early: its timetable, drawn by hand, and its gradients and keys on a tiny model."""
+"""A pipeline whose backward passes begin early: its timetable, drawn by hand, and its gradients and
+keys on a tiny model."""
 
 import dataclasses
 import functools
@@ -21,7 +22,7 @@ from bigmodel_jax.objectives.base import Loss
 from bigmodel_jax.training.pipeline.schedule_1f1b import Schedule
 from bigmodel_jax.training.step import accumulate
 
-# ------------------------------------------------------------------------------------------------ the timetable
+# ------------------------------------------------------------------------------------ the timetable
 
 
 def drawn(schedule: Schedule, way: str, ticks: int) -> list[str]:
@@ -34,7 +35,8 @@ def drawn(schedule: Schedule, way: str, ticks: int) -> list[str]:
 
 
 def test_two_stages_two_rounds_two_waves():
-    """Forward passes go down the page, backward passes up, from the tick at which the first wave is back at home."""
+    """Forward passes go down the page, backward passes up, from the tick at which the first wave is
+    back at home."""
     schedule = Schedule(2, 4, 2)
     assert (schedule.period, schedule.delay, schedule.one_way) == (4, 5, 9)
     assert drawn(schedule, "forward", 10) == [
@@ -76,14 +78,15 @@ def test_every_pass_comes_once_in_order_and_its_input_waits_in_a_slot_of_its_own
                 assert at["backward"][other] < at["forward"][here] or at["forward"][other] > at["backward"][here]
 
 
-# ------------------------------------------------------------------------------------------------ a tiny model
+# ------------------------------------------------------------------------------------- a tiny model
 
 LAYERS, WIDTH, ROWS = 8, 3, 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain(ModelConfig):
-    """x -> tanh(w_n x + shift) layer after layer, between two products; each layer reports what its key draws."""
+    """x -> tanh(w_n x + shift) layer after layer, between two products; each layer reports what its
+    key draws."""
 
     def make(self) -> Model:
         layer = {"w": Param((WIDTH,), ("embed",), ones())}

@@ -1,4 +1,5 @@
-"""A run of segmentation from its scenes to its page: the metrics, the table of classes, and the masks in one picture."""
+"""A run of segmentation from its scenes to its page: the metrics, the table of classes, and the
+masks in one picture."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""Runs with named evaluation sets: when each is evaluated, what is recorded of it, and what a killed run goes on with."""
+"""Runs with named evaluation sets: when each is evaluated, what is recorded of it, and what a
+killed run goes on with."""
 
 import dataclasses
 import shutil

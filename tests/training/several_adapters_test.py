@@ -1,4 +1,5 @@
-"""Several adapters on one base, from the command line: trained one after the other, and used one at a time."""
+"""Several adapters on one base, from the command line: trained one after the other, and used one at
+a time."""
 
 import dataclasses
 import json
@@ -28,7 +29,8 @@ def write(folder, name: str, adapters: str, source) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder with the runs base, first (adapter one) and second (adapter two, trained beside one)."""
+    """The folder with the runs base, first (adapter one) and second (adapter two, trained beside
+    one)."""
     folder = tmp_path_factory.mktemp("several")
     config = str(runs.write(folder))
     several = f'Several(({ONE}, {TWO}), trained="two")'
@@ -100,7 +102,7 @@ def merged_weights(run, name: str):
     return params.paths(jax.device_get(merged(config, tree, mesh)))
 
 
-# ------------------------------------------------------------------------------------------------ names
+# -------------------------------------------------------------------------------------------- names
 
 
 def config_with(folder, adapters):

@@ -50,7 +50,8 @@ def test_one_step_serves_other_rates_decays_and_seeds_and_computes_what_their_ow
         for name, value in changes.items():
             config = replaced(config, name, value)
         (weights, sums), (own_weights, own_sums) = after(shared, config), after(OwnPrograms(), config)
-        # Rates are multiplied in float32 by the step, and in float64 by Python where they are constants.
+        # Rates are multiplied in float32 by the step, and in float64 by Python where they are
+        # constants.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), weights, own_weights)
         assert sums["learning_rate"] == pytest.approx(own_sums["learning_rate"], rel=1e-6)
     assert shared.compiled == 1

@@ -1,4 +1,5 @@
-"""Signals that end a run: the first, a second one while it saves, and the loop that obeys between steps."""
+"""Signals that end a run: the first, a second one while it saves, and the loop that obeys between
+steps."""
 
 import os
 import signal
@@ -19,7 +20,8 @@ ME = os.getpid()
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """SIGTERM and SIGINT as Python has them (a shell's background jobs ignore SIGINT), and again after each test."""
+    """SIGTERM and SIGINT as Python has them (a shell's background jobs ignore SIGINT), and again
+    after each test."""
     usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
@@ -54,7 +56,8 @@ def test_a_ctrl_c_after_a_sigterm_is_the_first_ctrl_c():
 
 
 def test_in_a_job_jax_is_told_and_names_the_step(monkeypatch):
-    """Ctrl-C becomes SIGTERM, which JAX's preemption service takes; the flag is set where the service says."""
+    """Ctrl-C becomes SIGTERM, which JAX's preemption service takes; the flag is set where the
+    service says."""
     told = []
     monkeypatch.setattr("jax.process_count", lambda: 2)
     monkeypatch.setattr("bigmodel_jax.training.signals.multihost_utils.reached_preemption_sync_point", lambda n: n == 3)
@@ -75,11 +78,12 @@ def test_what_was_interrupted_says_by_what_and_where():
     assert (error.signal_number, error.step) == (signal.SIGTERM, 7)
 
 
-# ------------------------------------------------------------------------------------------------ the loop
+# ----------------------------------------------------------------------------------------- the loop
 
 
 class Recorded(loop.Run):
-    """A run whose phases are written down: ("record" | "evaluate" | "save", step); signals come where `during` says."""
+    """A run whose phases are written down: ("record" | "evaluate" | "save", step); signals come
+    where `during` says."""
 
     def __init__(self, steps=6, evaluate_every=0, save_every=0, start=0, during=None):
         self.config = SimpleNamespace(

@@ -22,7 +22,8 @@ from step_test import CONFIG, LENGTH, ROWS, one_device, text_batch
 
 @pytest.mark.slow
 def test_the_rate_that_is_logged_is_the_one_that_was_used():
-    """After skipped steps the schedule stands where the optimizer does, not at the number of steps."""
+    """After skipped steps the schedule stands where the optimizer does, not at the number of
+    steps."""
     optim = OptimConfig(
         name="sgd", lr=1.0, betas=(0.0, 0.0), schedule="linear", final_lr_ratio=0.0, weight_decay=0, clip=0
     )
@@ -59,7 +60,8 @@ def test_what_is_not_finite_is_named():
 
 @pytest.fixture
 def diverging(tmp_path, monkeypatch):
-    """A run's config whose batches have a weight that is not finite from the sixth on, and its folder."""
+    """A run's config whose batches have a weight that is not finite from the sixth on, and its
+    folder."""
     path = runs.write(tmp_path)
 
     def poisoned(number, batch):

@@ -127,7 +127,7 @@ def test_a_field_out_of_range_is_one_line(option, said, tmp_path, capsys):
     assert "Traceback" not in error
 
 
-# ------------------------------------------------------------------------------------------------ whole runs
+# --------------------------------------------------------------------------------------- whole runs
 
 ODD = 17  # the number of a batch of random bytes, in a run whose text is one sentence
 
@@ -176,7 +176,8 @@ def test_a_spike_is_skipped_logged_and_the_resumed_run_is_the_same(tmp_path, odd
 
 @pytest.mark.slow
 def test_a_run_goes_back_to_its_last_save_and_on_with_the_batches_after_the_spike(tmp_path, odd_batch):
-    """The same bits as a run that was killed at the save, and was given the batches after the spike from there on."""
+    """The same bits as a run that was killed at the save, and was given the batches after the spike
+    from there on."""
     options = ("--train.spikes.action", "rollback", "--checkpoint.every", "8", "--train.steps")
     calm, _ = trained(tmp_path, "calm", "--train.steps", "24")
     back, weights = trained(tmp_path, "back", *options, "20")

@@ -120,7 +120,7 @@ def test_a_leaf_of_another_shape_than_its_parameter_is_whole():
     jax.tree.map(check, state, placed)
 
 
-# ------------------------------------------------------------------------------------------------ in the host's memory
+# ----------------------------------------------------------------------------- in the host's memory
 
 
 def moments(state):

@@ -33,7 +33,8 @@ PIECES = {
 
 
 def batch():
-    """Rows of unequal length, padding behind, and targets whose number is no share of the tokens'."""
+    """Rows of unequal length, padding behind, and targets whose number is no share of the
+    tokens'."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 64, (ROWS, LENGTH + 1)).astype(np.int32)
     held = np.arange(LENGTH) < np.arange(2, 2 + ROWS)[:, None]
@@ -65,7 +66,8 @@ def deepseek():
 
 @functools.cache
 def deepseek_step(pieces: str = ""):
-    """The step of the batch in one piece, or cut into `pieces`; each is computed once for all tests."""
+    """The step of the batch in one piece, or cut into `pieces`; each is computed once for all
+    tests."""
     return step(deepseek(), *PIECES.get(pieces, ()))
 
 
@@ -73,7 +75,8 @@ def mixtral():
     return dataclasses.replace(MixtralConfig.tiny(), router_z_loss=0.1, load_balancing_loss=0.0, num_layers=2)
 
 
-# Sums over pieces in time, over devices, and over stages; each of the others compiles for ten seconds.
+# Sums over pieces in time, over devices, and over stages; each of the others compiles for ten
+# seconds.
 QUICK = ("microbatches", "data")
 
 

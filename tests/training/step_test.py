@@ -32,7 +32,8 @@ CONFIG = Config(
 
 
 def text_batch(seed: int = 0) -> dict:
-    """Rows whose numbers of weighted targets differ widely, so that a mean of means would be wrong."""
+    """Rows whose numbers of weighted targets differ widely, so that a mean of means would be
+    wrong."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 64, (ROWS, LENGTH + 1)).astype(np.int32)
     weights = (np.arange(LENGTH) < rng.integers(1, LENGTH, (ROWS, 1))).astype(np.float32)
@@ -92,7 +93,8 @@ def test_five_steps_with_microbatches_equal_five_without():
 
 @pytest.mark.slow
 def test_batch_statistics_pass_through_every_microbatch():
-    """Running statistics see all microbatches, one after the other: they end elsewhere than after one."""
+    """Running statistics see all microbatches, one after the other: they end elsewhere than after
+    one."""
     config = dataclasses.replace(CONFIG, model=CNNConfig.tiny(), objective=Classification())
     pieces = dataclasses.replace(config, train=dataclasses.replace(config.train, microbatches=2))
     state = init_state(pieces, one_device())
@@ -109,7 +111,8 @@ def test_batch_statistics_pass_through_every_microbatch():
 @pytest.mark.slow
 @pytest.mark.parametrize("matmul", ["int8", "float8"])
 def test_products_in_8_bits_follow_float32(matmul):
-    """40 steps on one batch: within 3 % of float32's loss at every step, and learning as much; evaluation is exact."""
+    """40 steps on one batch: within 3 % of float32's loss at every step, and learning as much;
+    evaluation is exact."""
     batches = [text_batch()] * 40
     full, _, _ = run(CONFIG, batches)
     config = dataclasses.replace(CONFIG, precision=Policy(matmul=matmul))
@@ -145,7 +148,8 @@ def test_remat_lowers_memory():
 
 @pytest.mark.slow
 def test_bfloat16_follows_float32():
-    """40 steps on one batch: the bfloat16 curve stays within 3 % of float32's loss at every step, and learns as much."""
+    """40 steps on one batch: the bfloat16 curve stays within 3 % of float32's loss at every step,
+    and learns as much."""
     batches = [text_batch()] * 40
     full, _, _ = run(CONFIG, batches)
     half, state, _ = run(dataclasses.replace(CONFIG, precision=Policy(compute="bfloat16")), batches)
@@ -169,7 +173,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
 
 @pytest.mark.slow
 def test_a_select_skips_what_a_branch_skips():
-    """On TPUs and GPUs the step has no branch: the same states, after a good step and after a bad one."""
+    """On TPUs and GPUs the step has no branch: the same states, after a good step and after a bad
+    one."""
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.9))
     model = config.model.make()
     optimizer = config.optim.make(model.spec, config.train.steps)
@@ -225,7 +230,8 @@ def test_the_step_without_a_compiler_is_the_step():
 
 @pytest.mark.slow
 def test_pmap_on_devices_that_are_not_there_is_the_step():
-    """Four replicas as one program over a leading dimension: what is summed over the devices is what one device sums."""
+    """Four replicas as one program over a leading dimension: what is summed over the devices is
+    what one device sums."""
     replicated = dataclasses.replace(CONFIG, parallel=ParallelConfig(strategy="pmap", data=4))
     mesh = sharding.make_mesh(ParallelConfig(data=4), jax.devices()[:4])
     with chex.fake_pmap():

@@ -1,4 +1,5 @@
-"""Rewards for tests of rollouts. The file imports nothing, so that a process that calls them starts at once."""
+"""Rewards for tests of rollouts. The file imports nothing, so that a process that calls them starts
+at once."""
 
 
 def letters(prompt, response, record):

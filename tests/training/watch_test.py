@@ -1,4 +1,5 @@
-"""What a watched step measures, against the definitions; and that who does not watch has the program without it."""
+"""What a watched step measures, against the definitions; and that who does not watch has the
+program without it."""
 
 import dataclasses
 import functools
@@ -25,7 +26,8 @@ HALVES = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, mic
 
 @functools.cache
 def steps():
-    """(state before, state after the ordinary step, state after the watched one, what was watched), on the host."""
+    """(state before, state after the ordinary step, state after the watched one, what was watched),
+    on the host."""
     mesh, found = one_device(), []
     before = init_state(HALVES, mesh)
     found.append(sharding.to_host(before))
@@ -96,7 +98,8 @@ def test_activations_are_those_of_the_taps():
 
 @pytest.mark.slow
 def test_noise_is_that_of_the_two_halves():
-    """Equations (A.2) and (A.3) of arXiv:1812.06162, from the gradients of the microbatches, weighted by their tokens."""
+    """Equations (A.2) and (A.3) of arXiv:1812.06162, from the gradients of the microbatches,
+    weighted by their tokens."""
     seen = steps()[3]
     whole, _ = gradients(text_batch())
     halves = [gradients({name: x[half::2] for name, x in text_batch().items()}) for half in (0, 1)]
@@ -111,7 +114,8 @@ def test_noise_is_that_of_the_two_halves():
 
 
 def test_the_noise_scale_of_gradients_whose_noise_is_known():
-    """Rows whose gradients are 3 plus noise of variance 4 in each of 1,000 numbers: trace 4,000 over a square of 9,000."""
+    """Rows whose gradients are 3 plus noise of variance 4 in each of 1,000 numbers: trace 4,000
+    over a square of 9,000."""
     rng = np.random.default_rng(0)
     variance, signal = [], []
     for _ in range(20):
@@ -131,7 +135,8 @@ def test_a_batch_in_one_piece_has_no_noise_scale():
 
 
 def test_entropy_is_that_of_the_weights():
-    """Of all queries where a row has no more than are looked at: causal, two documents and padding in a row."""
+    """Of all queries where a row has no more than are looked at: causal, two documents and padding
+    in a row."""
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.standard_normal((2, QUERIES, heads, 4)), jnp.float32) for heads in (4, 2))
     segments = jnp.asarray([[1] * 6 + [2] * 7 + [0] * 3, [1] * 16])

@@ -1,7 +1,8 @@
 #!/bin/bash
-# {{slices}} slice(s) of {{accelerator}} as a queued resource, and the run on all of its hosts, each of which learns its
-# place from the metadata server and starts again by itself when a process of the job was lost. Run this file again when
-# the slices themselves were taken away: the run resumes.
+# This file asks for {{slices}} slice(s) of {{accelerator}} as a queued resource, and starts the run
+# on all of its hosts. Each host learns its place from the metadata server, and starts again by
+# itself when a process of the job was lost. When the slices themselves were taken away, run this
+# file again: the run resumes.
 set -euo pipefail
 NAME={{name}}
 WHERE=(--zone {{zone}} --project {{project}})

@@ -18,7 +18,10 @@ LENGTH = struct.Struct("<I")
 
 
 def read_manifest(folder: Path) -> dict:
-    """Return the folder's manifest, {} where there is none. Raises ValueError for a damaged one."""
+    """Return the folder's manifest, {} where there is none.
+
+    Raises ValueError for a damaged manifest.
+    """
     try:
         content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:

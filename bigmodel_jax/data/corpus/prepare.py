@@ -89,7 +89,7 @@ def prepare(
     The folder appears whole. An interrupted or failed call leaves `folder`.partial, and the next
     call of the same job continues from there. An `engine` does the work instead of this process and
     its `workers`, with the same bytes. Raises ValueError for bad input, and where `folder`.partial
-    has work of the other kind.
+    holds an engine's work but no `engine` is given, or the reverse.
     """
     if _is_of(job, folder):
         return folder

@@ -32,7 +32,8 @@ class Draws:
 
     def below(self, count: int) -> int:
         """Return a whole number 0 .. count - 1."""
-        # A product and a shift replace a division. The bias is below count / 2**64.
+        # The high 64 bits of the product are uniform but for a bias below count / 2**64 (Lemire,
+        # arXiv:1805.10941).
         return self.bits() * count >> 64
 
     def chance(self, share: float) -> bool:

@@ -82,7 +82,7 @@ def _json_row(line: bytes, fields: tuple[str, str]) -> tuple[dict[str, Any] | No
 
 
 def _missing(row: dict[str, Any], fields: tuple[str, str]) -> str:
-    """Return which field has no text; "" where all have one."""
+    """Return the name of a field without text, or "" if each field has a text."""
     for name in fields:
         if not isinstance(row.get(name), str) or not row[name].strip():
             return f"no text in field {name!r}{nearest(name, map(str, row)) if name not in row else ''}"

@@ -81,7 +81,7 @@ class RandAugment(Augmentation):
 
 
 def apply(picture: Image.Image, name: str, magnitude: int, bins: int, *, negative: bool) -> Image.Image:
-    """Apply one augmentation of the table. `negative` turns its sign where it has one."""
+    """Apply one augmentation of the table. `negative` flips the sign of a signed magnitude."""
     change, strongest, signed = CHANGES[name]
     amount = strongest * magnitude / max(bins - 1, 1)
     return change(picture, -amount if signed and negative else amount)

@@ -65,8 +65,8 @@ class TextData(DataConfig):
         log_skipped(split, meta["bad_records"])
         plan = packing.make_plan(self.packing, offsets, self.seq_len)
         token_bytes = np.load(tokenizer_folder(self) / "token_bytes.npy")
-        # A tokenizer trained here begins a text with its separator. A published one may use another
-        # token.
+        # A tokenizer trained here begins a text with its separator. A published tokenizer may use
+        # another token.
         start = tokenizer(self).start if self.tokenizer.path else meta["separator"]
         return TextRows(tokens, offsets, plan, self.seq_len, meta["separator"], start, token_bytes, meta)
 

@@ -156,7 +156,7 @@ class TextClassificationData(DataConfig):
         return "" if held_out_here else found
 
     def of_split(self, examples: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
-        """Return those of the training split's records that belong to `split`."""
+        """Return the records of the training split that belong to `split`."""
         if self.source.has("validation", self.root()):
             return examples
         sides = held_out(["\t".join(e).encode() for e in examples], self.validation_fraction)

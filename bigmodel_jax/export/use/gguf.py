@@ -19,8 +19,10 @@ def main():
     options.add_argument("--ids", type=lambda text: [int(n) for n in text.split(",")])
     options.add_argument("--tokens", type=int, default=32)
     given = options.parse_args()
+    # n_ctx=0 takes the context length from the file.
     model = Llama(str(HERE / "model.gguf"), n_ctx=0, verbose=False)
     if given.ids:
+        # A repeat_penalty other than 1 would change the likeliest token.
         found = model.generate(given.ids, temp=0.0, top_k=1, repeat_penalty=1.0)
         print(",".join(str(next(found)) for _ in range(given.tokens)))
     else:

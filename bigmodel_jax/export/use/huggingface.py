@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 def model():
     """The model, loaded by the class that config.json names."""
     config = json.loads((HERE / "config.json").read_text())
+    # A config.json of diffusers names its class under this key, and has no "architectures".
     package, name = ("diffusers", config["_class_name"]) if "_class_name" in config else ("", "")
     module = importlib.import_module(package) if package else transformers
     return getattr(module, name or config["architectures"][0]).from_pretrained(HERE).eval()
@@ -43,6 +44,7 @@ def main():
         with torch.no_grad():
             out = loaded(input_ids=torch.tensor([given.tokens]))
         arrays = {name: x for name, x in out.items() if torch.is_tensor(x)}
+        # NumPy has no bfloat16.
         np.savez(given.outputs, **{n: x.float().numpy() for n, x in arrays.items()})
     else:
         print(type(loaded).__name__, f"{sum(x.numel() for x in loaded.parameters()):,} parameters")

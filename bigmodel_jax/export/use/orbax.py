@@ -18,6 +18,7 @@ def params():
     """The parameter tree on the first device, whatever devices it was saved from."""
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.StandardCheckpointer() as checkpointer:
+        # A restore without target shapes would ask for the devices of the save.
         saved = checkpointer.metadata(HERE / "params").item_metadata.tree
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved)
         return checkpointer.restore(HERE / "params", wanted)

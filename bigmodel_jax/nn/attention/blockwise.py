@@ -145,7 +145,7 @@ def _logits(rule, q, k, mask):
 def finish(running: Running, shape: tuple[int, ...], dtype) -> tuple[jax.Array, jax.Array]:
     """The outputs (B, T, H, w), and the logarithm of each row's sum (N, B, K, R).
 
-    shape: that of the queries.
+    shape: the queries' shape.
     """
     # A query that sees no key has the sum 0. Its output is 0 and not NaN.
     total = jnp.where(running.total == 0.0, 1.0, running.total)

@@ -51,7 +51,7 @@ def _dot_product(rule, q, k, v, q_where, k_where, local, **options):
     return checkpoint_name(jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0, **options), KEPT)
 
 
-# --------------------------------------------------------------------------------- what each can do
+# -------------------------------------------------------------------------- what each kernel can do
 
 
 def refusal(name: str, platform: str, rule: Rule, q, k, v, sinks, bias) -> str:

@@ -61,7 +61,8 @@ def route(
     # The router computes in float32, because near ties decide which expert gets a token.
     logits = linear.project(x_BTD.astype(jnp.float32), p["kernel"].astype(jnp.float32))
     scores = jax.nn.sigmoid(constrain(logits, "batch", "seq", None))
-    # The choice has no gradient. The weights, made of `scores` below, have one.
+    # The choice has no gradient. The weights of the experts are made of `scores` below, and have a
+    # gradient.
     choice = jax.lax.stop_gradient(scores) + p["choice_bias"].astype(jnp.float32)
     if num_groups > num_chosen_groups:
         choice = _within_best_groups(choice, num_groups, num_chosen_groups)

@@ -100,7 +100,7 @@ def readable(operation: str) -> str:
     return "/".join(parts[-2:])
 
 
-# ------------------------------------------------------------ what lives when
+# ------------------------------------------------------------ which buffer lives when
 
 
 class _Walk:

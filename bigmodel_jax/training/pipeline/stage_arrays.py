@@ -25,6 +25,7 @@ def put(slots: Any, at: jax.Array, values: Any, valid: jax.Array) -> Any:
     """Writes values (n, ...) into slots (n, slots, ...) at indices (n,), where `valid` (n,)."""
 
     def one(a, i, value, valid):
+        # A select costs one slot. A select between whole arrays would copy all slots.
         value = jnp.where(valid, value, jax.lax.dynamic_index_in_dim(a, i, keepdims=False))
         return jax.lax.dynamic_update_index_in_dim(a, value, i, 0)
 
@@ -51,6 +52,7 @@ def zeros(like: Any, more: tuple[int, ...] = (), *, slots: int = 0, dtype: Any =
     def one(a):
         shape = (*more, *a.shape)
         shape = (shape[0], slots, *shape[1:]) if slots else shape
+        # A key array has no zeros, so it gets copies of one key.
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             return pin(jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(a)), shape), 0)
         return pin(jnp.zeros(shape, dtype or a.dtype), 0)

@@ -1,4 +1,5 @@
-"""Self-play as training batches: what a batch says of its games, and runs that are resumed to the last bit."""
+"""Self-play as training batches: what a batch says of its games, and runs that are resumed to the
+last bit."""
 
 import dataclasses
 import json

@@ -1,4 +1,5 @@
-"""A model, an objective with its metric, an optimizer and a source of one's own, each in a file of one's own."""
+"""A model, an objective with its metric, an optimizer and a source of one's own, each in a file of
+one's own."""
 
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
 from bigmodel_jax.data import TextData, TokenizerConfig

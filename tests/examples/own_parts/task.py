@@ -1,4 +1,5 @@
-"""Next-token prediction with label smoothing, and a metric of its own: how often the target is among the first five."""
+"""Next-token prediction with label smoothing, and a metric of its own: how often the target is
+among the first five."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""PEFT's adapters on a tiny Llama in float64: logits and all trained gradients, of adapters that are nowhere zero."""
+"""PEFT's adapters on a tiny Llama in float64: logits and all trained gradients, of adapters that
+are nowhere zero."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""diffusers' AutoencoderKL: tiny random models, the means, log variances and reconstructions that they give."""
+"""diffusers' AutoencoderKL: tiny random models, the means, log variances and reconstructions that
+they give."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Parakeet of transformers, a conformer for CTC: tiny, random, and everything that a parity test asks of it."""
+"""Parakeet of transformers, a conformer for CTC: tiny, random, and everything that a parity test
+asks of it."""
 
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def generator(seed: int) -> torch.Generator:
 
 
 def batch(seed: int, lengths: tuple[int, ...], labels: tuple[int, ...], most: int) -> dict[str, torch.Tensor]:
-    """Padded frames are zeros, as the feature extractor leaves them: their first convolution sees one of them. The blank is
-    the last class, which pads labels as well; neighbours among the labels are sometimes the same."""
+    """Padded frames are zeros, as the feature extractor leaves them: their first convolution sees
+    one of them. The blank is the last class, which pads labels as well; neighbours among the labels
+    are sometimes the same."""
     frames = torch.randn((len(lengths), most, MELS), generator=generator(seed))
     drawn = torch.randint(0, CLASSES - 1, (len(labels), max(labels)), generator=generator(seed + 1))
     drawn[:, 1] = drawn[:, 0]
@@ -77,7 +79,8 @@ def train(model, inputs: dict) -> np.ndarray:
 
 
 def write(folder: Path, **encoder) -> None:
-    """Logits and gradients of rows with padding, as in evaluation; statistics, gradients and steps of whole rows."""
+    """Logits and gradients of rows with padding, as in evaluation; statistics, gradients and steps
+    of whole rows."""
     dropped = dict.fromkeys(("dropout", "layerdrop", "activation_dropout", "attention_dropout"), 0.0)
     config = ParakeetCTCConfig(
         vocab_size=CLASSES,
@@ -109,7 +112,8 @@ def write(folder: Path, **encoder) -> None:
 
 
 def losses(folder: Path) -> None:
-    """torch's own CTC loss and its gradient: repeated labels, no labels, rows without a frame to spare."""
+    """torch's own CTC loss and its gradient: repeated labels, no labels, rows without a frame to
+    spare."""
     logits = (2 * torch.randn((5, 12, 7), generator=generator(0))).requires_grad_()
     labels = torch.tensor([[2, 3, 3, 4], [5, 6, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [6, 5, 4, 3]])
     num_labels, num_frames = torch.tensor([4, 2, 3, 0, 4]), torch.tensor([12, 5, 5, 3, 4])

@@ -1,4 +1,5 @@
-"""Decoder-only models of transformers: tiny, random, and everything that a parity test asks of them."""
+"""Decoder-only models of transformers: tiny, random, and everything that a parity test asks of
+them."""
 
 import functools
 from pathlib import Path
@@ -48,7 +49,8 @@ def next_token_loss(model, ids: torch.Tensor) -> torch.Tensor:
 
 
 def forward(model) -> dict[str, np.ndarray]:
-    """An odd length, every hidden state, padding on either side, and documents one by one as if packed."""
+    """An odd length, every hidden state, padding on either side, and documents one by one as if
+    packed."""
     out = {"tokens": tokens(1, 2, 13).numpy()}
     with torch.no_grad():
         result = model(input_ids=tokens(1, 2, 13), output_hidden_states=True, use_cache=False)

@@ -1,4 +1,5 @@
-"""DeepSeek-V3 of transformers, with and without a latent for queries, and its multi-token prediction modules."""
+"""DeepSeek-V3 of transformers, with and without a latent for queries, and its multi-token
+prediction modules."""
 
 import functools
 from pathlib import Path
@@ -22,7 +23,8 @@ YARN = {
     "mscale_all_dim": 1.2,
     "original_max_position_embeddings": 16,
 }
-# 3 of 8 experts from 2 of 4 groups; a dense layer before two of experts. Here as many kv heads as heads.
+# 3 of 8 experts from 2 of 4 groups; a dense layer before two of experts. Here as many kv heads as
+# heads.
 LATENT = SIZES | {
     "num_hidden_layers": 3,
     "num_key_value_heads": 4,
@@ -48,7 +50,8 @@ MTP_LAYERS = 2
 
 
 def randomize_all(model, seed: int = 0) -> None:
-    """Also the routing biases, which are buffers: away from the zeros that they start at, they decide some choices."""
+    """Also the routing biases, which are buffers: away from the zeros that they start at, they
+    decide some choices."""
     randomize(model, seed)
     generator = torch.Generator().manual_seed(seed)
     for name, buffer in model.named_buffers():
@@ -70,7 +73,8 @@ def write(config, folder: Path, *, mtp: bool = False) -> None:
 
 
 def write_mtp(folder: Path) -> None:
-    """Modules on top of the model just written: weights in the names of the published files, logits and gradients."""
+    """Modules on top of the model just written: weights in the names of the published files, logits
+    and gradients."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
     model.config.num_nextn_predict_layers = MTP_LAYERS
     modules = MtpModel(model, MTP_LAYERS).float().eval()
@@ -95,7 +99,8 @@ def write_mtp(folder: Path) -> None:
 
 
 def published(modules, value) -> dict[str, torch.Tensor]:
-    """model.layers.{N + k}: the block's own names, enorm, hnorm, eh_proj and shared_head.norm beside them."""
+    """model.layers.{N + k}: the block's own names, enorm, hnorm, eh_proj and shared_head.norm
+    beside them."""
     out = {}
     for k, layer in enumerate(modules.layers):
         start = f"model.layers.{LATENT['num_hidden_layers'] + k}."

@@ -1,4 +1,5 @@
-"""TRL's divergences on fixed logits (GKD), and its distillation loss of a student and a teacher on one fixed batch."""
+"""TRL's divergences on fixed logits (GKD), and its distillation loss of a student and a teacher on
+one fixed batch."""
 
 import contextlib
 import io

@@ -1,4 +1,5 @@
-"""DiT as plain torch functions over the published names of its weights, after the paper and its public code.
+"""DiT as plain torch functions over the published names of its weights, after the paper and its
+public code.
 
 Written anew from the architecture; positions go through torch's own double-precision sines.
 """

@@ -1,4 +1,5 @@
-"""EfficientNet-lite as plain torch functions over the published names of its weights, after the paper and its blocks."""
+"""EfficientNet-lite as plain torch functions over the published names of its weights, after the
+paper and its blocks."""
 
 import json
 from pathlib import Path

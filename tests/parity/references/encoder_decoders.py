@@ -1,4 +1,5 @@
-"""Encoder-decoders of transformers: tiny, random, and everything that a parity test asks of them."""
+"""Encoder-decoders of transformers: tiny, random, and everything that a parity test asks of
+them."""
 
 import functools
 import json
@@ -21,7 +22,8 @@ def loss(model, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def forward(model) -> dict[str, np.ndarray]:
-    """Odd lengths, every hidden state of both stacks, padding, and documents one by one as if packed."""
+    """Odd lengths, every hidden state of both stacks, padding, and documents one by one as if
+    packed."""
     source, target = tokens(1, 2, 13), tokens(2, 2, 7)
     out = {"encoder_tokens": source.numpy(), "tokens": target.numpy()}
     run = functools.partial(model, use_cache=False)
@@ -141,13 +143,15 @@ def write_bart(folder: Path) -> None:
         decoder_start_token_id=2,
     )
     write(config, folder, training=True, prepare=fill_logits_bias)
-    # transformers 5 writes this key to generation_config.json alone; published files have it in config.json as well.
+    # transformers 5 writes this key to generation_config.json alone; published files have it in
+    # config.json as well.
     about = json.loads((folder / "config.json").read_text()) | {"forced_bos_token_id": config.bos_token_id}
     (folder / "config.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
 
 
 def fill_logits_bias(model) -> None:
-    """A buffer, which no step changes; published files hold zeros, which would hide where it is added."""
+    """A buffer, which no step changes; published files hold zeros, which would hide where it is
+    added."""
     model.final_logits_bias.normal_(std=0.3, generator=torch.Generator().manual_seed(5))
     model.generation_config.forced_bos_token_id = model.config.bos_token_id
 

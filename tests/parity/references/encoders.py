@@ -90,7 +90,8 @@ def values(model, **inputs) -> dict[str, np.ndarray]:
 
 
 def forward(model, types: int) -> dict[str, np.ndarray]:
-    """An odd length, two token types, every hidden state, padding, and documents one by one as if packed."""
+    """An odd length, two token types, every hidden state, padding, and documents one by one as if
+    packed."""
     inputs = {"input_ids": draw(1, 2, 13)} | ({"token_type_ids": draw(2, 2, 13, low=0, high=types)} if types else {})
     out = {"tokens": inputs["input_ids"].numpy()}
     out |= {"token_types": inputs["token_type_ids"].numpy()} if types else {}
@@ -120,7 +121,8 @@ def masked_batch(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def permuted(model, inputs: dict, arrays: dict) -> torch.Tensor:
-    """Both streams: five of 13 tokens predicted in an order of their own, four of them asked for; a mean over these."""
+    """Both streams: five of 13 tokens predicted in an order of their own, four of them asked for; a
+    mean over these."""
     order = torch.zeros(2, 13, dtype=torch.long)
     order[:, [1, 4, 6, 9, 12]] = torch.tensor([[3, 1, 5, 2, 4], [2, 5, 1, 4, 3]])
     places, targets = torch.tensor([[4, 9, 1, 6], [12, 1, 9, 4]]), draw(41, 2, 4)

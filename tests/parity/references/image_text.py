@@ -25,7 +25,8 @@ def texts(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write(config, folder: Path, *, std: float, masked: bool) -> None:
-    """masked: whether the text tower is told which tokens are filling; SigLIP is not, it was trained to see them."""
+    """masked: whether the text tower is told which tokens are filling; SigLIP is not, it was
+    trained to see them."""
     model = AutoModel.from_config(config, attn_implementation="eager").float().eval()
     randomize(model, std=std)
     with torch.no_grad():

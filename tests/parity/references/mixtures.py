@@ -56,7 +56,8 @@ GPT_OSS = GptOssConfig(
 
 
 def write_mxfp4(folder: Path) -> None:
-    """Every byte, under exponents as published weights have them, and what the reference makes of it."""
+    """Every byte, under exponents as published weights have them, and what the reference makes of
+    it."""
     generator = torch.Generator().manual_seed(0)
     blocks = torch.randint(0, 256, (3, 8, 2, 16), generator=generator, dtype=torch.uint8)
     scales = torch.randint(97, 140, (3, 8, 2), generator=generator, dtype=torch.uint8)

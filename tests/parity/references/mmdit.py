@@ -1,4 +1,5 @@
-"""SD3's transformer of diffusers: a tiny random model, and what its flow-matching scheduler makes of noise with it."""
+"""SD3's transformer of diffusers: a tiny random model, and what its flow-matching scheduler makes
+of noise with it."""
 
 import json
 from pathlib import Path
@@ -30,7 +31,8 @@ SAMPLING = {"steps": 5, "guidance": 2.5, "shift": 3.0}
 
 
 def sampled(model, noise, text, pooled) -> tuple[torch.Tensor, torch.Tensor]:
-    """(images, sigmas) of Euler's steps over equal steps that the scheduler shifts, guided away from zeros."""
+    """(images, sigmas) of Euler's steps over equal steps that the scheduler shifts, guided away
+    from zeros."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     steps = SAMPLING["steps"]

@@ -23,8 +23,8 @@ def write(folder: Path) -> None:
         if double:
             map8, groups = state.state2.code, state.state2.absmax
             found |= {"map": map8.numpy(), "groups": groups.numpy(), "offset": state.offset.numpy()}
-            # The kernel of its CPU build is off by a code for one scale in a hundred. float64 takes the definition,
-            # the nearest number of the map.
+            # The kernel of its CPU build is off by a code for one scale in a hundred. float64 takes
+            # the definition, the nearest number of the map.
             centred = (torch.from_numpy(found["single/scales"]) - state.offset).double()
             exact, _ = torch.ops.bitsandbytes.quantize_blockwise.default(centred, map8, 256)
             found |= {"double/kernel": scales.numpy()}

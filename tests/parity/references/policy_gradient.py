@@ -1,4 +1,5 @@
-"""TRL's GRPO losses on one fixed batch: each form's loss and gradients, and those of a batch in two pieces."""
+"""TRL's GRPO losses on one fixed batch: each form's loss and gradients, and those of a batch in two
+pieces."""
 
 import contextlib
 import copy
@@ -50,7 +51,8 @@ def tiny() -> LlamaForCausalLM:
 
 
 def batch_of(model) -> dict[str, torch.Tensor]:
-    """Old and reference log-probabilities lie around the model's own, so that some ratios are clipped and some are not."""
+    """Old and reference log-probabilities lie around the model's own, so that some ratios are
+    clipped and some are not."""
     g = torch.Generator().manual_seed(3)
     ids = torch.randint(2, VOCAB, (4, PROMPT + RESPONSE), generator=g)
     mask = (torch.arange(RESPONSE) < torch.tensor(LENGTHS)[:, None]).long()

@@ -1,7 +1,9 @@
-"""TRL's preference and reward losses of one batch each, with gradients, and the tokens that it makes of pairs.
+"""TRL's preference and reward losses of one batch each, with gradients, and the tokens that it
+makes of pairs.
 
-One tiny decoder, a second one as its reference, and a reward model. Every loss has a `<name>.safetensors` of gradients, and in
-reference.npz `<name>/loss`, `<name>/ids`, `held` and `asked` (rows, T): which places hold a token, and which are answers.
+One tiny decoder, a second one as its reference, and a reward model. Every loss has a
+`<name>.safetensors` of gradients, and in reference.npz `<name>/loss`, `<name>/ids`, `held` and
+`asked` (rows, T): which places hold a token, and which are answers.
 """
 
 import copy
@@ -47,7 +49,8 @@ def assistant(text: str) -> list[dict]:
     return [{"role": "assistant", "content": text}]
 
 
-# Pairs as people keep them: the prompt apart, repeated in both answers, and with more than one turn.
+# Pairs as people keep them: the prompt apart, repeated in both answers, and with more than one
+# turn.
 RECORDS = {
     "text": [{name: PAIRS[name][i] for name in PAIRS} for i in range(4)],
     "messages": [
@@ -127,7 +130,8 @@ class Writer:
         return made(kind, len(self.tokenizer), seed)
 
     def loss(self, name: str, trainer, lengths: dict[str, tuple[str, str]]):
-        """Writes a batch, its loss and gradients; lengths: {prefix of ours: (their ids, their completion mask or labels)}."""
+        """Writes a batch, its loss and gradients; lengths: {prefix of ours: (their ids, their
+        completion mask or labels)}."""
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         batch = next(iter(trainer.get_train_dataloader()))

@@ -1,4 +1,5 @@
-"""Rotary frequencies and attention factors of transformers' ROPE_INIT_FUNCTIONS, for settings of published models."""
+"""Rotary frequencies and attention factors of transformers' ROPE_INIT_FUNCTIONS, for settings of
+published models."""
 
 import copy
 import json

@@ -43,7 +43,8 @@ def train(model, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def write(config, folder: Path, *, shape: tuple[int, ...], batch: int, std: float) -> None:
-    """shape: (C, H, W). Logits and the stages' states as in evaluation; loss and gradients as in training."""
+    """shape: (C, H, W). Logits and the stages' states as in evaluation; loss and gradients as in
+    training."""
     model = SegformerForSemanticSegmentation._from_config(config, attn_implementation="eager").float().eval()
     randomize(model, std=std)
     statistics(model)

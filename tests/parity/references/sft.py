@@ -1,4 +1,5 @@
-"""TRL's supervised fine-tuning: what its trainer makes of conversations, its loss and gradients, and 20 of its steps."""
+"""TRL's supervised fine-tuning: what its trainer makes of conversations, its loss and gradients,
+and 20 of its steps."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""How many parameters transformers' models have, of every preset's config.json; and what its config classes say by default.
+"""How many parameters transformers' models have, of every preset's config.json; and what its config
+classes say by default.
 
 Reads fixtures/sizes/configs.json, which sizes_test.py writes of the presets.
 """

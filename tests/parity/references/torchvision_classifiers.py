@@ -1,4 +1,5 @@
-"""torchvision's AlexNet and VGG, written out in torch.nn modules with its state-dict names, tiny and random."""
+"""torchvision's AlexNet and VGG, written out in torch.nn modules with its state-dict names, tiny
+and random."""
 
 import functools
 import json
@@ -108,7 +109,8 @@ NETWORKS = {"AlexNet": AlexNet, "VGG": VGGNet}
 
 
 def load(folder: Path, config: dict) -> nn.Module:
-    """A network with the weights of an exported folder; a tensor that is missing or unknown is an error."""
+    """A network with the weights of an exported folder; a tensor that is missing or unknown is an
+    error."""
     model = NETWORKS[config["architectures"][0]](config)
     missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     wrong = [name for name in (*missing, *unknown) if not name.endswith("num_batches_tracked")]
@@ -133,12 +135,14 @@ def save(table: dict, path: Path) -> None:
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the gradients by the names of the state dict; a tensor without a gradient stands as it is."""
+    """Return the gradients by the names of the state dict; a tensor without a gradient stands as it
+    is."""
     return model.state_dict() | {name: p.grad for name, p in model.named_parameters()}
 
 
 def write(config: dict, folder: Path, *, std: float = 0.15, curve: bool = True) -> None:
-    """Logits as in evaluation; loss and gradients as in training, and with batch norm in evaluation; 20 steps."""
+    """Logits as in evaluation; loss and gradients as in training, and with batch norm in
+    evaluation; 20 steps."""
     model = NETWORKS[config["architectures"][0]](config).eval()
     randomize(model, std=std)
     statistics(model)
@@ -161,7 +165,8 @@ def write(config: dict, folder: Path, *, std: float = 0.15, curve: bool = True) 
 
 
 TORCHVISION = {
-    # No curve: with a std of 0.15 its loss rose from 10 to 18, and rounding errors grew to 0.1 in 20 steps.
+    # No curve: with a std of 0.15 its loss rose from 10 to 18, and rounding errors grew to 0.1 in
+    # 20 steps.
     "alexnet": functools.partial(write, ALEXNET, std=0.125, curve=False),
     "vgg": functools.partial(write, VGG),
     "vgg_bn": functools.partial(write, VGG | {"batch_norm": True}),

@@ -1,4 +1,5 @@
-"""Image classifiers of transformers: tiny, random, and everything that a parity test asks of them."""
+"""Image classifiers of transformers: tiny, random, and everything that a parity test asks of
+them."""
 
 import functools
 from pathlib import Path
@@ -92,7 +93,8 @@ def write_encoder(config, folder: Path, *, shape: tuple[int, ...], batch: int, s
 
 
 def write(config, folder: Path, *, shape: tuple[int, ...], batch: int, std: float, training: bool = False) -> None:
-    """shape: (C, H, W). Logits and hidden states as in evaluation; loss and gradients as in training."""
+    """shape: (C, H, W). Logits and hidden states as in evaluation; loss and gradients as in
+    training."""
     model = AutoModelForImageClassification.from_config(config, attn_implementation="eager").float().eval()
     randomize(model, std=std)
     statistics(model)

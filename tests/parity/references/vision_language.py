@@ -1,4 +1,5 @@
-"""Language models that read images, of transformers: tiny, random, and everything that a parity test asks of them."""
+"""Language models that read images, of transformers: tiny, random, and everything that a parity
+test asks of them."""
 
 import functools
 from pathlib import Path
@@ -83,7 +84,8 @@ def greedy(model, given: dict, prompt: int) -> dict[str, np.ndarray]:
 def write(
     model_class: str, config, folder: Path, *, side: int, tiles: int, tokens: int, prefix=False, training=False
 ) -> None:
-    """tiles: images a row, 0 = one without a dimension of its own; tokens: places of a row's images."""
+    """tiles: images a row, 0 = one without a dimension of its own; tokens: places of a row's
+    images."""
     model = getattr(transformers, model_class)._from_config(config, attn_implementation="eager").float().eval()
     randomize(model)
     pixels = images(1, ROWS * max(tiles, 1), 3, side, side)

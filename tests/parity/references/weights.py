@@ -1,4 +1,5 @@
-"""Random weights in which every parameter matters, and weights and gradients written as a Hugging Face folder."""
+"""Random weights in which every parameter matters, and weights and gradients written as a Hugging
+Face folder."""
 
 import copy
 import shutil
@@ -9,7 +10,8 @@ import torch
 
 
 def randomize(model, seed: int = 0, std: float = 0.15) -> None:
-    """Matrices far from zero; vectors (norms, biases) away from the ones and zeros that they start at."""
+    """Matrices far from zero; vectors (norms, biases) away from the ones and zeros that they start
+    at."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
@@ -23,7 +25,8 @@ def save_weights(model, folder: Path) -> None:
 
 
 def save_gradients(model, folder: Path) -> None:
-    """Gradients under the names that a saved model gives its parameters, whatever it calls them in memory."""
+    """Gradients under the names that a saved model gives its parameters, whatever it calls them in
+    memory."""
     holder = copy.deepcopy(model)
     with torch.no_grad():
         for p, q in zip(holder.parameters(), model.parameters(), strict=True):

@@ -26,7 +26,8 @@ def loss(model, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def greedy(model) -> dict[str, np.ndarray]:
-    """Twelve tokens after a start of three, whatever they are, by their cache of keys and values."""
+    """Twelve tokens after a start of three, whatever they are, by their cache of keys and
+    values."""
     frames, start = audio(7, 2), tokens(7, 2, 3)
     with torch.no_grad():
         encoded, made, past = model.model.encoder(frames), start, None
@@ -90,7 +91,8 @@ def write(folder: Path, **fields) -> None:
 
 
 def features(folder: Path) -> None:
-    """What WhisperFeatureExtractor makes of noise, of a tone, and of silence, cut to one second of its window."""
+    """What WhisperFeatureExtractor makes of noise, of a tone, and of silence, cut to one second of
+    its window."""
     from transformers import WhisperFeatureExtractor
 
     generator = torch.Generator().manual_seed(2)

@@ -1,0 +1,164 @@
+"""The pages' commands, as they are written, with small stand-ins for the configs and runs that they
+name."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+
+from bigmodel_jax.cli import main
+
+ROOT = Path(__file__).parents[1]
+DEVICES = jax.devices()
+STAND_IN = """
+import importlib.util
+
+from bigmodel_jax.config import override
+
+spec = importlib.util.spec_from_file_location("shipped", {path!r})
+shipped = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shipped)
+
+
+def get_config():
+    return override(shipped.get_config(), {options!r}.split())
+"""
+LM = (
+    "--model.embed_dim 16 --model.num_heads 4 --model.num_kv_heads 2 --model.head_dim 4 --model.mlp_dim 32 "
+    "--model.vocab_size 300 --data.tokenizer.vocab_size 300 --data.seq_len 32 --eval.batch_size 1024 "
+    "--eval.sample.max_tokens 4 --optim.warmup_steps 4"
+)
+# Config -> the options that make it small.
+CONFIGS = {
+    "configs/lm_tiny.py": f"{LM} --train.steps 120",
+    "configs/mnist_mlp.py": "--model.hidden_dims 32 --train.steps 100 --optim.warmup_steps 4",
+    "configs/mnist_cnn.py": "--model.channels 4 4 4 --model.hidden_dim 8 --train.steps 8 --optim.warmup_steps 2",
+    "configs/linear_regression.py": "",
+    "configs/text_classification.py": "--train.steps 20 --train.batch_size 16 --eval.every 0",
+    "tests/examples/one_file_model.py": "--model.vocab_size 300 --data.tokenizer.vocab_size 300 --data.seq_len 32",
+}
+# Pages whose commands name the saves of steps 400 and 600.
+LONG = dict.fromkeys(("docs/eval", "docs/train"), f"{LM} --train.steps 600 --checkpoint.every 200 --checkpoint.keep 5")
+# Runs that commands name and do not make -> the command that makes them here.
+RUNS = {
+    **{name: f"train configs/{name}.py" for name in ("lm_tiny", "mnist_mlp", "mnist_cnn", "linear_regression")},
+    "mine": "train configs/mnist_mlp.py --run_dir runs/mine --checkpoint.every 20 --checkpoint.keep 5",
+    "fsdp": "train configs/mnist_cnn.py --run_dir runs/fsdp --parallel.fsdp 8",
+}
+COPIES = dict.fromkeys(("seed0", "seed1", "seed2", "a", "b", "c"), "mnist_mlp")
+PAGES = (
+    *("README", "CONTRIBUTING", "docs/data", "docs/ensemble", "docs/eval", "docs/explain", "docs/generate"),
+    *("docs/profile", "docs/prune", "docs/quantize", "docs/report", "docs/sharding", "docs/text_classification"),
+    *("docs/train", "docs/tune"),
+)
+# Other pages with commands -> the test that runs them, or why none does.
+OTHERS = {
+    "docs/cluster": "cluster/train_test.py and slurm_test.py, with ports and nodes of their own",
+    "docs/deploy": "deploy_page_test.py",
+    "docs/finetune": "finetune_page_test.py",
+    "docs/regression": "models/linear_test.py",
+    "docs/onnx_litert": "export/onnx_export_test.py and litert_export_test.py",
+    "docs/scale": "scaling/measure_test.py and law_test.py, on fewer devices",
+    "docs/serve": "serve/, on a small run",
+    "docs/sweep": "sweep/sweep_test.py and seeds_test.py, with fewer trials",
+    "docs/security": "faults/, with runs that hold code",
+    **dict.fromkeys(
+        [f"docs/{task}" for task in ("detection", "images", "segmentation", "self_play", "speech", "vision_language")],
+        "none: each command trains a shipped config for minutes or hours; config_file_test.py opens all of them",
+    ),
+    "docs/preference": "none: the config trains a model of 135 million parameters",
+    "docs/transcribe": "none: the weights of Whisper are not in the cache",
+}
+# Part of a command -> what runs such commands instead.
+ELSEWHERE = {
+    "smollm2": "finetune_page_test.py and deploy_page_test.py, which have the weights",
+    "mixture": "data_page_test.py",
+    "exported/mine": "finetune_page_test.py",
+    "corpus.py": "data_page_test.py has its own corpus",
+    "gs://": "faults/bucket_test.py",
+    "s3/bin": "nothing: a bucket of Amazon's",
+    "trian": "cli_test.py",
+    "runs/two": "models/adapters_test.py",
+    "runs/notes": "the reader's files",
+    "--harness": "harness/",
+    "plan configs/llama3_8b.py": "plan/",
+    "/dev/shm": "faults/, on other folders",
+}
+
+
+def commands(page: str) -> list[str]:
+    """The arguments of launch.py in each command of a page that no other test runs."""
+    text = (ROOT / f"{page}.md").read_text()
+    blocks = [block for kind, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M) if not kind]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [line.partition("launch.py ")[2].partition("  #")[0].strip() for line in lines if "uv run" in line]
+    return [line for line in found if line and not any(part in line for part in ELSEWHERE)]
+
+
+def test_each_page_with_commands_runs_here_or_says_where():
+    pages = [
+        path.relative_to(ROOT).with_suffix("").as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+    ]
+    assert {page for page in pages if commands(page)} == {*PAGES, *OTHERS}
+
+
+def make_stand_ins(folder: Path, page: str) -> None:
+    for name, options in (CONFIGS | ({"configs/lm_tiny.py": LONG[page]} if page in LONG else {})).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(STAND_IN.format(path=str(ROOT / name), options=options))
+    (folder / "data").mkdir()
+    for split in ("train", "test"):
+        lines = [f"{split} {n} was a joy\tgood\n{split} {n} was a bore\tbad\n" for n in range(30)]
+        (folder / "data" / f"{split}.txt").write_text("".join(lines))
+
+
+def call(command: str, monkeypatch) -> None:
+    """Runs a command on one device, or on all eight where it cuts or copies a model."""
+    devices = DEVICES if re.search(r"--parallel\.(fsdp [28]|strategy)", command) else DEVICES[:1]
+    for name, value in {"devices": devices, "local_devices": devices}.items():
+        monkeypatch.setattr(jax, name, lambda *_, value=value, **__: value)
+    for name in ("device_count", "local_device_count"):
+        monkeypatch.setattr(jax, name, lambda *_: len(devices))
+    main(shlex.split(command))
+
+
+def bring(name: str, kept: Path, monkeypatch) -> None:
+    """Puts a run into runs/: a copy of the one in `kept`, where it is made at its first use."""
+    own = COPIES.get(name, name)
+    if not (kept / own).exists():
+        call(RUNS[own], monkeypatch)
+        shutil.copytree(f"runs/{own}", kept / own)
+    shutil.copytree(kept / own, f"runs/{name}", dirs_exist_ok=True)
+
+
+def run(command: str, kept: Path, monkeypatch) -> None:
+    """Runs one command; a run that it reads must be there, and a run that it trains must not."""
+    words = shlex.split(command)
+    told = words[words.index("--run_dir") + 1] if "--run_dir" in words else ""
+    for name in re.findall(r"\bruns/(\w+)", command):
+        if name in RUNS | COPIES and not Path("runs", name).exists() and f"runs/{name}" != told:
+            bring(name, kept, monkeypatch)
+    if words[0] == "train" and words[1].endswith(".py"):
+        shutil.rmtree(told or f"runs/{Path(words[1]).stem}", ignore_errors=True)
+    call(command, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The runs that several pages read."""
+    return tmp_path_factory.mktemp("kept")
+
+
+# All pages together take minutes, so most are exhaustive.
+@pytest.mark.slow
+@pytest.mark.few("docs/ensemble")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run(page, kept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_stand_ins(tmp_path, page)
+    for command in commands(page):
+        run(command, kept / "long" if page in LONG else kept, monkeypatch)
