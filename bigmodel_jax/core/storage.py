@@ -73,6 +73,8 @@ class Blocked:
     - groups: float32 (L, groups), the largest scale of each GROUP; None unless scales are codes
     - offset: float32 (L,), the mean subtracted from a layer's scales; None likewise
     - rows_in: dtype of rows looked up in a table; "" = float32
+    - last: logical axis of the last dimension, for products that need its sharding; "" = none,
+      None = unknown
     """
 
     values: Any
@@ -81,6 +83,7 @@ class Blocked:
     offset: Any = None
     kind: Kind = dataclasses.field(default="int8", metadata={"static": True})
     rows_in: str = dataclasses.field(default="", metadata={"static": True})
+    last: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
