@@ -66,7 +66,9 @@ class QuantizeConfig:
             rounded = {path: p.storage for path, p in spec.items() if p.storage != Dense()}
             return _reading(model, functools.partial(_rounded, rounded))
         made_dense = frozenset(path for path, p in spec.items() if _is_made_dense(path, p))
-        read = functools.partial(_read, made_dense, {path: p.axes[-1] or "" for path, p in spec.items() if p.axes}, dtype)
+        read = functools.partial(
+            _read, made_dense, {path: p.axes[-1] or "" for path, p in spec.items() if p.axes}, dtype
+        )
         spec = params.from_paths(spec)
         init = model.init and functools.partial(_init, model.init, spec)
         return _reading(model, read)._replace(spec=spec, init=init)
