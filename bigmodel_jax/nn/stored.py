@@ -18,6 +18,8 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.storage import Blocked, stored
 from bigmodel_jax.nn.lora import Adapted
 
+TILE = 128  # rows of one pass of a TPU's matrix unit; each pass would make a fused weight again
+
 
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
     """`product(x, w, num_dims)` with the dense weight.
@@ -26,11 +28,15 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
     """
     if node.scales is None and node.values.dtype == x.dtype:  # the stored form is dense already
         return product(x, node.values, num_dims)
-    if _is_spread(node):
+    if _is_spread(node) and math.prod(x.shape[: x.ndim - num_dims]) <= TILE:
         return product(x, spread(node, x.dtype), num_dims)
     if _few_rows(num_dims, x, node):
         return project_as_stored(num_dims, x, node)
     return _project(product, num_dims, x, node)
+
+
+def _dense(node: Blocked, dtype: Any) -> jax.Array:
+    return spread(node, dtype) if _is_spread(node) else node.dense(dtype)
 
 
 def _is_spread(node: Blocked) -> bool:
@@ -102,7 +108,7 @@ def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
 
 def unembed(product: Callable, x: jax.Array, node: Blocked) -> jax.Array:
     """`product({"table": dense table}, x)`: logits (..., V) float32 by a table stored in blocks."""
-    if _is_spread(node):
+    if _is_spread(node) and math.prod(x.shape[:-1]) <= TILE:
         return product({"table": spread(node, x.dtype)}, x)
     if _few_rows(1, x, node):
         return unembed_as_stored(x, node)
@@ -125,7 +131,7 @@ def unembed_as_stored(x: jax.Array, node: Blocked) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _project(product, num_dims, x, node):
     node, x = jax.lax.optimization_barrier((node, x))
-    return product(x, node.dense(x.dtype), num_dims)
+    return product(x, _dense(node, x.dtype), num_dims)
 
 
 def _forward(product, num_dims, x, node):
@@ -136,7 +142,7 @@ def _backward(product, num_dims, node, dy):
     # In an unrolled program both passes lie in one scope, where the compiler would merge equal work
     # and keep the dense weight. The barrier prevents this.
     node, dy = jax.lax.optimization_barrier((node, dy))
-    w = node.dense(dy.dtype)
+    w = _dense(node, dy.dtype)
     x = jnp.zeros((*dy.shape[: dy.ndim - (w.ndim - num_dims)], *w.shape[:num_dims]), dy.dtype)
     _, of_x = jax.vjp(lambda x: product(x, w, num_dims), x)
     return *of_x(dy), None
