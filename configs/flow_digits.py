@@ -1,9 +1,9 @@
 """A small DiT (1.3 million parameters) that draws MNIST digits by class, with rectified flow.
 
-The squared error of the velocity on 1,000 test images is 0.243, and 0.269 with the class hidden
-(one seed). It has 4,000 training images, and takes 27 minutes on 2 cores that twenty other programs
-used. In benchmarks/flow_digits.py, a classifier trained by mnist_cnn.py recognizes 62 of 100 drawn
-digits. In so short a run, many strokes come out broken.
+A classifier trained by mnist_cnn.py recognizes 998 of 1,000 drawn digits
+(benchmarks/flow_digits.py); the goal is 97 %. The squared error of the velocity on 1,000 test
+images is 0.164, and 0.195 with the class hidden (one seed). It has 4,000 training images, and took
+54 minutes on 2 cores that other programs used too.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, ImageSampleConfig, TrainConfig
@@ -28,7 +28,7 @@ def get_config() -> Config:
         ),
         objective=FlowMatching(),
         data=ImageData(),
-        optim=OptimConfig(lr=1.5e-3, warmup_steps=50, weight_decay=0.0, final_lr_ratio=0.02, ema_decay=0.995),
-        train=TrainConfig(steps=1200, batch_size=64),  # 19 epochs
-        eval=EvalConfig(every=400, images=ImageSampleConfig(num=50, steps=20, guidance=2.0)),
+        optim=OptimConfig(lr=1.2e-3, warmup_steps=200, weight_decay=0.0, final_lr_ratio=0.02, ema_decay=0.999),
+        train=TrainConfig(steps=8000, batch_size=64),  # 128 epochs
+        eval=EvalConfig(every=2000, images=ImageSampleConfig(num=50, steps=20, guidance=2.0)),
     )

@@ -37,6 +37,9 @@ OF_KIN = {
     "test_gradients_of_every_parameter",
     "test_an_export_reloaded_computes_the_same",
 }
+# A further head of an encoder that is compared without one: its outputs and its export stand in the slow suite.
+FURTHER_HEADS = {"roberta", "distilbert", "electra", "modernbert"}
+OF_FURTHER_HEADS = {"test_outputs", "test_an_architecture_is_a_head"}
 TWICE = {
     "llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare", "alexnet", "vgg",
     "vgg_bn", "resnet", "resnet_basic", "efficientnet",
@@ -107,6 +110,9 @@ def pytest_collection_modifyitems(config, items):
             name = params.get("name", params.get("cell"))
             if FORWARD.get(item.path.stem) == item.originalname and name not in TWICE:
                 continue
+            head = item.path.stem == "encoders_test" and name and name.partition("-")
+            if head and head[2] and head[0] in FURTHER_HEADS and item.originalname not in OF_FURTHER_HEADS:
+                item.add_marker(pytest.mark.exhaustive)
             if name in KIN and item.originalname not in OF_KIN:
                 item.add_marker(pytest.mark.exhaustive)
         if folder in ("models", "parity") and name and name.partition("-")[0] not in QUICK:

@@ -1,5 +1,4 @@
-"""How constant parameters are stored: as they are, in bfloat16, or quantized in blocks with a scale
-each.
+"""How constant parameters are stored: as they are, in bfloat16, or in quantized blocks with scales.
 
 A stored parameter is one node of the parameter tree: an array or a `Blocked`. Both keep the
 parameter's leading dimensions, so that scans over stacked layers, pipelines and meshes slice them
@@ -73,6 +72,7 @@ class Blocked:
     - groups: float32 (L, groups), the largest scale of each GROUP; None unless scales are codes
     - offset: float32 (L,), the mean subtracted from a layer's scales; None likewise
     - rows_in: dtype of rows looked up in a table; "" = float32
+    - last: logical axis of the last dimension; "" = none, None = unknown
     """
 
     values: Any
@@ -81,6 +81,7 @@ class Blocked:
     offset: Any = None
     kind: Kind = dataclasses.field(default="int8", metadata={"static": True})
     rows_in: str = dataclasses.field(default="", metadata={"static": True})
+    last: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -149,8 +150,7 @@ def _as_it_lies(values: jax.Array) -> jax.Array:
 
 
 def _look_up(table: tuple[float, ...], codes: jax.Array) -> jax.Array:
-    """table[codes]: a gather on CPU, else a tree of selects, because TPUs gather single numbers
-    slowly."""
+    """table[codes]: a gather on CPU, else selects, as TPUs gather single numbers slowly."""
     gather = functools.partial(jnp.take, jnp.asarray(table, jnp.float32), mode="clip")
     return jax.lax.platform_dependent(codes, cpu=gather, default=functools.partial(_select, table))
 

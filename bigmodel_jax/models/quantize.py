@@ -65,7 +65,10 @@ class QuantizeConfig:
         if self.aware:
             rounded = {path: p.storage for path, p in spec.items() if p.storage != Dense()}
             return _reading(model, functools.partial(_rounded, rounded))
-        read = functools.partial(_read, frozenset(path for path, p in spec.items() if _is_made_dense(path, p)), dtype)
+        made_dense = frozenset(path for path, p in spec.items() if _is_made_dense(path, p))
+        read = functools.partial(
+            _read, made_dense, {path: p.axes[-1] or "" for path, p in spec.items() if p.axes}, dtype
+        )
         spec = params.from_paths(spec)
         init = model.init and functools.partial(_init, model.init, spec)
         return _reading(model, read)._replace(spec=spec, init=init)
@@ -145,11 +148,11 @@ def _rounded(storages: dict[str, Storage], tree: Tree, rng: Any, above: str = ""
     return params.from_paths({path: one(f"{above}{path}", x) for path, x in params.paths(tree).items()})
 
 
-def _read(made_dense: frozenset[str], dtype: str, tree: Tree, rng: Any) -> Tree:
+def _read(made_dense: frozenset[str], last: dict[str, str], dtype: str, tree: Tree, rng: Any) -> Tree:
     def one(path: str, x: Any) -> Any:
         if not stored(x):
             return x
-        return dense(x, dtype) if path in made_dense else dataclasses.replace(x, rows_in=dtype)
+        return dense(x, dtype) if path in made_dense else dataclasses.replace(x, rows_in=dtype, last=last[path])
 
     return params.from_paths({path: one(path, x) for path, x in params.paths(tree).items()})
 

@@ -18,6 +18,8 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.storage import Blocked, stored
 from bigmodel_jax.nn.lora import Adapted
 
+TILE = 128  # rows of one pass of a TPU's matrix unit; each pass would make a fused weight again
+
 
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
     """`product(x, w, num_dims)` with the dense weight.
@@ -26,9 +28,52 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
     """
     if node.scales is None and node.values.dtype == x.dtype:  # the stored form is dense already
         return product(x, node.values, num_dims)
+    if _is_spread(node) and math.prod(x.shape[: x.ndim - num_dims]) <= TILE:
+        return product(x, spread(node, x.dtype), num_dims)
     if _few_rows(num_dims, x, node):
         return project_as_stored(num_dims, x, node)
     return _project(product, num_dims, x, node)
+
+
+def _dense(node: Blocked, dtype: Any) -> jax.Array:
+    return spread(node, dtype) if _is_spread(node) else node.dense(dtype)
+
+
+def _is_spread(node: Blocked) -> bool:
+    """Whether a TPU makes the dense weight inside the product that reads it (`spread`)."""
+    mesh = sharding.current_mesh()
+    if mesh is None or mesh.devices.flat[0].platform != "tpu" or node.kind != "int8" or node.last is None:
+        return False
+    # A TPU rounds the factors of a float32 product to bfloat16, so wider scales would lose bits.
+    return node.scales.dtype == jnp.bfloat16
+
+
+def spread(node: Blocked, dtype: Any) -> jax.Array:
+    """The dense weight of int8 blocks: the scales are spread over their blocks by a product.
+
+    The product's second factor is a matrix of zeros and ones, so the result equals `node.dense`. A
+    TPU fuses this form into the product that reads the weight, which it then reads in 8 bits. It
+    does not fuse the broadcast and reshape of `node.dense`: blocks of 64 have another layout.
+    """
+    *lead, blocks = node.scales.shape
+    if blocks == 1:
+        return (node.values.astype(jnp.float32) * node.scales.astype(jnp.float32)).astype(dtype)
+    # The blocks of a shard are a dimension of their own, so that no device needs another's scales.
+    shards = _shards(blocks, node.last)
+    own = blocks // shards
+    ones = jnp.repeat(jnp.eye(own, dtype=node.scales.dtype), node.shape[-1] // blocks, axis=1)
+    scales = node.scales.reshape(*lead, shards, own)
+    scales = jnp.tensordot(scales, ones, axes=1, preferred_element_type=jnp.float32)
+    return (node.values.astype(jnp.float32) * scales.reshape(node.shape)).astype(dtype)
+
+
+def _shards(size: int, axis: str | None) -> int:
+    """How many shards a dimension of this size and logical axis has in the step being traced."""
+    mesh = sharding.current_mesh()
+    if mesh is None or not axis:
+        return 1
+    (axes,) = sharding.fitting_spec((size,), axis)
+    return math.prod(mesh.shape[name] for name in sharding.axis_names(axes))
 
 
 def _few_rows(num_dims: int, x: jax.Array, node: Blocked) -> bool:
@@ -63,6 +108,8 @@ def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
 
 def unembed(product: Callable, x: jax.Array, node: Blocked) -> jax.Array:
     """`product({"table": dense table}, x)`: logits (..., V) float32 by a table stored in blocks."""
+    if _is_spread(node) and math.prod(x.shape[:-1]) <= TILE:
+        return product({"table": spread(node, x.dtype)}, x)
     if _few_rows(1, x, node):
         return unembed_as_stored(x, node)
     return takes_stored(product)({"table": node}, x)
@@ -84,7 +131,7 @@ def unembed_as_stored(x: jax.Array, node: Blocked) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _project(product, num_dims, x, node):
     node, x = jax.lax.optimization_barrier((node, x))
-    return product(x, node.dense(x.dtype), num_dims)
+    return product(x, _dense(node, x.dtype), num_dims)
 
 
 def _forward(product, num_dims, x, node):
@@ -95,7 +142,7 @@ def _backward(product, num_dims, node, dy):
     # In an unrolled program both passes lie in one scope, where the compiler would merge equal work
     # and keep the dense weight. The barrier prevents this.
     node, dy = jax.lax.optimization_barrier((node, dy))
-    w = node.dense(dy.dtype)
+    w = _dense(node, dy.dtype)
     x = jnp.zeros((*dy.shape[: dy.ndim - (w.ndim - num_dims)], *w.shape[:num_dims]), dy.dtype)
     _, of_x = jax.vjp(lambda x: product(x, w, num_dims), x)
     return *of_x(dy), None

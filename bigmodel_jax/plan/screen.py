@@ -256,7 +256,9 @@ def notes(plan: dict) -> str:
     line = plan.get("roofline", {"expected": 0.0, "busy": 0.0})
     stated = " (for matrix products, the compiler's estimates)" if line["expected"] > line["busy"] else ""
     rates = f"Rates are the published ones{stated}; nothing was measured on this machine."
-    return f"{text}. {rates} Attention counts as the full square."
+    loops = plan.get("open_ended_loops", 0)
+    once = f" Of {loops} loops whose length depends on data, one iteration is counted." if loops else ""
+    return f"{text}. {rates} Attention counts as the full square.{once}"
 
 
 def number(value: float) -> str:

@@ -94,17 +94,10 @@ def operations(text: str, peak: Callable[[str], float], bandwidth: float) -> dic
     for computation, body in code.bodies.items():
         if computation in code.program.fused:
             continue
-        times = _times(code, computation)
+        times = code.program.times(computation) if code.program.is_counted(computation) else None
         for one in body.values():
             found[one.name] = _operation(code, origins, computation, one, times, peak, bandwidth)
     return found
-
-
-def _times(code: Code, computation: str) -> int | None:
-    try:
-        return code.program.times(computation)
-    except (ValueError, KeyError):  # the text does not state the trip count of an enclosing loop
-        return None
 
 
 def _operation(code, origins, computation, one, times, peak, bandwidth) -> Operation:

@@ -151,7 +151,7 @@ def pairs(slow: set[str]) -> pytest.MarkDecorator:
 
 every_pair, of_each_kind = pairs(set(CONFIGS) - KIN), pairs(OF_EACH_KIND)
 # Others are laid out as one of these; tests/multidevice has layouts of bert, vit and the decoders.
-on_devices = pairs({"t5", "deepseek", "rnn", "resnet", "dit", "conformer"})
+on_devices = pairs({"t5", "deepseek", "resnet", "dit"})
 
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
@@ -346,7 +346,7 @@ def test_loss_and_gradients_are_finite_and_reach_every_parameter(pair):
     assert not [path for path in without if not path.startswith(UNREAD)], "parameters without a gradient"
 
 
-@every_pair
+@of_each_kind
 def test_fresh_loss_is_that_of_knowing_nothing(pair):
     c = case(pair)
     (loss, (metrics, _)), _ = one_device(pair)
@@ -384,7 +384,7 @@ def test_loss_falls_on_one_batch(pair):
 
 
 @pytest.mark.slow
-@of_each_kind
+@on_devices
 def test_jit_equals_eager(pair):
     c = case(pair)
     jitted = jax.jit(lambda tree: c.model.apply(tree, c.batch).value)(c.params)
@@ -418,7 +418,7 @@ def test_evaluation_needs_no_rng_and_reports_what_it_names(pair):
     assert out.updates == {}
 
 
-@every_pair
+@of_each_kind
 def test_rows_of_an_evaluation_do_not_see_each_other(pair):
     c = case(pair)
     apply = jax.jit(lambda batch: c.model.apply(c.params, batch).value)
@@ -428,7 +428,7 @@ def test_rows_of_an_evaluation_do_not_see_each_other(pair):
     close(*(jax.tree.map(lambda x: x[0], apply(batch)) for batch in (other, c.batch)), 1e-5)
 
 
-@every_pair
+@of_each_kind
 def test_updates_are_the_frozen_parameters(pair):
     c = case(pair)
     (_, (_, updates)), _ = one_device(pair)
@@ -441,7 +441,7 @@ def test_updates_are_the_frozen_parameters(pair):
 
 
 @pytest.mark.slow
-@of_each_kind
+@on_devices
 def test_bfloat16_is_finite_and_near(pair):
     c = case(pair)
     trainable, frozen = params.partition(c.params, c.model.spec)

@@ -1,11 +1,15 @@
 """Products with int8 blocks as they are stored: equal to those with the dense weight, and used
 where few rows meet them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigmodel_jax.core import sharding
+from bigmodel_jax.core.sharding import ParallelConfig, Rules
 from bigmodel_jax.core.storage import Blocks
 from bigmodel_jax.nn import stored
 
@@ -40,3 +44,22 @@ def test_logits_by_a_stored_table_are_those_of_the_dense_one(block):
     found = stored.unembed_as_stored(x, node)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, x @ node.dense(jnp.float32).T, atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "block"), [((64, 96), 16), ((8, 4, 16), 8), ((8, 4, 16), 16)])
+def test_spread_scales_give_the_dense_weight_bit_for_bit(shape, block):
+    node = Blocks("int8", block, narrow=True).pack(jax.random.normal(jax.random.key(0), shape))
+    for dtype in ("float32", "bfloat16"):
+        np.testing.assert_array_equal(stored.spread(node, dtype), node.dense(dtype))
+
+
+def test_spread_scales_of_a_sharded_dimension_move_nothing():
+    """The program for a weight whose last dimension is sharded has no collective, and gives the dense weight."""
+    node = Blocks("int8", 8, narrow=True).pack(jax.random.normal(jax.random.key(0), (64, 128)))
+    mesh = sharding.make_mesh(ParallelConfig(data=2, tensor=4))
+    places = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "tensor"))
+    with sharding.use(mesh, Rules()):
+        placed = jax.device_put(dataclasses.replace(node, last="mlp"), places)
+        made = jax.jit(lambda node: stored.spread(node, "bfloat16"), out_shardings=places).lower(placed).compile()
+    np.testing.assert_array_equal(made(placed), node.dense("bfloat16"))
+    assert not [name for name in ("all-", "collective-") if name in made.as_text()]

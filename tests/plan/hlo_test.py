@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.plan.program import hlo, program
+from bigmodel_jax.plan.program import cost, hlo
+from bigmodel_jax.plan.program.instructions import Code
 
 CUBE = ParallelConfig(data=2, fsdp=2, tensor=2)
 
@@ -190,6 +191,18 @@ def test_a_kernel_configuration_over_several_lines_ends_no_computation():
     assert (found.kind, found.bytes, found.axes) == ("all-reduce", 32, ("data",))
 
 
-def test_a_loop_of_unknown_length_is_said():
-    with pytest.raises(ValueError, match="does not state its length"):
-        program.trip_count("%w = while(%t), condition=%c, body=%b", ["ROOT %p = pred[] parameter(0)"])
+def test_a_loop_whose_length_depends_on_data_counts_once_and_is_named():
+    """What it calls is not counted as known: an inner loop of known length runs an unknown number of times."""
+
+    def step(x):
+        inner = jax.lax.fori_loop(0, 3, lambda _, y: y @ y, x)
+        return jax.lax.while_loop(
+            lambda y: jnp.sum(y) < 9, lambda y: jax.lax.fori_loop(0, 5, lambda _, z: z @ z, y), inner
+        )
+
+    text = jax.jit(step).lower(jnp.ones((8, 8))).compile().as_text()
+    code = Code(text)
+    bodies = [name for name, body in code.bodies.items() if any(one.opcode == "dot" for one in body.values())]
+    found = sorted((code.program.times(name), code.program.is_counted(name)) for name in bodies)
+    assert found == [(3, True), (5, False)]
+    assert cost.measure(code, lambda kind: 1.0, 1.0).open_ended == 1

@@ -55,6 +55,7 @@ class Cost:
     two.
     expected: like busy, but matrix products take the time that the compiler expects.
     rows: the instructions that take most of `expected`: (operation, seconds, FLOPs, bytes).
+    open_ended: loops whose length depends on data; one iteration of each is counted.
     """
 
     flops: dict[str, float]
@@ -63,6 +64,7 @@ class Cost:
     busy: float
     expected: float
     rows: list[tuple[str, float, float, float]]
+    open_ended: int
 
 
 def measure(
@@ -103,7 +105,8 @@ def measure(
                 row[2] + times * size,
             )
     top = sorted(((label, *row) for label, row in rows.items()), key=lambda row: -row[1])
-    return Cost(dict(totals), kernels, moved, busy, expected, top[:20])
+    loops = len(code.program.open_ended) // 2  # each has a body and a condition
+    return Cost(dict(totals), kernels, moved, busy, expected, top[:20], loops)
 
 
 def _stated(one: Instruction, clock: float) -> float:

@@ -25,6 +25,7 @@ class Program:
         self.frames = Frames(text)
         self.callers: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
         self.fused: dict[str, str] = {}  # computations that a fusion calls -> the line that calls it
+        self.open_ended: set[str] = set()
         for name, lines in self.computations.items():
             for line in lines:
                 self._note_calls(name, line)
@@ -34,6 +35,9 @@ class Program:
         if " while(" in line:
             body, condition = (re.search(rf"{key}=%?([\w.\-]+)", line)[1] for key in ("body", "condition"))
             times = trip_count(line, self.computations[condition])
+            if times is None:
+                self.open_ended |= {body, condition}
+                times = 1
             self.callers[body].append((name, times))
             # The condition runs once more than the body: the last time, it ends the loop.
             self.callers[condition].append((name, times + 1))
@@ -64,6 +68,11 @@ class Program:
         Only the longest branch of a conditional counts.
         """
         return 1 if name == self.entry else sum(self.times(caller) * n for caller, n in self.callers[name])
+
+    @functools.cache  # noqa: B019
+    def is_counted(self, name: str) -> bool:
+        """Whether the text states the length of every loop around this computation."""
+        return name not in self.open_ended and all(self.is_counted(caller) for caller, _ in self.callers[name])
 
     def owner(self, name: str) -> str:
         """The computation that contains a fused one, directly or through other fusions."""
@@ -97,10 +106,10 @@ def _split(text: str) -> tuple[dict[str, list[str]], str | None]:
     return out, entry
 
 
-def trip_count(line: str, condition: list[str]) -> int:
+def trip_count(line: str, condition: list[str]) -> int | None:
     """How often a while loop runs its body: its annotation, else the bound in its condition.
 
-    Raises ValueError if the text has neither.
+    It is None if the text has neither: the length depends on data.
     """
     known = re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', line)
     if known:
@@ -114,7 +123,5 @@ def trip_count(line: str, condition: list[str]) -> int:
         bounds = [constants[n] for n in re.findall(r"%([\w.\-]+)", compare[1]) if n in constants] if compare else []
         if bounds:
             return bounds[0]
-    if not constants:
-        raise ValueError(f"the condition of a while loop does not state its length: {line[:120]}")
     # Without a comparison in the text, the largest constant is taken as the bound.
-    return max(constants.values())
+    return max(constants.values(), default=None)
