@@ -26,11 +26,10 @@ PUT = (
 def python(tmp_path_factory) -> Path:
     """That of an environment with the extra and a server of S3."""
     folder = tmp_path_factory.mktemp("s3")
-    env = os.environ | {"UV_PROJECT_ENVIRONMENT": str(folder), "UV_COMPILE_BYTECODE": "0"}
-    env.pop("VIRTUAL_ENV", None)  # uv would say that it is another one
+    env = os.environ | {"UV_PROJECT_ENVIRONMENT": str(folder)}
     uv = functools.partial(subprocess.run, check=True, cwd=ROOT, env=env)
-    uv(["uv", "sync", "-q", "--locked", "--extra", "s3", "--python", sys.executable])
-    uv(["uv", "pip", "install", "-q", "--python", folder / "bin/python", "moto[server]>=5.2"])
+    uv(["uv", "sync", "-q", "--locked", "--no-compile-bytecode", "--extra", "s3", "--python", sys.executable])
+    uv(["uv", "pip", "install", "-q", "--no-compile-bytecode", "--python", folder / "bin/python", "moto[server]>=5.2"])
     return folder / "bin" / "python"
 
 
