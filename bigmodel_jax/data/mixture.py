@@ -77,7 +77,7 @@ class MixtureData(DataConfig):
             raise ValueError(f"{name}.weights: {low[0]} is less than 1/{SLOTS} of all; give more, or 0")
 
     def open(self, split: str) -> MixedRows:
-        self._check_tokenizers()
+        self.check_tokenizers()
         rows = []
         for i, part in enumerate(self._parts()):
             with _named(i):
@@ -148,7 +148,7 @@ class MixtureData(DataConfig):
     def _parts(self) -> list[DataConfig]:
         return [dataclasses.replace(part, cache_dir=part.cache_dir or self.cache_dir) for part in self.parts]
 
-    def _check_tokenizers(self) -> None:
+    def check_tokenizers(self) -> None:
         # One model embeds all parts, so an id must mean the same token in each of them.
         known = [tokenizer and tokenizer.model.to_str() for tokenizer in (p.open_tokenizer() for p in self._parts())]
         for i, text in enumerate(known):

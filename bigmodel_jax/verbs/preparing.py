@@ -157,8 +157,12 @@ def _prepared(job, folder: Path, root: Path, workers: int, limit: int, engine) -
 
 def _tokenize(data, workers: int) -> None:
     """Tokenizes the texts, and says how many tokens each split has."""
+    from bigmodel_jax.core import processes
+    from bigmodel_jax.data.base import inner
     from bigmodel_jax.data.text import text, token_shards
 
+    for part in inner(data):
+        processes.in_turn("tokenizers", part.check_tokenizers)
     console = make_console(width=100, highlight=False, quiet=not peers.speaks())
     for part, split in text.splits(data):
         with _bar("tokenizing") as show:

@@ -64,7 +64,7 @@ def corpus(tmp_path, monkeypatch):
         rows = [json.dumps({"text": text, "label": R.randrange(8) // 7}) for text in texts]
         (tmp_path / f"{name}.jsonl").write_text("\n".join([*rows, "{"]))
     (tmp_path / "own.py").write_text(CONFIG)
-    monkeypatch.setenv("UV_COMPILE_BYTECODE", "0")
+    monkeypatch.setenv("UV_NO_CONFIG", "1")  # pyproject.toml asks for bytecode, which takes a minute
     return tmp_path
 
 

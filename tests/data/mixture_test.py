@@ -27,6 +27,7 @@ from bigmodel_jax.data.inspect import describe
 from bigmodel_jax.data.mixture_order import SLOTS, Mixture
 from bigmodel_jax.models import MLPConfig
 from bigmodel_jax.objectives import Classification
+from bigmodel_jax.verbs import preparing
 
 STAGES = (Stage(0, (0.7, 0.2, 0.1)), Stage(500, (0, 1, 1)), Stage(70_000, (5, 2, 1)))
 
@@ -182,8 +183,9 @@ def test_texts_of_two_tokenizers_do_not_mix(tmp_path):
         for f in (tmp_path / "a.txt", tmp_path / "b.txt")
     ]
     data = MixtureData(parts=tuple(parts), stages=(Stage(0, (1, 1)),), cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match=r"data\.parts\.1: its tokenizer is not that of data\.parts\.0"):
-        data.open("train")
+    for use in (lambda: data.open("train"), lambda: preparing._tokenize(data, 1)):
+        with pytest.raises(ValueError, match=r"data\.parts\.1: its tokenizer is not that of data\.parts\.0"):
+            use()
     same = tuple(dataclasses.replace(part, tokenizer=TokenizerConfig("bytes")) for part in parts)
     rows = dataclasses.replace(data, parts=same).open("validation")
     first, second = rows.batch(np.array([0, rows.offsets[1]]), None)["targets"]

@@ -250,6 +250,7 @@ def test_bad_records_are_skipped_to_the_limit_and_named(tmp_path):
         ValueError, match=r"^\S+a\.jsonl line 2: not JSON \(.*data\.max_bad_records: 0 allows no more\)$"
     ):
         made(corpus, tmp_path / "none")
+    assert not list((tmp_path / "none").glob("out*"))
     folder, _ = made(corpus, tmp_path / "some", max_bad_records=1)
     assert json.loads((folder / CARD).read_text())["skipped"]["train"][0][0].endswith("a.jsonl line 2")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
@@ -257,6 +258,11 @@ def test_bad_records_are_skipped_to_the_limit_and_named(tmp_path):
         ValueError, match=r"^\S+a\.jsonl line 1: Fails: KeyError: 'nothing' \(line \d+ of \S+prepare_test"
     ):
         made(dataclasses.replace(corpus, steps=(Fails(),)), tmp_path / "fails")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 2500 + "{\n")  # a shard and a half, in chunks of 512 records
+    with pytest.raises(ValueError, match=r"^\S+a\.jsonl line 2501: not JSON"):
+        made(corpus, tmp_path / "late")
+    left = {path.name for path in (tmp_path / "late" / "out.partial").iterdir()}
+    assert left == {"manifest.json", "train-00000.array_record"}
 
 
 class Counted(str):

@@ -1,9 +1,9 @@
-"""s3:// for data, in an environment of its own: s3fs wants another dateutil than uv.lock has. It
-needs uv and an index.
+"""s3:// for data, in an environment of the extra `s3`, which conflicts with the group `dev`. It needs uv and an index.
 
 pytest -m exhaustive tests/data/s3_test.py
 """
 
+import functools
 import os
 import socket
 import subprocess
@@ -17,7 +17,6 @@ import pytest
 import runs
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = (str(ROOT), "s3fs>=2026.9", "moto[server]>=5.2")
 PUT = (
     "import s3fs, sys; s3fs.S3FileSystem().mkdir('bucket'); s3fs.S3FileSystem().put(sys.argv[1:], 's3://bucket/texts/')"
 )
@@ -25,10 +24,12 @@ PUT = (
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
-    """That of an environment with s3fs and a server of S3."""
+    """That of an environment with the extra and a server of S3."""
     folder = tmp_path_factory.mktemp("s3")
-    subprocess.run(["uv", "venv", "-q", "--python", sys.executable, folder], check=True, cwd=ROOT)
-    subprocess.run(["uv", "pip", "install", "-q", "--python", folder / "bin/python", *PACKAGES], check=True, cwd=ROOT)
+    env = os.environ | {"UV_PROJECT_ENVIRONMENT": str(folder)}
+    uv = functools.partial(subprocess.run, check=True, cwd=ROOT, env=env)
+    uv(["uv", "sync", "-q", "--locked", "--no-compile-bytecode", "--extra", "s3", "--python", sys.executable])
+    uv(["uv", "pip", "install", "-q", "--no-compile-bytecode", "--python", folder / "bin/python", "moto[server]>=5.2"])
     return folder / "bin" / "python"
 
 

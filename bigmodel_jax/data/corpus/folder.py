@@ -69,6 +69,15 @@ def changed(folder: Path) -> list[str]:
     ]
 
 
+def delete_uncommitted(folder: Path, manifest: dict) -> None:
+    """Delete the files of an unfinished preparation that its manifest does not name, but for the
+    keys."""
+    named = {MANIFEST, *(shard["name"] for shard in manifest["shards"])}
+    for path in folder.iterdir():
+        if path.name not in named and not path.name.startswith("keys-"):
+            path.unlink()
+
+
 class Shards:
     """Writes one open shard per split. `close` gives the finished shards their final names."""
 

@@ -86,10 +86,10 @@ def prepare(
     """Return `folder` with the job's shards, manifest and data card. Prepare it where it is
     missing.
 
-    The folder appears whole. An interrupted or failed call leaves `folder`.partial, and the next
-    call of the same job continues from there. An `engine` does the work instead of this process and
-    its `workers`, with the same bytes. Raises ValueError for bad input, and where `folder`.partial
-    holds an engine's work but no `engine` is given, or the reverse.
+    The folder appears whole. An interrupted call leaves `folder`.partial, and the next call of the
+    same job continues from there. Bad input leaves `folder`.partial only where a shard is complete.
+    An `engine` does the work instead of this process and its `workers`, with the same bytes. Raises
+    ValueError for bad input, and where `folder`.partial has work of the other kind.
     """
     if _is_of(job, folder):
         return folder
@@ -186,10 +186,7 @@ class _Run:
     def _found(self) -> dict:
         """Return the manifest so far. Files that a killed process left uncommitted are deleted."""
         found = _continued(self.job, self.folder, PROCESSES)
-        named = {shard["name"] for shard in found["shards"]}
-        for path in self.folder.iterdir():
-            if path.name not in named and path.name != folders.MANIFEST and not path.name.startswith("keys-"):
-                path.unlink()
+        folders.delete_uncommitted(self.folder, found)
         return found
 
     def all(self, workers: int) -> None:
@@ -198,6 +195,13 @@ class _Run:
             for split in self.job.inputs:
                 if split not in self.manifest["done"]:
                     self._split(split, workers)
+        except ValueError:
+            # Corrected files are another job, which would not look into this folder.
+            if self.manifest["read"]:
+                folders.delete_uncommitted(self.folder, self.manifest)
+            else:
+                shutil.rmtree(self.folder)
+            raise
         finally:
             for keys in self.keys.values():
                 keys.close()
