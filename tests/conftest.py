@@ -37,7 +37,7 @@ OF_KIN = {
     "test_gradients_of_every_parameter",
     "test_an_export_reloaded_computes_the_same",
 }
-# A further head of an encoder that is compared without one: its outputs and its export stand in the slow suite.
+# A further head of an encoder that is compared without one: its outputs stand in the slow suite.
 FURTHER_HEADS = {"roberta", "distilbert", "electra", "modernbert"}
 OF_FURTHER_HEADS = {"test_outputs", "test_an_architecture_is_a_head"}
 TWICE = {

@@ -1,4 +1,6 @@
-"""s3:// for data, in an environment of the extra `s3`, which conflicts with the group `dev`. It needs uv and an index.
+"""s3:// for data, in an environment of the extra `s3`, which conflicts with the group `dev`.
+
+It needs uv and an index.
 
 pytest -m exhaustive tests/data/s3_test.py
 """

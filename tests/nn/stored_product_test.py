@@ -54,7 +54,10 @@ def test_spread_scales_give_the_dense_weight_bit_for_bit(shape, block):
 
 
 def test_spread_scales_of_a_sharded_dimension_move_nothing():
-    """The program for a weight whose last dimension is sharded has no collective, and gives the dense weight."""
+    """The program for a weight whose last dimension is sharded has no collective.
+
+    It gives the dense weight.
+    """
     node = Blocks("int8", 8, narrow=True).pack(jax.random.normal(jax.random.key(0), (64, 128)))
     mesh = sharding.make_mesh(ParallelConfig(data=2, tensor=4))
     places = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "tensor"))

@@ -192,7 +192,7 @@ def test_a_kernel_configuration_over_several_lines_ends_no_computation():
 
 
 def test_a_loop_whose_length_depends_on_data_counts_once_and_is_named():
-    """What it calls is not counted as known: an inner loop of known length runs an unknown number of times."""
+    """A loop of known length inside it runs an unknown number of times."""
 
     def step(x):
         inner = jax.lax.fori_loop(0, 3, lambda _, y: y @ y, x)
