@@ -66,10 +66,6 @@ def _check_data(config: Any, one: Any) -> None:
         raise ValueError(f"its data are prompts; give metrics of their answers: {', '.join(texts.TEXT_METRICS)}")
     if one.data.prompts and config.make_model().make_cache is None:
         raise ValueError(f"its data are prompts, and a {type(config.model).__name__} generates no text")
-    if one.data.prompts and config.parallel.stage != 1:
-        raise ValueError(
-            f"parallel.stage = {config.parallel.stage}: answers are generated without a pipeline; it must be 1"
-        )
     # A set's objective may not need parameters that the run does not train.
     own = config.objective.parameters(config.model)
     if more := [name for name in (one.objective or config.objective).parameters(config.model) if name not in own]:

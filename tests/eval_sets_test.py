@@ -8,7 +8,6 @@ from bigmodel_jax import config_file
 from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, EvalSet, override
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core.dataclass_json import from_json, to_json
-from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData, PromptData, TextData, TokenizerConfig
 from bigmodel_jax.eval_sets import declared, every, seen
 from bigmodel_jax.models import LlamaConfig, MLPConfig
@@ -52,10 +51,6 @@ REFUSED = {
         "eval.sets.0 (qa): its data are prompts; give metrics of their answers: bleu, chrf",
     ),
     "no decoder": (of_images(ANSWERS), "eval.sets.0 (qa): its data are prompts, and a MLPConfig generates no text"),
-    "stages": (
-        dataclasses.replace(config(ANSWERS), parallel=ParallelConfig(stage=2)),
-        "eval.sets.0 (qa): parallel.stage = 2: answers are generated without a pipeline; it must be 1",
-    ),
     "other data": (config(EvalSet("web", ImageData())), "eval.sets.0 (web): NextToken reads 'targets' and LlamaConfig"),
     "another task": (
         of_images(EvalSet("web", ImageData(), objective=NextToken())),

@@ -73,10 +73,13 @@ def explain(
     in_layers = _in_layers(subject, answer, classes, patches)
     # Grad-CAM needs a height and a width, which only a batch of pictures (B, H, W, C) has.
     cam = jax.jit(grad_cam.grad_cam)(f, x) if x.ndim == 4 else None
+    subject.say("Integrated gradients")
+    integrated = integrated_gradients.complete(f, x, jnp.asarray(baseline, jnp.float32)[None], say=subject.say)
+    subject.say("Saliency and SmoothGrad")
     return ArrayExplanation(
         values=np.asarray(x[0]),
         answer=answer,
-        integrated=integrated_gradients.complete(f, x, jnp.asarray(baseline, jnp.float32)[None]),
+        integrated=integrated,
         gradient=np.asarray(jax.jit(saliency.gradient)(f, x)[0]),
         # A fixed key draws the same noise for each page of the same input.
         smooth=np.asarray(jax.jit(smooth_grad.smooth_grad)(f, x, jax.random.key(0))[0]),

@@ -63,6 +63,7 @@ def complete(
     *,
     within: float = WITHIN,
     most_steps: int = MOST_STEPS,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Attributions:
     """Integrated gradients (equation 1) with enough points for completeness.
 
@@ -80,6 +81,7 @@ def complete(
     path = [_stretch(f, x, baseline, *pair) for pair in itertools.pairwise(ends)]
     difference = ends[-1][1] - ends[0][1]
     while _relative(sum(one.total for one in path), difference) > within and POINTS * (len(path) + 1) <= most_steps:
+        say(f"Integrated gradients, {POINTS * len(path):,} points")
         worst = path.pop(max(range(len(path)), key=lambda n: path[n].error))
         share = (worst.start[0] + worst.end[0]) / 2
         middle = (share, float(_value(f, x, baseline, share)))

@@ -45,21 +45,22 @@ class Asked:
     adapter: str = ""
 
 
-def explain_run(config: Config, run_dir: Path, asked: Asked) -> Explained:
-    """The explanation.
+def explain_run(config: Config, run_dir: Path, asked: Asked, say: Callable[[str], None] = lambda _: None) -> Explained:
+    """The explanation. `say` gets what is being done, as text.
 
     Raises ValueError, one line, before weights are read, if it is impossible.
     """
     reads = _check(config, asked)
     prepare = _of_text if reads == "tokens" else functools.partial(_of_array, reads)
     compute = prepare(config, run_dir, asked)
+    say("Reading the weights")
     # One input gives nothing to shard.
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = saved.load_weights(config, run_dir, mesh, asked.step, adapter=asked.adapter)
     kind = type(config.model).__name__.removesuffix("Config")
     # Attributions are differences, which bfloat16 would drown in rounding.
-    return dataclasses.replace(compute(cast(weights, "float32")), kind=kind, step=step)
+    return dataclasses.replace(compute(cast(weights, "float32"), say), kind=kind, step=step)
 
 
 def _check(config: Config, asked: Asked) -> str:
@@ -83,7 +84,7 @@ def _check(config: Config, asked: Asked) -> str:
 # ---------------------------------------------------------------- texts
 
 
-def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Explained]:
+def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[..., Explained]:
     model, kind = config.make_model(), type(config.model).__name__
     if model.parts is None:
         raise ValueError(f"explain: {kind} has no taps: it is not given as one stack of layers (models/base.py, Parts)")
@@ -107,8 +108,8 @@ def _of_text(config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Exp
     target = _token(tokenizer, asked.target) if next_token else _class(config, names, asked.target)
     empty, baseline = _baseline(tokenizer, ids, next_token)
 
-    def compute(weights: Any) -> Explained:
-        subject = Subject(model, weights, _row(ids), next_token, name)
+    def compute(weights: Any, say: Callable[[str], None]) -> Explained:
+        subject = Subject(model, weights, _row(ids), next_token, name, say)
         against = other and (jnp.asarray([other]), pieces[1])
         given = {"baseline_name": empty, "target": target, "against": against}
         return Explained(
@@ -194,7 +195,7 @@ def _class(config: Config, names: tuple[str, ...], target: str, num: int = 0) ->
 # ---------------------------------------------------------------- pictures and rows of numbers
 
 
-def _of_array(key: str, config: Config, run_dir: Path, asked: Asked) -> Callable[[Any], Explained]:
+def _of_array(key: str, config: Config, run_dir: Path, asked: Asked) -> Callable[..., Explained]:
     data, shape = config.data.of_run(run_dir), tuple(config.model.inputs()[key] or ())
     model, names = config.make_model(), labels.of_run(run_dir)
     values, label = (_file(data, asked.image, shape), None) if asked.image else _validation(data, key, asked.row)
@@ -211,8 +212,9 @@ def _of_array(key: str, config: Config, run_dir: Path, asked: Asked) -> Callable
     size = getattr(config.model, "patch_size", 0)
     patches = (shape[0] // size, shape[1] // size) if picture and size else None
 
-    def compute(weights: Any) -> Explained:
-        subject = Subject(model, weights, {key: jnp.asarray(values[None])}, False, functools.partial(_name, names))
+    def compute(weights: Any, say: Callable[[str], None]) -> Explained:
+        name = functools.partial(_name, names)
+        subject = Subject(model, weights, {key: jnp.asarray(values[None])}, False, name, say)
         found = arrays.explain(subject, key, baseline, target=target, classes=classes, patches=patches)
         shown = data.shown(values[None])[0] if picture else values.ravel() * columns.scale + columns.mean
         truth = "" if label is None else _name(names, int(label))

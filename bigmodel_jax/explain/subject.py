@@ -22,7 +22,8 @@ class Subject:
     """A model and one input.
 
     batch: a batch of one row. next_token: whether the model predicts the next token of a text, and
-    not a class or number. name: the text of an entry of the output, a token or a class.
+    not a class or number. name: the text of an entry of the output, a token or a class. say: gets
+    the method in progress, as text.
     """
 
     model: Model
@@ -30,6 +31,7 @@ class Subject:
     batch: dict[str, jax.Array]
     next_token: bool
     name: Callable[[int], str]
+    say: Callable[[str], None] = lambda _: None
 
     def answer(self, value: jax.Array) -> jax.Array:
         """(V,) or (C,) of the model's output: logits of the next token, or of the classes."""

@@ -96,8 +96,10 @@ def explain(
     - against: tokens (1, T) of a second text of equal length, and their pieces
     """
     answer = answered(subject, subject.of_batch(subject.batch), target)
+    subject.say("Integrated gradients")
     integrated, gradient = attributed(subject, baseline, answer.target)
     by_token = np.asarray(integrated.values[0].sum(axis=-1))
+    subject.say("Logit lens and attention")
     return TextExplanation(
         pieces=pieces,
         answer=answer,
@@ -127,7 +129,7 @@ def attributed(subject: Subject, baseline: jax.Array, target: int) -> tuple[Attr
     batches = (subject.batch, subject.batch | {"tokens": baseline})
     x_BTD, empty_BTD = (embeddings(subject.params, batch) for batch in batches)
     f = Partial(score, subject.params, subject.batch)
-    return integrated_gradients.complete(f, x_BTD, empty_BTD), jax.jit(saliency.gradient)(f, x_BTD)
+    return integrated_gradients.complete(f, x_BTD, empty_BTD, say=subject.say), jax.jit(saliency.gradient)(f, x_BTD)
 
 
 def lens(subject: Subject, answer: Answer) -> Lens:
@@ -172,12 +174,10 @@ def patch(subject: Subject, answer: Answer, tokens: jax.Array, pieces: tuple[str
         score = subject.score(logits, answer.target)
         return score if other.target == answer.target else score - subject.score(logits, other.target)
 
-    run = jax.jit(
-        lambda params, batch, text: patching.trace(
-            subject.model, params, batch, text, lambda value: metric(subject.answer(value))
-        )
-    )
-    found = np.asarray(run(subject.params, batch, subject.batch))
+    def read(value: jax.Array) -> jax.Array:
+        return metric(subject.answer(value))
+
+    found = patching.trace(subject.model, subject.params, batch, subject.batch, read, say=subject.say)
     with_text, without = float(metric(of_text)), float(metric(of_other))
     # The results are scaled so that 0 is the second text's value, and 1 is the first text's.
     away = with_text - without

@@ -19,9 +19,12 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import files, processes, sharding
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
+from bigmodel_jax.inference.compiled import without_stages
 from bigmodel_jax.report.harness_results import FOLDER
 from bigmodel_jax.training.checks import check_ids
 from bigmodel_jax.training.saved import CHAT_TEMPLATE, chosen, load_weights, open_tokenizer
+
+log = logging.getLogger("bigmodel_jax")
 
 
 class Asked(NamedTuple):
@@ -48,12 +51,16 @@ def evaluate_tasks(config: Config, run_dir: Path, given: Asked, which: str = "",
     config = dataclasses.replace(config, data=config.data.of_run(run_dir))
     validate(config, jax.device_count())
     chosen(config, adapter)
-    tokenizer = _check(config, run_dir, given)
+    tokenizer, mesh = _check(config, run_dir, given), sharding.make_mesh(config.parallel)
+    if (stages := mesh.shape["stage"]) > 1 and processes.first():
+        log.warning(
+            "parallel.stage = %d: lm-eval's tasks run without a pipeline; its devices join parallel.fsdp", stages
+        )
+    mesh = without_stages(mesh)
     with _quiet():
         from bigmodel_jax.harness import engine_lm, tasks  # these import lm-eval
 
         asked = tasks.load(given.tasks)
-        mesh = sharding.make_mesh(config.parallel)
         weights, step = load_weights(config, run_dir, mesh, which, adapter=adapter)
         template = (run_dir / CHAT_TEMPLATE).read_text() if given.chat else ""
         model = engine_lm.EngineLM(config, mesh, weights, tokenizer, template)
@@ -79,8 +86,6 @@ def _check(config: Config, run_dir: Path, given: Asked) -> Tokenizer:
             f"{option}: a {type(config.model).__name__} on {type(config.data).__name__} is no decoder of text; its tasks "
             "ask for continuations, which a LlamaConfig on TextData gives"
         )
-    if (stages := sharding.make_mesh(config.parallel).shape["stage"]) > 1:
-        raise ValueError(f"{option}: parallel.stage = {stages}: texts are continued without a pipeline; it must be 1")
     if given.chat and not (run_dir / CHAT_TEMPLATE).is_file():
         raise ValueError(f"--chat True: {run_dir} holds no {CHAT_TEMPLATE}; it comes with an imported chat model")
     check_ids(config.model, tokenizer.vocab_size, f"{option}: ")

@@ -18,7 +18,7 @@ APART_FROM = 1 << 26
 
 
 class Layout(NamedTuple):
-    """An engine's mesh, which has no stages, and its sharding rules. Slots are the batch."""
+    """An engine's mesh and its sharding rules. Slots are the batch."""
 
     mesh: Mesh
     rules: Rules = Rules()
@@ -47,12 +47,22 @@ def compiled(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype
     return made._replace(prefill=together(made.prefill), decode=together(made.decode))
 
 
+def without_stages(mesh: Mesh) -> Mesh:
+    """The mesh with the devices of "stage" added to "fsdp", in the same order.
+
+    Each device holds as large a share of the weights as before.
+    """
+    sizes = {**mesh.shape, "stage": 1, "fsdp": mesh.shape["stage"] * mesh.shape["fsdp"]}
+    return Mesh(mesh.devices.reshape(*sizes.values()), sharding.AXES, axis_types=mesh.axis_types)
+
+
 def uncut(layout: Layout) -> Layout:
-    """The layout without a sharded sequence.
+    """The layout without a sharded sequence and without stages.
 
     One token cannot be cut, so the devices of `seq` repeat each other's work.
     """
-    return layout._replace(rules=dataclasses.replace(layout.rules, seq=None, residual_seq=None))
+    rules = dataclasses.replace(layout.rules, seq=None, residual_seq=None)
+    return Layout(without_stages(layout.mesh), rules)
 
 
 def jitted(programs: Programs, layout: Layout | None, mesh: Mesh | None, dtype: Any) -> Compiled:
@@ -110,6 +120,14 @@ def mesh_of(weights: Any) -> Mesh | None:
     """The mesh of several devices that holds the weights; None if they are on one device."""
     meshes = [x.sharding.mesh for x in _arrays(weights) if isinstance(x.sharding, NamedSharding)]
     return meshes[0] if meshes and meshes[0].size > 1 else None
+
+
+def spread(weights: Any, spec: params.Tree, layout: Layout) -> Any:
+    """The weights on the layout's mesh. Only those of a mesh with stages move."""
+    if mesh_of(weights) in (None, layout.mesh):
+        return weights
+    places = params.paths(sharding.shardings(spec, layout.mesh, layout.rules))
+    return params.from_paths({path: jax.device_put(x, places[path]) for path, x in params.paths(weights).items()})
 
 
 def large_on_one_cpu(weights: Any) -> bool:

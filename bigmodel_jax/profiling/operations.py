@@ -53,6 +53,8 @@ FUNCTIONS = (
     ("loss", "head and loss"),
     ("conv", "convolution"),
 )
+# Flax calls the methods of Linen modules through this function of models/flax_module.py.
+_INTERCEPTOR = "_average_over_devices"
 _CONTAINERS = ("while", "conditional", "call")
 # Opcodes that only move or relabel data.
 _COPIES = {
@@ -160,7 +162,7 @@ def module_of(calls: list[Call], op_name: str) -> tuple[str, str]:
     The innermost call that names a module counts. A model function that names none is a module of
     its own. An operation without calls is classified by its name.
     """
-    for file, function, line in calls:
+    for file, function, line in (call for call in calls if call.function != _INTERCEPTOR):
         source = f"{re.sub(r'^.*(bigmodel_jax|site-packages)/', '', file)}:{line}"
         if named := next((module for part, module in FILES if part in file), ""):
             return named, source

@@ -37,7 +37,8 @@ def build_ensemble_page(record: dict[str, Any], output: Path) -> Path:
         (
             f'<header><p class="kicker">Ensemble</p><h1>{escape(title)}</h1></header>',
             elements.section(_name(record), f'<div class="cards">{_cards(record)}</div>', NOTES[record["how"]]),
-            elements.section("Validation split", f'<div class="figures">{elements.pictures(light, dark)}</div>'),
+            elements.section("Validation split", f'<div class="figures">{elements.pictures(light, dark)}</div>',
+                             "The bars do not begin at 0."),
             elements.section("Members", _table(record), _statistics(record)),
             elements.section("Turns", _order(record), "Members in the order of their own figures; each joins if the "
                              "soup's figure does not get worse."),
@@ -107,7 +108,7 @@ def _bars(record: dict[str, Any], theme: Theme):
     shown = [(name, value) for name, value in _values(record) if value is not None]
     if not shown:
         return None
-    figure, axes = new_axes(theme, "Members and what was made of them", _name(record), height=1.6 + 0.36 * len(shown))
+    figure, axes = new_axes(theme, "Members and ensemble", _name(record), height=1.6 + 0.36 * len(shown))
     values = [value for _, value in shown]
     spread = (max(values) - min(values)) or abs(values[0]) or 1.0
     # The axis begins below the smallest value, so that small differences show.
@@ -120,7 +121,7 @@ def _bars(record: dict[str, Any], theme: Theme):
     axes.set_yticks(range(len(shown)), [_short(name) for name, _ in reversed(shown)])
     axes.set_xlim(low, max(values) + 0.45 * spread)
     axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel(f"{_name(record)} ({record['better']} is better; the axis does not begin at 0)")
+    axes.set_xlabel(f"{_name(record)} ({record['better']} is better)")
     return figure
 
 

@@ -1,7 +1,7 @@
 """The verb `explain`, which writes a page about what a model does with one input."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bigmodel_jax import runtime
@@ -31,11 +31,11 @@ def explain(args: Sequence[str]) -> None:
     target, options = one_target("explain", args, "RUN")
     given = parse(Explain(), options, prog=f"launch.py explain {target}")
     check_local("explain: --output", given.output)
-    with make_console(stderr=True, quiet=asks_for_help(args)).status("Explaining ..."):
-        print(mirror.address(_page(target, given)))
+    with make_console(stderr=True, quiet=asks_for_help(args)).status("Explaining ...") as status:
+        print(mirror.address(_page(target, given, lambda text: status.update(f"{text} ..."))))
 
 
-def _page(target: Path, given: Explain) -> Path:
+def _page(target: Path, given: Explain, say: Callable[[str], None]) -> Path:
     from bigmodel_jax.training import run_folder
 
     config, run_dir = run_folder.load(target), run_dir_of(target)
@@ -44,7 +44,7 @@ def _page(target: Path, given: Explain) -> Path:
     from bigmodel_jax.report.explain_page import build_explain_page
 
     asked = {field.name: getattr(given, field.name) for field in dataclasses.fields(Asked)}
-    found = explain_run(config, run_dir, Asked(**asked))
+    found = explain_run(config, run_dir, Asked(**asked), say)
     output = local("explain: --output", given.output) if given.output else run_dir / "explain.html"
     page = build_explain_page(run_dir, found, output)
     if not given.output:

@@ -9,7 +9,6 @@ import pytest
 
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.config import Config
-from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import ImageData, TextData, TokenizerConfig
 from bigmodel_jax.harness import evaluate_tasks
 from bigmodel_jax.harness.evaluate_tasks import Asked
@@ -47,9 +46,7 @@ def test_a_model_that_is_no_decoder_is_refused(config, tmp_path):
     assert f"a {type(config.model).__name__} on {type(config.data).__name__} is no decoder of text" in said
 
 
-def test_stages_small_vocabularies_and_missing_templates_are_refused(tmp_path):
-    stages = dataclasses.replace(LLAMA, parallel=ParallelConfig(stage=2, data=-1))
-    assert "parallel.stage = 2: texts are continued without a pipeline; it must be 1" in refused(stages, tmp_path)
+def test_small_vocabularies_and_missing_templates_are_refused(tmp_path):
     small = dataclasses.replace(LLAMA, model=LlamaConfig.tiny())
     assert "the tokenizer's ids go up to 256, but the model has 64 rows" in refused(small, tmp_path)
     assert "holds no chat_template.jinja" in refused(LLAMA, tmp_path, Asked(("own",), chat=True))

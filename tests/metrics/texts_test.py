@@ -52,6 +52,13 @@ def test_answers_are_compared_as_squad_does():
     assert texts.normal("An  apple, the pear; a-b") == "apple pear ab"
 
 
+def test_answers_are_scored_as_in_the_card_of_evaluates_squad():
+    predictions = ["1976", "Beyonce", "climate change"]
+    references = [["1976"], ["Beyoncé and Bruno Mars"], ["climate change"]]
+    assert TEXT_METRICS["exact_match"](predictions, references)["exact_match"] == pytest.approx(0.6666666666666667)
+    assert TEXT_METRICS["answer_f1"](predictions, references)["f1"] == pytest.approx(0.6666666666666667)
+
+
 def test_each_gives_what_it_declares():
     for name, metric in TEXT_METRICS.items():
         if name == "rouge":

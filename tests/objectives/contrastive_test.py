@@ -93,6 +93,13 @@ def test_ranks_over_several_blocks():
     assert (ranks_of(queries, answers) == (products > np.diag(products)[:, None]).sum(1)).all()
 
 
+def test_a_hit_among_two_is_that_of_torchevals_documentation():
+    """hit_rate(input, target, k=2) of torcheval: [1, 0, 0, 1]."""
+    scores = np.array([[0.3, 0.1, 0.6], [0.5, 0.2, 0.3], [0.2, 0.1, 0.7], [0.3, 0.3, 0.4]], np.float32)
+    answers = np.eye(3, dtype=np.float32)[[2, 1, 1, 0]]
+    assert (ranks_of(scores, answers) < 2).tolist() == [True, False, False, True]
+
+
 def test_equal_texts_are_all_right():
     same = np.ones((4, 3), np.float32)
     assert ranks_of(embeddings(4)[:, 0, :3], same).tolist() == [0, 0, 0, 0]

@@ -52,6 +52,17 @@ def test_uniform_logits_cost_log2_of_the_vocabulary_per_token():
     assert scalars["bits_per_byte"] == pytest.approx(math.log2(V) * BATCH["weights"].sum() / num_bytes)
 
 
+@pytest.mark.parametrize(("ignored", "perplexity"), [(None, 3.5257), (1, 3.6347)])
+def test_perplexity_is_that_of_torchevals_documentation(ignored, perplexity):
+    logits = jnp.array(
+        [[0.3659, 0.7025, 0.3104], [0.0097, 0.6577, 0.1947], [0.5659, 0.0025, 0.0104], [0.9097, 0.0577, 0.7947]]
+    )
+    targets = np.array([[2], [1], [2], [1]], np.int32)
+    batch = {"targets": targets, "weights": (targets != ignored).astype(np.float32)}
+    scalars = NextToken().summarize(loss(logits[:, None], batch).metrics)
+    assert scalars["perplexity"] == pytest.approx(perplexity, abs=5e-5)
+
+
 def test_evaluation_reports_its_names_and_training_does_not_pay_for_them():
     assert set(NextToken().summarize(loss().metrics)) == {m.name for m in NextToken().metrics}
     assert set(loss(train=True).metrics) == {"loss"}

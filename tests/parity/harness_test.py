@@ -68,7 +68,7 @@ def ours(run_dir, tasks, settings, parallel, monkeypatch):
     return evaluate_tasks(dataclasses.replace(config, parallel=parallel), run_dir, asked)
 
 
-MESHES = {"one": ParallelConfig(data=1), "many": ParallelConfig(data=2, fsdp=2, seq=2)}
+MESHES = {"one": ParallelConfig(data=1), "many": ParallelConfig(data=2, stage=2, seq=2)}
 PAIRS = [("plain", "one"), ("shots", "one"), ("chat", "one"), ("shots", "many")]
 
 

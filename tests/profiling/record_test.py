@@ -26,6 +26,13 @@ from bigmodel_jax.profiling.trace import Executed, Trace
             "mlp",
         ),
         ([Call("/x/bigmodel_jax/models/llama.py", "block", "9")], "llama block"),
+        (
+            [
+                Call("/x/bigmodel_jax/models/flax_module.py", "_average_over_devices", "303"),
+                Call("/x/bigmodel_jax/models/resnet.py", "Block.__call__", "9"),
+            ],
+            "resnet __call__",
+        ),
         ([Call("/home/me/mine.py", "Mine.self_attention", "3")], "attention"),
         ([Call("/home/me/mine.py", "unembed", "3")], "head and loss"),
         ([Call("/v/site-packages/optax/_src/transform.py", "update_fn", "3")], "optimizer"),

@@ -131,7 +131,7 @@ def test_a_prompt_is_a_text_or_messages_and_one_that_is_too_long_cannot_be_used(
 ONE = ParallelConfig(data=1)
 MESHES = [
     (ONE,),
-    pytest.param((ONE, ParallelConfig(data=2, fsdp=2, tensor=2)), marks=pytest.mark.slow),
+    pytest.param((ONE, ParallelConfig(data=2, stage=2, tensor=2)), marks=pytest.mark.slow),
     pytest.param((ONE, ParallelConfig(data=8), ParallelConfig(data=1, fsdp=8)), marks=pytest.mark.exhaustive),
 ]
 
