@@ -103,6 +103,7 @@ def test_a_body_that_is_no_request(server, body, said):
         ("prompt", "x" * 500, "prompt has 501 tokens; it must have 1 to 127 (--length)"),
         ("temprature", 1, "unknown field 'temprature' (perhaps you meant 'temperature')"),
         ("frequency_penalty", 0.5, "frequency_penalty is not supported; leave it out"),
+        ("best_of", True, "best_of is not supported; leave it out"),
         ("stream_options", {"include_usage": True}, "stream_options is for stream = true"),
         ("model", "", "model is missing"),
     ],
@@ -117,7 +118,7 @@ def test_a_field_that_cannot_be_is_named(server, field, value, said):
 
 def test_fields_that_ask_for_nothing_change_nothing(server):
     plain = server.post("/v1/completions", **ASKED).json()["choices"]
-    more = {"user": "someone", "frequency_penalty": 0, "logit_bias": {}, "seed": None, "best_of": 1}
+    more = {"user": "someone", "frequency_penalty": 0.0, "logit_bias": {}, "seed": None, "best_of": 1}
     assert server.post("/v1/completions", **ASKED, **more).json()["choices"] == plain
 
 
