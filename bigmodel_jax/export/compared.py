@@ -87,22 +87,23 @@ def place(error: BaseException) -> str:
     return f"`{ours[-1].line}` ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
 
 
-def check(option: str, converter: str, name: str, kind: str, made: dict) -> None:
+def check(option: str, converter: str, name: str, kind: str, made: dict, *, fixed: bool) -> None:
     """Raises a ValueError of one line where a converter failed, or where its program gives other
     numbers.
 
     option, converter, name, kind: what the message calls the option, the converter, the program and
     the model. made: the worker's answer, {"error": {"operation", "where", "said"}} or
-    {"difference": ...}.
+    {"difference": ...}. fixed: whether all sizes of the program are numbers.
     """
     if wrong := made.get("error"):
-        operation, where = wrong["operation"], wrong["where"]
+        operation, where, said = wrong["operation"], wrong["where"], wrong["said"]
         at = " at ".join(part for part in (operation, where) if part) or "an operation that it does not name"
         # A failure without an operation's name happened while tracing with a symbolic size, which
         # fixed sizes avoid.
-        ways = "" if operation and "dynamic" not in operation else "; --batch N --length N give it fixed sizes"
+        helps = not fixed and (not operation or "dynamic" in f"{operation} {said}".lower())
+        ways = "; --batch N --length N give it fixed sizes" if helps else ""
         raise ValueError(
-            f"{option}: the program {name} of {kind} uses {at}, which {converter} does not convert: {wrong['said']}{ways}"
+            f"{option}: the program {name} of {kind} uses {at}, which {converter} does not convert: {said}{ways}"
         )
     if not made["difference"] <= TOLERANCE:
         raise ValueError(

@@ -218,6 +218,9 @@ def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
         else:
             _check(prefix + name, value, hints[name])
             found[name] = value
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := next((name for name in needed if name not in found), ""):
+        raise Refused(f"{prefix}{missing} is missing", prefix + missing)
     return cls(**found)
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 MODELS = ["mlp", "cnn", "resnet", "vit", "bert_classifier", "rnn", "llama"]
-MORE = ["rnn_classifier", "gpt2", "mixtral"]
+MORE = ["rnn_classifier", "gpt2", "mixtral", "deepseek"]
 
 
 def check(name, tmp_path, capsys):
