@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.serve import passes
+from bigmodel_jax.serve.document import BODIES
 from servers import OPTIONS, address, result, running, tiny_served
 
 JSON = {"content-type": "application/json"}
@@ -127,6 +128,31 @@ def test_the_name_of_a_model_is_no_path(server, name):
     error = refused(server.post("/v1/completions", **ASKED | {"model": name}), 404)
     assert error["code"] == "model_not_found"
     assert "known: tiny" in error["message"]
+
+
+OTHERS = {
+    "/v1/embeddings": "input",
+    "/classify": "input",
+    "/images": "prompt",
+    "/tokenize": "prompt",
+    "/detokenize": "tokens",
+}
+WRONG = [None, True, -1, 1.5, 10**400, {}, [[]], [[[]]], [None], [True], [1, "a"], [""], [-1], [10**30], ["a"] * 10_000]
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_other_routes_refuse_what_is_no_request(server, path):
+    asked = {"model": "tiny", OTHERS[path]: [1] if path == "/detokenize" else "1"}
+    bodies = [b"[" * 30_000, b'{"model": "\\ud800"}', b'{"model": "\xff"}', b'{"model": NaN}', b"7"]
+    for field in (field.name for field in dataclasses.fields(BODIES[path][0])):
+        wrong = WRONG[field != OTHERS[path] :]  # null leaves a field out
+        bodies += [json.dumps(asked | {field: x}).encode() for x in wrong if (field, x) != ("add_special_tokens", True)]
+    with httpx.Client(base_url=server.url, headers=JSON, timeout=30) as client:
+        for body in bodies:
+            refused(client.post(path, content=body))
+        for name in ("../tiny", "/etc/passwd", "tiny\0", "x" * 10_000):
+            refused(client.post(path, json=asked | {"model": name}), 404)
+        refused(client.post(path, content=b" " * (OPTIONS.max_body + 1)), 413)
 
 
 @pytest.mark.slow
