@@ -4,6 +4,7 @@ This module needs NumPy alone, because the converters' workers import it in envi
 JAX.
 """
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +73,9 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, at most 200 characters, or the error's type without a
     text.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # ONNX Runtime puts the file's path before what is wrong.
+    said = re.sub(r"^\[ONNXRuntimeError\].* failed:", "", str(error))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:200]
 
 

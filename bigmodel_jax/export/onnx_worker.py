@@ -162,7 +162,8 @@ def described(error: Exception) -> dict[str, str]:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         primitive = getattr(frame.f_locals.get("eqn"), "primitive", None)
         operation = getattr(primitive, "name", operation)
-    if found := re.search(r"implementation for (\w+)", str(error)):  # how ONNX Runtime's errors name it
+    # This is how ONNX Runtime's errors name an operation.
+    if found := re.search(r"(?:implementation for |Optype \(|operator \()(\w+)", str(error)):
         operation = found[1]
     return {"operation": operation, "where": compared.place(error), "said": compared.first_line(error)}
 

@@ -50,6 +50,13 @@ def test_what_fails_at_an_open_size_says_where_and_the_way_out():
     assert "--batch N" in refusal({"error": error | {"operation": "mhlo.gather", "said": "Dynamic shaped operand"}})
 
 
+def test_an_error_of_onnx_runtime_begins_with_what_is_wrong():
+    error = ValueError(
+        "[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model from /a/b.onnx failed:Type Error: Optype (Add)"
+    )
+    assert compared.first_line(error) == "Type Error: Optype (Add)"
+
+
 @pytest.mark.parametrize("difference", [2e-4, float("inf"), float("nan")])
 def test_other_numbers_are_refused(difference):
     assert "gives other numbers" in refusal({"difference": difference})
