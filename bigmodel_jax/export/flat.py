@@ -76,8 +76,7 @@ def flat(made: Program, weights: Table) -> Flat:
         for (table, name), x in zip(places, arrays, strict=True):
             given[table][name] = x
         results = _named(made.fn(weights, *given.values()))
-        # jax2onnx cannot give one array the names of an input and of an output.
-        return [results[name] + 0 if any(results[name] is x for x in arrays) else results[name] for name in outputs]
+        return [results[name] for name in outputs]
 
     inputs = {_name(table, name): tables[table][name] for table, name in places}
     return Flat(fn, inputs, outputs)
