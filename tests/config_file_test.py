@@ -252,7 +252,7 @@ def test_a_config_json_from_before_compute_was_a_part_opens_with_its_values(case
     [
         ({"remat": "ful"}, r"Compute.remat = 'ful'; allowed: .* \(perhaps you meant 'full'\)"),
         ({"remat": ["full"]}, r"Compute.remat = \('full',\)"),
-        ({"unroll": 1}, "Compute.unroll = 1 is of type int; it must be bool"),
+        ({"unroll": 1}, "Compute.unroll = 1 is of type int; it must be true or false"),
     ],
 )
 def test_what_an_old_field_cannot_hold_is_one_line(fields, message):

@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal
 
 from bigmodel_jax.core.spelling import nearest
 
+# Config files may be JSON, and a request may come from any language: messages name no Python type.
+WORDS = {dict: "an object", str: "a text", bool: "true or false", float: "a number", int: "a whole number"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -104,7 +107,7 @@ def _check_union(name: str, value: Any, hints: tuple) -> None:
 
 def _check_tuple(name: str, value: Any, hints: tuple) -> None:
     if not isinstance(value, (tuple, list)):
-        raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be a tuple")
+        raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be a list")
     if not hints:
         return
     if hints[-1] is Ellipsis:
@@ -122,7 +125,8 @@ def _check_scalar(name: str, value: Any, hint: Any) -> None:
     if isinstance(kind, type):
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {kind.__name__}")
+            wanted = WORDS.get(kind, kind.__name__)
+            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; it must be {wanted}")
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{name} = {value}; it must be a finite number")
     for allowed in ranges:

@@ -4,6 +4,7 @@ This module needs NumPy alone, because the converters' workers import it in envi
 JAX.
 """
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,7 +75,9 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, at most 200 characters, or the error's type without a
     text.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # ONNX Runtime puts the file's path before what is wrong.
+    said = re.sub(r"^\[ONNXRuntimeError\].* failed:", "", str(error))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:200]
 
 
@@ -89,22 +92,23 @@ def place(error: BaseException) -> str:
     return f"`{ours[-1].line}` ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
 
 
-def check(option: str, converter: str, name: str, kind: str, made: dict) -> None:
+def check(option: str, converter: str, name: str, kind: str, made: dict, *, fixed: bool) -> None:
     """Raises a ValueError of one line where a converter failed, or where its program gives other
     numbers.
 
     option, converter, name, kind: what the message calls the option, the converter, the program and
     the model. made: the worker's answer, {"error": {"operation", "where", "said"}} or
-    {"difference": ...}.
+    {"difference": ...}. fixed: whether all sizes of the program are numbers.
     """
     if wrong := made.get("error"):
-        operation, where = wrong["operation"], wrong["where"]
+        operation, where, said = wrong["operation"], wrong["where"], wrong["said"]
         at = " at ".join(part for part in (operation, where) if part) or "an operation that it does not name"
         # A failure without an operation's name happened while tracing with a symbolic size, which
         # fixed sizes avoid.
-        ways = "" if operation and "dynamic" not in operation else "; --batch N --length N give it fixed sizes"
+        helps = not fixed and (not operation or "dynamic" in f"{operation} {said}".lower())
+        ways = "; --batch N --length N give it fixed sizes" if helps else ""
         raise ValueError(
-            f"{option}: the program {name} of {kind} uses {at}, which {converter} does not convert: {wrong['said']}{ways}"
+            f"{option}: the program {name} of {kind} uses {at}, which {converter} does not convert: {said}{ways}"
         )
     if not made["difference"] <= TOLERANCE:
         raise ValueError(

@@ -172,4 +172,6 @@ def _check_same(path: Path, hf: dict) -> None:
     wanted = FAMILIES[found.family.architecture].from_hf(hf)
     ours, theirs = (dataclasses.asdict(published(config)) for config in (wanted, found.config))
     if wrong := [name for name, value in ours.items() if theirs[name] != value]:
-        raise ValueError(f"export: gguf: a GGUF file cannot state {wrong[0]} = {ours[wrong[0]]!r}")
+        raise ValueError(
+            f"export: gguf: a GGUF file cannot state {wrong[0]} = {ours[wrong[0]]!r} of {type(wanted).__name__}"
+        )

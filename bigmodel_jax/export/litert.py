@@ -59,11 +59,12 @@ def _convert(name: str, subject: Subject, program: Flat, converter: str, cases: 
     """Writes one .tflite file in a process of its own, and returns the program's entry in
     signature.json.
     """
+    fixed = all(isinstance(n, int) for x in program.inputs.values() for n in x.shape)
     try:
         lowered = export.export(jax.jit(program.fn), platforms=["cpu"])(*program.inputs.values())
     except Exception as error:  # an operation that needs a fixed size may raise any error while tracing
         wrong = {"operation": "", "where": compared.place(error), "said": compared.first_line(error)}
-        compared.check(OPTION, converter, name, subject.kind, {"error": wrong})
+        compared.check(OPTION, converter, name, subject.kind, {"error": wrong}, fixed=fixed)
         raise
     text, file = cases / f"{name}.mlir", f"{name}.tflite"
     text.write_text(lowered.mlir_module())
@@ -72,7 +73,7 @@ def _convert(name: str, subject: Subject, program: Flat, converter: str, cases: 
     found = converter_env.run("litert", "litert_worker", job)
     # The text holds all weights as constants, so the programs' texts are deleted one by one.
     text.unlink()
-    compared.check(OPTION, converter, name, subject.kind, found)
+    compared.check(OPTION, converter, name, subject.kind, found, fixed=fixed)
     outputs = dict(zip(program.outputs, lowered.out_avals, strict=True))
     return {"file": file, "inputs": flat.texts(program.inputs), "outputs": flat.texts(outputs), **found}
 

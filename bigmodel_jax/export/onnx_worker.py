@@ -41,7 +41,7 @@ DATA = "weights.data"
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Converts and checks all programs. Returns {program: its entry in signature.json, or its
-    error}. The first conversion that fails ends the work.
+    error}. The first conversion that fails ends the work, and its error alone is returned.
     """
     config = dataclass_json.from_json(job["config"])
     weights = {name: jnp.asarray(x) for name, x in _weights(Path(job["weights"]))}
@@ -52,7 +52,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
             try:
                 made[name] = _convert(name, subject, config, job, stored)
             except Exception as error:  # the converter raises various errors for unknown operations
-                return made | {name: {"error": described(error)}}
+                return {name: {"error": described(error)}}
     # Checks follow after `stored` is closed, since ONNX Runtime reads the constants from its file.
     for name, about in made.items():
         try:
@@ -162,7 +162,8 @@ def described(error: Exception) -> dict[str, str]:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         primitive = getattr(frame.f_locals.get("eqn"), "primitive", None)
         operation = getattr(primitive, "name", operation)
-    if found := re.search(r"implementation for (\w+)", str(error)):  # how ONNX Runtime's errors name it
+    # This is how ONNX Runtime's errors name an operation.
+    if found := re.search(r"(?:implementation for |Optype \(|operator \()(\w+)", str(error)):
         operation = found[1]
     return {"operation": operation, "where": compared.place(error), "said": compared.first_line(error)}
 

@@ -195,7 +195,9 @@ def written_as(family: Family, hf: dict[str, Any]) -> str:
             f"export: gguf: {family.architecture} cannot be written as GGUF; allowed: {', '.join(WRITTEN)}"
         )
     if family.architecture == "MistralForCausalLM" and hf.get("sliding_window"):
-        raise ValueError(f"export: gguf: sliding_window = {hf['sliding_window']}: llama.cpp's llama has no window")
+        raise ValueError(
+            f"export: gguf: sliding_window = {hf['sliding_window']} of {family.architecture}: llama.cpp's llama has no window"
+        )
     return WRITTEN[family.architecture]
 
 

@@ -1,7 +1,6 @@
 """/v1/chat/completions: answers to messages, with the run's chat template."""
 
 import dataclasses
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -200,7 +199,7 @@ def _message(message: dict, n: int) -> dict:
         content = "".join(_part(part, where) for part in content)
     calls = message.get("tool_calls")
     if calls is not None:
-        message = message | {"tool_calls": _calls(calls, where)}
+        _check_calls(calls, where)
     if not isinstance(content, str) and not (content is None and calls and role == "assistant"):
         raise Refused(f"{where}.content is {type(content).__name__}; it must be a text", f"{where}.content")
     # Chat templates do not know OpenAI's newer name of this role.
@@ -208,25 +207,14 @@ def _message(message: dict, n: int) -> dict:
     return {name: x for name, x in message.items() if x is not None} | {"role": role, "content": content or ""}
 
 
-def _calls(calls: Any, where: str) -> list[dict]:
-    """The calls of an earlier answer in the form that chat templates expect.
-
-    Templates expect arguments as an object. OpenAI's form has them as JSON text.
-    """
+def _check_calls(calls: Any, where: str) -> None:
+    """Raises Refused where the calls of an earlier answer do not have OpenAI's form."""
     if not isinstance(calls, list):
         raise Refused(f"{where}.tool_calls is {type(calls).__name__}; it must be a list", f"{where}.tool_calls")
-    out = []
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise Refused(f"{where}.tool_calls holds what is no call of a function", f"{where}.tool_calls")
-        arguments = function.get("arguments", "{}")
-        try:
-            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        except (ValueError, RecursionError):
-            raise Refused(f"{where}.tool_calls: the arguments are not JSON", f"{where}.tool_calls") from None
-        out.append(call | {"function": function | {"arguments": arguments}})
-    return out
 
 
 def _part(part: object, where: str) -> str:

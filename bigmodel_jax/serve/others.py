@@ -237,5 +237,6 @@ def _conditions(served: Served, asked: Picture) -> dict[str, np.ndarray]:
     if "tokens" not in inputs or not asked.prompt:
         raise Refused("prompt is empty, or the model is told by something else than a text", "prompt")
     with served.encoder() as tokenizer:
-        ids = image_text.encode(tokenizer, [asked.prompt] * asked.n, served.config.data.seq_len)
+        ids = image_text.encode(tokenizer, [asked.prompt], served.config.data.seq_len)
+    ids = np.repeat(ids, asked.n, axis=0)
     return {"tokens": np.maximum(ids, 0), "segment_ids": (ids >= 0).astype(np.int32)}

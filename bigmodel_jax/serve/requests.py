@@ -25,26 +25,16 @@ TOPS = 20  # the largest number of likeliest tokens that a request can ask for
 
 CALLER = {"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "store", "verbosity"}
 "Fields that describe the caller or OpenAI's own service; they change no answer."
-NEUTRAL: dict[str, tuple] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "best_of": (1,),
-    "suffix": ("",),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True,),
+NEUTRAL: dict[str, Any] = {
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "best_of": 1,
+    "suffix": "",
+    "modalities": ["text"],
+    "parallel_tool_calls": True,
 }
-"Fields of OpenAI's that are not supported, with the values that have no effect."
-
-WORDS = {
-    "a tuple": "a list",
-    "dict": "an object",
-    "str": "a text",
-    "bool": "true or false",
-    "float": "a number",
-    "int": "a whole number",
-}
-"JSON's words for Python's types in errors, since few clients are in Python."
+"Fields of OpenAI's that are not supported, with the value that has no effect."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,13 +210,17 @@ def parse[T](cls: type[T], body: Any, prefix: str = "") -> T:
         if name in CALLER or (value is None and (name in NEUTRAL or name in hints)):
             continue
         if name in NEUTRAL:
-            if value not in NEUTRAL[name]:
+            # Python takes true for 1 and false for 0.
+            if value != NEUTRAL[name] or isinstance(value, bool) != isinstance(NEUTRAL[name], bool):
                 raise Refused(f"{prefix}{name} is not supported; leave it out", prefix + name)
         elif name not in hints:
             raise Refused(f"unknown field {(prefix + name)[:60]!r}{nearest(name[:60], hints)}", (prefix + name)[:60])
         else:
             _check(prefix + name, value, hints[name])
             found[name] = value
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := next((name for name in needed if name not in found), ""):
+        raise Refused(f"{prefix}{missing} is missing", prefix + missing)
     return cls(**found)
 
 
@@ -234,8 +228,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
     try:
         ranges.check_value(name, value, hint)
     except ValueError as error:
-        said, mark, kind = str(error).rpartition("; it must be ")
-        raise Refused(f"{said}{mark}{WORDS.get(kind, kind)}", name) from None
+        raise Refused(str(error), name) from None
     except OverflowError:
         raise Refused(f"{name} is too large a number", name) from None
 

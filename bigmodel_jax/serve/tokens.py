@@ -16,7 +16,7 @@ from bigmodel_jax.serve.served import Served
 class Tokenize:
     """The body of /tokenize."""
 
-    prompt: str = ""
+    prompt: str
     model: str = ""  # empty: the run itself
     add_special_tokens: bool = True  # begin with the token that /v1/completions puts first
 
@@ -25,7 +25,7 @@ class Tokenize:
 class Detokenize:
     """The body of /detokenize."""
 
-    tokens: tuple[int, ...] = ()
+    tokens: tuple[int, ...]
     model: str = ""
 
 

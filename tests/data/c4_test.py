@@ -61,3 +61,5 @@ def test_bad_words_come_from_a_file(tmp_path):
     assert cleaned(f"{PAGE} A fnord!", **fields) == "bad word: fnord"
     assert cleaned(f"{PAGE} Some fnords!", **fields) != "bad word: fnord"
     assert C4(**fields).reads() == [tmp_path / "words.txt"]
+    with pytest.raises(ValueError, match=r"^bad_words = '[^\n]*gone\.txt': no such file$"):
+        C4(bad_words=str(tmp_path / "gone.txt")).reads()

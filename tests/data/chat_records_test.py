@@ -167,6 +167,10 @@ def test_a_record_of_another_form_is_a_bad_record_with_its_reason(folder, tmp_pa
             "a part of type 'image_url', and this data reads",
         ),
         ({"conversations": SHARED[1:], "system": 5}, "a message whose content is no text but int"),
+        (
+            {"messages": TALK, "chat_template_kwargs": {"enable_thinking": False}},
+            "it has 'chat_template_kwargs', which",
+        ),
         ({"messages": [TALK[1], TALK[2] | {"function_call": {"name": "add"}}]}, "'function_call', which this template"),
     ],
 )
@@ -196,6 +200,36 @@ def test_tools_and_calls_that_a_template_does_not_write_are_one_line(folder, tmp
     with pytest.raises(ValueError, match="it has tools, which this template does not write; leave them out"):
         chat_records.for_template(TALK, "keep", plain, [{"name": "add"}])
     assert chat_records.for_template(TALK, "keep", plain, None) == TALK
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("{{ f.arguments | tojson }}", '{"a": [2]}'),  # Qwen2.5 and most others
+        ("{{ 'json\\n' + f.arguments }}", 'json\n{"a":[2]}'),  # DeepSeek-V3
+    ],
+)
+def test_arguments_in_json_text_are_objects_where_the_template_writes_objects(folder, tmp_path, written, text):
+    calls = f"{{% for c in m.tool_calls %}}{{% set f = c.function %}}calls:{{{{ f.name }}}}{written}{{% endfor %}}"
+    template = TEMPLATE.replace("{{ m.tool_calls | tojson }}", calls)
+    path = tmp_path / "calls.jinja"
+    path.write_text(template)
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": '{"a":[2]}'}}]}
+    data = data_of(folder, tmp_path, [{"messages": [TALK[1], call]}], template_path=str(path))
+    assert trained(data)[0][1] == f"calls:add{text}<|im_end|>"
+
+
+def test_a_control_token_in_escapes_of_json_text_stays_text(folder):
+    tokenizer = tokenizers.load_tokenizer(str(folder / "tokenizer.json"))
+    call = {"name": "add", "arguments": r'{"a": "\u003c|im_end|>"}'}  # a call without "function" around it
+    talk = [TALK[1], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    ids = chat.encode(TEMPLATE, talk, tokenizer, escape=True).ids.tolist()
+    assert '{"a": "<|im_end|>"}' in tokenizer.model.decode(ids, skip_special_tokens=False)
+    assert ids.count(tokenizer.control["<|im_end|>"]) == 2
+    for arguments, said in (("{a: 2}", "not JSON"), ("[" * 2000 + "]" * 2000, "not JSON|nested too deeply")):
+        talk[1]["tool_calls"] = [{"name": "add", "arguments": arguments}]
+        with pytest.raises(ValueError, match=said):
+            chat.encode(TEMPLATE, talk, tokenizer)
 
 
 def test_parts_of_a_content_are_the_templates_or_one_line(folder, tmp_path):

@@ -27,9 +27,10 @@ def test_the_worst_of_all_cases_counts(tmp_path):
     assert compared.worst(tmp_path, "forward", lambda given: {"b": given["a"] / 2}) == 0.25
 
 
-def refusal(made: dict) -> str:
+def refusal(made: dict, fixed: bool = False) -> str:
+    names = "export: --format litert", "litert-converter 0.5.0", "decode", "MixtralConfig"
     with pytest.raises(ValueError) as caught:
-        compared.check("export: --format litert", "litert-converter 0.5.0", "decode", "MixtralConfig", made)
+        compared.check(*names, made, fixed=fixed)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -42,9 +43,19 @@ def test_a_line_names_the_operation_and_the_model():
 
 
 def test_what_fails_at_an_open_size_says_where_and_the_way_out():
-    line = refusal({"error": {"operation": "", "where": "`len(x)` (moe.py:128)", "said": "no integer"}})
+    error = {"operation": "", "where": "`len(x)` (moe.py:128)", "said": "no integer"}
+    line = refusal({"error": error})
     assert "uses `len(x)` (moe.py:128), which" in line
     assert line.endswith("no integer; --batch N --length N give it fixed sizes")
+    assert refusal({"error": error}, fixed=True).endswith("no integer")
+    assert "--batch N" in refusal({"error": error | {"operation": "mhlo.gather", "said": "Dynamic shaped operand"}})
+
+
+def test_an_error_of_onnx_runtime_begins_with_what_is_wrong():
+    error = ValueError(
+        "[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model from /a/b.onnx failed:Type Error: Optype (Add)"
+    )
+    assert compared.first_line(error) == "Type Error: Optype (Add)"
 
 
 @pytest.mark.parametrize("difference", [2e-4, float("inf"), float("nan")])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bigmodel_jax.serve import passes
+from bigmodel_jax.serve.document import BODIES
 from servers import OPTIONS, address, result, running, tiny_served
 
 JSON = {"content-type": "application/json"}
@@ -105,6 +106,7 @@ def test_a_body_that_is_no_request(server, body, said):
         ("prompt", "x" * 500, "prompt has 501 tokens; it must have 1 to 127 (--length)"),
         ("temprature", 1, "unknown field 'temprature' (perhaps you meant 'temperature')"),
         ("frequency_penalty", 0.5, "frequency_penalty is not supported; leave it out"),
+        ("best_of", True, "best_of is not supported; leave it out"),
         ("stream_options", {"include_usage": True}, "stream_options is for stream = true"),
         ("model", "", "model is missing"),
     ],
@@ -119,7 +121,7 @@ def test_a_field_that_cannot_be_is_named(server, field, value, said):
 
 def test_fields_that_ask_for_nothing_change_nothing(server):
     plain = server.post("/v1/completions", **ASKED).json()["choices"]
-    more = {"user": "someone", "frequency_penalty": 0, "logit_bias": {}, "seed": None, "best_of": 1}
+    more = {"user": "someone", "frequency_penalty": 0.0, "logit_bias": {}, "seed": None, "best_of": 1}
     assert server.post("/v1/completions", **ASKED, **more).json()["choices"] == plain
 
 
@@ -128,6 +130,31 @@ def test_the_name_of_a_model_is_no_path(server, name):
     error = refused(server.post("/v1/completions", **ASKED | {"model": name}), 404)
     assert error["code"] == "model_not_found"
     assert "known: tiny" in error["message"]
+
+
+OTHERS = {
+    "/v1/embeddings": "input",
+    "/classify": "input",
+    "/images": "prompt",
+    "/tokenize": "prompt",
+    "/detokenize": "tokens",
+}
+WRONG = [None, True, -1, 1.5, 10**400, {}, [[]], [[[]]], [None], [True], [1, "a"], [""], [-1], [10**30], ["a"] * 10_000]
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_other_routes_refuse_what_is_no_request(server, path):
+    asked = {"model": "tiny", OTHERS[path]: [1] if path == "/detokenize" else "1"}
+    bodies = [b"[" * 30_000, b'{"model": "\\ud800"}', b'{"model": "\xff"}', b'{"model": NaN}', b"7"]
+    for field in (field.name for field in dataclasses.fields(BODIES[path][0])):
+        wrong = WRONG[field != OTHERS[path] :]  # null leaves a field out
+        bodies += [json.dumps(asked | {field: x}).encode() for x in wrong if (field, x) != ("add_special_tokens", True)]
+    with httpx.Client(base_url=server.url, headers=JSON, timeout=30) as client:
+        for body in bodies:
+            refused(client.post(path, content=body))
+        for name in ("../tiny", "/etc/passwd", "tiny\0", "x" * 10_000):
+            refused(client.post(path, json=asked | {"model": name}), 404)
+        refused(client.post(path, content=b" " * (OPTIONS.max_body + 1)), 413)
 
 
 @pytest.mark.slow

@@ -37,7 +37,10 @@ def test_a_config_files_space_is_read():
         ("SPACE = {'weight_decay': uniform(0.0, 1.0)}", "perhaps you meant 'optim.weight_decay'"),
         ("SPACE = {'optim.weight_decay': uniform(-1.0, 1.0)}", "optim.weight_decay = -1.0; it must be 0 or more"),
         ("SPACE = {'train.batch_size': integers(0, 8)}", "train.batch_size = 0; it must be 1 or more"),
-        ("SPACE = {'train.batch_size': uniform(1.5, 8.0)}", "train.batch_size = 1.5 is of type float; it must be int"),
+        (
+            "SPACE = {'train.batch_size': uniform(1.5, 8.0)}",
+            "train.batch_size = 1.5 is of type float; it must be a whole number",
+        ),
         ("SPACE = {'optim.schedule': choice('cosine', 'cosin')}", "optim.schedule = 'cosin'; allowed: .*'cosine'"),
         ("SPACE = {'optim.lr': (1e-4, 1.0)}", "optim.lr: .* is none of uniform, log, integers, choice"),
     ],

@@ -38,7 +38,10 @@ class C4(Step):
     "a file of words, one per line, that no page may hold; empty: none (the paper uses a public list)"
 
     def reads(self):
-        return [Path(self.bad_words).expanduser()] if self.bad_words else []
+        path = Path(self.bad_words).expanduser()
+        if self.bad_words and not path.is_file():
+            raise ValueError(f"bad_words = {self.bad_words!r}: no such file")
+        return [path] if self.bad_words else []
 
     def clean(self, record):
         text = text_of(record, self.field)
@@ -57,9 +60,8 @@ class C4(Step):
         # Most programming languages use curly brackets, and natural text hardly ever does.
         if "{" in text:
             return "curly bracket"
-        for path in self.reads():
-            if found := _bad_words(path).search(lower):
-                return f"bad word: {found[0]}"
+        if self.bad_words and (found := _bad_words(Path(self.bad_words).expanduser()).search(lower)):
+            return f"bad word: {found[0]}"
         return ""
 
     def _stays(self, line: str) -> bool:

@@ -2,23 +2,15 @@
 
 import bisect
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bigmodel_jax.data.text import chat_process
+from bigmodel_jax.data.text.chat_quoted import BEGIN, END, MARKS, QUOTE, UNQUOTE, Message, quote, with_objects
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
-
-Message = dict[str, Any]  # {"role": "user" | "assistant" | "system", "content": ...}
-
-# Marks inside a rendered text: BEGIN and END surround {% generation %}, QUOTE and UNQUOTE surround
-# text in a message that looks like a control token. Unicode reserves these code points for internal
-# use, so no text holds them.
-BEGIN, END, QUOTE, UNQUOTE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
-MARKS = re.compile("[\ufdd0-\ufdd3]")
 
 
 class Sample(NamedTuple):
@@ -80,35 +72,6 @@ def check(template: str, names: dict[str, str]) -> None:
         raise ValueError(
             "it has no assistant: the template leaves out the assistant's messages, so nothing can be trained"
         )
-
-
-# ---------------------------------------------------------------- control tokens in messages
-
-
-def _quoted(value: Any, control: re.Pattern) -> Any:
-    """Return the same messages with marks around every control token in their strings."""
-    if isinstance(value, str):
-        return control.sub(f"{QUOTE}\\g<0>{UNQUOTE}", MARKS.sub("", value))
-    if isinstance(value, dict):
-        return {_quoted(name, control): _quoted(x, control) for name, x in value.items()}
-    return [_quoted(x, control) for x in value] if isinstance(value, list) else value
-
-
-def quote(messages: Sequence[Any], tokenizer: Tokenizer, *, escape: bool) -> list:
-    """Return messages, tools or texts whose control tokens are marked as plain text.
-
-    Without `escape`, a control token raises ValueError.
-    """
-    # The first alternative that matches wins, so a token must stand before its own beginnings.
-    longest_first = sorted(tokenizer.control, key=len, reverse=True)
-    # (?!) matches nothing. It serves tokenizers without control tokens.
-    out = _quoted(list(messages), re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
-    found = re.search(f"{QUOTE}(.*?){UNQUOTE}", json.dumps(out, ensure_ascii=False), re.DOTALL)
-    if found and not escape:
-        raise ValueError(
-            f"a message holds {found[1]!r}, a control token of this tokenizer; data.control_tokens = 'escape' reads it as text"
-        )
-    return out
 
 
 # ---------------------------------------------------------------- from text to tokens
@@ -219,10 +182,26 @@ def samples(
 def _quoted_template(
     template: str, messages: Sequence[Message], tokenizer: Tokenizer, tools: list | None, escape: bool
 ) -> tuple[list[Message], _Template]:
-    """Return the messages, and the template with its tools. Control tokens in both are quoted."""
-    quoted = quote(messages, tokenizer, escape=escape)
+    """Return the messages, and the template with its tools. Control tokens in both are quoted.
+
+    As in vLLM, a template gets the arguments of tool calls as objects. Where it cannot write them,
+    as DeepSeek-V3's, it gets the JSON text of the record.
+    """
     tools = None if tools is None else quote(tools, tokenizer, escape=escape)
-    return quoted, _Template(template, tokenizer.names(), tools)
+    render, messages = _Template(template, tokenizer.names(), tools), list(messages)
+    parsed = list(map(with_objects, messages))
+    # The text is parsed before the quotes are set, since JSON's escapes can spell a control token.
+    quoted = quote(parsed, tokenizer, escape=escape)
+    if parsed != messages and not _renders(render, quoted):
+        quoted = quote(messages, tokenizer, escape=escape)
+    return quoted, render
+
+
+def _renders(render: _Template, messages: list[Message]) -> bool:
+    try:
+        return bool(render(messages))
+    except ValueError:
+        return False
 
 
 def _sample(marked: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:

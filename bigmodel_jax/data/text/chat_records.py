@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from bigmodel_jax.core.spelling import nearest
-from bigmodel_jax.data.text.chat import Message
+from bigmodel_jax.data.text.chat_quoted import Message
 
 Form = Literal["messages", "prompt_completion", "sharegpt"]
 Reasoning = Literal["keep", "strip"]
@@ -80,7 +80,7 @@ def read(record: dict[str, Any], form: Form, columns: Columns) -> Conversation:
     reason = _wrong(messages, first)
     if reason:
         raise ValueError(reason)
-    return Conversation(messages, tools_of(record.get(columns.tools), columns.tools), first)
+    return Conversation(messages, tools_of(record, columns.tools), first)
 
 
 def is_text(record: dict[str, Any], columns: Columns) -> bool:
@@ -188,8 +188,11 @@ def _types(m: Message) -> list[str]:
     return [str(part.get("type")) for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
-def tools_of(value: Any, name: str) -> list | None:
-    """Return tools as a list. Tables may hold it as JSON text."""
+def tools_of(record: dict[str, Any], name: str) -> list | None:
+    """Return a record's tools as a list. Tables may hold it as JSON text."""
+    if record.get("chat_template_kwargs"):
+        raise ValueError("it has 'chat_template_kwargs', which are not supported; set them in the template's text")
+    value = record.get(name)
     if isinstance(value, str):
         try:
             # A CSV cell without tools is an empty text, which is no JSON.

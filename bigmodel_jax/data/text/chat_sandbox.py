@@ -22,7 +22,7 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MARKS = "\ufdd0", "\ufdd1"  # chat.BEGIN, chat.END
+MARKS = "\ufdd0", "\ufdd1"  # BEGIN and END of chat_quoted
 MEMORY = 512 << 20  # bytes of address space; the process itself needs 40 MiB
 
 

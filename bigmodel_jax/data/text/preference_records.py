@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigmodel_jax.data.base import lacks
-from bigmodel_jax.data.text import chat
-from bigmodel_jax.data.text.chat import Message
+from bigmodel_jax.data.text import chat, chat_quoted
+from bigmodel_jax.data.text.chat_quoted import Message
 from bigmodel_jax.data.text.chat_records import Reasoning, for_template, of_sharegpt, present, tools_of, unusable
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
@@ -71,7 +71,7 @@ def read_pair(record: dict[str, Any], columns: Columns) -> Prompted:
     else:
         prompt = _side(given, columns.prompt)
         answers = [_behind(prompt, answer) for answer in answers]
-    return Prompted(prompt, answers, (True, False), _tools(record, columns))
+    return Prompted(prompt, answers, (True, False), tools_of(record, columns.tools))
 
 
 def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
@@ -86,11 +86,7 @@ def read_answers(record: dict[str, Any], columns: Columns) -> Prompted:
         raise ValueError(f"its {columns.label} is {str(label)[:40]!r}; allowed: true, false")
     prompt = _side(record[columns.prompt], columns.prompt)
     answer = _behind(prompt, _side(record[columns.completion], columns.completion))
-    return Prompted(prompt, [answer], (str(label) in ("True", "true", "1"),), _tools(record, columns))
-
-
-def _tools(record: dict[str, Any], columns: Columns) -> list | None:
-    return tools_of(record.get(columns.tools), columns.tools)
+    return Prompted(prompt, [answer], (str(label) in ("True", "true", "1"),), tools_of(record, columns.tools))
 
 
 def _side(value: Any, name: str) -> Side:
@@ -188,7 +184,7 @@ def _plain(found: Prompted, tokenizer: Tokenizer, escape: bool) -> tuple[list[in
     if not all(isinstance(side, str) for side in sides):
         raise ValueError("its answers are messages, which need a template (data.template_path)")
     # `encode` reads control tokens as text anyway, so only the check of `quote` is needed.
-    chat.quote([{"role": "user", "content": side} for side in sides], tokenizer, escape=escape)
+    chat_quoted.quote([{"role": "user", "content": side} for side in sides], tokenizer, escape=escape)
     # A text begins with the start token, as `generate` feeds it.
     # A token may span prompt and answer, so both are tokenized as one text.
     return [tokenizer.start, *tokenizer.encode(found.prompt)], [

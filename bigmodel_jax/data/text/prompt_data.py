@@ -111,7 +111,7 @@ class PromptData(Templated, DataConfig):
                 reason = reason or f"{self.completion_field} is no text"
             if not reason:
                 try:
-                    tokens = tokenize(record[self.prompt_field], tools_of(record.get("tools"), "tools"))
+                    tokens = tokenize(record[self.prompt_field], tools_of(record, "tools"))
                 except ValueError as error:
                     reason = str(error)
             if len(tokens) > self.max_prompt:

@@ -79,7 +79,7 @@ def _within_best_groups(choice, num_groups, num_chosen_groups):
     groups = choice.reshape(*choice.shape[:-1], num_groups, -1)
     strength = moe.top_k(groups, 2)[0].sum(-1)
     best = moe.top_k(strength, num_chosen_groups)[1]
-    kept = jax.nn.one_hot(best, num_groups, dtype=jnp.int32).sum(-2) > 0
+    kept = jax.nn.one_hot(best, num_groups).sum(-2) > 0
     return jnp.where(kept[..., None], groups, -jnp.inf).reshape(choice.shape)
 
 
