@@ -76,9 +76,9 @@ BAD = {
     "objective": (replaced(objective="nexttoken"), ("config.objective", "Objective", "NextToken", "'next_token'")),
     "data": (replaced(data=3), ("config.data = 3", "DataConfig")),
     "steps": (replaced(train=TrainConfig(steps=0)), ("train.steps = 0", "1 or more")),
-    "float steps": (replaced(train=TrainConfig(steps=1e3)), ("train.steps = 1000.0", "float", "int")),
-    "bool steps": (replaced(train=TrainConfig(steps=True)), ("train.steps = True", "bool", "int")),
-    "text lr": (replaced(optim=OptimConfig(lr="1e-3")), ("optim.lr = '1e-3'", "str", "float")),
+    "float steps": (replaced(train=TrainConfig(steps=1e3)), ("train.steps = 1000.0", "float", "a whole number")),
+    "bool steps": (replaced(train=TrainConfig(steps=True)), ("train.steps = True", "bool", "a whole number")),
+    "text lr": (replaced(optim=OptimConfig(lr="1e-3")), ("optim.lr = '1e-3'", "str", "a number")),
     "choice": (replaced(optim=OptimConfig(name="adamww")), ("optim.name = 'adamww'", "'sgd'", "meant 'adamw'")),
     "choice in a tuple": (
         replaced(report=ReportConfig(trackers=("wand",))),
