@@ -79,7 +79,7 @@ ELSEWHERE = {
     "exported/mine": "finetune_page_test.py",
     "corpus.py": "data_page_test.py has its own corpus",
     "gs://": "faults/bucket_test.py",
-    "s3/bin": "nothing: a bucket of Amazon's",
+    "train CONFIG": "data/s3_test.py, with a server of its own",
     "trian": "cli_test.py",
     "runs/two": "models/adapters_test.py",
     "runs/notes": "the reader's files",
