@@ -34,7 +34,7 @@ def long_enough(record):
 
 
 def get_config():
-    corpus = Corpus(JsonlFiles("{folder}/train.jsonl", "{folder}/validation.jsonl"), (Function(long_enough),), shard_mb=64)
+    corpus = Corpus(JsonlFiles("{folder}/train.jsonl", "{folder}/validation.jsonl"), (Function(long_enough),), shard_mb={shard})
     data = TextData(source=corpus, tokenizer=TokenizerConfig(path="{folder}/tokenizer.json"), cache_dir="{folder}/cache")
     model = LlamaConfig(vocab_size=32_000, num_layers=1, embed_dim=32, num_heads=2, num_kv_heads=2, mlp_dim=64)
     return Config(model, NextToken(), data, train=TrainConfig(steps=3, batch_size=8))
@@ -90,18 +90,18 @@ def speed(repeats: int = 3) -> None:
 
 
 def memory(
-    *megabytes: int, workers: int = 2, starts: tuple[str, ...] = ("first", "second"), **texts: int
+    *megabytes: int, shard: int = 64, workers: int = 2, starts: tuple[str, ...] = ("first", "second")
 ) -> list[float]:
     """The peak memory of `prepare` in MiB at each size, over all its processes.
 
-    Also prints how long runs take to open the prepared corpus. `_write` takes `texts`.
+    Also prints how long runs take to open the prepared corpus.
     """
     peaks = []
     for size in megabytes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _write(folder, size, **texts)
-            (folder / "own.py").write_text(CONFIG.format(folder=folder))
+            _write(folder, size)
+            (folder / "own.py").write_text(CONFIG.format(folder=folder, shard=shard))
             began = time.time()
             command = [sys.executable, "launch.py", "prepare", str(folder / "own.py"), "--workers", str(workers)]
             peaks.append(_peak(command))
@@ -116,23 +116,20 @@ def memory(
     return peaks
 
 
-def _write(folder: Path, megabytes: int, words: int = 250, letters: int = 10) -> None:
-    """Writes JSON lines of so many words, and a tokenizer of these words.
-
-    A few long words take less time to prepare than many short ones.
-    """
+def _write(folder: Path, megabytes: int) -> None:
+    """Writes JSON lines of 2.5 kB each, and a tokenizer of their words, whose speed does not matter
+    here."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     drawn = random.Random(0)
-    known = [f"w{drawn.randrange(10**9)}".ljust(letters, "x") for _ in range(10 * WORDS // letters)]
-    count = 10_000_000 // (words * (letters + 1))
-    lines = [json.dumps({"text": " ".join(drawn.choices(known, k=words))}) for _ in range(count)]
+    words = [f"w{drawn.randrange(10**9)}" for _ in range(WORDS)]
+    lines = [json.dumps({"text": " ".join(drawn.choices(words, k=250))}) for _ in range(4000)]
     block = ("\n".join(lines) + "\n").encode()
     (folder / "validation.jsonl").write_bytes(block[: block.index(b"\n", 1 << 20) + 1])
     with open(folder / "train.jsonl", "wb") as file:
         for _ in range(megabytes * 1_000_000 // len(block) + 1):
             file.write(block)
-    vocab = {"</s>": 0, "[UNK]": 1} | {word: i for i, word in enumerate(known, 2)}
+    vocab = {"</s>": 0, "[UNK]": 1} | {word: i for i, word in enumerate(words, 2)}
     model = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     model.save(str(folder / "tokenizer.json"))
