@@ -17,7 +17,8 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.training.state import abstract_state
 
-pytestmark = pytest.mark.slow
+# It takes four processes 155 CPU seconds.
+pytestmark = pytest.mark.exhaustive
 
 PROCESSES, EVERY, STEPS, VICTIM = 4, 4, 14, 2
 # Beside the config: data that kills the process which reads it, at a batch between the saves of

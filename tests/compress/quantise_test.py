@@ -61,14 +61,14 @@ def evaluated(capsys, folder) -> float:
 
 
 CASES = [
-    pytest.param("int8", "round", 0.01, marks=pytest.mark.exhaustive),
+    ("int8", "round", 0.01),
     ("int4", "gptq", 0.3),
-    pytest.param("float8", "round", 0.1, marks=pytest.mark.exhaustive),
+    ("float8", "round", 0.1),
     ("int8_static", "round", 0.2),
 ]
 
 
-@pytest.mark.few("int8_static-round-0.2")
+@pytest.mark.exhaustive  # the comparison below quantizes by every kind in the slow suite
 @pytest.mark.parametrize(("kind", "method", "lost"), CASES)
 def test_a_quantised_run_evaluates_generates_and_is_small(run, tmp_path, capsys, kind, method, lost):
     folder = tmp_path / kind
