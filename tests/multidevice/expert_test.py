@@ -34,7 +34,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.few("mixtral_experts-expert_tensor", "mixtral_capacity-expert_fsdp")
+@pytest.mark.few("mixtral_experts-expert_tensor")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "name"),
