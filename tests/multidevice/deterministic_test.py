@@ -72,7 +72,7 @@ def test_without_it_they_are_not():
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("case", ("llama", "vit"))
+@pytest.mark.parametrize("case", ["llama", "vit"])
 def test_it_trains_like_any_other_layout(case, prove):
     prove("deterministic", case, dataclasses.replace(FIXED, data=2, fsdp=4))
 
