@@ -122,7 +122,7 @@ def mesh_of(weights: Any) -> Mesh | None:
     return meshes[0] if meshes and meshes[0].size > 1 else None
 
 
-def spread(weights: Any, spec: params.Tree, layout: Layout) -> Any:
+def on_layout(weights: Any, spec: params.Tree, layout: Layout) -> Any:
     """The weights on the layout's mesh. Only those of a mesh with stages move."""
     if mesh_of(weights) in (None, layout.mesh):
         return weights

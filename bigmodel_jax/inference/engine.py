@@ -13,7 +13,7 @@ import numpy as np
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import sharding
-from bigmodel_jax.inference.compiled import Compiled, Layout, compiled, large_on_one_cpu, mesh_of, spread, uncut
+from bigmodel_jax.inference.compiled import Compiled, Layout, compiled, large_on_one_cpu, mesh_of, on_layout, uncut
 from bigmodel_jax.inference.mixed import check_names, using
 from bigmodel_jax.inference.prompts import Prefixes, Read, Reading, left_pad
 from bigmodel_jax.inference.request import Constraint, Request, Token
@@ -88,7 +88,7 @@ class Engine:
         fresh: restart the ring cache at its first column, so that later texts are equal to the last
         bit, whatever was generated before. No text may be unfinished then.
         """
-        weights = spread(weights, self._model.spec, self._layout) if self._layout else weights
+        weights = on_layout(weights, self._model.spec, self._layout) if self._layout else weights
         self._weights = weights = widened(weights) if self._widen == "auto" else weights
         self._prefixes.clear()
         apart = large_on_one_cpu(weights)

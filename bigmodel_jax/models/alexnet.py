@@ -47,7 +47,6 @@ class AlexNetConfig(StepsConfig):
 
     @classmethod
     def tiny(cls) -> "AlexNetConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"image_shape": (64, 64, 1), "num_classes": 10, "channels": (8, 16, 16, 16, 16)}
         return cls(**sizes, pooled_side=2, hidden_dim=32, dropout=0.0)
 

@@ -102,7 +102,6 @@ class AutoencoderConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "AutoencoderConfig":
-        """A model of this family that is small enough for a test."""
         return cls((8, 8, 1), channels=(8, 16), blocks_per_level=1, latent_channels=2, norm_groups=4)
 
 

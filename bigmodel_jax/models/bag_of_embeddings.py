@@ -62,7 +62,6 @@ class BagOfEmbeddingsConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "BagOfEmbeddingsConfig":
-        """A model of this family that is small enough for a test."""
         return cls(vocab_size=64, embed_dim=16, hidden_dim=16, bigram_buckets=64, embed_std=0.5)
 
 

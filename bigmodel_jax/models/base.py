@@ -169,6 +169,11 @@ class ModelConfig:
         """Builds the model: its declared parameters and its pure functions, but no array."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
+    @classmethod
+    def tiny(cls) -> "ModelConfig":
+        """A model of this family that is small enough for a test."""
+        raise NotImplementedError(f"{cls.__name__} does not define tiny()")
+
     def inputs(self) -> dict[str, tuple[int, ...] | None]:
         """The arrays of a batch that the model needs, by name, each with the shape of one row.
 

@@ -39,7 +39,6 @@ class BoardConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "BoardConfig":
-        """A model of this family that is small enough for a test."""
         return cls(channels=8, num_blocks=1, hidden_dim=16)
 
 

@@ -85,7 +85,6 @@ class CLIPConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "CLIPConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64}
         return cls(
             vision=VisionTower(image_shape=(8, 8, 1), patch_size=4, **sizes),

@@ -67,7 +67,6 @@ class CNNConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "CNNConfig":
-        """A model of this family that is small enough for a test."""
         return cls(image_shape=(8, 8, 1), channels=(8, 16), hidden_dim=16)
 
 

@@ -91,7 +91,6 @@ class ConformerConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "ConformerConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "conv_width": 5}
         return cls(num_mels=16, vocab_size=12, subsampling=4, subsampling_dim=8, init_std=0.1, **sizes)
 

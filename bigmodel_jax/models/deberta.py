@@ -76,7 +76,6 @@ class DebertaConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "DebertaConfig":
-        """A model of this family that is small enough for a test."""
         return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64, max_seq_len=32, num_buckets=8)
 
 

@@ -100,7 +100,6 @@ class DeepseekConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "DeepseekConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"vocab_size": 64, "num_layers": 3, "num_dense_layers": 1, "max_seq_len": 32}
         sizes |= {"embed_dim": 32, "mlp_dim": 64}
         ranks = {"num_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16}

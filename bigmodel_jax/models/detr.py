@@ -123,7 +123,6 @@ class DetrConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "DetrConfig":
-        """A model of this family that is small enough for a test."""
         return cls(
             image_shape=(32, 32, 1),
             num_classes=11,

@@ -69,7 +69,6 @@ class DiscreteAutoencoderConfig(AutoencoderConfig):
 
     @classmethod
     def tiny(cls) -> "DiscreteAutoencoderConfig":
-        """A model of this family that is small enough for a test."""
         return cls((8, 8, 1), (8, 16), blocks_per_level=1, latent_channels=4, norm_groups=4, num_codes=16)
 
 

@@ -78,7 +78,6 @@ class DiTConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "DiTConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4}
         return cls((8, 8, 1), num_classes=10, **sizes, learn_sigma=False, zero_init=False)
 

@@ -65,7 +65,6 @@ class EfficientNetConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "EfficientNetConfig":
-        """A model of this family that is small enough for a test."""
         return cls(
             image_shape=(16, 16, 1),
             num_classes=10,

@@ -44,7 +44,6 @@ class ElectraConfig(BertConfig):
 
     @classmethod
     def tiny(cls) -> "ElectraConfig":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), table_dim=16)
 
 

@@ -79,7 +79,6 @@ class GemmaConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "GemmaConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"vocab_size": 64, "num_layers": 2, "embed_dim": 32, "mlp_dim": 64, "max_seq_len": 32}
         return cls(**sizes, num_heads=4, num_kv_heads=2, head_dim=8)
 
@@ -104,7 +103,6 @@ class Gemma2Config(GemmaConfig):
 
     @classmethod
     def tiny(cls) -> "Gemma2Config":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), window=4)
 
 
@@ -132,7 +130,6 @@ class Gemma3Config(GemmaConfig):
 
     @classmethod
     def tiny(cls) -> "Gemma3Config":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), num_layers=3, window=4, global_every=2)
 
 

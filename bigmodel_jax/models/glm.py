@@ -46,7 +46,6 @@ class Glm4Config(LlamaConfig):
 
     @classmethod
     def tiny(cls) -> "Glm4Config":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), rotary_dim=4)
 
 

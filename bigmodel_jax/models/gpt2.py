@@ -64,7 +64,6 @@ class GPT2Config(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "GPT2Config":
-        """A model of this family that is small enough for a test."""
         return cls(vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, max_seq_len=32)
 
 

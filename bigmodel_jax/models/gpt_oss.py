@@ -55,7 +55,6 @@ class GptOssConfig(MixtralConfig):
 
     @classmethod
     def tiny(cls) -> "GptOssConfig":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), window=4)
 
 

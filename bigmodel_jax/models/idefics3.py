@@ -33,7 +33,6 @@ class Idefics3Config(VisionLanguageConfig):
 
     @classmethod
     def tiny(cls) -> "Idefics3Config":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, **siglip.SIZES}
         tower = VisionTower(image_shape=(16, 16, 3), patch_size=4, **sizes)
         return cls(vision=tower, text=LlamaConfig.tiny(), image_token_id=63, shuffle=2)

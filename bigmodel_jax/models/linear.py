@@ -29,7 +29,6 @@ class LinearConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "LinearConfig":
-        """A model of this family that is small enough for a test."""
         return cls(feature_shape=(16,), num_outputs=2)
 
 

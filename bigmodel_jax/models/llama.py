@@ -90,7 +90,6 @@ class LlamaConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "LlamaConfig":
-        """A model of this family that is small enough for a test."""
         return cls(
             vocab_size=64,
             num_layers=2,

@@ -31,7 +31,6 @@ class LlavaConfig(VisionLanguageConfig):
 
     @classmethod
     def tiny(cls) -> "LlavaConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64}
         tower = VisionTower(image_shape=(8, 8, 3), patch_size=4, **sizes)
         return cls(vision=tower, text=LlamaConfig.tiny(), feature_layer=-1, image_token_id=63)

@@ -24,7 +24,6 @@ class MistralConfig(LlamaConfig):
 
     @classmethod
     def tiny(cls) -> "MistralConfig":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), window=5)
 
 

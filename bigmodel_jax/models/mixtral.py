@@ -52,7 +52,6 @@ class MixtralConfig(LlamaConfig):
 
     @classmethod
     def tiny(cls) -> "MixtralConfig":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), mlp_dim=32, num_experts=4, experts_per_token=2)
 
 

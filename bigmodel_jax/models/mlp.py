@@ -38,7 +38,6 @@ class MLPConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "MLPConfig":
-        """A model of this family that is small enough for a test."""
         return cls(image_shape=(8, 8, 1), hidden_dims=(16, 16))
 
 

@@ -89,7 +89,6 @@ class MMDiTConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "MMDiTConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 3, "embed_dim": 32, "num_heads": 4, "text_dim": 24, "pooled_dim": 20}
         return cls((8, 8, 1), **sizes, position_grid=6, qk_norm=True, zero_init=False)
 
@@ -122,7 +121,6 @@ class MMDiTTextConfig(MMDiTConfig):
 
     @classmethod
     def tiny(cls) -> "MMDiTTextConfig":
-        """A model of this family that is small enough for a test."""
         tower = TextTower(num_layers=1, embed_dim=24, num_heads=4, mlp_dim=48, vocab_size=64, max_seq_len=16)
         return dataclasses.replace(cls(), **vars(MMDiTConfig.tiny()) | {"pooled_dim": 24}, text=tower)
 

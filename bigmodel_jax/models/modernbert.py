@@ -79,7 +79,6 @@ class ModernBertConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "ModernBertConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"vocab_size": 64, "num_layers": 3, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, "max_seq_len": 32}
         return cls(**sizes, window=3, global_every=2)
 

@@ -62,7 +62,6 @@ class Olmo3Config(Olmo2Config):
 
     @classmethod
     def tiny(cls) -> "Olmo3Config":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), window=4, global_every=2)
 
 

@@ -32,7 +32,6 @@ class PaliGemmaConfig(VisionLanguageConfig):
 
     @classmethod
     def tiny(cls) -> "PaliGemmaConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64, **siglip.SIZES}
         tower = VisionTower(image_shape=(8, 8, 3), patch_size=4, **sizes)
         return cls(vision=tower, text=GemmaConfig.tiny(), image_token_id=63)

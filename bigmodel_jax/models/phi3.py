@@ -62,7 +62,6 @@ class Phi3Config(LlamaConfig):
 
     @classmethod
     def tiny(cls) -> "Phi3Config":
-        """A model of this family that is small enough for a test."""
         long_rope = LongRope((1.0, 1.1), (1.5, 3.0), original_max_seq_len=2, attention_factor=1.2)
         return dataclasses.replace(super().tiny(), window=5, rotary_dim=4, long_rope=long_rope)
 

@@ -71,7 +71,6 @@ class PixArtConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "PixArtConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "embed_dim": 32, "num_heads": 4, "text_dim": 24}
         return cls((8, 8, 1), **sizes, learn_sigma=False, zero_init=False)
 
@@ -99,7 +98,6 @@ class TextToImageConfig(PixArtConfig):
 
     @classmethod
     def tiny(cls) -> "TextToImageConfig":
-        """A model of this family that is small enough for a test."""
         tower = TextTower(num_layers=1, embed_dim=24, num_heads=4, mlp_dim=48, vocab_size=64, max_seq_len=16)
         return dataclasses.replace(cls(), **vars(PixArtConfig.tiny()), text=tower)
 

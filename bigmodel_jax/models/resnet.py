@@ -57,7 +57,6 @@ class ResNetConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "ResNetConfig":
-        """A model of this family that is small enough for a test."""
         return cls(image_shape=(16, 16, 1), num_classes=10, depths=(1, 2), channels=(16, 32), stem_channels=8)
 
 

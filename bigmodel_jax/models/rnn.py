@@ -69,7 +69,6 @@ class RNNConfig(RecurrentConfig):
 
     @classmethod
     def tiny(cls) -> "RNNConfig":
-        """A model of this family that is small enough for a test."""
         return cls(vocab_size=64, embed_dim=16, hidden_dim=24, max_seq_len=32)
 
 
@@ -84,7 +83,6 @@ class RNNClassifierConfig(RecurrentConfig):
 
     @classmethod
     def tiny(cls) -> "RNNClassifierConfig":
-        """A model of this family that is small enough for a test."""
         return cls(vocab_size=64, embed_dim=16, hidden_dim=24, cell="gru")
 
 

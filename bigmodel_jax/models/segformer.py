@@ -94,7 +94,6 @@ class SegformerConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "SegformerConfig":
-        """A model of this family that is small enough for a test."""
         return cls(
             image_shape=(32, 32, 1),
             num_classes=11,

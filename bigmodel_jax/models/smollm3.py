@@ -38,7 +38,6 @@ class SmolLM3Config(LlamaConfig):
 
     @classmethod
     def tiny(cls) -> "SmolLM3Config":
-        """A model of this family that is small enough for a test."""
         return dataclasses.replace(super().tiny(), nope_every=2)
 
 

@@ -51,7 +51,6 @@ class UNetConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "UNetConfig":
-        """A model of this family that is small enough for a test."""
         return cls(image_shape=(14, 18, 1), num_classes=11, channels=(8, 16))
 
 

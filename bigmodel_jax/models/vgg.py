@@ -94,7 +94,6 @@ class VGGConfig(StepsConfig):
 
     @classmethod
     def tiny(cls) -> "VGGConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"image_shape": (16, 16, 1), "num_classes": 10, "depths": (1, 2), "channels": (8, 16)}
         return cls(**sizes, batch_norm=True, pooled_side=2, hidden_dim=32, dropout=0.0)
 

@@ -66,7 +66,6 @@ class ViTConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "ViTConfig":
-        """A model of this family that is small enough for a test."""
         return cls(
             image_shape=(8, 8, 1), num_classes=10, patch_size=4, num_layers=2, embed_dim=32, num_heads=4, mlp_dim=64
         )

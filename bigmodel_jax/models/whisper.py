@@ -84,7 +84,6 @@ class WhisperConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> "WhisperConfig":
-        """A model of this family that is small enough for a test."""
         sizes = {"num_layers": 2, "num_decoder_layers": 2, "embed_dim": 32, "num_heads": 4, "mlp_dim": 64}
         lengths = {"max_audio_len": 16, "max_seq_len": 32}
         return cls(

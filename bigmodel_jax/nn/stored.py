@@ -28,9 +28,10 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
     """
     if node.scales is None and node.values.dtype == x.dtype:  # the stored form is dense already
         return product(x, node.values, num_dims)
-    if _is_spread(node) and math.prod(x.shape[: x.ndim - num_dims]) <= TILE:
+    rows = math.prod(x.shape[: x.ndim - num_dims])
+    if _is_spread(node) and rows <= TILE:
         return product(x, spread(node, x.dtype), num_dims)
-    if _few_rows(num_dims, x, node):
+    if _few_rows(rows, node):
         return project_as_stored(num_dims, x, node)
     return _project(product, num_dims, x, node)
 
@@ -39,10 +40,15 @@ def _dense(node: Blocked, dtype: Any) -> jax.Array:
     return spread(node, dtype) if _is_spread(node) else node.dense(dtype)
 
 
+def _platform() -> str:
+    """The platform of the step being traced; "" outside a mesh."""
+    mesh = sharding.current_mesh()
+    return mesh.devices.flat[0].platform if mesh else ""
+
+
 def _is_spread(node: Blocked) -> bool:
     """Whether a TPU makes the dense weight inside the product that reads it (`spread`)."""
-    mesh = sharding.current_mesh()
-    if mesh is None or mesh.devices.flat[0].platform != "tpu" or node.kind != "int8" or node.last is None:
+    if _platform() != "tpu" or node.kind != "int8" or node.last is None:
         return False
     # A TPU rounds the factors of a float32 product to bfloat16, so wider scales would lose bits.
     return node.scales.dtype == jnp.bfloat16
@@ -56,15 +62,15 @@ def spread(node: Blocked, dtype: Any) -> jax.Array:
     does not fuse the broadcast and reshape of `node.dense`: blocks of 64 have another layout.
     """
     *lead, blocks = node.scales.shape
-    if blocks == 1:
-        return (node.values.astype(jnp.float32) * node.scales.astype(jnp.float32)).astype(dtype)
-    # The blocks of a shard are a dimension of their own, so that no device needs another's scales.
-    shards = _shards(blocks, node.last)
-    own = blocks // shards
-    ones = jnp.repeat(jnp.eye(own, dtype=node.scales.dtype), node.shape[-1] // blocks, axis=1)
-    scales = node.scales.reshape(*lead, shards, own)
-    scales = jnp.tensordot(scales, ones, axes=1, preferred_element_type=jnp.float32)
-    return (node.values.astype(jnp.float32) * scales.reshape(node.shape)).astype(dtype)
+    scales = node.scales.astype(jnp.float32)
+    if blocks > 1:
+        # The blocks of a shard are a dimension of their own: no device needs another's scales.
+        shards = _shards(blocks, node.last)
+        own = blocks // shards
+        ones = jnp.repeat(jnp.eye(own, dtype=node.scales.dtype), node.shape[-1] // blocks, axis=1)
+        apart = node.scales.reshape(*lead, shards, own)
+        scales = jnp.tensordot(apart, ones, axes=1, preferred_element_type=jnp.float32).reshape(node.shape)
+    return (node.values.astype(jnp.float32) * scales).astype(dtype)
 
 
 def _shards(size: int, axis: str | None) -> int:
@@ -76,16 +82,14 @@ def _shards(size: int, axis: str | None) -> int:
     return math.prod(mesh.shape[name] for name in sharding.axis_names(axes))
 
 
-def _few_rows(num_dims: int, x: jax.Array, node: Blocked) -> bool:
+def _few_rows(rows: int, node: Blocked) -> bool:
     """Whether scaled inputs are smaller than a dense weight, as in decoding.
 
-    It is False on a CPU, which multiplies mixed dtypes slowly.
+    It is False on a CPU, which multiplies mixed dtypes slowly, and where a TPU spreads the scales.
     """
-    mesh = sharding.current_mesh()
-    if mesh is None or mesh.devices.flat[0].platform == "cpu" or node.kind != "int8" or node.groups is not None:
+    if _platform() in ("", "cpu") or node.kind != "int8" or node.groups is not None or _is_spread(node):
         return False
-    rows, block = math.prod(x.shape[: x.ndim - num_dims]), node.shape[-1] // node.scales.shape[-1]
-    return 2 * rows <= block
+    return 2 * rows <= node.shape[-1] // node.scales.shape[-1]
 
 
 def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
@@ -108,9 +112,10 @@ def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
 
 def unembed(product: Callable, x: jax.Array, node: Blocked) -> jax.Array:
     """`product({"table": dense table}, x)`: logits (..., V) float32 by a table stored in blocks."""
-    if _is_spread(node) and math.prod(x.shape[:-1]) <= TILE:
+    rows = math.prod(x.shape[:-1])
+    if _is_spread(node) and rows <= TILE:
         return product({"table": spread(node, x.dtype)}, x)
-    if _few_rows(1, x, node):
+    if _few_rows(rows, node):
         return unembed_as_stored(x, node)
     return takes_stored(product)({"table": node}, x)
 

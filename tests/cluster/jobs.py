@@ -66,8 +66,10 @@ def job(
     timeout: int = 60,
     environments: Sequence[dict] | None = None,
 ) -> Iterator[Job]:
-    """`launch.py ARGS` in `count` processes that find each other by options; `extra` gives each its
-    own more."""
+    """Starts `launch.py ARGS` in `count` processes, which find each other by options.
+
+    extra: further options for each process.
+    """
     port = free_port()
     commands = [
         [

@@ -135,8 +135,7 @@ KIN |= {"dinov2", "vit-pixels", "alexnet"}
 UNREAD = ("last/text/attn/q",)
 KIN |= {"paligemma", "idefics3", "smolvlm"}
 KIN |= {name for name in CONFIGS if name.startswith("bert-") and not name.endswith("pretraining")}
-# One model of each kind of layer learns, is evaluated and computes in bfloat16 and without jit in
-# the slow suite.
+# One model of each kind of layer learns and is evaluated in the slow suite.
 OF_EACH_KIND = {"bert", "clip", "conformer", "deepseek", "dit", "mixtral", "resnet", "rnn", "t5", "unet"}
 
 
@@ -150,8 +149,9 @@ def pairs(slow: set[str]) -> pytest.MarkDecorator:
 
 
 every_pair, of_each_kind = pairs(set(CONFIGS) - KIN), pairs(OF_EACH_KIND)
-# Others are laid out as one of these; tests/multidevice has layouts of bert, vit and the decoders.
-on_devices = pairs({"t5", "deepseek", "resnet", "dit"})
+# These also compute in bfloat16, without jit and on eight devices. Others are laid out as one of
+# them; tests/multidevice has layouts of bert, vit and the decoders.
+of_few = pairs({"t5", "deepseek", "resnet", "dit"})
 
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
@@ -384,7 +384,7 @@ def test_loss_falls_on_one_batch(pair):
 
 
 @pytest.mark.slow
-@on_devices
+@of_few
 def test_jit_equals_eager(pair):
     c = case(pair)
     jitted = jax.jit(lambda tree: c.model.apply(tree, c.batch).value)(c.params)
@@ -441,7 +441,7 @@ def test_updates_are_the_frozen_parameters(pair):
 
 
 @pytest.mark.slow
-@on_devices
+@of_few
 def test_bfloat16_is_finite_and_near(pair):
     c = case(pair)
     trainable, frozen = params.partition(c.params, c.model.spec)
@@ -457,7 +457,7 @@ def test_bfloat16_is_finite_and_near(pair):
     [pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.exhaustive), {"data": 2, "fsdp": 2, "tensor": 2}],
     ids=str,
 )
-@on_devices
+@of_few
 def test_eight_devices_equal_one(pair, layout):
     c, rules = case(pair), Rules()
     mesh = sharding.make_mesh(ParallelConfig(**layout))

@@ -1,5 +1,6 @@
-"""Encoders against transformers: same weights, same outputs of every head, hidden states,
-gradients, training curves.
+"""Encoders equal those of transformers with the same weights.
+
+The tests compare the outputs of every head, hidden states, gradients and training curves.
 
 Tolerance 1e-4 absolute; what these models give has a standard deviation of about 1.
 """

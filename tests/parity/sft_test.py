@@ -1,5 +1,6 @@
-"""Supervised fine-tuning against TRL's SFTTrainer: the tokens it trains, loss and gradients of a
-batch, 20 of its steps.
+"""Supervised fine-tuning equals that of TRL's SFTTrainer.
+
+The tests compare the trained tokens, loss and gradients of a batch, and the losses of 20 steps.
 
 Our side reads the same records through ChatData, template, masks and packing included.
 """

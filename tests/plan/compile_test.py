@@ -1,5 +1,7 @@
-"""What the cache of compiled programs keeps, with this machine's compiler in place of the
-chip's."""
+"""A program of the cache keeps the times of its own compilation.
+
+This machine's compiler stands in for the chip's.
+"""
 
 import dataclasses
 

@@ -240,8 +240,10 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 
 
 def planned(folder: Path, *options: str) -> tuple[int, dict]:
-    """(exit code, plan.json) of `launch.py plan --serve` of the tiny model; nothing may come on
-    stderr."""
+    """Plans a server of the tiny model, and returns the exit code and plan.json.
+
+    The command must print nothing to stderr.
+    """
     (folder / "tiny.py").write_text(TINY)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_", "XLA_"))}
     env |= {"BIGMODEL_CACHE": str(folder / "cache")}

@@ -4,8 +4,8 @@ from bigmodel_jax.report import quantized_page
 
 
 def test_kinds_of_one_size_and_value_are_all_seen(tmp_path, monkeypatch):
-    """int8's kinds differ by less than a point's width: one is a point, and the other a ring about
-    it."""
+    """The two int8 kinds lie closer than the width of a point, so the page draws the second as a
+    ring around the first."""
     kinds = {"float32": (1.0, 1.7), "int8": (0.27, 1.7003), "int8_static": (0.27, 1.7002), "int4": (0.15, 1.76)}
     rows = [{"name": name, "share": share, "value": value} for name, (share, value) in kinds.items()]
     record = {

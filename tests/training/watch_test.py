@@ -26,8 +26,8 @@ HALVES = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, mic
 
 @functools.cache
 def steps():
-    """(state before, state after the ordinary step, state after the watched one, what was watched),
-    on the host."""
+    """Returns four trees on the host: the state before the step, the states after the ordinary and
+    the watched step, and the numbers that the watched step reports."""
     mesh, found = one_device(), []
     before = init_state(HALVES, mesh)
     found.append(sharding.to_host(before))

@@ -105,8 +105,7 @@ def measure(
                 row[2] + times * size,
             )
     top = sorted(((label, *row) for label, row in rows.items()), key=lambda row: -row[1])
-    loops = len(code.program.open_ended) // 2  # each has a body and a condition
-    return Cost(dict(totals), kernels, moved, busy, expected, top[:20], loops)
+    return Cost(dict(totals), kernels, moved, busy, expected, top[:20], code.program.open_ended)
 
 
 def _stated(one: Instruction, clock: float) -> float:

@@ -16,16 +16,18 @@ class Program:
     """The text of a compiled program.
 
     computations: {name: its lines}. entry: name of the computation that runs first. partitions: how
-    many devices the program is compiled for, counted within one slice.
+    many devices the program is compiled for, counted within one slice. open_ended: the number of
+    loops whose length depends on data. `times` counts one iteration of each.
     """
 
     def __init__(self, text: str):
         self.computations, self.entry = _split(text)
         self.partitions = int((re.search(r"num_partitions=(\d+)", text[: text.find("\n")]) or [0, 1])[1])
         self.frames = Frames(text)
-        self.callers: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+        # computation -> (what calls it, how often; None: it depends on data)
+        self.callers: dict[str, list[tuple[str, int | None]]] = collections.defaultdict(list)
         self.fused: dict[str, str] = {}  # computations that a fusion calls -> the line that calls it
-        self.open_ended: set[str] = set()
+        self.open_ended = 0
         for name, lines in self.computations.items():
             for line in lines:
                 self._note_calls(name, line)
@@ -35,12 +37,10 @@ class Program:
         if " while(" in line:
             body, condition = (re.search(rf"{key}=%?([\w.\-]+)", line)[1] for key in ("body", "condition"))
             times = trip_count(line, self.computations[condition])
-            if times is None:
-                self.open_ended |= {body, condition}
-                times = 1
+            self.open_ended += times is None
             self.callers[body].append((name, times))
             # The condition runs once more than the body: the last time, it ends the loop.
-            self.callers[condition].append((name, times + 1))
+            self.callers[condition].append((name, None if times is None else times + 1))
             return
         callees = self._callees(line)
         # Which branch a conditional takes is unknown, so the longest one counts.
@@ -67,12 +67,16 @@ class Program:
 
         Only the longest branch of a conditional counts.
         """
-        return 1 if name == self.entry else sum(self.times(caller) * n for caller, n in self.callers[name])
+        return (
+            1
+            if name == self.entry
+            else sum(self.times(caller) * (1 if n is None else n) for caller, n in self.callers[name])
+        )
 
     @functools.cache  # noqa: B019
     def is_counted(self, name: str) -> bool:
         """Whether the text states the length of every loop around this computation."""
-        return name not in self.open_ended and all(self.is_counted(caller) for caller, _ in self.callers[name])
+        return all(n is not None and self.is_counted(caller) for caller, n in self.callers[name])
 
     def owner(self, name: str) -> str:
         """The computation that contains a fused one, directly or through other fusions."""
