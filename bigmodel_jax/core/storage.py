@@ -86,8 +86,7 @@ class Blocked:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the dense parameter."""
-        *lead, n = self.values.shape
-        return (*lead, 2 * n if self.kind in PACKED else n)
+        return (*self.values.shape[:-1], self.values.shape[-1] * (2 if self.kind in PACKED else 1))
 
     @property
     def ndim(self) -> int:
@@ -101,8 +100,11 @@ class Blocked:
         """The values as a dense array (..., n), computed in float32 and cast to `dtype`."""
         if self.kind == "bfloat16":
             return self.values.astype(dtype)
-        blocks = self._numbers() * self._scales()[..., None]
-        return blocks.astype(dtype).reshape(self.shape)
+        # An integer times a bfloat16 scale is exact in float32, so in bfloat16 it rounds the same.
+        # That form alone is fused by a GPU into the product that reads the weight.
+        exact = self.kind in ("int8", "int4") and self.scales.dtype == jnp.dtype(dtype) == jnp.bfloat16
+        within = dtype if exact else jnp.float32
+        return (self._numbers(within) * self._scales().astype(within)[..., None]).astype(dtype).reshape(self.shape)
 
     def rows(self, ids: jax.Array) -> jax.Array:
         """The rows `ids` (...) of a table (V, D), as an array (..., D)."""
@@ -121,13 +123,13 @@ class Blocked:
     __jax_array__ = __getitem__ = astype = reshape = swapaxes = transpose = _refuse
     T = dtype = property(_refuse)
 
-    def _numbers(self) -> jax.Array:
+    def _numbers(self, dtype: Any) -> jax.Array:
         """The values (..., blocks, block size) before they are multiplied by scales."""
         blocks = _as_it_lies(self.values).reshape(*self.scales.shape, -1)
         if self.kind not in PACKED:
-            return blocks.astype(jnp.float32)
-        codes = jnp.concatenate([blocks & 15, blocks >> 4], axis=-1).astype(jnp.int32)
-        return _look_up(NF4, codes) if self.kind == "nf4" else (codes - 8).astype(jnp.float32)
+            return blocks.astype(dtype)
+        codes = jnp.concatenate([blocks & 15, blocks >> 4], axis=-1)
+        return _look_up(NF4, codes.astype(jnp.int32)) if self.kind == "nf4" else codes.astype(dtype) - 8
 
     def _scales(self) -> jax.Array:
         if self.groups is None:
@@ -139,10 +141,9 @@ class Blocked:
 
 
 def _as_it_lies(values: jax.Array) -> jax.Array:
-    """The packed numbers, constrained to the layout of the argument.
+    """The packed numbers in the layout of the argument.
 
-    Otherwise the TPU compiler picks a layout suited to unpacking, and copies the whole stack of
-    layers.
+    A TPU's compiler would choose a layout for unpacking, and copy the whole stack of layers.
     """
     if not isinstance(values, jax.core.Tracer):
         return values
@@ -173,9 +174,8 @@ class Blocks:
     bits after subtracting their mean in each layer, with one float32 per 256 scales ("double
     quantization"). narrow: store scales in bfloat16, and choose the codes for those.
 
-    Codes equal those of bitsandbytes' `quantize_4bit` for equal blocks. But bitsandbytes' blocks
-    run along the inputs of a torch weight (out, in). The blocks here run along the last dimension
-    of (in, ..., out).
+    Codes equal those of bitsandbytes' `quantize_4bit` for equal blocks. Its blocks run along the
+    inputs of a torch weight, and those here along the last dimension of (in, ..., out).
     """
 
     dtype: Literal["int8", "int4", "nf4", "float8"] = "int8"

@@ -10,11 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.inference.slots import Programs, Slots, trimmed
+from bigmodel_jax.nn import stack
 
-# From this many bytes of weights on, a CPU generates from unstacked layers. That halves the time
-# per token (SmolLM2-135M), but the program has a copy of the layer per layer and takes longer to
+# From this many bytes of weights on, a CPU decodes with unstacked layers. That halves the time per
+# token (SmolLM2-135M), but the program has a copy of the layer per layer and takes longer to
 # compile.
 APART_FROM = 1 << 26
+# A GPU would copy each layer out of its stack for every token, and read the weights three times.
+APART_ON = ("gpu", "cuda", "rocm")
 
 
 class Layout(NamedTuple):
@@ -128,6 +131,19 @@ def on_layout(weights: Any, spec: params.Tree, layout: Layout) -> Any:
         return weights
     places = params.paths(sharding.shardings(spec, layout.mesh, layout.rules))
     return params.from_paths({path: jax.device_put(x, places[path]) for path, x in params.paths(weights).items()})
+
+
+def on_gpus(weights: Any) -> bool:
+    """Whether the weights are on GPUs, whose programs take unstacked layers only."""
+    return any(device.platform in APART_ON for x in _arrays(weights)[:1] for device in x.devices())
+
+
+def apart_on_gpus(spec: params.Tree, weights: Any) -> Any:
+    """The weights for decoding: on GPUs with unstacked layers, elsewhere unchanged.
+
+    The memory of the stacks is free as soon as the caller drops them.
+    """
+    return stack.apart(spec, weights) if on_gpus(weights) else weights
 
 
 def large_on_one_cpu(weights: Any) -> bool:

@@ -13,7 +13,17 @@ import numpy as np
 
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import sharding
-from bigmodel_jax.inference.compiled import Compiled, Layout, compiled, large_on_one_cpu, mesh_of, on_layout, uncut
+from bigmodel_jax.inference.compiled import (
+    Compiled,
+    Layout,
+    apart_on_gpus,
+    compiled,
+    large_on_one_cpu,
+    mesh_of,
+    on_gpus,
+    on_layout,
+    uncut,
+)
 from bigmodel_jax.inference.mixed import check_names, using
 from bigmodel_jax.inference.prompts import Prefixes, Read, Reading, left_pad
 from bigmodel_jax.inference.request import Constraint, Request, Token
@@ -89,9 +99,10 @@ class Engine:
         bit, whatever was generated before. No text may be unfinished then.
         """
         weights = on_layout(weights, self._model.spec, self._layout) if self._layout else weights
-        self._weights = weights = widened(weights) if self._widen == "auto" else weights
+        weights = widened(weights) if self._widen == "auto" else weights
+        self._weights = weights = apart_on_gpus(self._model.spec, weights)
         self._prefixes.clear()
-        apart = large_on_one_cpu(weights)
+        apart = on_gpus(weights) or large_on_one_cpu(weights)
         self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:
             self._programs = self._programs._replace(apart=apart)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from bigmodel_jax.core.params import Param, Tree
@@ -162,15 +163,29 @@ def num_layers(stacked: Any) -> int:
     return len(stacked) if isinstance(stacked, tuple) else jax.tree.leaves(stacked)[0].shape[0]
 
 
-def apart(spec: Tree, params: Tree) -> Tree:
+def apart(spec: Tree, params: Tree, layers_of: Callable | None = None) -> Tree:
     """`params` with every stack of layers unstacked into a tuple, for a loop around `run`.
 
-    XLA's CPU backend would otherwise copy every layer out of its stack in every turn of the loop.
+    XLA's backends for CPUs and GPUs would otherwise copy every layer out of its stack in every turn
+    of the loop. On a CPU the layers share the stack's memory. layers_of: gives the layers of one
+    leaf; None: of an array. Parameters that are unstacked stay as they are.
     """
-    if isinstance(spec, Param):
+    if isinstance(spec, Param) or isinstance(params, tuple):
         return params
     inside = jax.tree.leaves(spec, is_leaf=lambda x: isinstance(x, Param))
     if inside and all(p.axes[:1] == ("layers",) for p in inside):
-        return unstack(params)
+        leaves, treedef = jax.tree.flatten(params)
+        layers = zip(*map(layers_of or _views, leaves), strict=True)
+        return tuple(jax.tree.unflatten(treedef, layer) for layer in layers)
     # Adapters are small and stored per weight; models/adapted.py unstacks them with the weights.
-    return {name: part if name == BRANCH else apart(spec[name], part) for name, part in params.items()}
+    return {name: part if name == BRANCH else apart(spec[name], part, layers_of) for name, part in params.items()}
+
+
+def _views(stacked: jax.Array) -> Sequence[jax.Array]:
+    """The layers of one array. On one CPU they are views of the stack and keep it in memory."""
+    (first, *more) = stacked.devices()
+    if more or first.platform != "cpu":
+        return jnp.unstack(stacked)
+    # A program is compiled again for arrays that are newly committed to a device.
+    place = first if stacked.committed else None
+    return [jax.device_put(layer, place, may_alias=True) for layer in np.asarray(stacked)]

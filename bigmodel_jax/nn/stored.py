@@ -31,8 +31,6 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
     rows = math.prod(x.shape[: x.ndim - num_dims])
     if _is_spread(node) and rows <= TILE:
         return product(x, spread(node, x.dtype), num_dims)
-    if _few_rows(rows, node):
-        return project_as_stored(num_dims, x, node)
     return _project(product, num_dims, x, node)
 
 
@@ -82,65 +80,24 @@ def _shards(size: int, axis: str | None) -> int:
     return math.prod(mesh.shape[name] for name in sharding.axis_names(axes))
 
 
-def _few_rows(rows: int, node: Blocked) -> bool:
-    """Whether scaled inputs are smaller than a dense weight, as in decoding.
-
-    It is False on a CPU, which multiplies mixed dtypes slowly, and where a TPU spreads the scales.
-    """
-    if _platform() in ("", "cpu") or node.kind != "int8" or node.groups is not None or _is_spread(node):
-        return False
-    return 2 * rows <= node.shape[-1] // node.scales.shape[-1]
-
-
-def project_as_stored(num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
-    """x (..., *I) times int8 blocks (*I, *O): the scales are multiplied into x, once per block.
-
-    The product reads the weight in 8 bits and fuses the conversion, so that no dense weight is in
-    memory. It equals the dense product up to rounding: y[o] = sum_i (x[i] s[i, block of o]) q[i,
-    o].
-    """
-    lead, outs = x.shape[: x.ndim - num_dims], node.shape[num_dims:]
-    values = node.values.reshape(*node.scales.shape, -1)  # (*I, *O without its last, blocks, values of a block)
-    scales = node.scales.astype(x.dtype)
-    scaled = x.reshape(*x.shape, *(1,) * (scales.ndim - num_dims)) * scales
-    here, there = len(lead), range(num_dims)
-    contracted = tuple(here + i for i in there), tuple(there)
-    together = tuple(range(x.ndim, scaled.ndim)), tuple(range(num_dims, scales.ndim))
-    y = jax.lax.dot_general(scaled, values.astype(x.dtype), (contracted, together))  # (*blocks, *lead, values)
-    return jnp.moveaxis(y, range(len(outs)), range(here, here + len(outs))).reshape(*lead, *outs)
-
-
 def unembed(product: Callable, x: jax.Array, node: Blocked) -> jax.Array:
     """`product({"table": dense table}, x)`: logits (..., V) float32 by a table stored in blocks."""
     rows = math.prod(x.shape[:-1])
     if _is_spread(node) and rows <= TILE:
         return product({"table": spread(node, x.dtype)}, x)
-    if _few_rows(rows, node):
-        return unembed_as_stored(x, node)
     return takes_stored(product)({"table": node}, x)
-
-
-def unembed_as_stored(x: jax.Array, node: Blocked) -> jax.Array:
-    """x (..., D) times the rows of an int8 table (V, D), which is read in 8 bits.
-
-    Each block's product is multiplied by its scale, so that no dense table is in memory: y[v] =
-    sum_k s[v, k] sum_(d in block k) x[d] q[v, d].
-    """
-    rows, (vocab, blocks) = x.reshape(-1, x.shape[-1]), node.scales.shape
-    values, pieces = node.values.reshape(vocab, blocks, -1), rows.reshape(len(rows), blocks, -1)
-    products = jnp.einsum("rkd,vkd->krv", pieces, values.astype(x.dtype), preferred_element_type=jnp.float32)
-    logits = jnp.sum(products * node.scales.astype(jnp.float32).T[:, None], axis=0)
-    return logits.reshape(*x.shape[:-1], vocab)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _project(product, num_dims, x, node):
-    node, x = jax.lax.optimization_barrier((node, x))
     return product(x, _dense(node, x.dtype), num_dims)
 
 
 def _forward(product, num_dims, x, node):
-    return _project(product, num_dims, x, node), node
+    # A barrier would keep a GPU from fusing the dense weight into the product, so a program without
+    # a backward pass has none.
+    once, x = jax.lax.optimization_barrier((node, x))
+    return product(x, _dense(once, x.dtype), num_dims), node
 
 
 def _backward(product, num_dims, node, dy):

@@ -10,10 +10,11 @@ from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.ranges import Count, CountOrZero
-from bigmodel_jax.inference.compiled import Layout, uncut
+from bigmodel_jax.inference.compiled import APART_ON, Layout, uncut
 from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.inference.slots import Programs
 from bigmodel_jax.models.quantize import QuantizeConfig
+from bigmodel_jax.nn import stack
 
 Weights = Literal["", "float32", "bfloat16", "int8", "int4", "nf4"]
 DENSE = ("float32", "bfloat16")
@@ -75,7 +76,18 @@ def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
     dtype = serving.weights if serving.weights in DENSE else config.precision.compute
     shapes = jax.eval_shape(lambda tree: cast(tree, dtype), params.abstract(spec))
     places = sharding.shardings(spec, layout.mesh, layout.rules)
-    return jax.tree.map(_placed, shapes, places)
+    weights = jax.tree.map(_placed, shapes, places)
+    return stack.apart(spec, weights, _layers_of) if is_apart(layout) else weights
+
+
+def is_apart(layout: Layout) -> bool:
+    """Whether the server's programs take unstacked layers (`compiled.apart_on_gpus`)."""
+    return layout.mesh.devices.flat[0].platform in APART_ON
+
+
+def _layers_of(stacked: jax.ShapeDtypeStruct) -> list[jax.ShapeDtypeStruct]:
+    place = jax.sharding.NamedSharding(stacked.sharding.mesh, jax.sharding.PartitionSpec(*stacked.sharding.spec[1:]))
+    return [_placed(jax.ShapeDtypeStruct(stacked.shape[1:], stacked.dtype), place)] * stacked.shape[0]
 
 
 def abstract_slots(programs: Programs, dtype: Any, places: Any) -> Any:
@@ -87,13 +99,14 @@ def _placed(x: jax.ShapeDtypeStruct, place: jax.sharding.NamedSharding) -> jax.S
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
-def programs_of(config: Config, serving: Serving) -> Programs:
+def programs_of(config: Config, serving: Serving, layout: Layout) -> Programs:
     """The engine's programs. Each decode call makes one token per slot.
 
     Tokens are drawn as `eval.sample` draws them by default.
     """
     model = stored_config(config, serving).make_model()
-    return Programs.of(model, SampleConfig(), (), serving.slots, serving.length, 1, False)
+    programs = Programs.of(model, SampleConfig(), (), serving.slots, serving.length, 1, False)
+    return programs._replace(apart=is_apart(layout))
 
 
 def layout_of(config: Config, devices: list) -> Layout:

@@ -58,7 +58,7 @@ def run(request: dict) -> dict:
 def lower(config: Config, serving: Serving, layout: Layout, program: str) -> tuple[Any, dict[str, float]]:
     """(the engine's program of this name, lowered; bytes of its arguments on one device)."""
     weights = abstract_weights(config, serving, layout)
-    programs, dtype = programs_of(config, serving), cache_dtype(weights)
+    programs, dtype = programs_of(config, serving, layout), cache_dtype(weights)
     programs.check(dtype)
     made = compiled.jitted(programs, layout, layout.mesh, dtype)
     slots = abstract_slots(programs, dtype, made.places)

@@ -19,6 +19,7 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
+from bigmodel_jax.inference.compiled import apart_on_gpus
 from bigmodel_jax.inference.engine import Engine
 from bigmodel_jax.inference.mixed import why_apart
 from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
@@ -220,12 +221,13 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = load_weights(config, run_dir, mesh, which)
+    weights = apart_on_gpus(model.spec, cast(weights, config.precision.compute))
     template = run_dir / CHAT_TEMPLATE
     return Served(
         config,
         run_dir,
         model,
-        by_name(config, cast(weights, config.precision.compute), name or run_dir.resolve().name),
+        by_name(config, weights, name or run_dir.resolve().name),
         tokenizer,
         template.read_text() if template.is_file() else "",
         options.length or min(most, USUAL_LENGTH),

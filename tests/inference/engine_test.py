@@ -183,15 +183,21 @@ def test_a_cache_that_is_not_declared_is_one_line(llama):
         engine(arrays, weights, GREEDY, slots=1)
 
 
-@pytest.mark.exhaustive
-def test_layers_that_lie_apart_say_what_a_stack_says(llama, monkeypatch):
-    """Their caches lie apart as well, heads first."""
+@pytest.mark.slow
+@pytest.mark.parametrize("on_mesh", [pytest.param(False, marks=pytest.mark.exhaustive), True])
+def test_layers_that_lie_apart_say_what_a_stack_says(llama, on_mesh, monkeypatch):
+    """Their caches lie apart as well, heads first. On the mesh prefill takes such layers too, as it
+    does on GPUs."""
     model, weights = llama
     stacked = texts(engine(model, weights, SAMPLED, slots=4, turns=3))
-    monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
-    made = engine(model, weights, SAMPLED, slots=4, turns=3)
+    name, value = ("APART_ON", ("cpu",)) if on_mesh else ("APART_FROM", 0)
+    monkeypatch.setattr(f"bigmodel_jax.inference.compiled.{name}", value)
+    mesh = sharding.make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2)) if on_mesh else None
+    there = jax.device_put(weights, sharding.shardings(model.spec, mesh, Rules())) if on_mesh else weights
+    made = engine(model, there, SAMPLED, slots=4, turns=3, layout=mesh and Layout(mesh))
     assert texts(made) == stacked
     assert made._slots.cache.layers.layers[0].k.shape == (4, 2, LENGTH, 8)
+    assert isinstance(made._weights["layers"], tuple) == on_mesh
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
+from bigmodel_jax.core.params import Param, zeros
 from bigmodel_jax.nn import stack
 
 L, N, D, F = 6, 64, 32, 128
@@ -63,3 +64,17 @@ def test_what_is_offloaded_waits_in_the_hosts_memory(remat, names):
     program = str(jax.make_jaxpr(jax.grad(functools.partial(loss, remat=remat)))(P))
     assert len(set(re.findall(rf"\w+:f32<host>\[{L},{N},{D}\] ", program))) == names
     assert not re.search(rf"f32\[{L},{N},{D}\]", program)
+
+
+def test_layers_that_lie_apart_on_a_cpu_share_the_memory_of_their_stack():
+    spec = {name: Param(x.shape, ("layers", None, None), zeros()) for name, x in P.items()}
+    own = jax.tree.map(jnp.copy, P)
+    layers = stack.apart(spec, own)
+    for number, layer in enumerate(layers):
+        for name, x in own.items():
+            np.testing.assert_array_equal(layer[name], x[number])
+            assert layer[name].unsafe_buffer_pointer() - x.unsafe_buffer_pointer() == number * x.nbytes // L
+    # The program that donates a stack leaves the layers as they are.
+    second = jax.tree.map(np.array, layers[1])
+    jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)(own)
+    jax.tree.map(np.testing.assert_array_equal, layers[1], second)
