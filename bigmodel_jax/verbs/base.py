@@ -138,3 +138,10 @@ def run_dir_of(target: Path) -> Path:
     if target.is_dir():
         return target
     return target.parent if target.name == "config.json" else Path("runs") / target.stem
+
+
+def check_no_run(run_dir: Path) -> None:
+    """Raises ValueError for the folder of a run, where files of a sweep would hide the run's
+    page."""
+    if (run_dir / "config.json").is_file():
+        raise ValueError(f"--run_dir {run_dir}: a run is there; give a folder of its own")

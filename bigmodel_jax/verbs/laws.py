@@ -31,9 +31,11 @@ def law(args: Sequence[str]) -> None:
     from bigmodel_jax.scaling.law_of_runs import fit_runs
 
     folders = [run_dir_of(place("scale", target)) for target in targets]
-    for target, folder in zip(targets, folders, strict=True):
+    for i, (target, folder) in enumerate(zip(targets, folders, strict=True)):
         if not folder.is_dir():
             raise ValueError(f"scale --law: {target} is no run: {folder} is not a folder")
+        if folder.resolve() in [other.resolve() for other in folders[:i]]:
+            raise ValueError(f"scale --law: {target} is named twice; each run counts once")
     found, expected, page = fit_runs(folders, output, samples=parsed.samples, asked=asked)
     print(f"loss = {found.E:.4g} + {found.A:.4g} / N^{found.alpha:.4g} + {found.B:.4g} / D^{found.beta:.4g}")
     for one in expected:

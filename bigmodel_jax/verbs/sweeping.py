@@ -9,7 +9,7 @@ from typing import Literal
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
-from bigmodel_jax.verbs.base import Verb, local, run_dir_of, say, split
+from bigmodel_jax.verbs.base import Verb, check_no_run, local, run_dir_of, say, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ def sweep(args: Sequence[str]) -> None:
     targets = [local("sweep", name) for name in names]
     given = [_parse(target, options) for target in targets]
     run_dir = _run_dir(given[0], targets)
+    check_no_run(run_dir)
     _check(given[0], targets)
     from bigmodel_jax.training.holder import Holder
 

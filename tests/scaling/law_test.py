@@ -131,3 +131,5 @@ def test_mistakes_of_the_verb_are_one_line(tmp_path):
     half = write_run(tmp_path / "half", 20_000, 1e6, 3.0, steps=20)
     with pytest.raises(ValueError, match=r"stands at step 10 of 20"):
         law([half])
+    with pytest.raises(ValueError, match=r"half is named twice; each run counts once"):
+        law([half, half])

@@ -139,7 +139,7 @@ def test_bad_options_are_one_line_and_leave_nothing(capsys, tmp_path, options, m
     said = capsys.readouterr().err
     assert (caught.value.code, len(said.strip().splitlines())) == (2, 1)
     assert message in said
-    assert not (tmp_path / "run/folds.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
