@@ -1,4 +1,4 @@
-"""Where a run's folder is, by what the command line names, and which verbs need another folder."""
+"""Where a run's folder is, by what the command line names; what verbs of several runs refuse."""
 
 from pathlib import Path
 
@@ -24,3 +24,10 @@ def test_a_verb_of_several_runs_is_not_given_the_folder_of_one(verb, tmp_path, c
     said = capsys.readouterr().err
     assert (caught.value.code, said) == (2, f"error: --run_dir {tmp_path}: a run is there; give a folder of its own\n")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_an_option_of_a_searched_field_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", str(SMALL), "--run_dir", str(tmp_path / "sweep"), "--optim.lr", "0.5"])
+    assert capsys.readouterr().err == "error: --optim.lr 0.5: SPACE searches this field; leave the option out\n"
+    assert not (tmp_path / "sweep").exists()

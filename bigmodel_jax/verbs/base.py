@@ -64,6 +64,14 @@ def local(option: str, path: str) -> Path:
     return paths.expanded(option, path)
 
 
+def local_page(option: str, path: str) -> Path:
+    """Like `local`, for a page whose numbers go to a .json file of the same name, which it must not
+    be itself."""
+    if path.endswith(".json"):
+        raise ValueError(f"{option} = {path!r}: the page's numbers go to that file; name the page, such as page.html")
+    return local(option, path)
+
+
 def place(option: str, path: str) -> Path:
     """Like `local`, but also takes a run's folder, or its config.json, in a bucket.
 

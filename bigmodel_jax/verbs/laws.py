@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bigmodel_jax.core import options
 from bigmodel_jax.core.ranges import Count
-from bigmodel_jax.verbs.base import local, place, run_dir_of, split
+from bigmodel_jax.verbs.base import local_page, place, run_dir_of, split
 
 LAW = "--law"
 
@@ -26,7 +26,7 @@ def law(args: Sequence[str]) -> None:
     if not targets:
         raise ValueError("scale --law: give the folders of the runs; launch.py scale --help shows how")
     asked = [_sizes(text) for text in parsed.expect]
-    output = local("scale: --output", parsed.output)
+    output = local_page("scale: --output", parsed.output)
     from bigmodel_jax.report.progress import short
     from bigmodel_jax.scaling.law_of_runs import fit_runs
 
