@@ -8,8 +8,8 @@ from collections.abc import Iterable
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """ " (perhaps you meant ...)" with the closest name, or ""; cutoff: the least similarity, up to
     1."""
-    # A part that both names share, such as "eval/", "--optim." or ".py", does not make them similar,
-    # so the last parts must be similar as well.
+    # A part that both names share, such as "eval/", "--optim." or ".py", does not make them alike,
+    # so the last parts must be alike as well.
     alike = [name for name in known if closest(_last(word), [_last(name)], 1, cutoff)]
     near = closest(word, alike, 1, cutoff)
     return f" (perhaps you meant {near[0]!r})" if near else ""
