@@ -28,7 +28,7 @@ def _check_best(config: Any, sets: Sequence[Metric], every: int) -> None:
     if metric and metric not in known:
         raise ValueError(
             f"checkpoint.best_metric = {metric!r} is not a metric of {type(config.objective).__name__}; "
-            f"allowed: {', '.join(known)}{nearest(metric, known, cutoff=0)}"
+            f"allowed: {', '.join(known)}{nearest(metric, known)}"
         )
     # A metric that declares a direction fixes best_mode. Other metrics accept either direction.
     mode = {"less": "min", "more": "max"}.get(known[metric].better if metric else "", config.checkpoint.best_mode)

@@ -30,7 +30,7 @@ MOST_TOKENS = 128  # the page shows layers x tokens, and patching runs the model
 class Asked:
     """The user's request. Exactly one of text, image and row is given.
 
-    - image: a file; row: a row of the validation split, -1 = none
+    - image: a file; row: a row of the validation split
     - against: a second text, for activation patching
     - target: the token or class to explain; "" = the likeliest
     - step, adapter: as in `saved.load_weights`
@@ -39,7 +39,7 @@ class Asked:
     text: str | None = None
     against: str | None = None
     image: str = ""
-    row: int = -1
+    row: int | None = None
     target: str = ""
     step: str = ""
     adapter: str = ""
@@ -65,7 +65,7 @@ def explain_run(config: Config, run_dir: Path, asked: Asked, say: Callable[[str]
 
 def _check(config: Config, asked: Asked) -> str:
     """The name of the batch array to explain. Raises ValueError if options and model do not fit."""
-    given = {"--text": asked.text is not None, "--image": bool(asked.image), "--row": asked.row >= 0}
+    given = {"--text": asked.text is not None, "--image": bool(asked.image), "--row": asked.row is not None}
     chosen = [name for name, is_given in given.items() if is_given]
     if len(chosen) != 1:
         raise ValueError(f"explain: {' and '.join(chosen) or 'nothing'} is given; give one of {', '.join(given)}")
@@ -240,7 +240,7 @@ def _file(data: Any, image: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def _validation(data: Any, key: str, row: int) -> tuple[np.ndarray, Any]:
     rows = data.open("validation")
-    if row >= len(rows):
+    if not 0 <= row < len(rows):
         raise ValueError(f"explain: --row = {row}; the validation split has the rows 0 .. {len(rows) - 1}")
     batch = rows.batch(np.array([row]), None)
     return np.asarray(batch[key][0], np.float32), batch["label"][0] if "label" in batch else None

@@ -94,10 +94,12 @@ def declared(names: Iterable[str]) -> tuple[Metric, ...]:
 def check(names: Iterable[str], known: Iterable[str]) -> None:
     """Raises ValueError for unknown names, and for names in `known`, the objective's metrics."""
     taken = set(known)
-    for metric in declared(names):
-        if metric.name in taken:
-            raise ValueError(f"{OPTION}: there are two metrics {metric.name!r}; leave one out, or rename the function")
-        taken.add(metric.name)
+    for name in names:
+        # A name of the objective's own metric is no further metric, so it is not looked up.
+        own = name if name in taken else find(name).metric.name
+        if own in taken:
+            raise ValueError(f"{OPTION}: there are two metrics {own!r}; leave one out, or rename the function")
+        taken.add(own)
 
 
 def sums(names: Iterable[str], out: Any, batch: dict) -> dict[str, Mean]:

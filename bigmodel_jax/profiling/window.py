@@ -47,8 +47,9 @@ def check(text: str, steps: int, start: int = 0) -> Window | None:
             f"train.profile = {text!r}: the run has {steps} steps; LAST must be at most {steps}, as in {nearest}"
         )
     if window.first < start:
+        more = f", as in {start}:{min(steps, start + window.steps)}" if start < steps else ", and train.steps above it"
         raise ValueError(
             f"train.profile = {text!r} begins before step {start}, from which the run continues; FIRST must be at "
-            f"least {start}, as in {start}:{min(steps, start + window.steps)}"
+            f"least {start}{more}"
         )
     return window

@@ -16,7 +16,9 @@ RECORD = "rate.json"
 NOTE = (
     "Each step trains on another batch, at a higher rate than the step before. Dots: the loss of each batch. Line: the loss "
     "smoothed over neighbouring rates. The loss is lowest at the largest rate that still trains. A whole run trains best "
-    "somewhat below it (Smith, arXiv:1506.01186, section 3.3), so a third of it is suggested."
+    "somewhat below it (Smith, arXiv:1506.01186, section 3.3), so a third of it is suggested. The best rate also depends on "
+    "the schedule and length of the run: with a schedule that falls to 0 it may be twice the suggestion, with a constant "
+    "rate a third of it."
 )
 MEANING = {
     "optim.schedule": "the schedule is constant",

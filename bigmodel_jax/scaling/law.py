@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 DELTA = 1e-3  # the error at which the Huber loss turns from quadratic to linear
+TOGETHER = 0.999  # correlation of ln N and ln D above which their effects cannot be told apart
 STARTS = 6  # number of best grid points from which L-BFGS starts
 FLOPS = 6.0  # FLOPs per parameter and token (Kaplan et al., arXiv:2001.08361)
 LEVEL = 0.95  # probability of the intervals
@@ -51,13 +52,18 @@ class Points(NamedTuple):
 
 
 def check(points: Points) -> None:
-    """Raises ValueError, one line, if the points are too few to determine a law."""
+    """Raises ValueError, one line, if the points do not determine a law."""
     different = {"sizes of model": len(set(points.N)), "numbers of tokens": len(set(points.D))}
     for what, count in different.items():
         if count < 3:
             raise ValueError(f"scale --law: the runs have {count} different {what}; a law needs 3 or more of each")
     if len(points.N) < 6:
         raise ValueError(f"scale --law: {len(points.N)} runs; five coefficients need 6 or more")
+    # Where D is a power of N, any share of the loss could be due to either of them.
+    if np.corrcoef(np.log(points.N), np.log(points.D))[0, 1] > TOGETHER:
+        raise ValueError(
+            "scale --law: the runs' tokens grow with their sizes; give sizes with several numbers of tokens"
+        )
 
 
 def fit(points: Points) -> Law:

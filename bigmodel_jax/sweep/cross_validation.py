@@ -19,6 +19,7 @@ from bigmodel_jax.report.progress import duration
 from bigmodel_jax.sweep.metric import Direction
 from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.sweep.seeds import interval, summary
+from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.shared_programs import SharedPrograms
 
 HELD_OUT = "data.source.fold"  # the field that names the held-out fold
@@ -53,6 +54,8 @@ def cross_validate(
         "folds": [],
     }
     _check_same(run_dir, record)
+    for n in range(folds.k):  # other options are refused before the record is replaced
+        run_folder.check(run_dir / FOLDER / str(n), configured(config, folds, n))
     # The number of the held-out fold does not change the program, so all folds share one.
     programs, began = SharedPrograms((), unread=(HELD_OUT,)), time.monotonic()
     for n in range(folds.k):

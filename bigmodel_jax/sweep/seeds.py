@@ -13,6 +13,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.report.sweep import SEEDS, number
 from bigmodel_jax.sweep.metric import Direction
 from bigmodel_jax.sweep.one_run import trained
+from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.shared_programs import SEED, SharedPrograms
 
 LEVEL = 0.95  # confidence level of the intervals
@@ -29,21 +30,30 @@ def compare(
     """Train two configs with `count` seeds each, in run_dir/seeds. Write and return the result.
 
     The seeds count up from each config's own seed. A run that fails counts as missing. The paired
-    tests then also leave out the other config's run with that seed.
+    tests then also leave out the other config's run with that seed. Raises ValueError if the folder
+    holds other runs, and if no run completed.
     """
     # One compiled step serves all runs, with the seed and differing rates as inputs.
     programs = SharedPrograms((SEED, *_differing_floats(*configs.values())))
     values, reasons = {name: [] for name in configs}, {}
-    for i in range(count):
-        for name, config in configs.items():
-            folder = run_dir / "seeds" / f"{name}-{i}"
-            value, reason = trained(replaced(config, SEED, config.train.seed + i), folder, metric, programs)
-            values[name].append(value)
-            reasons |= {folder.name: reason} if reason else {}
-            say(f"{folder.name}  {f'failed: {reason}' if reason else f'{metric} {value:.5g}'}")
+    runs = [
+        (name, run_dir / "seeds" / f"{name}-{i}", replaced(config, SEED, config.train.seed + i))
+        for i in range(count)
+        for name, config in configs.items()
+    ]
+    for _, folder, config in runs:
+        run_folder.check(folder, config)
+    for name, folder, config in runs:
+        value, reason = trained(config, folder, metric, programs)
+        values[name].append(value)
+        reasons |= {folder.name: reason} if reason else {}
+        say(f"{folder.name}  {f'failed: {reason}' if reason else f'{metric} {value:.5g}'}")
     found = {"metric": metric, "better": "less" if direction == "minimize" else "more", "reasons": reasons}
     found |= {"configs": [summary(name, own) for name, own in values.items()], "paired": paired(*values.values())}
     files.replace(run_dir / SEEDS, json.dumps(found, indent=1) + "\n")
+    if len(reasons) == len(runs):
+        first = next(iter(reasons.values()))
+        raise ValueError(f"{run_dir}: none of the {len(runs)} runs completed; the first failure: {first}")
     return found
 
 

@@ -8,6 +8,7 @@ It maps the dotted names of fields to ranges or choices:
 import dataclasses
 import itertools
 import math
+import numbers
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,10 @@ def uniform(low: float, high: float) -> Floats:
 
 def log(low: float, high: float) -> Floats:
     """Any number from `low` (above 0) to `high`, uniform in its logarithm."""
+    found = Floats(*_ordered("log", low, high), log=True)
     if not low > 0:
         raise ValueError(f"log({low}, {high}): the lower end must be above 0")
-    return Floats(*_ordered("log", low, high), log=True)
+    return found
 
 
 def integers(low: int, high: int, step: int = 1) -> Integers:
@@ -112,8 +114,8 @@ def choice(*values: Any) -> Choice:
 
 
 def _ordered(name: str, low: Any, high: Any) -> tuple[Any, Any]:
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"{name}({low}, {high}): the lower end must be below the upper one, and both finite")
+    if not (all(isinstance(end, numbers.Real) and math.isfinite(end) for end in (low, high)) and low < high):
+        raise ValueError(f"{name}({low!r}, {high!r}): the lower end must be below the upper one, and both finite")
     return low, high
 
 
@@ -144,7 +146,7 @@ def read(path: Path, config: Config) -> Space:
 
 def check(config: Config, name: str, dimension: Any) -> None:
     """Raise ValueError if the field does not exist or cannot hold an end or a choice."""
-    field_of(config, name)
+    field_of(config, str(name))
     if not isinstance(dimension, Dimension):
         raise ValueError(f"{name}: {dimension!r} is none of uniform, log, integers, choice")
     # The allowed values of a field are an interval, so the ends of a range suffice.

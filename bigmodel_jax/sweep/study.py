@@ -97,9 +97,11 @@ def open_study(run_dir: Path, kind: str, search: Search, definition: dict[str, s
         names = [study.study_name for study in storage.get_all_studies()]
         if names not in ([], [NAME]):
             raise ValueError(f"{path} holds the study {names[0]!r}, which is not a sweep; give another --run_dir")
-        study = optuna.create_study(
-            study_name=NAME, storage=storage, load_if_exists=True, direction=search.direction, pruner=_pruner(search)
-        )
+        study = _loaded(storage, search)
+        if study.direction.name.lower() != search.direction and not study.trials:
+            # The direction of a study is fixed. A start that made no trial may have left another.
+            optuna.delete_study(study_name=NAME, storage=storage)
+            study = _loaded(storage, search)
         _check_same(study, definition, path)
     except ValueError:  # also a json error: the file is not a journal
         raise
@@ -107,6 +109,11 @@ def open_study(run_dir: Path, kind: str, search: Search, definition: dict[str, s
         reason = str(getattr(error.__cause__, "orig", None) or error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{path} cannot be opened: {reason}; is another process using it?") from error
     return study
+
+
+def _loaded(storage: optuna.storages.BaseStorage, search: Search) -> optuna.Study:
+    how = {"direction": search.direction, "pruner": _pruner(search)}
+    return optuna.create_study(study_name=NAME, storage=storage, load_if_exists=True, **how)
 
 
 def _storage(path: Path, kind: str) -> optuna.storages.BaseStorage:
@@ -188,6 +195,7 @@ def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
 
 def _sampler(search: Search, number: int, name: str) -> optuna.samplers.BaseSampler:
     # With a seed of its own for each trial and field, values do not depend on the order in which
+    # the fields are drawn.
     digest = hashlib.sha256(f"{search.seed}/{number}/{name}".encode()).digest()
     seed = int.from_bytes(digest[:4], "little")
     if search.sampler == "tpe":

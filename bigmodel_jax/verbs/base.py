@@ -64,6 +64,14 @@ def local(option: str, path: str) -> Path:
     return paths.expanded(option, path)
 
 
+def local_page(option: str, path: str) -> Path:
+    """Like `local`, for a page whose numbers go to a .json file of the same name, which it must not
+    be itself."""
+    if path.endswith(".json"):
+        raise ValueError(f"{option} = {path!r}: the page's numbers go to that file; name the page, such as page.html")
+    return local(option, path)
+
+
 def place(option: str, path: str) -> Path:
     """Like `local`, but also takes a run's folder, or its config.json, in a bucket.
 
@@ -138,3 +146,10 @@ def run_dir_of(target: Path) -> Path:
     if target.is_dir():
         return target
     return target.parent if target.name == "config.json" else Path("runs") / target.stem
+
+
+def check_no_run(run_dir: Path) -> None:
+    """Raises ValueError for the folder of a run, where files of a sweep would hide the run's
+    page."""
+    if (run_dir / "config.json").is_file():
+        raise ValueError(f"--run_dir {run_dir}: a run is there; give a folder of its own")

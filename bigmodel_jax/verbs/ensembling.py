@@ -11,7 +11,7 @@ from bigmodel_jax import runtime
 from bigmodel_jax.core.options import parse
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.core.terminal import make_console
-from bigmodel_jax.verbs.base import Verb, local, split
+from bigmodel_jax.verbs.base import Verb, local, local_page, split
 
 WRITES = ("weights", "soup")  # the values of --how that write a run
 
@@ -50,7 +50,7 @@ def ensemble(args: Sequence[str]) -> None:
         )
     run_dir = local("ensemble: --run_dir", given.run_dir) if given.run_dir else None
     default = run_dir / "ensemble.html" if run_dir else "ensemble.html"
-    output = local("ensemble: --output", given.output or str(default))
+    output = local_page("ensemble: --output", given.output or str(default))
     runtime.keep_programs()
     from bigmodel_jax.core import files
     from bigmodel_jax.ensemble.of_runs import Asked, make_ensemble

@@ -8,6 +8,7 @@ from bigmodel_jax import runtime
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import asks_for_help, parse
 from bigmodel_jax.core.paths import check_local
+from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import ADAPTER, RUN, STEP, Verb, local, one_target, run_dir_of
 
@@ -19,7 +20,7 @@ class Explain:
     text: str | None = None  # the text to explain
     against: str | None = None  # a second text with as many tokens, for activation patching
     image: str = ""  # an image file to explain
-    row: int = -1  # the number of a row of the validation split
+    row: CountOrZero | None = None  # the number of a row of the validation split
     target: str = ""  # the token or the class that is explained; empty: the likeliest
     step: str = ""  # the checkpoint: a step, or best; empty: the newest
     adapter: str = ""  # the names of adapters, with commas between; empty: all of the run's

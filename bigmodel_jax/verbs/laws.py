@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bigmodel_jax.core import options
 from bigmodel_jax.core.ranges import Count
-from bigmodel_jax.verbs.base import local, place, run_dir_of, split
+from bigmodel_jax.verbs.base import local_page, place, run_dir_of, split
 
 LAW = "--law"
 
@@ -26,14 +26,16 @@ def law(args: Sequence[str]) -> None:
     if not targets:
         raise ValueError("scale --law: give the folders of the runs; launch.py scale --help shows how")
     asked = [_sizes(text) for text in parsed.expect]
-    output = local("scale: --output", parsed.output)
+    output = local_page("scale: --output", parsed.output)
     from bigmodel_jax.report.progress import short
     from bigmodel_jax.scaling.law_of_runs import fit_runs
 
     folders = [run_dir_of(place("scale", target)) for target in targets]
-    for target, folder in zip(targets, folders, strict=True):
+    for i, (target, folder) in enumerate(zip(targets, folders, strict=True)):
         if not folder.is_dir():
             raise ValueError(f"scale --law: {target} is no run: {folder} is not a folder")
+        if folder.resolve() in [other.resolve() for other in folders[:i]]:
+            raise ValueError(f"scale --law: {target} is named twice; each run counts once")
     found, expected, page = fit_runs(folders, output, samples=parsed.samples, asked=asked)
     print(f"loss = {found.E:.4g} + {found.A:.4g} / N^{found.alpha:.4g} + {found.B:.4g} / D^{found.beta:.4g}")
     for one in expected:

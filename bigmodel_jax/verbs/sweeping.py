@@ -9,7 +9,7 @@ from typing import Literal
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.options import Unnamed
 from bigmodel_jax.core.ranges import Count, CountOrZero, Seed
-from bigmodel_jax.verbs.base import Verb, local, run_dir_of, say, split
+from bigmodel_jax.verbs.base import Verb, check_no_run, local, run_dir_of, say, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ def sweep(args: Sequence[str]) -> None:
     targets = [local("sweep", name) for name in names]
     given = [_parse(target, options) for target in targets]
     run_dir = _run_dir(given[0], targets)
+    check_no_run(run_dir)
     _check(given[0], targets)
     from bigmodel_jax.training.holder import Holder
 
@@ -112,12 +113,27 @@ def _check_groups(given: Sweep) -> None:
         raise ValueError(f"--groups {' '.join(given.groups)}: each process has {num} devices; {error}") from None
 
 
+def _check_given(given: Sweep, target: Path, space: dict) -> None:
+    """Raises ValueError for an option that gives a searched field, since no trial would use it."""
+    from bigmodel_jax.config import field_of
+    from bigmodel_jax.training import run_folder
+
+    own = run_folder.load(target)
+    for name in space:
+        # A comparison over seeds trains the config itself, with the value of the option.
+        if not given.seeds and field_of(own, name) != field_of(given.config, name):
+            raise ValueError(
+                f"--{name} {field_of(given.config, name)}: SPACE searches this field; leave the option out"
+            )
+
+
 def _search(given: Sweep, target: Path, run_dir: Path, hold):
     """The best config of the search in `run_dir`. This process holds the folder from here on."""
     from bigmodel_jax.sweep import space as spaces
     from bigmodel_jax.sweep.metric import judged_by
 
     space = spaces.read(target, given.config)
+    _check_given(given, target, space)
     metric, direction = judged_by(given.config, given.metric)
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("sweep needs the package optuna: uv sync --extra sweep")

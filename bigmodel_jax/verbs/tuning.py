@@ -9,7 +9,7 @@ from bigmodel_jax import runtime
 from bigmodel_jax.core import mirror
 from bigmodel_jax.core.ranges import Classes, Positive, Range, Seed
 from bigmodel_jax.core.terminal import make_console
-from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, one_target, parse_config, run_dir_of, say
+from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, check_no_run, one_target, parse_config, run_dir_of, say
 
 Steps = Annotated[int, Range("20 or more", 20)]
 
@@ -39,6 +39,7 @@ def find_rate(args: Sequence[str]) -> None:
     target, options = one_target("find-rate", args)
     given, run_dir = parse_config(FindRate(), target, options, "find-rate")
     run_dir = run_dir if given.run_dir else _beside(target, "rate")
+    check_no_run(run_dir)
     runtime.keep_programs()
     from bigmodel_jax.sweep import rate_finder
 
@@ -55,19 +56,20 @@ def cross_validate(args: Sequence[str]) -> None:
     target, options = one_target("cross-validate", args)
     given, run_dir = parse_config(CrossValidate(), target, options, "cross-validate")
     run_dir = run_dir if given.run_dir else _beside(target, "folds")
+    check_no_run(run_dir)
     from bigmodel_jax.config_checks import validate
     from bigmodel_jax.sweep.metric import judged_by
 
     validate(given.config)
     metric, direction = judged_by(given.config, given.metric)
     runtime.keep_programs()
-    from bigmodel_jax.data.folded import Folds
+    from bigmodel_jax.data.folded import Folds, counts
     from bigmodel_jax.report.fold_page import build_fold_page
     from bigmodel_jax.sweep import cross_validation as folds
     from bigmodel_jax.training.holder import Holder
 
     how = Folds(given.k, given.stratify == "labels", given.together, given.fold_seed)
-    folds.configured(given.config, how, 0)
+    counts(folds.configured(given.config, how, 0).data)  # refuses data without such folds before a folder is made
     with Holder(run_dir) as hold:
         run_dir.mkdir(parents=True, exist_ok=True)
         hold.take()

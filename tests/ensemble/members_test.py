@@ -119,6 +119,7 @@ def test_adapters_on_one_base_are_compared_by_its_digests(tmp_path):
         (["--how", "soup"], "--run_dir = '': --how soup makes a run: name its folder"),
         (["--run_dir", "x"], "--run_dir = 'x': --how predictions makes no run; leave it out"),
         (["--batches", "3"], "--batches 3 is for --how weights and soup"),
+        (["--output", "a.json"], "--output = 'a.json': the page's numbers go to that file"),
         (["--how", "wights"], "(perhaps you meant 'weights')"),
         (["--how", "soup", "--run_dir", "gs://b/c"], "run_dir"),
     ],

@@ -150,6 +150,7 @@ def of(name: str) -> Config:
         (PICTURES, Asked(image="notes.txt"), "--image = '.*notes.txt': .* is not a readable picture"),
         (PICTURES, Asked(image="x.png", against="b"), "--against needs --text"),
         (TABLE, Asked(row=88), "--row = 88; the validation split has the rows 0 .. 87"),
+        (TABLE, Asked(row=-1), "--row = -1; the validation split has the rows 0 .. 87"),
     ],
 )
 def test_what_cannot_be_explained_is_one_line(config, asked, message, tmp_path):

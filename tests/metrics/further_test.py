@@ -76,6 +76,7 @@ def test_what_a_function_declares_is_what_a_page_shows():
         ([name("margn")], r"eval\.metrics: .* has no function 'margn' \(perhaps you meant 'margin'\)"),
         ([name("margin"), name("margin")], r"eval\.metrics: there are two metrics 'margin'"),
         (["top5"], r"eval\.metrics: there are two metrics 'top5'; leave one out, or rename the function"),
+        (["loss"], r"eval\.metrics: there are two metrics 'loss'"),
     ],
 )
 def test_names_that_are_refused(names, message):

@@ -22,6 +22,7 @@ def test_a_window_is_the_steps_between_two_counts():
         ("7:7", 0, "train.profile = '7:7' holds no step"),
         ("9:7", 0, "holds no step"),
         ("10:20", 30, "train.profile = '10:20' begins before step 30, from which the run continues"),
+        ("10:20", 50, "FIRST must be at least 50, and train.steps above it"),
     ],
 )
 def test_a_window_that_the_run_cannot_take_is_one_line(text, start, said):

@@ -119,6 +119,8 @@ def test_what_determines_no_law_is_one_line(tmp_path):
         laws.check(one.some(one.N == 1e7))
     with pytest.raises(ValueError, match=r"5 runs; five coefficients need 6"):
         laws.check(Points(np.arange(1.0, 6), np.arange(1.0, 6), np.ones(5)))
+    with pytest.raises(ValueError, match=r"the runs' tokens grow with their sizes; give sizes with several"):
+        laws.check(Points(np.arange(1.0, 8), 20 * np.arange(1.0, 8), np.ones(7)))
 
 
 def test_mistakes_of_the_verb_are_one_line(tmp_path):
@@ -131,3 +133,7 @@ def test_mistakes_of_the_verb_are_one_line(tmp_path):
     half = write_run(tmp_path / "half", 20_000, 1e6, 3.0, steps=20)
     with pytest.raises(ValueError, match=r"stands at step 10 of 20"):
         law([half])
+    with pytest.raises(ValueError, match=r"--output = 'a.json': the page's numbers go to that file"):
+        law([half, "--output", "a.json"])
+    with pytest.raises(ValueError, match=r"half is named twice; each run counts once"):
+        law([half, half])

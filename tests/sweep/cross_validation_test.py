@@ -80,6 +80,16 @@ def test_a_folder_with_other_folds_is_refused(tmp_path, fake):
             cross_validation.cross_validate(config_of(tmp_path), other, *LOSS, tmp_path, print)
 
 
+def test_folds_of_other_options_are_refused_and_the_record_stays(tmp_path, fake):
+    cross_validation.cross_validate(config_of(tmp_path), Folds(4), *LOSS, tmp_path, print)
+    before, folder = (tmp_path / "folds.json").read_bytes(), tmp_path / "folds/2"
+    folder.mkdir(parents=True)
+    config_file.save(cross_validation.configured(config_of(tmp_path), Folds(4), 2), folder / "config.json")
+    with pytest.raises(ValueError, match=r"folds/2' holds a run of another config: optim.lr was 0.01, now 0.5"):
+        cross_validation.cross_validate(config_of(tmp_path, "--optim.lr", "0.5"), Folds(4), *LOSS, tmp_path, print)
+    assert (tmp_path / "folds.json").read_bytes() == before
+
+
 def test_the_interval_is_the_t_distributions():
     """Five values; t at 97.5 % with 4 degrees of freedom is 2.776445."""
     values = [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -139,7 +149,7 @@ def test_bad_options_are_one_line_and_leave_nothing(capsys, tmp_path, options, m
     said = capsys.readouterr().err
     assert (caught.value.code, len(said.strip().splitlines())) == (2, 1)
     assert message in said
-    assert not (tmp_path / "run/folds.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

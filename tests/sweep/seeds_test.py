@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bigmodel_jax import config_file
+from bigmodel_jax.config import replaced
 from bigmodel_jax.sweep import seeds
 
 CONFIG = config_file.load(Path(__file__).with_name("small_sweep.py"))
@@ -64,3 +65,15 @@ def test_each_config_trains_with_the_same_seeds(tmp_path, monkeypatch):
     assert "B-2  failed: out of memory" in said
     assert seeds.lines(found)[0] == "A: eval/loss 1.01 ± 1 (3 seeds)"
     assert seeds.lines(found)[2].startswith("B - A: 0.49;")
+    (folder := tmp_path / "seeds/B-1").mkdir(parents=True)
+    config_file.save(replaced(other, "train.seed", 7), folder / "config.json")
+    seen.clear()
+    with pytest.raises(ValueError, match=r"B-1' holds a run of another config: train.seed was 7, now 1"):
+        seeds.compare({"A": CONFIG, "B": other}, 3, "eval/loss", "minimize", tmp_path, print)
+    assert not seen, "nothing is trained, and the record stays"
+
+
+def test_a_comparison_without_one_good_run_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "trained", lambda *args: (None, "out of memory"))
+    with pytest.raises(ValueError, match="none of the 4 runs completed; the first failure: out of memory"):
+        seeds.compare({"A": CONFIG, "B": CONFIG}, 2, "eval/loss", "minimize", tmp_path, print)

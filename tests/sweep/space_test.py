@@ -34,6 +34,7 @@ def test_a_config_files_space_is_read():
             "SPACE = {'optim.lrr': log(1e-4, 1.0)}",
             "'optim.lrr' is no field of the config .perhaps you meant 'optim.lr'",
         ),
+        ("SPACE = {3: uniform(0.0, 1.0)}", "'3' is no field of the config"),
         ("SPACE = {'weight_decay': uniform(0.0, 1.0)}", "perhaps you meant 'optim.weight_decay'"),
         ("SPACE = {'optim.weight_decay': uniform(-1.0, 1.0)}", "optim.weight_decay = -1.0; it must be 0 or more"),
         ("SPACE = {'train.batch_size': integers(0, 8)}", "train.batch_size = 0; it must be 1 or more"),
@@ -52,7 +53,8 @@ def test_a_space_that_says_nothing_sound_is_one_line(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: log(0.0, 1.0), lambda: uniform(2.0, 1.0), lambda: choice(), lambda: choice(1, 1)]
+    "make",
+    [lambda: log(0.0, 1.0), lambda: log("a", "b"), lambda: uniform(2.0, 1.0), lambda: choice(), lambda: choice(1, 1)],
 )
 def test_a_dimension_without_an_inside_is_refused(make):
     with pytest.raises(ValueError):

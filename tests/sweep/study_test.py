@@ -91,8 +91,10 @@ def test_a_locked_file_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_start_that_made_no_trial_leaves_the_folder_to_another_sweep(tmp_path):
-    open_(tmp_path)
-    studies.take(open_(tmp_path, **{"optim.eps": "1e-07"}), SPACE, SEARCH)
+    open_(tmp_path, search=Search("eval/accuracy", "maximize"))
+    study = open_(tmp_path, **{"optim.eps": "1e-07"})
+    assert study.direction.name == "MINIMIZE"
+    studies.take(study, SPACE, SEARCH)
     with pytest.raises(ValueError, match="holds another sweep: optim.eps was 1e-07"):
         open_(tmp_path)
 
