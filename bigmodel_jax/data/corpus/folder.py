@@ -18,13 +18,13 @@ LENGTH = struct.Struct("<I")
 
 
 def read_manifest(folder: Path) -> dict:
-    """Return the folder's manifest, {} where there is none.
+    """Return the folder's manifest, {} where there is none, or where `folder` is a file.
 
     Raises ValueError for a damaged manifest.
     """
     try:
         content = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     return parsed(content, str(folder))
 
