@@ -189,8 +189,8 @@ BAD = {
     "small bomb": (bomb(10_000, 9_000), r"it has 10000 x 9000 pixels; 89,478,485 are read at most|90000000 pixels"),
     "cut JPEG": (JPEG[: len(JPEG) // 2], "is not a readable picture"),
     "cut PNG": (file_of(PICTURES[0])[:-30], "is not a readable picture"),
-    "empty": (b"", "cannot identify image file"),
-    "text": (b"a cat", "cannot identify image file"),
+    "empty": (b"", "it has none of the formats PNG, JPEG"),
+    "text": (b"a cat", "it has none of the formats PNG, JPEG"),
     "no size": (bomb(0, 5), "is not a readable picture"),
     "deep": (b"", "floating-point numbers"),
 }

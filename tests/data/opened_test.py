@@ -74,6 +74,24 @@ def test_the_position_counts_bytes_on_disk(tmp_path):
     assert opened.position() - before == path.stat().st_size
 
 
+def test_a_file_that_changes_after_its_digest_is_one_line(tmp_path):
+    """Prepared data lies under the digest, so records of another content must not get there."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(CONTENT)
+    source = TableFiles(str(path))
+    source.fingerprint("train", tmp_path)
+    rows = source.records("train", tmp_path, BadRecords(0))
+    next(rows)
+    with open(path, "ab") as file:
+        file.write(CONTENT)
+    with pytest.raises(
+        ValueError, match=r"^\S+a\.jsonl changed while the command ran; the same command reads it again$"
+    ):
+        list(rows)
+    source.fingerprint("train", tmp_path)
+    assert len(records(source)) == 2 * len(CONTENT.splitlines())
+
+
 @pytest.mark.parametrize("source", [TextFiles, JsonlFiles, TableFiles, CsvFiles])
 def test_a_file_that_the_disk_does_not_give_is_named(source, tmp_path):
     (tmp_path / "a.jsonl").symlink_to("/proc/self/mem")  # its first byte cannot be read

@@ -1,5 +1,6 @@
 """The folder of a prepared corpus: its shards, the keys that `Shared` steps keep, its manifest."""
 
+import contextlib
 import json
 import os
 import struct
@@ -18,13 +19,13 @@ LENGTH = struct.Struct("<I")
 
 
 def read_manifest(folder: Path) -> dict:
-    """Return the folder's manifest, {} where there is none.
+    """Return the folder's manifest, {} where there is none, or where `folder` is a file.
 
     Raises ValueError for a damaged manifest.
     """
     try:
         content = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     return parsed(content, str(folder))
 
@@ -141,13 +142,24 @@ class Keys:
 
     def append(self, key: bytes) -> None:
         """Write one key."""
-        self._file.write(LENGTH.pack(len(key)) + key)
+        with self._named():
+            self._file.write(LENGTH.pack(len(key)) + key)
 
     def sync(self) -> int:
         """Flush the file to disk and return its size."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
-        self._file.close()
+        with self._named():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file in errors of writing, such as that of a full disk."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error

@@ -15,7 +15,8 @@ from bigmodel_jax.data.corpus.card import by_range
 from bigmodel_jax.data.corpus.corpus import Corpus
 from bigmodel_jax.data.corpus.prepare import CARD
 from bigmodel_jax.data.sources.array_record_files import ArrayRecordFiles
-from bigmodel_jax.data.text.text import TextData, encoded_folder, open_tokens
+from bigmodel_jax.data.text import token_shards
+from bigmodel_jax.data.text.text import TextData, encoded_folder
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
 RARE = 10  # a token with fewer occurrences is rare: a model learns little about it
@@ -36,9 +37,13 @@ def add_to_card(folder: Path, corpus: Corpus, data: DataConfig) -> None:
 
 
 def _of_split(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
-    """Return the statistics of the token shards in a folder."""
-    stream, offsets, meta = open_tokens(folder)
-    return statistics(tokenizer, stream.parts(), [np.diff(offsets) - 1], meta["bytes"])  # lengths without the separator
+    """Return the statistics of the token shards in a folder. One shard is in memory at a time."""
+    meta = token_shards.read_manifest(folder)
+    numbers = range(len(meta["shards"]))
+    # Each length includes the separator.
+    lengths = (token_shards.read_index(folder, number).lengths - 1 for number in numbers)
+    parts = (part for number in numbers for part in token_shards.read_tokens(folder, number, meta["dtype"]))
+    return statistics(tokenizer, parts, lengths, meta["bytes"])
 
 
 def statistics(

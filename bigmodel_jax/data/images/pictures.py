@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bigmodel_jax.core import paths
 
@@ -148,6 +148,10 @@ def _read[T](file: Path | BinaryIO, name: object, use: Callable[[Image.Image], T
             if math.prod(picture.size) > MOST_PIXELS:
                 raise ValueError(f"it has {picture.width} x {picture.height} pixels; {MOST_PIXELS:,} are read at most")
             return use(picture)
+    except UnidentifiedImageError:  # its own message has the address of an object
+        raise ValueError(
+            f"{name} is not a readable picture (it has none of the formats {', '.join(FORMATS)})"
+        ) from None
     except UNREADABLE as error:
         raise ValueError(f"{name} is not a readable picture ({str(error)[:100]})") from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bigmodel_jax.core import paths
+from bigmodel_jax.data import cache
 
 COMPRESSED = (".gz", ".zst")
 
@@ -37,13 +38,17 @@ def kind(path: Path) -> str:
 def raw(path: Path) -> Iterator[BinaryIO]:
     """Open a file's raw bytes; `position` counts what is read of them.
 
-    Raises a one-line ValueError with the file's name where it is damaged or cannot be read.
+    Raises a one-line ValueError with the file's name where it is damaged, cannot be read, or has
+    changed since this process took its digest.
     """
     # The errors of reading and of decompression arrive here from the caller's block.
     with _one_line(path), paths.opened(path) as file:
         size, _Position.file = paths.stat(path).size, file
         try:
             yield file
+            # Prepared data is stored under the digest, so it must not hold other content.
+            if cache.has_changed(path):
+                raise ValueError(f"{path} changed while the command ran; the same command reads it again")
         finally:
             # The whole file counts, even if its reader stopped early, so that the sum reaches the
             # total.

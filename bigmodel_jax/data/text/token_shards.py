@@ -8,6 +8,7 @@ with the facts of the shard. The others are the documents' lengths as uint32, ea
 separator.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -147,6 +148,13 @@ def read_index(folder: Path, number: int) -> Index:
     return Index(facts, lengths)
 
 
+def read_tokens(folder: Path, number: int, kind: str) -> Iterator[np.ndarray]:
+    """Yield a shard's tokens, a few blocks at a time. Raises ValueError for a damaged block."""
+    records = Records(tokens_path(folder, number))
+    for some in itertools.batched(range(len(records)), 64):
+        yield np.frombuffer(b"".join(records.read(some)), kind)
+
+
 def read_manifest(folder: Path) -> Facts | None:
     """Return the folder's manifest; None where it is missing or damaged.
 
@@ -159,7 +167,7 @@ def read_manifest(folder: Path) -> Facts | None:
     return found if isinstance(found, dict) and isinstance(found.get("shards"), list) else None
 
 
-def write_manifest(folder: Path, facts: Facts, indexes: list[Index]) -> None:
+def write_manifest(folder: Path, facts: Facts, indexes: list[Facts]) -> None:
     """Write the manifest: `facts`, the sums of the shards' counts, and the shards' digests.
 
     It is the last file of a folder to be written.
@@ -167,7 +175,7 @@ def write_manifest(folder: Path, facts: Facts, indexes: list[Index]) -> None:
     shards = []
     for number, index in enumerate(indexes):
         path = index_path(folder, number)
-        own = {name: value for name, value in index.facts.items() if name != "skipped"}
+        own = {name: value for name, value in index.items() if name != "skipped"}
         shards.append(own | {"index_bytes": path.stat().st_size, "index_sha256": cache.sha256(path)})
     sums = {name: sum(shard[name] for shard in shards) for name in COUNTS}
     files.replace(folder / MANIFEST, json.dumps(facts | sums | {"shards": shards}, indent=1, ensure_ascii=False) + "\n")

@@ -7,6 +7,7 @@ may be made twice, with the same bytes.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import logging
@@ -20,7 +21,7 @@ from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.corpus.workers import mapped
 from bigmodel_jax.data.sources.source import Source
 from bigmodel_jax.data.text import documents, token_shards
-from bigmodel_jax.data.text.token_shards import Facts, Index
+from bigmodel_jax.data.text.token_shards import Facts
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
 
 FORMAT = 2  # raise it when the token files change
@@ -61,7 +62,7 @@ def make(job: Job, folder: Path, workers: int = 1, say: Callable[[int, int], Non
     # Processes finish together. Without the lock each would delete files that another is writing.
     with cache.lock(folder):
         if not is_whole(folder):
-            _finish(job, folder, [token_shards.read_index(folder, number) for number in range(len(shards))], bad)
+            _finish(job, folder, [token_shards.read_index(folder, number).facts for number in range(len(shards))], bad)
         _tidy(folder)
     return folder
 
@@ -119,6 +120,17 @@ def _shard(job: Job, folder: Path, shards: Sequence[Source], threads: int, numbe
         except OSError:
             if not _is_made(folder, number):  # otherwise another host finished first with the same content
                 raise
+    _return_memory()
+
+
+def _return_memory() -> None:
+    """Return freed memory to the system.
+
+    Otherwise the C library keeps it in fragments, and the process grows from shard to shard.
+    """
+    # Only glibc has this function.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @functools.lru_cache(1)  # a process makes many shards, and the content of a cache folder does not change
@@ -140,12 +152,12 @@ def _is_made(folder: Path, number: int) -> bool:
     return True
 
 
-def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> None:
+def _finish(job: Job, folder: Path, shards: list[Facts], bad: BadRecords) -> None:
     """Write the manifest. Raises ValueError for too many bad records, or no documents."""
-    for index in indexes:
-        for where, reason in index.facts["skipped"]:
+    for shard in shards:
+        for where, reason in shard["skipped"]:
             bad.skip(where, reason)
-    if not any(index.facts["documents"] for index in indexes):
+    if not any(shard["documents"] for shard in shards):
         raise ValueError(f"data.source: the {job.split} split of {job.source} has no documents")
     tokenizer = _tokenizer(job.tokenizer)
     facts: Facts = {
@@ -155,7 +167,7 @@ def _finish(job: Job, folder: Path, indexes: list[Index], bad: BadRecords) -> No
         "bad_records": bad.skipped,
     }
     try:
-        token_shards.write_manifest(folder, facts, indexes)
+        token_shards.write_manifest(folder, facts, shards)
     except OSError:
         if not is_whole(folder):  # otherwise another host finished first with the same content
             raise
