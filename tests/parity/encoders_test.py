@@ -126,6 +126,7 @@ def test_outputs_in_an_order_of_prediction(reference, measured):
     assert measured("xlnet", "forward", distance(ours, theirs(ref, "permuted/")["logits"])) <= TOLERANCE
 
 
+@pytest.mark.few("bert", "deberta")
 @every_encoder
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer, and what comes out of the last."""
@@ -158,6 +159,8 @@ def loss_of(ref, tree, batch) -> jax.Array:
     return loss.mean.total / loss.mean.count
 
 
+# Of further heads one: the others add a layer or none behind the same encoder.
+@pytest.mark.few(*ENCODERS, "bert-pretraining")
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
     """Relative to the norm of the parameter's gradient."""
@@ -175,6 +178,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert measured(family(name), "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.few("bert")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """20 steps of AdamW on masked tokens from the same weights on the same batches."""
