@@ -142,8 +142,8 @@ def test_hidden_states_are_those_behind_the_layers_named():
         np.testing.assert_allclose(loss.metrics["divergence"].compute(), 0.0, atol=1e-6)
 
 
-@pytest.mark.few("fsdp_tp")
-@pytest.mark.slow
+# The slow suite lays out the loss of the likeliest tokens alone, which asks more of a layout.
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", ["fsdp_tp", "data", "fsdp"])
 def test_every_layout_equals_one_device(alone, layout):
     """The logits in blocks there, and whole on one device."""

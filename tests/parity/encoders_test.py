@@ -81,6 +81,13 @@ def inputs(ref) -> dict:
     return {k: ref.arrays[k] for k in ("tokens", "token_types") if k in ref.arrays}
 
 
+# Further heads of other families than BERT: one that is a class of a text.
+@pytest.mark.few(
+    *ENCODERS,
+    *(name for name in HEADS if name.startswith(("bert-", "deberta-", "xlnet-"))),
+    *(name for name in HEADS if name.endswith("-classification") and "token" not in name),
+    "electra-replaced-token",
+)
 @every_family
 def test_outputs(name, reference, measured):
     ref = reference(name)
