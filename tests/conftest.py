@@ -130,9 +130,12 @@ def measured(record_property):
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_pictures(request):
-    """Two seconds less for each run of a quick test, and one for each of a slow one, which draws for
-    light pages alone: report/plots_test.py draws, and so do runs in processes of their own; elsewhere
-    it only matters where a picture goes."""
+    """Two seconds less for each run of a quick test, and one for each of a slow test, which draws
+    for light pages alone.
+
+    report/plots_test.py draws, and so do runs in processes of their own; elsewhere it only matters
+    where a picture goes.
+    """
     from bigmodel_jax.report import plot_style, plots, plots_together
 
     quick, draw = "not slow" in request.config.option.markexpr, plot_style.render

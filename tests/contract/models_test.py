@@ -108,8 +108,8 @@ PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJ
 FAST = {"llama", "mlp", "cnn"}
 # One model of each kind of layer learns and is evaluated in the slow suite.
 OF_EACH_KIND = {"bert", "clip", "conformer", "deepseek", "dit", "mixtral", "resnet", "rnn", "t5", "unet"}
-# These have no reference in tests/parity, or an objective that no other model fits. The gradients of
-# all others are compared with their reference there, so that their pairs are exhaustive.
+# These have no reference in tests/parity, or an objective that no other model fits. The gradients
+# of all others are compared with their reference there, so that their pairs are exhaustive.
 ALONE = {"linear", "bag_of_embeddings", "rnn_classifier", "cnn-linen", "discrete_autoencoder", "autoencoder", "mmdit"}
 ALONE |= {"bert-pretraining"}
 # The last text stream gives keys and values alone; its files hold queries all the same.

@@ -107,7 +107,8 @@ def forward_and_backward(implementation, rule, local, sinks, length=256):
     return out, grads
 
 
-# tests/parity/flax_layers_test.py has chunks of the plain rules, and the test below a causal splash.
+# tests/parity/flax_layers_test.py has chunks of the plain rules, and the test below has a causal
+# splash.
 @pytest.mark.few(
     *(f"{case}-chunked" for case in RULES if case not in ("causal", "full", "window")),
     *(f"{case}-splash" for case in RULES if case not in ("causal", "window")),
