@@ -154,7 +154,6 @@ def test_only_targets_of_the_same_document_count():
     packed = batch_of(tokens, segment_ids=segments, positions=jnp.concatenate([jnp.arange(5), jnp.arange(7)])[None])
     packed["weights"] = weights
 
-    @jax.jit
     def summed(batch):
         return model.apply(p, batch, train=True).losses["mtp_loss"] * batch["weights"].sum()
 
