@@ -105,7 +105,16 @@ def small(tmp_path, example: Path, data: str, **fields) -> Path:
     return path
 
 
-FEW = ("--train.batch_size", "8", "--train.log_every", "1")
+FEW = (
+    "--train.batch_size",
+    "8",
+    "--train.log_every",
+    "1",
+    "--eval.baselines",
+    "False",
+    "--eval.sample.max_tokens",
+    "1",
+)
 
 
 def train_two_steps(path: Path, run_dir: Path) -> None:

@@ -24,19 +24,14 @@ FORWARD = {
     "recurrent_test": "test_logits_of_packed_documents_with_padding",
     "speech_test": "test_logits_of_rows_with_padding",
 }
-# Families that are another's code with other fields. Their outputs, gradients and exports are
-# compared in the slow suite; their other comparisons are exhaustive.
+# Families that are another's code with other fields. Their outputs and exports are compared in the
+# slow suite; their other comparisons are exhaustive.
 KIN = {
     "llama31", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3", "granite", "glm4", "gemma", "gemma2",
     "moonlight", "t5_v11", "distilbert", "roberta", "siglip", "dinov2", "smolvlm", "text_to_image",
     "alexnet", "vgg", "vgg_bn",
 }  # fmt: skip
-OF_KIN = {
-    "test_logits",
-    "test_outputs",
-    "test_gradients_of_every_parameter",
-    "test_an_export_reloaded_computes_the_same",
-}
+OF_KIN = {"test_logits", "test_outputs", "test_an_export_reloaded_computes_the_same"}
 # A further head of an encoder that is compared without one: its outputs stand in the slow suite.
 FURTHER_HEADS = {"roberta", "distilbert", "electra", "modernbert"}
 OF_FURTHER_HEADS = {"test_outputs", "test_an_architecture_is_a_head"}
@@ -55,9 +50,9 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Tests compile much and compute little: what they compile runs once or twice, and takes a third
-# less time to compile so.
-XLA_FLAGS = "--xla_backend_optimization_level={}"
+# Tests compile much and compute little: what they compile runs once or twice. Without optimizations
+# it takes a third less time to compile, and as one piece instead of 32 a seventh less.
+XLA_FLAGS = "--xla_backend_optimization_level={} --xla_cpu_parallel_codegen_split_count=1"
 FLAGS_GIVEN = "XLA_FLAGS" in os.environ  # by the user, or to a worker by the process that started it
 os.environ.setdefault("XLA_FLAGS", XLA_FLAGS.format(0))
 
@@ -135,16 +130,23 @@ def measured(record_property):
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_pictures(request):
-    """Two seconds less for each run of a quick test: report/plots_test.py draws, and so do runs in
-    processes of their own and all of the slow suite; elsewhere it only matters where a picture
-    goes."""
-    from bigmodel_jax.report import plots, plots_together
+    """Two seconds less for each run of a quick test, and one for each of a slow test, which draws
+    for light pages alone.
+
+    report/plots_test.py draws, and so do runs in processes of their own; elsewhere it only matters
+    where a picture goes.
+    """
+    from bigmodel_jax.report import plot_style, plots, plots_together
+
+    quick, draw = "not slow" in request.config.option.markexpr, plot_style.render
+
+    def render(figures, subject, theme):
+        left_out = quick or theme is plot_style.DARK
+        return dict.fromkeys(figures, theme.paper.encode()) if left_out else draw(figures, subject, theme)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plots, plots_together) if "not slow" in request.config.option.markexpr else ():
-            patch.setattr(
-                module, "render", lambda figures, subject, theme: dict.fromkeys(figures, theme.paper.encode())
-            )
+        for module in (plots, plots_together):
+            patch.setattr(module, "render", render)
         yield
 
 
@@ -181,9 +183,9 @@ def compiled_for_tpus(tmp_path_factory):
     prints last, as JSON."""
     from bigmodel_jax.plan.compile import environment  # not before JAX's environment is set
 
-    def run(program):
+    def run(program, *args):
         env = environment("tpu", str(tmp_path_factory.mktemp("libtpu")))
-        done = subprocess.run([sys.executable, program], env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, program, *args], env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

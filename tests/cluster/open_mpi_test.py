@@ -27,6 +27,7 @@ def losses(run_dir):
 def test_mpirun_starts_the_run_of_one_process(tmp_path):
     config = runs.write(tmp_path)
     command = [sys.executable, str(jobs.ROOT / "launch.py"), "train", str(config), "--train.steps", "4"]
+    command += ["--eval.baselines", "False", "--eval.sample.max_tokens", "1"]
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
     found = {}
     for name, start, devices in (("one", [], 4), ("two", mpirun, 2)):

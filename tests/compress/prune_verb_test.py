@@ -1,6 +1,7 @@
 """Pruning from the command line: sparse runs that heal and go on sparse, smaller runs, and runs
 that prune themselves."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 import runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.core import params, sharding
+from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.optim.pruning import PruneConfig, targets
 from bigmodel_jax.training.saved import load_weights
 
@@ -142,19 +144,9 @@ def test_what_cannot_be_pruned_so_is_one_line_and_leaves_nothing(folder, capsys,
 
 @pytest.mark.slow
 def test_a_run_with_adapters_and_a_folder_that_is_taken_are_refused(folder, capsys):
-    adapted = runs.write_adapted(folder, folder / "run")
-    said(
-        capsys,
-        "train",
-        adapted,
-        "--run_dir",
-        folder / "adapted",
-        "--train.steps",
-        "2",
-        "--optim.warmup_steps",
-        "1",
-        *SHORT,
-    )
+    adapted = shutil.copytree(folder / "run", folder / "adapted")
+    config = dataclasses.replace(config_file.load(adapted), adapters=Lora(rank=2))
+    config_file.save(config, adapted / "config.json")
     for target, says in ((folder / "adapted", "the run has adapters"), (folder / "run", "exists and is not empty")):
         with pytest.raises(SystemExit):
             cli.main(["prune", str(target), str(folder / "run" if target.name == "run" else folder / "no")])

@@ -140,6 +140,8 @@ def test_fans_are_those_of_the_axes(case):
         check(name, drawn(name, axes, shape), variance)
 
 
+# One of each way to the number of outputs.
+@pytest.mark.few("kernel", "convolution", "queries", "out of attention", "table of a head")
 @pytest.mark.parametrize("case", SHAPES)
 def test_orthogonal_by_the_axes(case):
     """Of a convolution the receptive field belongs to the inputs."""

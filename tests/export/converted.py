@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,7 +73,7 @@ def check(name: str, form: str, tmp_path: Path) -> dict:
     use(form, out, "--inputs", "in.npz", "--outputs", "out.npz")
     model = model_of(name).make()
     weights = saved_runs.drawn(model.spec)
-    expected = model.apply(weights, {key: jnp.asarray(x) for key, x in inputs.items()}).value
+    expected = jax.jit(model.apply)(weights, {key: jnp.asarray(x) for key, x in inputs.items()}).value
     np.testing.assert_allclose(np.load(out / "out.npz")["output"], expected, rtol=1e-4, atol=1e-4)
     if model.make_cache is not None:
         said = use(form, out, "--prompt", ",".join(map(str, PROMPT)), "--tokens", "8")

@@ -24,6 +24,7 @@ def test_use_py_gives_what_the_model_gives(name, tmp_path):
     converted.check(name, "litert", tmp_path)
 
 
+@pytest.mark.few("rnn_classifier")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_converted_is_one_line_that_names_operation_and_model(name, tmp_path, capsys):

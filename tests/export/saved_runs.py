@@ -80,6 +80,7 @@ def run_alone(packages: Path, *commands: list[str]) -> str:
     absent = "bigmodel_jax,flax,orbax,safetensors,flatbuffers"
     joined = ["\x1f".join(map(str, command)) for command in commands]
     env = {"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu", "HOME": str(packages)}
+    env["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
     argv = [sys.executable, "-I", "-S", "-c", RUNS, str(packages), absent, *joined]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=packages, env=env, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

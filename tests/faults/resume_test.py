@@ -109,15 +109,14 @@ def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
 
 @pytest.mark.slow
 def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, tmp_path):
-    """8 devices to step 4, 4 devices to step 8, 1 device to step 12: the one-device run, to
-    rounding."""
+    """8 devices to step 4, 1 device to step 12: the one-device run, to rounding."""
     path, uninterrupted = whole
     run_dir = tmp_path / "run"
-    for devices, steps, (data, fsdp) in ((8, 4, "24"), (4, 8, "14"), (1, 12, "11")):
+    for devices, steps, (data, fsdp) in ((8, 4, "24"), (1, 12, "11")):
         args = ("--train.steps", str(steps), "--parallel.data", data, "--parallel.fsdp", fsdp)
         done = runs.launch("train", path, "--run_dir", run_dir, *args, devices=devices)
         assert done.returncode == 0, done.stderr
-        assert (f"Resuming at step {steps - 4}" in done.stdout) == (steps > 4)
+        assert ("Resuming at step 4" in done.stdout) == (steps > 4)
     got, want = runs.losses(run_dir), runs.losses(uninterrupted)
     np.testing.assert_allclose([got[s] for s in sorted(want)], [want[s] for s in sorted(want)], rtol=1e-5)
     (run_dir / "report.html").unlink()  # as if killed between the last save and the page

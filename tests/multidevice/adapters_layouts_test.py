@@ -9,6 +9,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from grids import few
 from jax.sharding import PartitionSpec as P
 
 import layout_runs
@@ -68,19 +69,9 @@ def check(lora: str, parallel: ParallelConfig, num_devices: int = 8, microbatche
         np.testing.assert_allclose(got[path], x, atol=2e-5, err_msg=path)
 
 
-# Slow: each kind of adapter in another way of cutting; the rest of the grid is exhaustive.
-SLOW = {("lora", "fsdp_tp"), ("lora", "1f1b"), ("dora", "pmap")}
-
-
-def marks(pair: tuple[str, str]) -> list:
-    return [pytest.mark.slow if pair in SLOW else pytest.mark.exhaustive]
-
-
-CASES = [pytest.param(*pair, marks=marks(pair)) for pair in itertools.product(LORAS, LAYOUTS)]
-
-
-@pytest.mark.few("lora-1f1b")
-@pytest.mark.parametrize(("lora", "layout"), CASES)
+@pytest.mark.slow
+# Two axes at once; training/constants_test.py has a step beside constants under 1F1B.
+@pytest.mark.parametrize(("lora", "layout"), few(itertools.product(LORAS, LAYOUTS), ("lora", "fsdp_tp")))
 def test_every_layout_equals_one_device(lora, layout):
     check(lora, LAYOUTS[layout])
 

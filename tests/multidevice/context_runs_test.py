@@ -116,7 +116,7 @@ def marks(pair: tuple[str, str]) -> list:
 PAIRS = [pytest.param(model, mesh, marks=marks((model, mesh))) for model, meshes in CHOSEN.items() for mesh in meshes]
 
 
-@pytest.mark.few("llama-seq_stage", "bert-ulysses_fsdp")
+@pytest.mark.few("llama-seq_stage")
 @pytest.mark.parametrize(("model", "mesh"), PAIRS)
 def test_a_run_equals_one_device(model, mesh, one_device, note):
     losses, trained = one_device(model)

@@ -48,13 +48,12 @@ def trained(case: str, mesh: str) -> tuple[str, str]:
 
 OTHERS = [
     pytest.param(case, meshes, marks=pytest.mark.exhaustive)
-    for case, meshes in (("llama", tuple(MESHES)), ("vit", FEW), ("bert", FEW))
+    for case, meshes in (("llama", tuple(MESHES)), ("mixtral", FEW), ("vit", FEW), ("bert", FEW))
 ]
 
 
-@pytest.mark.few("mixtral-meshes1")
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "meshes"), [("llama", ("one", "data 8", *FEW)), ("mixtral", FEW), *OTHERS])
+@pytest.mark.parametrize(("case", "meshes"), [("llama", FEW), *OTHERS])
 def test_parameters_are_bit_identical_on_any_number_of_devices(case, meshes, record_property):
     found = {mesh: trained(case, mesh) for mesh in meshes}
     record_property("digests", (case, found))

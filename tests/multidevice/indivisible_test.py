@@ -93,7 +93,7 @@ def test_padded_tables_change_neither_loss_nor_gradients(multiple, logits, paral
     equal(loss_and_gradients(pad(NARROW, multiple), parallel, logits), of_one_device(NARROW))
 
 
-@pytest.mark.few("GPT2Config", "Gemma2Config")
+@pytest.mark.few("Gemma2Config")
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [GPT2Config, Gemma2Config, MixtralConfig, DeepseekConfig])
 def test_gradients_of_every_decoder_family(family):
@@ -134,7 +134,7 @@ def test_generation_is_that_of_the_vocabulary():
 
 # ---- kv heads ----
 @pytest.mark.slow
-@pytest.mark.few("2-chunked-parallel2", "1-chunked-parallel6")
+@pytest.mark.few("1-chunked-parallel6")
 @pytest.mark.parametrize(
     ("kv_heads", "attention", "parallel"),
     [

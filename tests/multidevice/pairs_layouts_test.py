@@ -77,7 +77,7 @@ def one_device():
 
 
 def marks(name: str, layout: str) -> list:
-    return [pytest.mark.slow] if name == "dpo" and layout in ("fsdp", "fsdp-tensor") else [pytest.mark.exhaustive]
+    return [pytest.mark.slow] if name == "dpo" and layout == "fsdp-tensor" else [pytest.mark.exhaustive]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Started by the fixture `compiled_for_tpus`.
 import dataclasses
 import json
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +103,18 @@ def vocabulary(devices, form) -> dict:
     }
 
 
-def main() -> None:
-    few, many = (topologies.get_topology_desc(platform="tpu", topology_name=n).devices for n in ("v5e:2x4", "v5e:8x8"))
-    found = {
-        "head_whole": vocabulary(many, "whole"),
-        "head_blocks": vocabulary(many, "blocks"),
+def devices(topology: str) -> list:
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+
+
+def heads() -> dict:
+    many = devices("v5e:8x8")
+    return {form: vocabulary(many, form) for form in ("whole", "blocks")}
+
+
+def steps() -> dict:
+    few = devices("v5e:2x4")
+    return {
         "plain": step(few),
         "offload_input": step(few, model={"compute": Compute(remat="offload_input")}),
         "offload_optimizer": step(few, parallel={"offload_optimizer": True}),
@@ -115,8 +123,7 @@ def main() -> None:
         "int8": step(few, precision={"matmul": "int8"}),
         "float8": step(few, precision={"matmul": "float8"}),
     }
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps({"heads": heads, "steps": steps}[sys.argv[1]]()))

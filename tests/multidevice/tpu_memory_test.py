@@ -15,13 +15,13 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def found(compiled_for_tpus):
-    return compiled_for_tpus(PROGRAMS)
+    return compiled_for_tpus(PROGRAMS, "steps")
 
 
 @pytest.mark.exhaustive
-def test_a_head_in_blocks_is_gathered_and_scattered_and_never_whole(found):
+def test_a_head_in_blocks_is_gathered_and_scattered_and_never_whole(compiled_for_tpus):
     """On 64 chips: a block of 8,192 rows of 1,024, its gradient summed in two rings of 8."""
-    whole, blocks = found["head_whole"], found["head_blocks"]
+    whole, blocks = compiled_for_tpus(PROGRAMS, "heads").values()
     assert whole["whole_tables"]
     assert whole["reduced"], "the compiler's own choice: all of the gradient on every chip"
     assert blocks["scattered"] == ["f32[128,8192]", "f32[16,8192]"]

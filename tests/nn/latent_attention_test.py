@@ -40,7 +40,7 @@ def test_absorbing_is_the_same_function(q_lora_rank):
         return jnp.sum(jnp.square(out)), out
 
     def gradients(absorb):
-        return jax.grad(loss, argnums=(0, 1), has_aux=True)(p, x, absorb)
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)(p, x, absorb)
 
     (expanded_grads, expanded), (absorbed_grads, absorbed) = gradients(False), gradients(True)
     assert expanded.std() > 0.1
@@ -54,7 +54,7 @@ def test_is_the_formula_of_the_paper():
     """arXiv:2405.04434, eq. 37-47, one query at a time in numpy."""
     p, x, at = setup(24)
     p = jax.tree.map(np.asarray, p)
-    ours = run(p, x, at, False)
+    ours = jax.jit(run, static_argnums=3)(p, x, at, False)
 
     def rms(v):
         return v / np.sqrt(np.mean(v**2, -1, keepdims=True) + 1e-6)

@@ -104,14 +104,14 @@ def test_the_loss_by_hand(alone):
     state, teacher = init_state(config, mesh), init_constants(config, mesh)["teacher"]
     assert {x.dtype for x in jax.tree.leaves(teacher)} == {jnp.dtype("bfloat16")}
     teacher = jax.tree.map(lambda x: x.astype(jnp.float32), teacher)
-    apply, weights = STUDENT.make().apply, np.asarray(batch["weights"])
-    outs = [apply(state.params, batch), TEACHER.make().apply(teacher, batch)]
-    p, q = (np.asarray(jax.nn.softmax(out.value / 2.0), np.float64) for out in outs)
+    weights, both = np.asarray(batch["weights"]), ((STUDENT, state.params), (TEACHER, teacher))
+    outs = [jax.jit(lambda tree, m=cfg.make(): m.apply(tree, batch).value)(tree) for cfg, tree in both]
+    p, q = (np.asarray(jax.nn.softmax(out / 2.0), np.float64) for out in outs)
     m = 0.3 * q + 0.7 * p
     divergence = (0.3 * q * np.log(q / m) + 0.7 * p * np.log(p / m)).sum(-1)
-    log_p = np.asarray(jax.nn.log_softmax(outs[0].value), np.float64)
+    log_p = np.asarray(jax.nn.log_softmax(outs[0]), np.float64)
     nats = -np.take_along_axis(log_p, np.asarray(batch["targets"])[..., None], axis=-1)[..., 0]
-    log_z = np.asarray(jax.nn.logsumexp(outs[0].value, axis=-1), np.float64)
+    log_z = np.asarray(jax.nn.logsumexp(outs[0], axis=-1), np.float64)
     _, loss, sums = alone
     for name, each in (("loss", nats), ("divergence", divergence)):
         np.testing.assert_allclose(sums[name].total, (each * weights).sum(), rtol=1e-5)
@@ -142,8 +142,8 @@ def test_hidden_states_are_those_behind_the_layers_named():
         np.testing.assert_allclose(loss.metrics["divergence"].compute(), 0.0, atol=1e-6)
 
 
-@pytest.mark.few("fsdp_tp")
-@pytest.mark.slow
+# The slow suite lays out the loss of the likeliest tokens alone, which asks more of a layout.
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", ["fsdp_tp", "data", "fsdp"])
 def test_every_layout_equals_one_device(alone, layout):
     """The logits in blocks there, and whole on one device."""

@@ -44,6 +44,8 @@ FAMILIES = [
 TRAINED = ["gpt2", "llama", "phi3", "mixtral", "qwen3_moe", "gpt_oss"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
+# Where every family's logits and gradients are compared, one of each kind of attention and cache.
+of_each_kind = pytest.mark.few("gpt2", "llama", "gemma3", "deepseek")
 
 
 def logits(ref, tokens, **batch):
@@ -51,6 +53,8 @@ def logits(ref, tokens, **batch):
     return jax.jit(ref.model.apply)(ref.tree, batch).value
 
 
+# Families whose packed documents the quick suite does not compare, and one of those that it does.
+@pytest.mark.few("llama", "llama31", "qwen2", "gemma", "qwen3_moe", "moonlight", "gpt2")
 @every_family
 def test_logits(name, reference, measured):
     ref = reference(name)
@@ -60,6 +64,7 @@ def test_logits(name, reference, measured):
 
 
 @every_family
+@pytest.mark.few(*(f"left-{name}" for name in FAMILIES), "right-llama")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_with_padding(name, side, reference, measured):
     ref = reference(name)
@@ -86,6 +91,7 @@ def test_logits_of_packed_documents(name, reference, measured):
 
 
 @pytest.mark.slow
+@of_each_kind
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer; the reference's last hidden state is normed, which the logits
@@ -134,6 +140,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
 
 
 @pytest.mark.slow
+@pytest.mark.few("llama", "mixtral")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """20 steps of AdamW from the same weights on the same batches."""
@@ -162,6 +169,7 @@ def test_training_curve(name, reference, measured):
 
 
 @pytest.mark.slow
+@of_each_kind
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
     """From layers that lie apart, as large models do on a CPU; the next test decodes from

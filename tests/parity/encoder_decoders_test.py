@@ -33,6 +33,8 @@ def pair(ref):
     return {name: jnp.asarray(ref.arrays[name], jnp.int32) for name in ("encoder_tokens", "tokens")}
 
 
+# The quick suite compares packed pairs of all others.
+@pytest.mark.few("t5", "t5_v11")
 @every_family
 def test_logits(name, reference, measured):
     ref = reference(name)
@@ -63,6 +65,7 @@ def test_logits_of_packed_pairs(name, reference, measured):
     assert measured(name, "forward", distance(logits(ref, **batch)[:, :-3], theirs)) <= TOLERANCE
 
 
+@pytest.mark.few("t5", "transformer")
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer of both stacks; the last hidden states are behind the logits."""
@@ -108,6 +111,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.few("t5")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """20 steps of AdamW from the same weights on the same batches."""
@@ -133,6 +137,7 @@ def test_training_curve(name, reference, measured):
     assert measured(name, "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
 
 
+@pytest.mark.few("t5", "bart")
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
     """Prompts of different lengths in one batch; from layers that lie apart, as large models do on

@@ -81,6 +81,13 @@ def inputs(ref) -> dict:
     return {k: ref.arrays[k] for k in ("tokens", "token_types") if k in ref.arrays}
 
 
+# Further heads of other families than BERT: one that is a class of a text.
+@pytest.mark.few(
+    *ENCODERS,
+    *(name for name in HEADS if name.startswith(("bert-", "deberta-", "xlnet-"))),
+    *(name for name in HEADS if name.endswith("-classification") and "token" not in name),
+    "electra-replaced-token",
+)
 @every_family
 def test_outputs(name, reference, measured):
     ref = reference(name)
@@ -126,6 +133,7 @@ def test_outputs_in_an_order_of_prediction(reference, measured):
     assert measured("xlnet", "forward", distance(ours, theirs(ref, "permuted/")["logits"])) <= TOLERANCE
 
 
+@pytest.mark.few("bert", "deberta")
 @every_encoder
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into every layer, and what comes out of the last."""
@@ -158,6 +166,8 @@ def loss_of(ref, tree, batch) -> jax.Array:
     return loss.mean.total / loss.mean.count
 
 
+# Of further heads one: the others add a layer or none behind the same encoder.
+@pytest.mark.few(*ENCODERS, "bert-pretraining")
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
     """Relative to the norm of the parameter's gradient."""
@@ -175,6 +185,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert measured(family(name), "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.few("bert")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """20 steps of AdamW on masked tokens from the same weights on the same batches."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.core import params
 from bigmodel_jax.models.adapted import merge
@@ -81,11 +82,9 @@ def as_ours(arrays: dict, prefix: str, spec: dict) -> dict[str, np.ndarray]:
     return out
 
 
-QUICK = {"lora", "dora_tables"}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
+# The adapters of tables stand in dora_tables, those of products in lora.
+@pytest.mark.parametrize("case", few(CASES, "lora", "rslora", "dora_tables", "saved", "patterns"))
 def test_logits_and_gradients_are_pefts(case, reference):
     base, weights, arrays = reference
     model = CASES[case].adapt(base)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax import models
 from bigmodel_jax.core import params
@@ -163,6 +164,8 @@ VARIANTS = {
     "idefics3": {"tied": {"shuffle": 1, "vision": COARSE, "text": models.LlamaConfig(**TEXT, tied_embeddings=True)}},
 }
 CASES = [(name, variant) for name in SOURCES for variant in ("given", *VARIANTS.get(name, {}))]
+# The other tests of the family compare what a fixture's own config computes.
+VARIED = [case for case in CASES if case[1] != "given"]
 
 
 def config_of(name: str, variant: str):
@@ -359,7 +362,7 @@ def exported(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
+@pytest.mark.parametrize(("name", "variant"), few(CASES, *VARIED))
 def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, exported, measured):
     cfg, flat, target = exported(name, variant)
     ours, expected = outputs(name, cfg, flat, batch_of(name, cfg)), theirs(name, variant)

@@ -79,6 +79,7 @@ def test_the_image_is_read(name, reference):
     assert distance(before[1], after[1]) == 0
 
 
+@pytest.mark.few("llava")
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """What goes into each of the decoder's layers, the image's states among it."""
@@ -137,6 +138,7 @@ def test_training_curve(reference, measured):
     assert measured("llava", "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
 
 
+@pytest.mark.few("llava", "paligemma")
 @every_family
 def test_greedy_generation(name, reference, measured):
     ref = reference(name)

@@ -105,6 +105,7 @@ def test_states_between_stages(name, reference, measured):
     assert measured(name, "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.few("resnet")
 @pytest.mark.parametrize("name", [*RESNETS, "vgg_bn"])
 def test_running_statistics_after_a_training_step(name, reference, measured):
     """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a
@@ -145,6 +146,7 @@ def value_counts(ref) -> dict[str, int]:
 CANCELLED = {"efficientnet": r"project/norm/bias", "vgg_bn": r"conv\d+/bias"}
 
 
+@pytest.mark.few("vit", "dinov2_registers", "resnet", "efficientnet")
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
     """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the

@@ -136,7 +136,7 @@ def test_bad_options_are_one_line(capsys, tmp_path, options, message):
     assert message in said
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_rate_of_the_digits_is_within_a_decade_of_the_known_one_and_trains(capsys, tmp_path):
     config = str(ROOT / "configs/mnist_mlp.py")
     main(["find-rate", config, "--run_dir", str(tmp_path / "rate")])

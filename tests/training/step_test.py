@@ -46,6 +46,9 @@ def image_batch(seed: int = 0) -> dict:
     return {"image": image, "label": label, "weights": np.ones(ROWS, np.float32)}
 
 
+AVERAGED = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.75))
+
+
 def one_device():
     return sharding.make_mesh(ParallelConfig(data=1), jax.devices()[:1])
 
@@ -64,19 +67,20 @@ def run(config: Config, batches: list[dict], make=compiled):
     return np.array(losses), state, sums
 
 
+@functools.cache
+def in_pieces(microbatches: int) -> tuple:
+    """(mean gradients, the sum of the loss, all sums) of a batch that is cut so."""
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, microbatches=microbatches))
+    model, state = config.model.make(), init_state(config, one_device())
+    add_up = jax.jit(lambda s, b: accumulate(config, model, s.params, {}, b, jax.random.key(0)))
+    grads, mean, sums, _ = add_up(state, text_batch())
+    return jax.tree.map(lambda g: g / mean.count, grads), mean, sums
+
+
 @pytest.mark.parametrize("microbatches", [2, 4])
 def test_microbatches_equal_the_large_batch(microbatches):
     """Gradients, loss and metrics, with unequal token counts."""
-    results = []
-    for n in (1, microbatches):
-        config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, microbatches=n))
-        state = init_state(config, one_device())
-        model = config.model.make()
-        grads, mean, sums, _ = jax.jit(
-            lambda s, b, c=config, m=model: accumulate(c, m, s.params, {}, b, jax.random.key(0))
-        )(state, text_batch())
-        results.append((jax.tree.map(lambda g, m=mean: g / m.count, grads), mean, sums))
-    whole, parts = results
+    whole, parts = in_pieces(1), in_pieces(microbatches)
     assert float(whole[1].count) == float(parts[1].count) == text_batch()["weights"].sum()
     for path, g in params.paths(whole[0]).items():
         np.testing.assert_allclose(params.paths(parts[0])[path], g, atol=2e-7, rtol=1e-5, err_msg=path)
@@ -160,11 +164,10 @@ def test_bfloat16_follows_float32():
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
-    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.9))
-    _, before, _ = run(config, [text_batch()])
+    _, before, _ = run(AVERAGED, [text_batch()])
     before = sharding.to_host(before)
     bad = text_batch() | {"weights": np.full((ROWS, LENGTH), np.nan, np.float32)}
-    _, after, sums = run(config, [text_batch(), bad])
+    _, after, sums = run(AVERAGED, [text_batch(), bad])
     after = sharding.to_host(after)
     assert float(sums["skipped_steps"].total) == 1
     assert after.step == before.step + 1
@@ -190,19 +193,16 @@ def test_a_select_skips_what_a_branch_skips():
 
 @pytest.mark.slow
 def test_the_average_follows_the_parameters():
-    config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.75))
-    mesh = one_device()
-    state = init_state(config, mesh)
+    state = init_state(AVERAGED, one_device())
     start = sharding.to_host(state.params)
-    state, _ = compiled(config)(state, text_batch())
+    state, _ = compiled(AVERAGED)(state, text_batch())
     want = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * np.asarray(b), start, state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.ema, want)
 
 
 def test_the_state_is_donated():
-    mesh = one_device()
-    state = init_state(CONFIG, mesh)
-    compiled(CONFIG)(state, text_batch())
+    state = init_state(AVERAGED, one_device())
+    compiled(AVERAGED)(state, text_batch())
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
