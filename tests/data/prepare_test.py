@@ -402,7 +402,7 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
 
 @pytest.mark.slow
 def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
-    """A real kill of a run of two processes; 4 MB, so that several shards are committed."""
+    """The test kills a run of two processes. The 4 MB of data make several shards."""
     with open(tmp_path / "train-2.jsonl", "w") as file:
         file.writelines(json.dumps({"text": f"{i} " + "x" * 5000}) + "\n" for i in range(800))
     twins = "ExactDuplicates(), NearDuplicates(words=1)"
@@ -435,8 +435,8 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
 
 
 def test_the_corpus_of_the_page_is_prepared(tmp_path, monkeypatch):
-    """docs/data.md's own config, on speeches with a page of garbage, a twin, an evaluation text and
-    an address."""
+    """The config is that of docs/data.md. It reads speeches that contain a page of garbage, a twin,
+    an evaluation text and an address."""
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     (block,) = re.findall(r"```python\n(from bigmodel_jax\.data import Corpus.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -246,7 +246,7 @@ SMALL_DISK = 96 << 10  # bytes: room for a run's metrics and config, not for a c
 
 @pytest.mark.slow
 def test_a_full_disk_at_a_save_is_one_line_and_the_save_before_stays(template, tmp_path, capsys):
-    """No file can grow beyond a limit: the write fails as on a full disk. The run and its first
+    """No file can grow beyond a limit, so the write fails as on a full disk. The run and its first
     save stay usable."""
     run_dir = tmp_path / "run"
     shutil.copytree(template / "run", run_dir)

@@ -83,7 +83,7 @@ OF_MICROBATCHES = [
     [pytest.param(*one, marks=[] if one == OF_MICROBATCHES[1] else pytest.mark.exhaustive) for one in OF_MICROBATCHES],
 )
 def test_what_is_a_microbatchs_equals_gradients_accumulated_over_the_same_microbatches(case, parallel, note):
-    """The balance of experts, and what is drawn for a row."""
+    """The balance of experts and the draws for a row belong to a microbatch."""
     losses, norms, tree = accumulated(case, parallel.stage, parallel.pipeline_microbatches)
     got_losses, got_norms, got = pipelines.run(case, parallel)
     np.testing.assert_allclose(got_losses, losses, rtol=2e-6)

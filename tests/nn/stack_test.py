@@ -59,7 +59,7 @@ def test_the_more_is_kept_the_more_memory_it_takes():
 
 @pytest.mark.parametrize(("remat", "names"), [("offload_input", 1), ("offload_attn", 2), ("offload_qkv_attn", 3)])
 def test_what_is_offloaded_waits_in_the_hosts_memory(remat, names):
-    """Of each name one array for all layers, and none of them on the device."""
+    """Each name has one array for all layers on the host, and none on the device."""
     program = str(jax.make_jaxpr(jax.grad(functools.partial(loss, remat=remat)))(P))
     assert len(set(re.findall(rf"\w+:f32<host>\[{L},{N},{D}\] ", program))) == names
     assert not re.search(rf"f32\[{L},{N},{D}\]", program)

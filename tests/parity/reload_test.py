@@ -374,8 +374,8 @@ def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, ex
 @pytest.mark.slow
 @pytest.mark.parametrize(("source_name", "variant"), CASES)
 def test_an_export_is_the_approved_one(source_name, variant, exported):
-    """What transformers was shown, key by key and tensor by tensor; token ids, which change no
-    logits, may be added."""
+    """transformers has read a folder with the same keys and tensors. Token ids may be added,
+    because they change no logits."""
     *_, target = exported(source_name, variant)
     found, expected = written(target), approved(source_name)[variant]
     found["config"] = {

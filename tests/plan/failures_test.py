@@ -56,7 +56,7 @@ def test_the_recommended_interval_is_the_best_of_a_simulation_and_its_goodput_is
 
 @pytest.mark.parametrize("save", [0.01, 1.0, 60.0, 1000.0, 5000.0])
 def test_the_higher_order_is_the_best_of_the_model_and_never_worse_than_the_first(save):
-    """The first order is close where a save is short beside the time between failures."""
+    """The first order is close where a save is short compared with the time between failures."""
     mtbf, share = 3600.0, lambda interval: failures.goodput(interval, save, 100.0, 3600.0)
     best = max(share(interval) for interval in np.geomspace(0.1, 20_000, 20_000))
     daly, young = failures.daly(save, mtbf), failures.young(save, mtbf)

@@ -117,7 +117,8 @@ def published_factors(theta, head_dim, factor, low, high, length) -> np.ndarray:
 
 
 def test_llama31_is_read_as_its_folder(tmp_path):
-    """The parity fixture, whose logits are transformers', with its scaling as a tensor."""
+    """The file is the parity fixture, whose logits are transformers', with its scaling as a
+    tensor."""
     factors = published_factors(10_000.0, 8, 8.0, 1.0, 4.0, 16)
     assert factors[0] == pytest.approx(1 / ((1 - 0.515493) / 8 + 0.515493), rel=1e-5)  # (16 / 2 pi - 1) / 3
     fixture = FIXTURE.with_name("llama31")
@@ -363,7 +364,8 @@ def sentencepiece_tokenizer(processor):
 
 
 def test_a_sentencepiece_tokenizer_comes_back(tmp_path):
-    """Llama 2's kind: the ids of the SentencePiece model that the file was made of."""
+    """The tokenizer is Llama 2's kind. It gives the ids of the SentencePiece model that the file
+    was made from."""
     model, texts = io.BytesIO(), ["the people of the united states establish justice", "welfare and liberty, 1787"]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts * 20),

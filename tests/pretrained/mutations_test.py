@@ -318,7 +318,7 @@ def test_what_published_files_hold_is_passed_over(name, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_no_key_alone_may_be_left_out_but_the_reviewed_ones(tmp_path):
-    """Every key of every fixture, taken away."""
+    """The test takes away every key of every fixture, one at a time."""
     for name in FOLDERS:
         config = json.loads((FIXTURES / name / "config.json").read_text())
         for path in paths(config):

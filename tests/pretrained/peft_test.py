@@ -151,7 +151,8 @@ def test_every_key_that_peft_writes_is_in_a_table():
 
 
 def test_modules_are_saved_by_the_ends_of_their_names(base, tmp_path):
-    """PEFT's `norm` saves every module whose name ends so; `layers.1.mlp` saves what is inside."""
+    """PEFT's `norm` saves every module whose name ends in "norm"; `layers.1.mlp` saves all modules
+    inside it."""
     config = peft_config.PeftConfig(modules_to_save=["norm", "layers.1.mlp"])
     saved = ["model.norm", "model.layers.0.input_layernorm", "model.layers.1.mlp.up_proj"]
     assert all(map(config.saves, saved))

@@ -72,8 +72,8 @@ def test_the_test_ends_where_the_loss_is_not_finite():
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["digits", "decoder"])
 def test_a_suggestion_is_within_a_factor_of_three_of_the_best_rate_of_a_sweep(task):
-    """Each run of the sweep has a cosine schedule. One program takes them all, and the test beside
-    them."""
+    """Each run of the sweep has a cosine schedule. One program trains all of them, with the range
+    test as one run more."""
     steps, rates = optimizer_runs.STEPS[task], np.geomspace(1e-3, 0.3, 9)
     cosine = (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
     rising = rate_curve.rates(1e-7, 10.0, 100)

@@ -35,8 +35,8 @@ def drawn(schedule: Schedule, way: str, ticks: int) -> list[str]:
 
 
 def test_two_stages_two_rounds_two_waves():
-    """Forward passes go down the page, backward passes up, from the tick at which the first wave is
-    back at home."""
+    """Forward passes go down the page. Backward passes go up from the tick at which the first wave
+    is back at its stage."""
     schedule = Schedule(2, 4, 2)
     assert (schedule.period, schedule.delay, schedule.one_way) == (4, 5, 9)
     assert drawn(schedule, "forward", 10) == [

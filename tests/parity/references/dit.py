@@ -67,7 +67,7 @@ def modulated(x, shift, scale):
 
 
 def forward(w, x, t, y) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """What the network gives, (B, 2 C, H, W), and what goes into every layer."""
+    """Returns the network's output (B, 2 C, H, W) and the input of each layer."""
     x = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=P).flatten(2).mT + w["pos_embed"]
     angle = t[:, None].float() * torch.exp(-np.log(10_000.0) * torch.arange(128) / 128)
     time = dense(w, "t_embedder.mlp.0", torch.cat([angle.cos(), angle.sin()], dim=1))
