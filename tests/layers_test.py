@@ -300,7 +300,7 @@ def test_files_stay_short():
 
 
 def subclasses(base: type) -> set[type]:
-    """Those that ship: other tests define some of their own."""
+    """Subclasses that ship; other tests define some of their own."""
     found = {cls for direct in base.__subclasses__() for cls in {direct} | subclasses(direct)}
     return {cls for cls in found if cls.__module__.startswith("bigmodel_jax.")}
 

@@ -22,7 +22,8 @@ def make_mesh(data: int = 2, fsdp: int = 4) -> Mesh:
 
 
 def make_state(mesh: Mesh, seed: int) -> dict:
-    """Cut, whole, scalar, of two bytes, and random keys."""
+    """A state with a leaf that is cut, one that is whole, a scalar, a leaf of two bytes, and random
+    keys."""
     rng = np.random.default_rng(seed)
     values = {
         "params": {"w": (rng.normal(size=(8, 6)).astype(np.float32), P("fsdp")), "b": (jnp.arange(6.0) + seed, P())},

@@ -13,15 +13,15 @@ WORD = 2**32
 
 
 def mixed(x: int) -> int:
-    """MurmurHash3's fmix32."""
+    """The function fmix32 of MurmurHash3."""
     x = (x ^ (x >> 16)) * 0x85EBCA6B % WORD
     x = (x ^ (x >> 13)) * 0xC2B2AE35 % WORD
     return x ^ (x >> 16)
 
 
 def by_hand(x: np.ndarray) -> int:
-    """sum of mix(bits ^ place * golden), every place of the flat array having a number of its
-    own."""
+    """The sum of mix(bits ^ place * golden) over the flat array, where each place has its own
+    number."""
     bits = np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}").ravel().tolist()
     return sum(mixed(b ^ (n * 0x9E3779B9 % WORD)) for n, b in enumerate(bits)) % WORD
 

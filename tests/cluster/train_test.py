@@ -89,8 +89,8 @@ def two(path):
 
 
 def check_losses(run_dir, alone):
-    """Sums of float32 in another order: the tolerance of the layouts' tests, grown over 12
-    steps."""
+    """Sums in float32 have another order, so the tolerance is that of the layouts' tests, grown
+    over 12 steps."""
     got, want = runs.losses(run_dir), runs.losses(alone)
     assert sorted(got) == sorted(want) == list(range(1, STEPS + 1))
     np.testing.assert_allclose([got[s] for s in want], [want[s] for s in want], rtol=1e-5)

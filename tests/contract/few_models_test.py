@@ -22,8 +22,7 @@ def model_of(name: str, **changes):
 
 
 def seen(name: str, **changes) -> list[str]:
-    """Of the tokens of a row, which the logits at each place depend on, found by a gradient for
-    each place."""
+    """For each place of a row, the tokens that its logits depend on, found by a gradient."""
     apply, p = model_of(name, **changes)
     tokens = jnp.arange(LENGTH)[None]  # all different: a token's row of the table is that place's input alone
 

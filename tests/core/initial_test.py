@@ -55,7 +55,7 @@ def drawn(name: str, axes=("embed", "mlp"), shape=(IN, OUT), seed: int = 0) -> n
 
 
 def check(name: str, values: np.ndarray, variance: float) -> None:
-    """Bars of five standard errors of that many draws."""
+    """Compares moments within five standard errors of that many draws."""
     num, std = values.size, variance**0.5
     kurtosis, bound = shape_of(name)
     scaled = values.astype(np.float64) / std

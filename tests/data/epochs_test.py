@@ -130,7 +130,8 @@ def test_a_shift_moves_down_and_right_by_its_two_digits():
 
 
 class Owned:
-    """A sharding of whose devices this process has two: rows 4 .. 8 of a batch."""
+    """A stand-in for a sharding: of its devices this process has two, with rows 4 .. 8 of a
+    batch."""
 
     def addressable_devices_indices_map(self, shape):
         assert shape == (12,)

@@ -46,7 +46,7 @@ STEPS = (
 
 
 def halves(record):
-    """Two records of one, and none of what begins with word1."""
+    """Makes two records of one, and drops records that begin with word1."""
     middle = len(record["text"]) // 2
     if not record["text"].startswith("word1"):
         yield record | {"text": record["text"][:middle]}

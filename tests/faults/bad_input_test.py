@@ -210,7 +210,7 @@ CASES = {
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Of every file but prepared data and compiled Python, and of every folder's name."""
+    """A digest of every file but prepared data and compiled Python, and of every folder's name."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
@@ -219,7 +219,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def check_line(code: int, err: str, says: tuple[str, ...]) -> None:
-    """Exit code 2 and one line that says so."""
+    """Asserts exit code 2 and one line that says the reason."""
     assert code == 2, err
     assert "Traceback" not in err
     lines = err.splitlines()

@@ -149,13 +149,13 @@ def _words(line: str, here: Path) -> list[str]:
 
 
 def make(folder: Path) -> list[tuple[str, list[str]]]:
-    """All of them, with the files they need in a new folder."""
+    """Makes all of them, with the files they need in a new folder."""
     with contextlib.redirect_stdout(io.StringIO()):
         return list(bad_inputs(bad_input_test.make_template(folder)))
 
 
 def refuse(commands: Commands, inputs: list[tuple[str, list[str]]], index: int) -> Result:
-    """One bad input: exit code 2 and one line."""
+    """Tries one bad input. It must end with exit code 2 and one line."""
     name, args = inputs[index % len(inputs)]
     result, done = Result(count=1), commands.run(*args)
     if done.code == 0:

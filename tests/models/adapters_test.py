@@ -77,7 +77,7 @@ def sound_of(cfg) -> dict:
 
 
 def assert_near(got, want) -> None:
-    """To 1e-5 of the largest value."""
+    """Compares to 1e-5 of the largest value."""
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 

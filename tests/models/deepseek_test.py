@@ -20,8 +20,8 @@ WITH_MODULES = dataclasses.replace(TINY, num_mtp_layers=2)
 
 
 def activated(cfg: DeepseekConfig) -> int:
-    """Parameters that one token meets: of the routed experts those it goes to; of the embedding one
-    row."""
+    """Counts the parameters that one token uses: its routed experts, and one row of the
+    embedding."""
     spec = params.paths(cfg.make().spec)
     routed = sum(p.size for path, p in spec.items() if "/experts/" in path)
     rest = params.count(cfg.make().spec) - routed - spec["embed/table"].size

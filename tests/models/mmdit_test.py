@@ -37,7 +37,7 @@ def batch_of(cfg, n=3):
 
 
 def answers(cfg):
-    """batch -> what a fresh model says."""
+    """A function from a batch to a fresh model's output."""
     model = cfg.make()
     tree = params.init(model.spec, jax.random.key(0))
     return jax.jit(lambda batch, **options: model.apply(tree, batch, **options).value, static_argnames="train")

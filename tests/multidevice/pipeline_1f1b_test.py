@@ -150,8 +150,8 @@ def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
 
 
 def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat: bool) -> int:
-    """Bytes of one device, of a step over microbatches of 2 rows of 64 tokens; 8 layers on 4
-    stages."""
+    """Bytes of temporaries on one device. A step has microbatches of 2 rows of 64 tokens, and 8
+    layers on 4 stages."""
     model = dataclasses.replace(pipelines.CASES["llama"][0], embed_dim=64, mlp_dim=256, compute=Compute(remat=remat))
     parallel = dataclasses.replace(layout(4, microbatches), pipeline_schedule=schedule, pipeline_remat=pipeline_remat)
     config = pipelines.config_of("llama", parallel)
@@ -264,7 +264,7 @@ class Whole(type(pipelines.CASES["llama"][0])):
 
 
 class Doubled(NextToken):
-    """An objective of one's own that changes the loss of another."""
+    """A user's objective that doubles the loss of another."""
 
     def loss(self, *args, **options):
         loss = super().loss(*args, **options)

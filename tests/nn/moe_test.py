@@ -34,7 +34,7 @@ def run(p, x, normalize=True, **options):
 
 
 def one_by_one(p, x, normalize=True, activation=moe.swiglu):
-    """Token by token and choice by choice, in numpy."""
+    """Computes the layer token by token and choice by choice, in numpy."""
     w = jax.tree.map(np.asarray, p["experts"])
     routing = jax.tree.map(np.asarray, moe.route(p["router"], x, K, normalize=normalize))
     bias = {n: w.get(f"{n}_bias", np.zeros((E, 1))) for n in ("gate", "up", "down")}

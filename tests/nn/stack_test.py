@@ -24,7 +24,7 @@ EVERY = typing.get_args(stack.Remat)
 
 
 def block(p, x, _):
-    """The names of a transformer's layer on something that compiles faster."""
+    """A layer with the names of a transformer's, which compiles faster."""
     q = checkpoint_name(x @ p["qkv"], "qkv")
     h = checkpoint_name(jnp.tanh(q) * q, "attn")
     return x + checkpoint_name(jax.nn.silu(h @ p["up"]), "mlp") @ p["down"], None

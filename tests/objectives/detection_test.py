@@ -26,7 +26,7 @@ def outputs(seed: int, queries: int = Q, rows: int = B):
 
 
 def batch_of(seed: int, rows: int = B, most: int = M):
-    """Rows of 0, 1, 2 ... objects in turn."""
+    """A batch whose rows have 0, 1, 2 ... objects in turn."""
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, K, (rows, most))
     classes[np.arange(most)[None] >= (np.arange(rows) % (most + 1))[:, None]] = -1

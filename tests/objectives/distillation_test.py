@@ -91,7 +91,7 @@ def equal(got, want):
 
 @pytest.fixture(scope="module")
 def alone():
-    """One device, whole logits."""
+    """The gradients on one device with whole logits."""
     return gradients(config_of(), batch_of())
 
 

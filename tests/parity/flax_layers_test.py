@@ -28,8 +28,8 @@ def drawn(spec, seed=1):
 
 
 def same(ours, theirs, p, *, tolerance=1e-5):
-    """Equal values, and equal gradients of a token's squared output by the parameters and the
-    input."""
+    """Asserts equal values, and equal gradients of a token's squared output by the parameters and
+    the input."""
 
     def loss(f):
         return lambda p, x: jnp.sum(jnp.square(f(p, x))) / (B * T)

@@ -22,12 +22,9 @@ V5E = parse("v5e:16x16")
 
 
 def simulated(interval: float, save: float, restart: float, write: float, gaps: np.ndarray) -> float:
-    """The share of the time in steps that count, where a job fails after each of `gaps`, one after
-    another.
-
-    Each time it restarts, takes steps for `interval`, waits `save` for a save, and goes on; `write`
-    later the save is on disk and its steps count, unless the job has failed by then.
-    """
+    """The share of the time in steps that count, where a job fails after each of `gaps` in turn.
+    The job restarts, takes steps for `interval`, waits `save` for a save, and goes on. After
+    `write` the save is on disk and its steps count, unless the job has failed by then."""
     now, counted = np.full_like(gaps, restart), np.zeros_like(gaps)
     while (on_disk := now + interval + save + write <= gaps).any():
         counted += interval * on_disk

@@ -23,7 +23,7 @@ def given(name: str) -> dict:
 
 
 def changed(table: dict, path: str, *value) -> dict:
-    """The table with a dotted key gone, or of another value."""
+    """The table without a dotted key, or with another value for it."""
     table = copy.deepcopy(table)
     *above, key = path.split(".")
     inside = table

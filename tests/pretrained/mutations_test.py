@@ -156,7 +156,7 @@ EXTRA = (
 
 
 def mutate_gguf(rng: random.Random, done: list, writer) -> None:
-    """One key of another value, of another type, absent or more."""
+    """Gives one key another value or another type, removes it, or adds one."""
     table = writer.kv_data[0]
     name = rng.choice([key for key in table if key != "GGUF.version"] + [f"llama.{key}" for key in EXTRA.split()])
     kinds = [kind for kind, value in OTHER.items() if value is not None and not isinstance(value, dict) and value != []]

@@ -25,7 +25,7 @@ TOKENS = [[35, 5, 39, 1, 69, 65, 63, 29, 48], [24, 52, 2, 42, 65, 74, 92, 2, 69]
 
 @pytest.fixture(scope="module")
 def base():
-    """That of the tiny Llama that PEFT adapted."""
+    """The config of the tiny Llama that PEFT adapted."""
     return opened(BASE)
 
 
@@ -47,7 +47,7 @@ def read(path, base):
 
 
 def merged(found, base):
-    """The weights with the adapters in them, in float64 as LoRA (arXiv 2106.09685, eq. 3) and DoRA
+    """Merges the adapters into the weights, in float64 as LoRA (arXiv 2106.09685, eq. 3) and DoRA
     (2402.09353, eq. 5) say."""
     family, cfg, spec, values = base
     out = dict(values) | dict(found.saved)

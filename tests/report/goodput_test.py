@@ -16,8 +16,7 @@ from bigmodel_jax.report.run_clock import RunClock
 
 
 def record(folder: Path, *lines: tuple, tail: str = "") -> Path:
-    """A record of lines (time, phase, step), with data and rollout or without, and what comes after
-    them."""
+    """Writes lines (time, phase, step), with data and rollout or without, and then `tail`."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("time", "phase", "step", "data", "rollout")
     text = "".join(json.dumps(dict(zip(names, line, strict=False))) + "\n" for line in lines)

@@ -83,7 +83,7 @@ def test_a_shard_map_counts_all_its_devices():
 
 
 def flops(model, rows, length):
-    """Of a training step on `rows` x `length` tokens."""
+    """FLOPs of a training step on `rows` x `length` tokens."""
     kinds = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), "int32") | {"weights": "float32"}
     batch = {name: jax.ShapeDtypeStruct((rows, length), kind) for name, kind in kinds.items()}
     return step_flops(Config(model, NextToken(), DataConfig()), params.abstract(model.make().spec), batch)

@@ -10,7 +10,7 @@ RATES = rate_curve.rates(1e-6, 10.0, STEPS)
 
 def valley(steepest: float, noise: float = 0.0, seed: int = 0) -> np.ndarray:
     """Losses that fall from 2.3 to 0.3, fastest at `steepest`, and rise again from 30 times that
-    rate on."""
+    rate."""
     at = np.log10(RATES / steepest)
     losses = 2.3 - 2.0 / (1 + np.exp(-6 * at)) + np.exp(8 * (at - 1.5))
     return np.minimum(losses, 1e4) + noise * np.random.default_rng(seed).normal(size=STEPS)

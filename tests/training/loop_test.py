@@ -127,7 +127,7 @@ def test_a_run_that_is_longer_goes_on_with_the_next_batch(whole, tmp_path):
 
 
 class Norm:
-    """An ending of one's own: the length of the weights."""
+    """A user's ending, which reports the length of the weights."""
 
     def check(self, config):
         if config.train.seed == 13:
@@ -164,7 +164,7 @@ def test_an_ending_that_there_is_not_is_refused(whole):
 
 
 class Told:
-    """Batches as bright as the weights say, and said before: a position of more than a number."""
+    """Data whose batches are as bright as the weights, and whose position is more than a number."""
 
     def __init__(self, rows_in_order):
         self.inner, self.rows, self.brightness = rows_in_order, rows_in_order.rows, 0.0

@@ -21,7 +21,7 @@ from bigmodel_jax.training.policy import Policy
 
 
 class Given:
-    """A generator that says these, and a judge that counts letters."""
+    """A generator that gives these answers, and a judge that counts letters."""
 
     def __init__(self, rollouts):
         self.rollouts, self.seen = rollouts, []
@@ -115,7 +115,7 @@ def test_an_evaluation_counts_answers_that_were_cut_off(cut_off, config, monkeyp
 
 
 class Whole:
-    """A placement of all rows, on one device."""
+    """A placement that has all rows on one device."""
 
     low, high = 0, 2
 

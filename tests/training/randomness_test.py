@@ -50,7 +50,7 @@ BATCH = {"features": np.ones((ROWS, 16), np.float32), "number": np.arange(ROWS, 
 
 
 def draws(config: Config, steps: int = 2, start: int = 0) -> np.ndarray:
-    """What every call of the loss draws in these steps."""
+    """The draws of every call of the loss in these steps."""
     devices = jax.devices()[: int(np.prod(config.parallel.sizes()))]
     mesh = sharding.make_mesh(config.parallel, devices)
     step, state = make_train_step(config, mesh), init_state(config, mesh)

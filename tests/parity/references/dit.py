@@ -51,7 +51,8 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def positions() -> torch.Tensor:
-    """A quarter of the width each: sine and cosine of the column, sine and cosine of the row."""
+    """Sine and cosine of the column, and sine and cosine of the row, each on a quarter of the
+    width."""
     frequency = 10_000.0 ** -(torch.arange(D // 4, dtype=torch.float64) / (D // 4))
     row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     angles = [x.reshape(-1, 1).double() * frequency for x in (column, row)]
