@@ -99,8 +99,7 @@ class Tokenizer:
         return named[0] if named and adds else self.separator
 
     def encode(self, text: str) -> list[int]:
-        # The tokenizers package's `encode` holds Python's lock, so other threads would wait.
-        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids  # `encode` holds Python's lock
 
     def encode_whole(self, text: str, length: int) -> list[int]:
         """Return at most `length` ids with the special tokens of an encoder ([CLS], [SEP])."""
