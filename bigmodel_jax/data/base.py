@@ -252,6 +252,7 @@ class BadRecords:
         self.skipped: list[tuple[str, str]] = []
 
     def skip(self, where: str, reason: str) -> None:
+        """Count a bad record. Raises ValueError if there are then more than `limit`."""
         self.skipped.append((where, reason))
         if len(self.skipped) > self.limit:
             before = f"after {self.limit} others, " if self.limit else ""

@@ -28,9 +28,11 @@ class OwnPrograms:
     """Compiles each program for one run."""
 
     def programs(self, config: Config, mesh: Mesh, state: Any, batch: dict, constants: params.Tree) -> Programs:
+        """The compiled programs of a training step."""
         return compile_programs(config, mesh, state, batch, constants)
 
     def eval_step(self, config: Config, mesh: Mesh) -> Callable:
+        """The jitted evaluation of one batch."""
         return make_eval_step(config, mesh)
 
 

@@ -253,7 +253,7 @@ def test_a_full_disk_at_a_save_is_one_line_and_the_save_before_stays(template, t
     before = digest(run_dir / "checkpoints")
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SMALL_DISK}, {resource.RLIM_INFINITY}))"
     args = ["train", str(template / "tiny.py"), "--run_dir", str(run_dir)]
-    # Compiled programs are only read, since they could not be written either.
+    # JAX's cache of compiled programs is read and not written, because writing it would fail too.
     env = dict(os.environ, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1000", PYTHONPATH=str(runs.ROOT))
     code = f"{limit}\nfrom bigmodel_jax.cli import main\nmain({args})"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)

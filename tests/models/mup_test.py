@@ -153,8 +153,8 @@ FLAT = 0.25  # of a power of the width: between 0, where activations stay, and 1
 
 
 def growths(models: dict[int, LlamaConfig], base, **optim) -> tuple[dict[str, float], dict[str, float]]:
-    """The powers with which activations grow after three steps, under μP and without; the first
-    model is the base."""
+    """Exponents of the activations' growth with the size after three steps, under μP and without.
+    The first model is the base."""
     first, *rest = models
     of_base = sizes_of(config(models[first], (), **optim), batches(), MESH)
     found = []
