@@ -63,7 +63,7 @@ class Run:
         return saves, store.open_local(saves, self.folder, mesh or make_mesh())
 
     def save(self, steps, shared=()) -> None:
-        """As a process does that is killed after the last of them."""
+        """Saves these steps as a process does that is killed after the last of them."""
         saves, _ = self.open()
         for step in steps:
             if step in shared:

@@ -17,7 +17,7 @@ import runs
 from bigmodel_jax import cli
 from bigmodel_jax.cluster import submit
 
-# Of ray.job_submission.JobSubmissionClient.submit_job, Ray 2.60.
+# The arguments of ray.job_submission.JobSubmissionClient.submit_job in Ray 2.60.
 RAY_SUBMIT = {
     "entrypoint", "runtime_env", "metadata", "submission_id", "entrypoint_num_cpus", "entrypoint_num_gpus",
     "entrypoint_memory", "entrypoint_resources", "entrypoint_label_selector",

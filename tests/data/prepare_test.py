@@ -95,7 +95,7 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bytes(at, corpus, tmp_path, s
     root, seen, read = tmp_path / "cut", [], TableFiles.records
 
     class Cut(BaseException):
-        """As a signal, which nothing in between may catch."""
+        """Stands for a signal: nothing between the reader and the test may catch it."""
 
     def records(self, *args):
         for found in read(self, *args):

@@ -15,7 +15,7 @@ from bigmodel_jax.models import ModernBertConfig
 from bigmodel_jax.models.modernbert import PRESETS
 from bigmodel_jax.pretrained import FAMILIES
 
-# Of the masked LM, as transformers counts it; the model cards say 149M and 395M.
+# transformers counts the masked LM so. The model cards say 149M and 395M.
 PUBLISHED = {"modernbert-base": 149_655_232, "modernbert-large": 395_881_664}
 TINY = ModernBertConfig.tiny()
 MASKED_LM, CLASSIFIER = FAMILIES["ModernBertForMaskedLM"], FAMILIES["ModernBertForSequenceClassification"]

@@ -12,7 +12,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import XLNetConfig, xlnet
 from bigmodel_jax.models.xlnet import PRESETS
 
-# As transformers counts XLNetLMHeadModel, its tied head once; the paper's models are of BERT's
+# transformers counts XLNetLMHeadModel so, with its tied head once. The paper's models have BERT's
 # sizes.
 PUBLISHED = {"xlnet-base-cased": 116_750_336, "xlnet-large-cased": 360_300_800}
 TINY = dataclasses.replace(XLNetConfig.tiny(), init_std=0.2)

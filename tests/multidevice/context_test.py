@@ -198,8 +198,8 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
         def layer(q, _):
             return jnp.sin(attention.attend(q, k, v, where, where)), None
 
-        # As in a model: a loop over layers, out of which whatever is the same in all of them may be
-        # taken.
+        # A model has a loop over layers, and the compiler may move out of it what is the same in
+        # all of them.
         with sharding.use(mesh, parallel.rules, parallel):
             return jnp.sum(jax.lax.scan(layer, q, length=1)[0])
 

@@ -72,8 +72,8 @@ def test_chunked_needs_little_memory():
             def layer(q, _):
                 return attention.attend(q, k, v, at, at, implementation=implementation), None
 
-            # As in a model: a loop over layers, out of which whatever is the same in all of them
-            # may be taken.
+            # A model has a loop over layers, and the compiler may move out of it what is the same
+            # in all of them.
             return jnp.sum(jax.lax.scan(layer, q, length=2)[0])
 
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()

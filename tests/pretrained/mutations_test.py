@@ -48,8 +48,8 @@ ABSENT = config_keys.words("""
     use_post_quant_conv mid_block_add_attention batch_norm pooled_side
     classifier_activation classifier_bias classifier_pooling decoder_bias norm_bias
 """)
-# Keys that are read and of which another value means the same.
-# Of a conformer, distances of any length are computed, and each query has keys of its own.
+# These keys are read, and another value means the same.
+# A conformer computes distances of any length, and each of its queries has keys of its own.
 # A Phi-3 has the length of pretraining beside the table of rotary settings; transformers ignores
 # the one inside it. The fixture of Phi-3 rotates whole heads, as a file without the share does. A
 # Qwen3 MoE whose layers all have experts has no dense MLP; latent attention has as many keys as

@@ -59,7 +59,7 @@ def test_a_restart_from_an_older_save_loses_steps_of_several_processes(tmp_path)
     third = ((12_020, "start", 6), (14_020, "steps", 12))
     record(tmp_path, *KILLED, *SECOND, *third)
     found = parts_of(tmp_path)
-    # Of the first process steps 1 to 4, and half of 5 to 8; of the second none.
+    # The first process keeps steps 1 to 4 and half of 5 to 8. The second keeps none.
     assert found["steps"] == 900 + 500 + 2000
     assert found["lost"] == 500 + 600 + 1100
     assert found["down"] == 3200 + 1000

@@ -91,7 +91,7 @@ def test_activations_are_those_of_the_taps():
     for name in watch.ACTIVATIONS:
         wanted = np.sqrt(np.square(np.asarray(found[name], np.float64)).mean((1, 2, 3)))
         np.testing.assert_allclose(seen[f"watch/activations/{name}"], wanted, rtol=1e-5)
-    # Of a microbatch, and then the mean: every second row is one.
+    # Every second row is a microbatch. Dead units are counted in each, and then averaged.
     dead = [~(np.asarray(found["units"])[:, half::2] > 0).any((1, 2)) for half in (0, 1)]
     np.testing.assert_allclose(seen["watch/dead_units"], np.mean(dead, axis=(0, 2)), atol=1e-7)
 
