@@ -131,7 +131,8 @@ def bad_inputs(here: Path) -> Iterator[tuple[str, list[str]]]:
         path = here / f"no_config_{number}.json"
         path.write_text(text)
         yield f"a config that is {text[:20]!r}", ["train", str(path)]
-    run_dirs = (["--run_dir", str(here / f"new_{n}")] for n in itertools.count())  # a run may begin before it ends
+    # A refused command may already have made its run's folder, so each command has its own.
+    run_dirs = (["--run_dir", str(here / f"new_{n}")] for n in itertools.count())
     for option, values in VALUES.items():
         for value in values.split():
             words = value.replace("''", "").split(",") if option == "--optim.betas" else [value.replace("''", "")]

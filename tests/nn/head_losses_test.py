@@ -45,7 +45,7 @@ def every(arrays, student, teacher, form, columns):
     """All the losses of one pair of heads, each (B, T); a padded student's table has rows behind
     its vocabulary."""
     mine = Head(arrays["x"], arrays["table"], arrays.get("bias"), **student)
-    rows = teacher.get("vocab") or V  # the teacher's table has none
+    rows = teacher.get("vocab") or V  # the teacher's table has no padded rows
     theirs = Head(X_TEACHER, TABLE_TEACHER[:rows], **teacher)
     how = {"form": form, "columns": columns}
     found = {name: head_losses.divergence(mine, theirs, **kind, **how) for name, kind in KINDS.items()}

@@ -138,10 +138,10 @@ def value_counts(ref) -> dict[str, int]:
     return {path.removesuffix("/__call__"): x[0][..., 0].size for path, x in states.items()}
 
 
-# Batch norm takes away again what a block's last bias adds, with 1x1 convolutions between: its
-# gradient is zero in training, and both sides hold rounding errors.
-# `test_gradients_with_running_statistics` is the one that compares it. The same holds for the bias
-# of a convolution before batch norm.
+# In training, batch norm subtracts a batch's mean, and so removes the bias of the convolution before
+# it. Only 1x1 convolutions lie between a block's last bias and the next batch norm, which removes
+# that bias too. So the gradients of these biases are zero, and both sides hold rounding errors.
+# `test_gradients_with_running_statistics` compares them.
 CANCELLED = {"efficientnet": r"project/norm/bias", "vgg_bn": r"conv\d+/bias"}
 
 
