@@ -145,7 +145,7 @@ class Run:
         return scalars
 
     def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
-        """Takes the steps up to the last one, a signal or an early stop. Returns state and scalars."""
+        """Takes steps up to the last one, a signal or an early stop. Returns state and scalars."""
         config, scalars, pending, step, self.judged = self.config, {}, None, self.start, ""
         self.clock = time.perf_counter()
         while step < config.train.steps:
@@ -248,7 +248,7 @@ class Run:
             self.writers.write(step, seen)
 
     def check_finite(self, state: TrainState) -> None:
-        """Saves and raises Diverged after `train.max_skipped` skipped steps in a row, or all steps."""
+        """Saves and raises Diverged after `train.max_skipped` skipped steps in a row, or a whole run."""
         if self.in_a_row < min(self.config.train.max_skipped, self.config.train.steps - self.start):
             return
         pulse.at("looking for what is not finite")

@@ -21,7 +21,7 @@ from bigmodel_jax.training.compiled import Programs, compile_programs
 from bigmodel_jax.training.eval_step import make_eval_step
 
 SEED = "train.seed"
-KEPT = 4  # the programs of so many configs stay in memory
+KEPT = 4  # the programs of this many configs stay in memory
 
 
 class OwnPrograms:

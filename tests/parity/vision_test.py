@@ -138,9 +138,9 @@ def value_counts(ref) -> dict[str, int]:
     return {path.removesuffix("/__call__"): x[0][..., 0].size for path, x in states.items()}
 
 
-# In training, batch norm subtracts a batch's mean, and so removes the bias of the convolution before
-# it. Only 1x1 convolutions lie between a block's last bias and the next batch norm, which removes
-# that bias too. So the gradients of these biases are zero, and both sides hold rounding errors.
+# In training, batch norm subtracts a batch's mean, and so removes the bias of the convolution
+# before it. Only 1x1 convolutions lie between a block's last bias and the next batch norm, which
+# removes that bias too. So these gradients are zero, and both sides hold rounding errors.
 # `test_gradients_with_running_statistics` compares them.
 CANCELLED = {"efficientnet": r"project/norm/bias", "vgg_bn": r"conv\d+/bias"}
 

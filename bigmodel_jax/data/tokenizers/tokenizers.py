@@ -37,7 +37,7 @@ class TokenizerConfig:
     """A tokenizer: trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
 
     kind: Literal["bpe", "wordpiece", "unigram", "bytes"] = "bpe"
-    "bpe: byte-level, as GPT-2's; wordpiece: lower case, as BERT's; unigram: as SentencePiece's (T5); bytes: no training"
+    "bpe: byte-level, as GPT-2; wordpiece: lower case, as BERT; unigram: as T5; bytes: untrained"
     vocab_size: Count = 4096
     "tokens to learn; bpe: the 256 bytes and the separator included"
     path: str = ""

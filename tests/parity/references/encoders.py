@@ -121,7 +121,7 @@ def masked_batch(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def permuted(model, inputs: dict, arrays: dict) -> torch.Tensor:
-    """Both streams predict five of 13 tokens in an order of their own. Four of the five tokens count
+    """Both streams predict five of 13 tokens in an order of their own. Four of these tokens count
     in the mean loss."""
     order = torch.zeros(2, 13, dtype=torch.long)
     order[:, [1, 4, 6, 9, 12]] = torch.tensor([[3, 1, 5, 2, 4], [2, 5, 1, 4, 3]])
