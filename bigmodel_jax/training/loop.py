@@ -248,7 +248,7 @@ class Run:
             self.writers.write(step, seen)
 
     def check_finite(self, state: TrainState) -> None:
-        """Saves and raises Diverged if `train.max_skipped` steps in a row, or all steps, were skipped."""
+        """Saves and raises Diverged if `train.max_skipped` steps in a row, or all, were skipped."""
         if self.in_a_row < min(self.config.train.max_skipped, self.config.train.steps - self.start):
             return
         pulse.at("looking for what is not finite")
