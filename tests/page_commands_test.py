@@ -15,13 +15,12 @@ from bigmodel_jax.cli import main
 ROOT = Path(__file__).parents[1]
 DEVICES = jax.devices()
 STAND_IN = """
-import importlib.util
+from pathlib import Path
 
 from bigmodel_jax.config import override
+from bigmodel_jax.core.user_code import import_file
 
-spec = importlib.util.spec_from_file_location("shipped", {path!r})
-shipped = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(shipped)
+shipped = import_file(Path({path!r}))
 
 
 def get_config():
