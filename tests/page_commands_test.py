@@ -20,7 +20,7 @@ from pathlib import Path
 from bigmodel_jax.config import override
 from bigmodel_jax.core.user_code import import_file
 
-shipped = import_file(Path({path!r}))
+shipped = import_file(Path(__file__).with_suffix(".shipped.py"))
 
 
 def get_config():
@@ -124,7 +124,9 @@ def make_stand_ins(folder: Path, page: str) -> None:
     for name, options in (CONFIGS | ({"configs/lm_tiny.py": LONG[page]} if page in LONG else {})).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(STAND_IN.format(path=str(ROOT / name), options=options))
+        path.write_text(STAND_IN.format(options=options))
+        # The copy lies in the working directory, as a reader's own file, so a run may name its code.
+        shutil.copy(ROOT / name, path.with_suffix(".shipped.py"))
     (folder / "data").mkdir()
     for split in ("train", "test"):
         lines = [f"{split} {n} was a joy\tgood\n{split} {n} was a bore\tbad\n" for n in range(30)]
