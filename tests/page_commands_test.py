@@ -125,7 +125,7 @@ def make_stand_ins(folder: Path, page: str) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(STAND_IN.format(options=options))
-        # The copy lies in the working directory, as a reader's own file, so a run may name its code.
+        # A copy in the working directory counts as a reader's own file, so a run may name its code.
         shutil.copy(ROOT / name, path.with_suffix(".shipped.py"))
     (folder / "data").mkdir()
     for split in ("train", "test"):
