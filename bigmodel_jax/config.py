@@ -39,7 +39,7 @@ class SpikeConfig:
     """How a run treats a step whose loss or gradient norm is far above those of recent steps."""
 
     action: Literal["off", "skip", "rollback"] = "off"
-    "skip: drop the step's update; rollback: return to the last save and train on with the batches after the spike"
+    "skip: drop the step's update; rollback: return to the last save, train on after the spike"
     deviations: Positive = 8.0  # a spike lies this many standard deviations above the median of the window
     window: Window = 128  # number of recent steps compared with; no step is judged before there are as many
     max_rollbacks: Count = 3  # the most rollbacks to one save; later spikes are skipped
@@ -58,7 +58,7 @@ class TrainConfig:
     log_every: Count = 10  # steps between records of metrics
     max_skipped: Count = 10  # after this many steps in a row whose loss or gradient is not finite, the run ends
     max_step_seconds: NonNegative | None = None
-    "seconds after which one step ends the run with exit code 75; 0 = no limit, None = 10 times the median step, at least 300"
+    "seconds of a step before exit code 75; 0 = no limit, None = 10 median steps, at least 300"
     profile: str = ""  # steps to trace: "100:110" = from after step 100 to after step 110; "" = none
     spikes: SpikeConfig = SpikeConfig()
     init_from: str = ""  # a trained or imported run to start from: its folder, FOLDER@STEP or FOLDER@best
@@ -97,13 +97,13 @@ class EvalSet:
 
     name: str = ""  # the evaluation's name: up to 40 letters, digits, _, . or -
     data: DataConfig = DataConfig()
-    "its validation split is evaluated; prompts (PromptData) are answered by the engine, and `metrics` score the answers"
+    "its validation split is evaluated; the engine answers prompts (PromptData) for `metrics`"
     every: CountOrZero = 0  # steps between its evaluations; 0 = eval.every; the last step is always evaluated
     batch_size: CountOrZero = 0  # examples per batch; 0 = eval.batch_size
     objective: Objective | None = None  # the objective whose metrics are computed; None = the run's
     metrics: tuple[KnownOrFunction, ...] = ()
-    """as eval.metrics; for answers to prompts: names of TEXT_METRICS in metrics/texts.py, or your own
-    functions (answers, references), where references holds a list for each answer"""
+    """as eval.metrics; for answers to prompts: names of TEXT_METRICS in metrics/texts.py, or your
+    own functions (answers, references), where references holds a list for each answer"""
     answer_field: str = "answer"  # field of the reference answer, a text or a list; "" = the whole record
 
     def __post_init__(self):
@@ -119,7 +119,7 @@ class EvalConfig:
     patience: CountOrZero = 0  # stop after as many evaluations without a better checkpoint.best_metric; 0 = never
     sets: tuple[EvalSet, ...] = ()  # further sets, evaluated beside the validation split
     baselines: bool = True
-    "also report what simple methods reach (xz on text) when they have been computed; the run does not wait for them"
+    "also report what simple methods reach (xz on text); a run does not wait for their figures"
     metrics: tuple[KnownOrFunction, ...] = ()
     "further metrics: names of METRICS in metrics/further.py, or your own functions (out, batch)"
     sample: SampleConfig = SampleConfig()

@@ -57,7 +57,7 @@ def test_the_package_is_a_program_and_has_a_console_script():
 
 
 def test_the_first_command_installs_no_tool_of_the_developers():
-    """`uv run` installs the default groups; the digits of configs/mnist_*.py are data, and all else
+    """`uv run` installs the default groups. The digits of configs/mnist_*.py are data, and all else
     is for developers."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["uv"]["default-groups"] == ["digits"]

@@ -148,8 +148,8 @@ def test_a_model_in_one_file_trains_and_is_found_again_from_config_json(tmp_path
 
 @pytest.mark.exhaustive
 def test_an_optimizer_of_ones_own_trains_and_is_found_again_from_config_json(tmp_path, capsys):
-    """An optax transformation in one line, a schedule in another, groups; read back, with its own
-    field as an option."""
+    """The config has an optax transformation in one line, a schedule in another, and groups. It is
+    read back, and its own field is an option."""
     example = Path(__file__).parent / "examples" / "own_optimizer.py"
     path = small(
         tmp_path,

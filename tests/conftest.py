@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 QUICK = {"llama", "mlp", "cnn", "flax_module", "bases", "adapters", "quantize"}
-# Of every family one forward pass against its reference is quick all the same, unless its code is
-# another one's.
+# One forward pass of every family against its reference is quick all the same, unless the family
+# has the code of another one.
 FORWARD = {
     "decoders_test": "test_logits_of_packed_documents",
     "encoders_test": "test_outputs_of_packed_documents",
@@ -90,8 +90,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Whatever tests one family alone is slow, but for the first ones. Of a grid, the cases of its
-    mark `few` run."""
+    """Marks tests. A test of one family alone is slow, except for the families in QUICK. The cases
+    of a grid that its mark `few` does not name are exhaustive."""
     left = {(item.function, case) for item in items for mark in item.iter_markers("few") for case in mark.args}
     for item in items:
         chosen = item.get_closest_marker("few")

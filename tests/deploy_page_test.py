@@ -95,8 +95,8 @@ def until_ready(port: str, server: subprocess.Popen, seconds: float = 300.0) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_commands_do_what_the_page_says(tmp_path):
-    """All but those that need a daemon; the server listens on a port that is free. Weights come
-    from the index's cache."""
+    """The test runs all commands but those that need a daemon. The server listens on a free port,
+    and the weights come from the index's cache."""
     for name in ("launch.py", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     ran(tmp_path, 1)

@@ -233,8 +233,8 @@ def test_the_order_is_one_that_can_be_broken():
 
 
 def test_no_two_modules_import_each_other():
-    """Imports inside functions, too: two files that need each other are one subject, or a third
-    file is missing."""
+    """Imports inside functions count too: two files that need each other are one subject, or a
+    third file is missing."""
     graph = {m: {n for _, n in imports(p) if n in MODULES and n != m} for m, p in MODULES.items()}
     done: set[str] = set()
 
@@ -294,13 +294,13 @@ def test_every_file_begins_with_what_it_is():
 
 
 def test_files_stay_short():
-    """About 300 lines are the most."""
+    """A file has at most about 300 lines."""
     lengths = {str(path): len(path.read_text().splitlines()) for path in FILES}
     assert {path: lines for path, lines in lengths.items() if lines > 305} == {}
 
 
 def subclasses(base: type) -> set[type]:
-    """Those that ship: other tests define some of their own."""
+    """Subclasses that ship; other tests define some of their own."""
     found = {cls for direct in base.__subclasses__() for cls in {direct} | subclasses(direct)}
     return {cls for cls in found if cls.__module__.startswith("bigmodel_jax.")}
 

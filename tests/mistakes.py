@@ -139,7 +139,7 @@ def of_file(file: str) -> Iterator[Mistake]:
 
 
 def expressions(node: ast.AST) -> Iterator[ast.expr]:
-    """Those of a function, without those of the functions inside it."""
+    """The expressions of a function, without those of the functions inside it."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.expr):
             yield child

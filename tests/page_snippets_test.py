@@ -25,8 +25,8 @@ SHORT = [
 
 
 def snippets(page: str) -> list[str]:
-    """Those of its sections "From Python" that import all that they use; later ones go on with the
-    names of the first."""
+    """Snippets of the page's sections "From Python". Later snippets go on with the names of the
+    first."""
     text = (ROOT / "docs" / f"{page}.md").read_text()
     sections = re.findall(r"^#+ From Python\n(.*?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE)
     return [re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0] for section in sections]

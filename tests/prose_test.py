@@ -3,6 +3,7 @@ is."""
 
 import ast
 import io
+import itertools
 import re
 import subprocess
 import tokenize
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 100  # characters of a line of prose; a line of code may have 128
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 # What cannot be broken: a link, a command, a row of a table, code.
 FENCE = re.compile(r"^\s*(```|~~~)")
 UNBROKEN = re.compile(r"https?://\S{40,}|^\s*\||^\s{4,}\S|\]\(\S{60,}\)")
@@ -24,18 +26,14 @@ def tracked(pattern: str) -> list[Path]:
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
-    """The numbers of all lines that docstrings cover."""
-    numbers = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                numbers |= set(range(first.lineno, first.end_lineno + 1))
-    return numbers
+    """The numbers of all lines that docstrings cover, those of a config's fields included."""
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | FUNCTION)]
+    return {
+        number
+        for statement in itertools.chain(*bodies)
+        if isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str)
+        for number in range(statement.lineno, statement.end_lineno + 1)
+    }
 
 
 def comment_lines(source: str) -> set[int]:

@@ -29,7 +29,7 @@ def test_a_run_may_use_what_a_plan_counts_with(monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU's runtime is not installed")
 @pytest.mark.skipif(any(map(glob.glob, runtime.ACCELERATORS)), reason="this machine has an accelerator")
 def test_a_script_hears_nothing_of_the_tpus_runtime():
-    """The extra `plan` installs it; JAX, which is not told to use the CPU, tries it first."""
+    """The extra `plan` installs libtpu, and JAX tries it first unless it is told to use the CPU."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
     code = "import bigmodel_jax, jax; print(jax.devices()[0].platform)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

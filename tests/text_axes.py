@@ -2,6 +2,6 @@
 
 
 def axes(x) -> tuple[str, ...]:
-    """Of one row of a text batch's array: values per token (B, T) lie along the sequence; of
-    anything else, no axis."""
+    """The axes of one row of a text batch's array: values per token (B, T) lie along the sequence,
+    and other arrays have no axis."""
     return ("seq",) if x.ndim == 2 else ()

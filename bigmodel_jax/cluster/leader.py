@@ -138,6 +138,7 @@ class Leader(Watch):
             self.deadline = (time.monotonic() + 1.5, text, code)
 
     def agree(self, facts: dict, seconds: float) -> None:
+        """Waits until all processes are ready with equal facts, or ends the job after `seconds`."""
         self.facts = facts
         for peer in list(self.peers.values()):
             self._compare(peer)

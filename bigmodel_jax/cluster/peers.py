@@ -87,6 +87,7 @@ class Follower(Watch):
             end_here(text if self.speaks else "", LOST)
 
     def agree(self, facts: dict, seconds: float) -> None:
+        """Sends the facts and waits until process 0 has compared them, or ends after `seconds`."""
         self.leader.send(facts=facts)
         if not self.wait_for(lambda: self.agreed, seconds + 10):
             self.end(f"error: {self.leader} was not ready after {seconds:.0f} s", LOST)

@@ -52,22 +52,25 @@ class ParallelConfig:
     seq: CountOrAll = 1  # pieces of the sequence
     tensor: CountOrAll = 1  # shards of heads, MLP width and vocabulary
     strategy: Literal["jit", "pmap"] = "jit"
-    "jit: shardings by name, the compiler adds the collectives; pmap: the classic replicated data-parallel step"
+    "jit: shardings by name, with the compiler's collectives; pmap: replicated data parallelism"
     rules: Rules = Rules()  # logical axis -> mesh axis
     context: Context = "ring"
-    "attention over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for sequence (arXiv:2309.14509)"
+    """attention over seq: keys travel around a ring (arXiv:2310.01889), or heads are exchanged for
+    sequence (arXiv:2309.14509)"""
     pipeline_microbatches: CountOrZero = 0  # pieces of the batch in the pipeline; 0 = as many as stages
     pipeline_rounds: Count = 1  # times that a piece passes all stages; a stage holds as many groups of layers
     pipeline_schedule: Literal["gpipe", "1f1b"] = "gpipe"
-    "gpipe: all forward passes, then all backward passes; 1f1b: each backward pass as early as possible, to save memory"
+    """gpipe: all forward passes, then all backward passes; 1f1b: each backward pass as early as
+    possible, to save memory"""
     pipeline_remat: bool = False  # store only a stage's inputs, and recompute its layers in the backward pass
     offload_optimizer: bool = False  # keep the optimizer's moments in host memory between steps
     slices: Count = 1
-    "groups of devices with fast links inside; the first of data, stage and fsdp that this number divides spans the slices"
+    """groups of devices with fast links inside; the first of data, stage and fsdp that this number
+    divides spans the slices"""
     slice_gradients: Literal["float32", "bfloat16"] = "float32"
     "dtype of gradients sent between slices; inside a slice they are float32"
     deterministic: bool = False
-    "sum gradients, loss and metrics in one fixed order, whatever the number of devices (axes data and fsdp only)"
+    "sum gradients, loss, metrics in one order on any number of devices (axes data, fsdp only)"
     deterministic_groups: Count = 16
     "pieces of the batch whose gradients are added in that order; a power of 2"
 

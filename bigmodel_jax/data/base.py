@@ -51,23 +51,29 @@ class DataConfig:
     levels: ClassVar[tuple[Metric, ...]] = ()
     "the metrics that `baselines` returns"
     RENAMED: ClassVar[dict[str, str]] = {}
-    "former name of a field -> present name; old config.json files still open, and old options are explained"
+    """former name of a field -> present name; old config.json files still open, and old options are
+    explained"""
     required_by: ClassVar[dict[str, str]] = {}
     "name of a requirement -> the field of this config that causes it, for messages"
     exact: ClassVar[frozenset[str]] = frozenset({"eos_token_id", "decoder_start_token_id", "bos_token_id", "text_bos"})
     "requirements whose value must be equal and not only large enough: token ids, and true or false"
     compared: ClassVar[dict[str, Compared]] = {"cache_dir": "place", "max_bad_records": "training"}
-    "field -> its kind when two runs are compared; a field not listed here changes which rows are held out"
+    """field -> its kind when two runs are compared; a field not listed here changes which rows are
+    held out"""
     cut: ClassVar[str] = ""
-    "the field that cuts validation rows from the training rows where the source has no validation split"
+    """the field that cuts validation rows from the training rows where the source has no validation
+    split"""
     endless: ClassVar[bool] = False
-    "the training rows never end (a stream, or generated rows), so a run counts steps and not epochs"
+    """the training rows never end (a stream, or generated rows), so a run counts steps and not
+    epochs"""
 
     prompts: ClassVar[bool] = False
-    "the rows are prompts alone, and a run trains on answers of its own model (training/rollouts.py)"
+    """the rows are prompts alone, and a run trains on answers of its own model
+    (training/rollouts.py)"""
 
     group_by: ClassVar[str] = ""
-    "column whose values divide the rows into groups that an evaluation reports; classes with columns override it"
+    """column whose values divide the rows into groups that an evaluation reports; classes with
+    columns override it"""
 
     cache_dir: str = ""
     "folder of prepared data; empty: $BIGMODEL_CACHE, or ~/.cache/bigmodel_jax"
@@ -252,6 +258,7 @@ class BadRecords:
         self.skipped: list[tuple[str, str]] = []
 
     def skip(self, where: str, reason: str) -> None:
+        """Count a bad record. Raises ValueError if there are then more than `limit`."""
         self.skipped.append((where, reason))
         if len(self.skipped) > self.limit:
             before = f"after {self.limit} others, " if self.limit else ""

@@ -55,7 +55,7 @@ class Experience(Protocol):
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Wait for prepared data for at most so many seconds, and tell whether it is ready.
+        """Wait for prepared data for at most this many seconds, and tell whether it is ready.
 
         A source that prepares no data in advance returns True at once.
         """

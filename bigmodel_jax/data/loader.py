@@ -104,7 +104,7 @@ class BatchIterator:
             self._ahead = self._thread.submit(self._make, self._next)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the next batch for at most so many seconds, and tell whether it is ready."""
+        """Wait for the next batch for at most this many seconds, and tell whether it is ready."""
         self.prefetch()
         return self._ahead.done() or bool(concurrent.futures.wait([self._ahead], seconds).done)
 

@@ -40,7 +40,8 @@ class MixtureData(DataConfig):
     names: tuple[str, ...] = ()
     "names of the parts in metrics and on the page; empty: their numbers"
     max_epochs: tuple[NonNegative, ...] = ()
-    "epochs after which a part gives no more examples and the others take its share; 0: no limit; empty: no limits"
+    """epochs after which a part gives no more examples and the others take its share; 0: no limit;
+    empty: no limits"""
 
     def __post_init__(self):
         steps = [stage.step for stage in self.stages]

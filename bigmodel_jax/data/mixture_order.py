@@ -13,9 +13,9 @@ import numpy as np
 
 from bigmodel_jax.core.ranges import CountOrZero, NonNegative, Positive
 
-SLOTS = 1 << 16  # the pattern of parts repeats after so many examples; this limits the resolution of weights
-# Weights computed from sizes are rounded to so many digits. The last bits of a power differ between
-# machines, and the order must not differ.
+SLOTS = 1 << 16  # the pattern of parts repeats after this many examples; this limits the resolution of weights
+# Weights computed from sizes are rounded to this many digits. The last bits of a power differ
+# between machines, and the order must not differ.
 DIGITS = 9
 
 
@@ -38,7 +38,7 @@ class Stage:
 
 
 def by_size(sizes: tuple[int, ...], temperature: float) -> tuple[float, ...]:
-    """Return the weights of parts with so many rows. The largest part has weight 1."""
+    """Return the weights of parts with this many rows. The largest part has weight 1."""
     return tuple(round((size / max(sizes)) ** (1 / temperature), DIGITS) for size in sizes)
 
 
@@ -184,7 +184,7 @@ def _before(pattern: _Pattern, place: np.ndarray) -> np.ndarray:
 def _length(pattern: _Pattern, part: int, count: float) -> float:
     """Return the length of a leg, in examples, at which this part has given `count` of them.
 
-    The length is infinite if the part never gives so many.
+    The length is infinite if the part never gives this many.
     """
     turns = np.flatnonzero(pattern.part == part)
     if count == math.inf or not len(turns):

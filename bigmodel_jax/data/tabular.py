@@ -74,9 +74,11 @@ class TabularData(DataConfig):
     num_classes: CountOrZero = 0
     "0: regression of numbers; else the single target is a label 0 .. num_classes - 1"
     group_by: str = ""
-    "a column of numbers or texts; an evaluation also reports its metrics for each of its values; empty: none"
+    """a column of numbers or texts; an evaluation also reports its metrics for each of its values;
+    empty: none"""
     validation_fraction: ProperShare = 0.2
-    "share of the training rows held out by a hash of their content, if the source has no validation split"
+    """share of the training rows held out by a hash of their content, if the source has no
+    validation split"""
 
     def __post_init__(self):
         check_fraction(self.validation_fraction)

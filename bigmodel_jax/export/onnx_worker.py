@@ -35,7 +35,7 @@ from bigmodel_jax.export import compared, flat  # noqa: E402
 from bigmodel_jax.export.compared import Table  # noqa: E402
 from bigmodel_jax.export.subject import Subject  # noqa: E402
 
-APART = 1 << 10  # constants of at least so many bytes go to weights.data, which all programs share
+APART = 1 << 10  # constants of at least this many bytes go to weights.data, which all programs share
 DATA = "weights.data"
 
 

@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 
     - tasks: names of lm-eval tasks, YAML files, or folders of YAML files
     - fewshot: examples before each question; None = the task's own number
-    - limit: evaluate only so many first questions of each task; None = all
+    - limit: number of questions of each task, the first ones; None = all
     - chat: put each question as a user's message into the chat template
     """
 

@@ -98,7 +98,7 @@ class Sampler(NamedTuple):
     step: Callable[..., jax.Array]
 
 
-# By the names in an objective's `sampler`.
+# The keys are the values of an objective's `sampler`.
 SAMPLERS = {"ddim": Sampler(schedule, ddim), "euler": Sampler(spans, euler), "heun": Sampler(spans, heun)}
 
 

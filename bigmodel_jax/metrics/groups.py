@@ -13,7 +13,7 @@ import numpy as np
 from bigmodel_jax.core.metrics import Metric, Rows
 
 PREFIX = "by_group/"  # this prefix stands before a metric's name among an evaluation's sums
-LEVEL = 1.959964  # 95 % of a normal distribution lies within so many standard deviations
+LEVEL = 1.959964  # 95 % of a normal distribution lies within this many standard deviations
 DRAWS = 1000
 MOST = 50
 

@@ -91,7 +91,7 @@ def is_table(p: Param) -> bool:
 
 
 def matrix(path: str, p: Param) -> Matrix | None:
-    """How a product reads the weight at `path`; None for a vector of any number of dimensions.
+    """Returns how a product reads the weight at `path`; None for a bias or scale, of any rank.
 
     A table maps tokens to rows; a table below "head/" maps features to its rows instead. In all
     other weights, the logical axes decide: the only input dimension of (embed, heads, head_dim) is

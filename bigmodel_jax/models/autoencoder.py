@@ -42,14 +42,16 @@ class AutoencoderConfig(ModelConfig):
 
     image_shape: tuple[Count, Count, Count] = (1024, 1024, 3)
     channels: tuple[Count, ...] = (128, 256, 512, 512)
-    "the channels of each level, from the image's resolution down; each level but the last halves height and width"
+    """the channels of each level, from the image's resolution down; each level but the last halves
+    height and width"""
     blocks_per_level: Blocks = 2
     "residual blocks of an encoder's level; a decoder's level has one more"
     latent_channels: Count = 16
     norm_groups: Count = 32
     "groups of channels that a group norm normalises together"
     latent_convolutions: bool = False
-    "a 1x1 convolution after the encoder and one before the decoder, as Stable Diffusion 1 and 2 have"
+    """a 1x1 convolution after the encoder and one before the decoder, as Stable Diffusion 1 and 2
+    have"""
     attention: bool = True
     "one attention over all pixels of the smallest level, in encoder and decoder"
 

@@ -74,7 +74,8 @@ class CLIPConfig(ModelConfig):
     text: TextTower = TextTower()
     projection_dim: Count = 512  # dimensions of the shared embedding space
     eos_token_id: CountOrZero = 49_407
-    "the end-of-text token, whose state stands for the text; 2, as in older files, selects the highest token id instead"
+    """the end-of-text token, whose state stands for the text; 2, as in older files, selects the
+    highest token id instead"""
     logit_scale_init: float = 2.6592  # initial log of the logits' scale: ln(1 / 0.07)
 
     def inputs(self):

@@ -49,7 +49,7 @@ class DeepseekConfig(ModelConfig):
     normalize_weights: bool = True  # whether the weights of a token's experts sum to 1
     routed_scale: Positive = 2.5  # factor of the routed experts' output
     expert_buffer: NonNegative = 0.0
-    "in training, rows that a device's experts take, relative to an even share; 0 = no token is dropped"
+    "in training, rows for a device's experts, relative to an even share; 0 = no token is dropped"
     bias_update_rate: NonNegative = 0.001  # step size of the routing biases
     balance_loss: NonNegative = 1e-4  # weight of the loss that balances experts within a sequence
     num_mtp_layers: CountOrZero = 0  # modules that predict one token further each, in training alone

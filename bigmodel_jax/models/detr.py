@@ -56,14 +56,16 @@ class DetrConfig(ModelConfig):
     image_shape: tuple[Count, Count, Count] = (800, 800, 3)  # height, width and channels
     num_classes: Count = 91  # without "no object"
     num_queries: Count = 100
-    "object queries of an image; with queries = 'places' it must be the number of places of the feature map"
+    """object queries of an image; with queries = 'places' it must be the number of places of the
+    feature map"""
     depths: tuple[Blocks, ...] = (3, 4, 6, 3)  # blocks of the ResNet's stages
     channels: tuple[Count, ...] = (256, 512, 1024, 2048)  # output channels of the ResNet's stages
     stem_channels: Count = 64  # output channels of the ResNet's first convolution
     block: Literal["basic", "bottleneck"] = "bottleneck"  # the ResNet's block: 3x3 and 3x3, or 1x1, 3x3 and 1x1
     stem: Literal["imagenet", "cifar"] = "imagenet"  # what precedes the ResNet's stages, as in ResNetConfig
     batch_norm: Literal["frozen", "trained"] = "frozen"
-    "frozen: statistics, scales and biases of the ResNet never change (published models); trained: they train"
+    """frozen: statistics, scales and biases of the ResNet never change (published models); trained:
+    they train"""
     embed_dim: Count = 256  # width of the residual stream
     num_heads: Count = 8  # attention heads of a layer
     mlp_dim: Count = 2048  # hidden width of the feed-forward layer

@@ -54,10 +54,12 @@ class DiTConfig(ModelConfig):
     embed_dim: Count = 1152  # width of the residual stream
     num_heads: Count = 16  # attention heads of a layer
     label_dropout: Share = 0.1
-    "share of rows whose label training hides, so that guidance has an unconditional model (arXiv:2207.12598)"
+    """share of rows whose label training hides, so that guidance has an unconditional model
+    (arXiv:2207.12598)"""
     learn_sigma: bool = True  # whether the output has twice the channels, the second half for a step's variance
     zero_init: bool = True
-    "gates and output start at zero; False: plain adaptive layer norm, the paper's ablation (figure 5)"
+    """gates and output start at zero; False: plain adaptive layer norm, the paper's ablation
+    (figure 5)"""
     compute: Compute = Compute()
 
     SIZES: ClassVar[tuple] = SIZES

@@ -37,7 +37,8 @@ class MixtralConfig(LlamaConfig):
         0.0  # in training, an expert's places per row, relative to an even share; 0 = no token is dropped
     )
     expert_buffer: NonNegative = 0.0
-    "in training, rows that a device's experts take, relative to an even share; 0 = no token is dropped"
+    """in training, rows that a device's experts take, relative to an even share; 0 = no token is
+    dropped"""
     load_balancing_loss: NonNegative = 0.02  # coefficient of the loss that balances experts
     router_z_loss: NonNegative = 0.0  # coefficient of the loss that keeps the router's logits small
 

@@ -48,9 +48,11 @@ class MMDiTConfig(ModelConfig):
     "width of the vector that stands for the whole text"
     qk_norm: bool = False  # whether each head's queries and keys have an RMSNorm, as in Stable Diffusion 3.5
     position_grid: Count = 192
-    "patches along a side of the largest picture; this model's positions are those of its middle part"
+    """patches along a side of the largest picture; this model's positions are those of its middle
+    part"""
     text_dropout: Share = 0.1
-    "share of rows whose text training hides, so that guidance has an unconditional model (arXiv:2207.12598)"
+    """share of rows whose text training hides, so that guidance has an unconditional model
+    (arXiv:2207.12598)"""
     zero_init: bool = True
     "gates and output start at zero"
     compute: Compute = Compute()

@@ -45,9 +45,11 @@ class PixArtConfig(ModelConfig):
     text_dim: Count = 4096
     "width of the text's states"
     text_dropout: Share = 0.1
-    "share of rows whose text training hides, so that guidance has an unconditional model (arXiv:2207.12598)"
+    """share of rows whose text training hides, so that guidance has an unconditional model
+    (arXiv:2207.12598)"""
     position_scale: Positive = 1.0
-    "divisor of the positions, so that larger pictures have the range of smaller ones (2 at 128 x 128 latents)"
+    """divisor of the positions, so that larger pictures have the range of smaller ones (2 at 128 x
+    128 latents)"""
     learn_sigma: bool = True  # whether the output has twice the channels, the second half for a step's variance
     zero_init: bool = True
     "whether the output of cross-attention and the head start at zero, as published"

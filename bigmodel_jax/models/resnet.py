@@ -40,7 +40,8 @@ class ResNetConfig(ModelConfig):
     stem_channels: Count = 64  # output channels of the first convolution
     block: Literal["basic", "bottleneck"] = "bottleneck"  # two 3x3 convolutions, or 1x1, 3x3 and 1x1
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    "imagenet: 7x7 convolution and pooling, which quarter the sides; cifar: 3x3 at full resolution (section 4.2)"
+    """imagenet: 7x7 convolution and pooling, which quarter the sides; cifar: 3x3 at full resolution
+    (section 4.2)"""
 
     SIZES: ClassVar[tuple] = (SameLength("depths", "channels"), Cut("stem_channels", "mlp"), Cut("channels", "mlp"))
 

@@ -64,7 +64,7 @@ class TransformerConfig(ModelConfig):
         *encoder_decoder.SIZES,
     )
     LEARNED: ClassVar[bool] = False  # whether each side has a table of positions and a norm of its embeddings
-    FIRST_POSITION: ClassVar[int] = 0  # the row of that table that a text's first token reads
+    FIRST_POSITION: ClassVar[int] = 0  # the row of the table of positions for a text's first token
     BIAS_KIND: ClassVar[params.Kind] = "trained"  # the kind of the logits' bias
 
     @property

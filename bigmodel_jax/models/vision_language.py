@@ -85,7 +85,8 @@ class VisionLanguageConfig(ModelConfig):
     text: LlamaConfig | GemmaConfig = LlamaConfig()
     tower: Literal["clip", "siglip"] = "clip"  # architecture of the vision tower
     feature_layer: int = -1
-    "the layer of the tower whose states are read: -1 = the last layer (for SigLIP after its norm), -2 = the one before"
+    """the layer of the tower whose states are read: -1 = the last layer (for SigLIP after its
+    norm), -2 = the one before"""
     class_token: bool = False  # whether the state of CLIP's class token is read, too
     connector: Literal["linear", "mlp"] = "mlp"  # the map from the tower's states to the decoder's embeddings
     connector_bias: bool = True  # whether the connector has biases

@@ -44,8 +44,9 @@ class ViTConfig(ModelConfig):
     norm_eps: NonNegative = 1e-12  # added to the variance in every norm
     init_std: NonNegative = 0.02  # standard deviation of the initial weights
     head: Literal["class", "class_and_mean", "pixels", "none"] = "class"
-    """class: logits of the class token; class_and_mean: logits of the class token and the mean over patches,
-    as in DINOv2's classifiers; pixels: each patch gives the logits of its pixels; none: the tokens themselves"""
+    """class: logits of the class token; class_and_mean: logits of the class token and the mean over
+    patches, as in DINOv2's classifiers; pixels: each patch gives the logits of its pixels; none:
+    the tokens themselves"""
     layer_scale: NonNegative = 0.0  # initial factor of each channel that a layer adds (LayerScale); 0 = no factors
     num_registers: CountOrZero = 0  # register tokens, which follow the class token and have no position
     gated_mlp: bool = False  # whether the feed-forward layer is SwiGLU

@@ -73,30 +73,35 @@ class Objective:
     row_metrics: ClassVar[tuple[Metric, ...]] = ()
     "metrics that `of_rows` returns; groups of rows are compared by the first one"
     reads: ClassVar[tuple[str, ...]] = ()
-    "arrays of a training batch that `loss` reads beside the model's inputs; (): not declared or checked"
+    """arrays of a training batch that `loss` reads beside the model's inputs; (): not declared or
+    checked"""
     takes: ClassVar[tuple[str, ...]] = ()
-    "optional arrays that `loss` reads where the data has them; data with arrays that nobody reads is refused"
+    """optional arrays that `loss` reads where the data has them; data with arrays that nobody reads
+    is refused"""
     makes: ClassVar[tuple[str, ...]] = ()
     "model inputs that `loss` computes, so that the data need not have them"
     causal: ClassVar[bool] = False
-    "whether a token's loss depends only on earlier tokens, so that attention kernels may skip later ones"
+    """whether a token's loss depends only on earlier tokens, so that attention kernels may skip
+    later ones"""
     texts: ClassVar[int] = 0
     "number of texts per row: tokens are (T,) for one, else (texts, T); 0: not declared or checked"
     predicts: ClassVar[Literal["", "classes", "numbers"]] = ""
-    """what the model's output is: logits of classes along the last dimension, or numbers. An ensemble
-    averages the outputs accordingly; "": not declared, so there is no ensemble"""
+    """what the model's output is: logits of classes along the last dimension, or numbers. An
+    ensemble averages the outputs accordingly; "": not declared, so there is no ensemble"""
     whole_batch: ClassVar[bool] = False
     "whether an example's loss depends on its whole batch, so that a batch cannot be split"
     computed_from: ClassVar[tuple[str, ...]] = ("tokens", "targets", "weights")
     "arrays of a row on which the values of `computed` depend"
     computed_with: ClassVar[str] = ""
-    "the branch of `parameters` that alone makes the values of `computed`; empty: the whole model makes them"
+    """the branch of `parameters` that alone makes the values of `computed`; empty: the whole model
+    makes them"""
     instead_of_texts: ClassVar[str] = ""
     "what a run produces if it does not continue a user's text; empty: it continues texts"
     answers_by: ClassVar[str] = ""
     "the branch of `parameters` that makes the answer; empty: the model's own output is the answer"
     endings: ClassVar[tuple[Any, ...]] = ("text",)
-    "what a run produces at its end: names in ENDINGS of training/ending.py, or instances of `Ending`"
+    """what a run produces at its end: names in ENDINGS of training/ending.py, or instances of
+    `Ending`"""
 
     def parameters(self, model: ModelConfig) -> Tree:
         """The spec of parameters that the objective adds to those of `model`, such as a head.

@@ -58,8 +58,8 @@ class Detection(Objective):
     iou: NonNegative = 2.0
     "weight of 1 - GIoU (arXiv:1902.09630) in the loss and in the matching cost"
     early_matches: Count = 1
-    """queries matched with each object in all layers but the last; more speed up learning (one-to-many
-    matching: Jia et al., arXiv:2207.13080); 1: DETR"""
+    """queries matched with each object in all layers but the last; more speed up learning
+    (one-to-many matching: Jia et al., arXiv:2207.13080); 1: DETR"""
     pictures: CountOrZero = 8
     "number of held-out images on the report page, with true and found boxes; 0: none"
 

@@ -28,7 +28,8 @@ class FlowMatching(Denoising):
     num_steps: Count = 1000
     "the timestep of pure noise, and the most steps of a sampler"
     time_sampling: Literal["logit_normal", "uniform"] = "logit_normal"
-    "distribution of sigma in training: logistic function of a normal number (equation 19), or uniform"
+    """distribution of sigma in training: logistic function of a normal number (equation 19), or
+    uniform"""
     time_mean: float = 0.0  # mean of that normal number; values above 0 favour noisier steps
     time_std: Positive = 1.0  # standard deviation of the normal number
     shift: Positive = 1.0  # sigma becomes shift sigma / (1 + (shift - 1) sigma) everywhere (equation 23)

@@ -58,7 +58,8 @@ class PolicyGradient(Objective):
     form: Form = "grpo"
     "the variant of the loss"
     reward: tuple[FunctionName, ...] = ()
-    "functions (prompt, response, record) -> number, summed; response is a text, prompt as in the record"
+    """functions (prompt, response, record) -> number, summed; response is a text, prompt as in the
+    record"""
     reward_weights: tuple[float, ...] = ()
     "one weight per function in `reward`; () = all 1"
     reward_seconds: Positive = 10.0
@@ -74,9 +75,11 @@ class PolicyGradient(Objective):
     kl: NonNegative = 0.0
     "weight of the KL divergence from the reference"
     kl_estimator: Literal["k3", "weighted_k3"] = "k3"
-    "Schulman's k3, or k3 times the importance ratio for an unbiased gradient (arXiv:2512.02556; as TRL)"
+    """Schulman's k3, or k3 times the importance ratio for an unbiased gradient (arXiv:2512.02556;
+    as TRL)"""
     reference: str = ""
-    "for kl: a run, named as in train.init_from, or adapters_off for the run's weights without adapters"
+    """for kl: a run, named as in train.init_from, or adapters_off for the run's weights without
+    adapters"""
     reference_storage: BaseConfig = BaseConfig()
     "how a reference run's weights are stored, as in adapters.base"
     lag_cap: NonNegative = 0.0
@@ -84,7 +87,8 @@ class PolicyGradient(Objective):
     length: CountOrZero = 0
     "for dr_grpo: constant divisor of a response's summed loss, such as data.max_tokens"
     resamples: CountOrZero = 0
-    "attempts to replace groups of equal rewards by other prompts (DAPO's dynamic sampling); 0 = none"
+    """attempts to replace groups of equal rewards by other prompts (DAPO's dynamic sampling); 0 =
+    none"""
     truncated: Literal["counted", "left_out"] = "counted"
     "whether responses cut off at data.max_tokens count in the loss"
     logits: Logits = "auto"

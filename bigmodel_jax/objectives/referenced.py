@@ -31,10 +31,11 @@ class Referenced(Objective):
     texts: ClassVar[int] = 2
 
     reference: Literal["cached", "constants", "adapters_off"] = "cached"
-    "cached: log-probabilities computed before the first step and kept; constants: a second set of weights; "
-    "adapters_off: the trained model without its adapters"
+    """cached: log-probabilities computed before the first step and kept; constants: a second set of
+    weights; adapters_off: the trained model without its adapters"""
     reference_run: str = ""
-    "the run with the reference's weights, named as in train.init_from; empty: this run's initial weights"
+    """the run with the reference's weights, named as in train.init_from; empty: this run's initial
+    weights"""
     reference_storage: BaseConfig = BaseConfig()
     "how the weights of 'constants' are stored, as in adapters.base"
     logits: Form = "auto"

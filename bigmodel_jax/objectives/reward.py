@@ -33,7 +33,8 @@ class RewardModel(Objective):
     metrics = (pairs.ACCURACY, held_out_loss("nats per pair", headline=True), *pairs.REWARDS)
 
     center: NonNegative = 0.0
-    "weight of the squared sum of a pair's rewards, which centres them (arXiv:2312.09244, equation 2)"
+    """weight of the squared sum of a pair's rewards, which centres them (arXiv:2312.09244, equation
+    2)"""
 
     def parameters(self, model):
         if not hasattr(model, "embed_dim"):

@@ -45,7 +45,7 @@ class OptimConfig:
     weight_decay: NonNegative = 0.1  # each update subtracts rate * weight_decay * weight
     l1: NonNegative = 0.0  # factor of the sum of |w| over weights that decay, added to the loss
     l2: NonNegative = 0.0  # factor of half the sum of w^2, added to the loss; passes through the moments
-    warmup_steps: CountOrZero = 0  # the learning rate rises over so many steps
+    warmup_steps: CountOrZero = 0  # the learning rate rises over this many steps
     warmup_share: ShareBelowOne = 0.0  # the warm-up as a share of the steps, instead of warmup_steps
     schedule: schedules.Schedule = "cosine"  # how the learning rate goes on after the warm-up
     final_lr_ratio: Share = 0.1  # the last learning rate as a share of the peak

@@ -48,7 +48,7 @@ def make_schedule(cfg: Config, total_steps: int) -> optax.Schedule:
 
 
 def cosine(cfg: Config, warm: int, rest: int) -> optax.Schedule:
-    """From the peak down to `final_lr_ratio` of it along half a cosine, over `rest` updates."""
+    """Falls from the peak to `final_lr_ratio` of it along half a cosine, over `rest` updates."""
     return optax.cosine_decay_schedule(cfg.lr, rest, alpha=cfg.final_lr_ratio)
 
 

@@ -71,7 +71,7 @@ def import_adapters(
     base: the run that the adapters belong to, as FOLDER, FOLDER@STEP or FOLDER@best. The new run
     refers to the base's weights and does not copy them. dtype: the type in which the adapters are
     stored. Raises a ValueError of one line for adapters of another base and for PEFT settings that
-    are not supported. Then `run_dir` is not written.
+    are not supported. After such an error, `run_dir` has not been written.
     """
     origin = open_origin(base, "--base")
     # The base class means that the run has no adapters. Each kind of adapter is a subclass.

@@ -24,7 +24,7 @@ def sections(found: Explained) -> str:
 def _png(found: Explained) -> bytes:
     step = -(-max(found.shown.shape[:2]) // MOST_PIXELS)
     shown = found.shown[::step, ::step]
-    # A PNG holds grey or RGB. Other numbers of channels become their mean.
+    # A PNG holds 1 channel (grey) or 3 (RGB). Of any other number, the picture shows the mean.
     shown = shown if shown.shape[-1] in (1, 3) else shown.mean(axis=-1, keepdims=True)
     return pictures.encode(np.round(255 * shown).astype(np.uint8))
 

@@ -13,7 +13,7 @@ from bigmodel_jax.report import elements, heat
 
 HEADS = 4  # heads drawn large, with their tokens
 KEY = "Orange tokens raise the answer, blue ones lower it. Point at a token to see its number."
-MOST_RUNS = 5  # the sentence names at most so many runs of layers
+MOST_RUNS = 5  # the sentence names at most this many runs of layers
 LABELLED = 24  # a map of more tokens has no token labels
 
 

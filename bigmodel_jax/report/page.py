@@ -194,7 +194,11 @@ def _hero(run: Run, key: str, figures: dict[str, float]) -> str:
 
 
 def _beside(run: Run, key: str, figures: dict[str, float]) -> list[tuple[str, float, str]]:
-    """Bars of the run's own value, and of the metrics and levels shown beside it."""
+    """Returns the bars of the run's value at `key` and of what the page compares with it.
+
+    A bar is (title, share of the full length, value as text). The page compares other metrics and
+    known levels.
+    """
     name = key.removeprefix("eval/")
     others = [k for k in run.known if run.metric(k).beside == name and k in figures]
     if not others or name == "loss":

@@ -78,8 +78,8 @@ def _speed(record: dict[str, Any], theme: Theme):
     axes.barh(
         [i - 0.2 for i in places], [row["wide"] for row in rows], 0.36, color=theme.series[0], label="as generated"
     )
-    # A model that is not quantised has only one speed. Its second bar gets the length 0, because
-    # each bar needs a number.
+    # A model that is not quantised generates at one speed: its stored weights are the ones it uses.
+    # Its second bar gets the length 0, because each bar needs a number.
     stored = [row.get("stored", 0.0) for row in rows]
     axes.barh([i + 0.2 for i in places], stored, 0.36, color=theme.series[1], label="as stored")
     axes.set_yticks(list(places), [row["name"] for row in rows])

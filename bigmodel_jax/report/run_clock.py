@@ -18,7 +18,7 @@ from bigmodel_jax.report import goodput
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 30.0  # seconds between two lines; a kill loses at most so much time from the record
+BEAT_SECONDS = 30.0  # seconds between two lines; a kill loses at most this much time from the record
 POLL_SECONDS = 0.001  # seconds between two looks at whether a batch is ready
 
 

@@ -7,7 +7,7 @@ from bigmodel_jax.core.ranges import Count, CountOrZero, Positive, Range
 
 Port = Annotated[int, Range("0 or more and at most 65535", 0, 65_535)]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# With --length 0 a slot has room for at most so many tokens, even if the model allows more.
+# With --length 0 a slot has room for at most this many tokens, even if the model allows more.
 USUAL_LENGTH = 2048
 
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-FACTOR = 4.0  # the test ends when the smoothed loss is so many times its minimum
-SURE = 5.0  # a fall by so many standard deviations of the smoothed loss is not chance
+FACTOR = 4.0  # the test ends when the smoothed loss is this many times its minimum
+SURE = 5.0  # a fall by this many standard deviations of the smoothed loss is not chance
 SHARE = 1 / 3  # of the rate of the lowest loss
 WIDTH = 0.03  # standard deviation of the smoothing window, as a share of the steps
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bigmodel_jax.core import mirror, paths
 
-BEATS = 2  # the count is written every so many local beats, that is every 10 s
+BEATS = 2  # the count is written every this many local beats, that is every 10 s
 SILENT_SECONDS = 40.0  # a holder whose count has stood still for so long counts as dead
 LOOK_SECONDS = 2.0
 

@@ -66,8 +66,8 @@ class Run:
     in_a_row: int = 0  # skipped steps in a row, up to the last recorded one
 
     def go(self, state: TrainState) -> dict[str, float]:
-        config = self.config
-        began = time.perf_counter()
+        """Trains from `state` to the end of the run. Returns the scalars of the last evaluation."""
+        config, began = self.config, time.perf_counter()
         log.info("state made")
         if processes.first():
             config.data.save_artifacts(self.run_dir)
@@ -145,6 +145,7 @@ class Run:
         return scalars
 
     def loop(self, state: TrainState, programs: Programs, stop: Stop) -> tuple[TrainState, dict[str, float]]:
+        """Takes steps up to the last one, a signal or an early stop. Returns state and scalars."""
         config, scalars, pending, step, self.judged = self.config, {}, None, self.start, ""
         self.clock = time.perf_counter()
         while step < config.train.steps:
@@ -247,8 +248,7 @@ class Run:
             self.writers.write(step, seen)
 
     def check_finite(self, state: TrainState) -> None:
-        """Saves and raises Diverged after `train.max_skipped` skipped steps in a row."""
-        # A shorter run has diverged if all of its steps were skipped.
+        """Saves and raises Diverged if `train.max_skipped` steps in a row, or all, were skipped."""
         if self.in_a_row < min(self.config.train.max_skipped, self.config.train.steps - self.start):
             return
         pulse.at("looking for what is not finite")

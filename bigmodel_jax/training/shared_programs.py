@@ -21,16 +21,18 @@ from bigmodel_jax.training.compiled import Programs, compile_programs
 from bigmodel_jax.training.eval_step import make_eval_step
 
 SEED = "train.seed"
-KEPT = 4  # the programs of so many configs stay in memory
+KEPT = 4  # the programs of this many configs stay in memory
 
 
 class OwnPrograms:
     """Compiles each program for one run."""
 
     def programs(self, config: Config, mesh: Mesh, state: Any, batch: dict, constants: params.Tree) -> Programs:
+        """The compiled programs of a training step."""
         return compile_programs(config, mesh, state, batch, constants)
 
     def eval_step(self, config: Config, mesh: Mesh) -> Callable:
+        """The jitted evaluation of one batch."""
         return make_eval_step(config, mesh)
 
 

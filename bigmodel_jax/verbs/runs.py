@@ -231,7 +231,7 @@ VERBS = {
         "--json        prints one JSON object instead of a table\n"
         "--harness     evaluates tasks of lm-eval: names, YAML files, or folders of them\n"
         "  --fewshot   examples before each question; without it: the task's own number\n"
-        "  --limit     only the first so many questions of each task\n"
+        "  --limit     evaluates only the first N questions of each task\n"
         "  --chat True puts each question into the model's chat template\n\n"
         "Evaluates on the validation split and the sets in eval.sets, or on the tasks.",
         (

@@ -187,7 +187,7 @@ VERBS = {
         "--storage     journal (default) or sqlite: the format of the study's file\n"
         "--processes   trials that run at the same time, each in a process\n"
         "--groups      devices of each process: --groups 0,1 2,3\n"
-        "--seeds       trains the best config and CONFIG itself with so many seeds: mean,\n"
+        "--seeds       trains the best config and CONFIG itself with this many seeds: mean,\n"
         "              spread, paired tests; with two CONFIGs, only compares these two\n"
         "--run_dir     the folder to write; without it: runs/<name>-sweep\n"
         "--FIELD       any field of the config by its dotted name\n\n"

@@ -23,7 +23,7 @@ def import_(args: Sequence[str]) -> None:
         run_dir: str = ""  # the run's folder; empty: runs/<name of the folder or file>
         dtype: Float = "float32"  # of the run's weights, whatever the source's are
         parallel: ParallelConfig = ParallelConfig()
-        pad_vocab: int = 1  # tables get a multiple of so many rows
+        pad_vocab: int = 1  # tables get a multiple of this many rows
         base: str = ""  # the run on which the adapters of a PEFT folder were trained
 
     parsed = parse(Arguments(), options, prog=f"launch.py import {target}")
@@ -108,7 +108,7 @@ VERBS = {
         "--run_dir     the run's folder; without it: runs/<name of the source>\n"
         "--dtype       float32 or bfloat16: the type of the run's weights\n"
         "--parallel.X  the mesh that the weights are read onto\n"
-        "--pad_vocab   pads tables to a multiple of so many rows, where parallel.tensor\n"
+        "--pad_vocab   pads tables to a multiple of this many rows, where parallel.tensor\n"
         "              does not divide the vocabulary; an export leaves the padding out\n"
         "--base        the run, RUN@STEP or RUN@best, on which a PEFT folder's adapters were\n"
         "              trained; its weights are not copied\n\n"

@@ -22,7 +22,8 @@ def make_mesh(data: int = 2, fsdp: int = 4) -> Mesh:
 
 
 def make_state(mesh: Mesh, seed: int) -> dict:
-    """Cut, whole, scalar, of two bytes, and random keys."""
+    """A state with a leaf that is cut, one that is whole, a scalar, a leaf of two bytes, and random
+    keys."""
     rng = np.random.default_rng(seed)
     values = {
         "params": {"w": (rng.normal(size=(8, 6)).astype(np.float32), P("fsdp")), "b": (jnp.arange(6.0) + seed, P())},
@@ -62,7 +63,7 @@ class Run:
         return saves, store.open_local(saves, self.folder, mesh or make_mesh())
 
     def save(self, steps, shared=()) -> None:
-        """As a process does that is killed after the last of them."""
+        """Saves these steps as a process does that is killed after the last of them."""
         saves, _ = self.open()
         for step in steps:
             if step in shared:
@@ -194,7 +195,7 @@ def test_another_layout_of_the_same_mesh_is_not_put_together(run, caplog):
 
 
 def test_saves_of_another_run_are_never_used(run, tmp_path):
-    """Nor those of a run that was deleted, or of the run that a folder was copied from."""
+    """The other runs are one that was deleted and one whose folder was copied."""
     run.save([3])
     other = Run(tmp_path / "other", run.disk)
     saves, newest = other.open()
@@ -328,7 +329,7 @@ def test_a_reason_arrives_although_much_was_still_to_be_sent(doors):
 @pytest.mark.parametrize("own", ["damaged", "lost"])
 @pytest.mark.parametrize("copy", ["whole", "damaged", "silent"])
 def test_what_a_host_has_lost_comes_from_the_copy_on_another(run, tmp_path, own, copy):
-    """The other process is another door in this one, over a disk of its own."""
+    """A second exchange in this process, over a folder of its own, stands for the other host."""
     run.save([3])
     saves, _ = run.open()
     here, name = saves.local, run.one("3.*").name

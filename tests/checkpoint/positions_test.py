@@ -13,15 +13,15 @@ WORD = 2**32
 
 
 def mixed(x: int) -> int:
-    """MurmurHash3's fmix32."""
+    """The function fmix32 of MurmurHash3."""
     x = (x ^ (x >> 16)) * 0x85EBCA6B % WORD
     x = (x ^ (x >> 13)) * 0xC2B2AE35 % WORD
     return x ^ (x >> 16)
 
 
 def by_hand(x: np.ndarray) -> int:
-    """sum of mix(bits ^ place * golden), every place of the flat array having a number of its
-    own."""
+    """The sum of mix(bits ^ place * golden) over the flat array, where each place has its own
+    number."""
     bits = np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}").ravel().tolist()
     return sum(mixed(b ^ (n * 0x9E3779B9 % WORD)) for n, b in enumerate(bits)) % WORD
 
@@ -34,7 +34,7 @@ def test_it_is_the_sum_in_plain_integers(shape, dtype):
 
 
 def test_no_two_places_may_be_exchanged():
-    """All values differ, so every exchange of two is another array."""
+    """All values differ, so exchanging any two gives another array."""
     x = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
     before, after = int(digests([jnp.asarray(x)])[0]), []
     for i, j in itertools.combinations(range(12), 2):
@@ -46,7 +46,7 @@ def test_no_two_places_may_be_exchanged():
 
 
 def test_rows_and_columns_are_not_each_others():
-    """The same words in the same flat order have one digest; transposed, they have another."""
+    """The same words in the same flat order have one digest, and a transposed array has another."""
     x = np.arange(15, dtype=np.float32).reshape(3, 5)
     flat, turned = (int(digests([jnp.asarray(a)])[0]) for a in (x.ravel(), x.T))
     assert int(digests([jnp.asarray(x)])[0]) == flat

@@ -244,8 +244,8 @@ def test_damage_is_named_and_the_checkpoint_before_it_used(copy, kind, caplog, c
 
 @pytest.mark.exhaustive
 def test_a_task_that_a_failed_load_left_behind_says_nothing_when_it_ends_later(copy, caplog):
-    """Orbax reads several files at once, and tells of the first that failed; on a loaded machine
-    the others fail later."""
+    """Orbax reads several files at once and reports the first failure. On a loaded machine, the
+    others fail later."""
     DAMAGE["cut data file"][0](copy / "2")
     with open_plain(copy) as saves:
         store.restore(saves, abstract(make_state()))

@@ -53,7 +53,7 @@ def test_a_process_that_dies_takes_the_job_with_it_in_15_seconds_and_is_named(pa
 
 @pytest.mark.exhaustive
 def test_sigterm_to_one_saves_the_same_step_and_ends_all(path, tmp_path):
-    """SLURM's test sends it to all."""
+    """SLURM's own test sends the signal to all processes."""
     run_dir = tmp_path / "run"
     with jobs.job(2, "train", path, "--run_dir", run_dir, "--train.steps", "400", "--checkpoint.every", "0") as job:
         wait_for_step(job, run_dir, 3)

@@ -84,7 +84,7 @@ def final(path, run_dir, parallel):
 
 
 def test_one_of_four_dies_with_its_disk_and_at_most_one_interval_is_lost(tmp_path):
-    """What is cut over all hosts comes from the copy, and what every process has from another
+    """Arrays cut over all hosts come from the copy. Arrays that every process has come from another
     process."""
     path, run_dir = write(tmp_path), tmp_path / "run"
     layout = ("--parallel.fsdp", str(PROCESSES))

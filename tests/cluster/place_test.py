@@ -10,7 +10,7 @@ from bigmodel_jax.cluster.place import JOBSET, ClusterConfig, Place
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch):
-    """No engine's variables."""
+    """Removes the variables of all engines."""
     for name in list(os.environ):
         if name.startswith(("SLURM", "OMPI", "JOBSET", "JOB_COMPLETION", "TPU_", "JAX_COORDINATOR", "MEGASCALE")):
             monkeypatch.delenv(name)

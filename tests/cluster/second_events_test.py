@@ -17,7 +17,7 @@ SECONDS = 10
 
 
 def join(port: int, process_id: int, host: str) -> Peer:
-    """Another process of the job, as far as its connection tells."""
+    """A stand-in for another process of the job, as its connection shows it."""
     peer = Peer(socket.create_connection(("127.0.0.1", port), timeout=SECONDS))
     peer.send(token="secret", process_id=process_id, host=host, pid=1000 + process_id)
     return peer

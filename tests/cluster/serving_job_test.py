@@ -80,8 +80,8 @@ def test_a_key_comes_from_a_secret_and_stands_in_no_file(run_dir, capsys):
     "options", [("--claim", "shared", "--gpus", "8"), ("--topology", "v5e:1x1", "--key_secret", "k")]
 )
 def test_every_field_is_one_of_the_published_models(run_dir, capsys, options):
-    """Those of a pod's template and of a Service; what they do not know, they drop, so that it
-    shows as a difference."""
+    """The models are those of a pod's template and of a Service. They drop unknown fields, so that
+    such a field shows as a difference."""
     from kubeflow_trainer_api.models.io_k8s_api_core_v1_pod_template_spec import IoK8sApiCoreV1PodTemplateSpec
     from kubeflow_trainer_api.models.io_k8s_api_core_v1_service import IoK8sApiCoreV1Service
 

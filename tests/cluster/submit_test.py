@@ -17,7 +17,7 @@ import runs
 from bigmodel_jax import cli
 from bigmodel_jax.cluster import submit
 
-# Of ray.job_submission.JobSubmissionClient.submit_job, Ray 2.60.
+# The arguments of ray.job_submission.JobSubmissionClient.submit_job in Ray 2.60.
 RAY_SUBMIT = {
     "entrypoint", "runtime_env", "metadata", "submission_id", "entrypoint_num_cpus", "entrypoint_num_gpus",
     "entrypoint_memory", "entrypoint_resources", "entrypoint_label_selector",
@@ -44,11 +44,8 @@ TPUS = ("--image", "repo/image:1", "--topology", "v5e:4x4", "--nodes", "8")
 @pytest.mark.parametrize("options", [GPUS, GPUS[:2], TPUS, (*TPUS, "--claim", "shared")])
 def test_every_field_of_a_jobset_is_one_of_the_published_models(path, tmp_path, capsys, options):
     """kubeflow-trainer-api holds the OpenAPI models of JobSet v1alpha2 and of the Kubernetes Job
-    and Pod inside it.
-
-    They check types; what they do not know, they drop, so that an unknown field shows as a
-    difference.
-    """
+    and Pod inside it. They check types and drop unknown fields, so that such a field shows as a
+    difference."""
     from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
     manifest = yaml.safe_load(written(path, tmp_path, capsys, "kubernetes", *options).read_text())
@@ -61,8 +58,8 @@ def test_every_field_of_a_jobset_is_one_of_the_published_models(path, tmp_path, 
 
 
 def test_a_jobset_of_gpus_tells_each_pod_its_place(path, tmp_path, capsys, monkeypatch):
-    """The manifest's variables, with the values that the JobSet controller would give, are a place
-    in the job."""
+    """The manifest's variables give a process its place in the job, once they have the values that
+    the JobSet controller gives."""
     from bigmodel_jax.cluster import place
 
     manifest = yaml.safe_load(written(path, tmp_path, capsys, "kubernetes", *GPUS).read_text())
@@ -131,7 +128,7 @@ def test_scripts_are_shell(path, tmp_path, capsys, engine, options, says):
     [(0, "", 0), (0, "later", 143), (0, "before it starts", 143), (75, "", 75), (2, "", 2)],
 )
 def test_a_pod_that_was_told_to_go_does_not_count_as_done(tmp_path, ends, told, code):
-    """The pod's script with another command: one that ends by itself, or on SIGTERM."""
+    """The pod's script runs with another command, which ends by itself or on SIGTERM."""
     command = f"exit {ends}" if not told else f"trap 'exit {ends}' TERM; echo up; while true; do sleep 0.05; done"
     first = "kill -TERM $$; sleep 0.2; " if told == "before it starts" else ""
     script = submit.fill("pod.sh", command=f"{first}bash -c {shlex.quote(command)}")

@@ -89,8 +89,8 @@ def two(path):
 
 
 def check_losses(run_dir, alone):
-    """Sums of float32 in another order: the tolerance of the layouts' tests, grown over 12
-    steps."""
+    """Sums in float32 have another order, so the tolerance is that of the layouts' tests, grown
+    over 12 steps."""
     got, want = runs.losses(run_dir), runs.losses(alone)
     assert sorted(got) == sorted(want) == list(range(1, STEPS + 1))
     np.testing.assert_allclose([got[s] for s in want], [want[s] for s in want], rtol=1e-5)
@@ -139,8 +139,8 @@ def notes(path, split, process, count):
 
 @pytest.mark.exhaustive
 def test_each_process_reads_its_share_and_the_global_batches_are_the_same(path, alone, two, four):
-    """By hash: the shares of 2 and of 4 processes, put together, are the batches of one, and those
-    of the config."""
+    """The test compares hashes: the shares of 2 and of 4 processes, put together, are the batches
+    of one process."""
     config = config_file.load(path)
     sampler = Sampler(config.data.open("train"), ROWS, config.train.seed)
     want = []
@@ -161,7 +161,7 @@ def test_each_process_reads_its_share_and_the_global_batches_are_the_same(path, 
 
 
 def test_a_checkpoint_of_four_processes_is_read_in_every_layout(path, four):
-    """By one process: on one device, two and eight, whole and equal."""
+    """One process reads it on one, two and eight devices, and finds all values."""
     run_dir, found = four[0], []
     for devices, parallel in (
         (1, ParallelConfig()),

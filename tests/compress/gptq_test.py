@@ -16,7 +16,7 @@ def rounded(row: np.ndarray, top: int, size: int) -> np.ndarray:
 
 
 def by_hand(w: np.ndarray, hessian: np.ndarray, top: int, size: int) -> np.ndarray:
-    """Algorithm 1 of arXiv:2210.17323 without lazy batches; w (I, O), in float64."""
+    """Computes algorithm 1 of arXiv:2210.17323 without lazy batches, for w (I, O) in float64."""
     w, n = w.astype(np.float64), len(w)
     h = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(n)
     u = np.linalg.cholesky(np.linalg.inv(h)).T

@@ -22,8 +22,7 @@ def model_of(name: str, **changes):
 
 
 def seen(name: str, **changes) -> list[str]:
-    """Of the tokens of a row, which the logits at each place depend on, found by a gradient for
-    each place."""
+    """For each place of a row, the tokens that its logits depend on, found by a gradient."""
     apply, p = model_of(name, **changes)
     tokens = jnp.arange(LENGTH)[None]  # all different: a token's row of the table is that place's input alone
 
@@ -74,8 +73,8 @@ def scaled(*names: str, by: float, plus: float = 0.0):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "qwen3"])
 def test_norms_of_queries_and_keys_turn_with_their_offset(name):
-    """A query's norm makes its size the scale alone: 1 + 0 in Gemma, 1 in Qwen. Twice the queries
-    change nothing."""
+    """A query's norm leaves only the scale as its size: 1 + 0 in Gemma, 1 in Qwen. So doubled
+    queries change nothing."""
     want = logits(name)
     np.testing.assert_allclose(logits(name, scaled("attn/q", "attn/k", by=2.0)), want, rtol=2e-3, atol=2e-3)
     offset = 1.0 if name == "gemma3" else 0.0
@@ -88,15 +87,15 @@ def test_norms_of_queries_and_keys_turn_with_their_offset(name):
 
 @pytest.mark.slow
 def test_gemmas_norms_are_one_plus_their_scale():
-    """Scales begin at 0; at -1 nothing passes: the logits of a model whose last norm is so are all
-    0."""
+    """Scales start at 0. At -1 the last norm lets nothing pass, so all logits are 0."""
     for name in ("gemma", "gemma2", "gemma3"):
         assert np.abs(logits(name)).max() > 0.1
         assert not np.any(logits(name, lambda flat: {"norm/scale": flat["norm/scale"] - 1.0}))
 
 
 def test_the_clamped_gate_of_gpt_oss():
-    """gate sigmoid(alpha gate) (up + 1), the gate cut above and the linear part on both sides."""
+    """The layer is gate sigmoid(alpha gate) (up + 1). The gate is clamped above, and the linear
+    part on both sides."""
     gate, up = np.array([-9.0, -1.0, 2.0, 9.0]), np.array([0.5, -9.0, 9.0, -1.0])
     got = gpt_oss.clamped_swiglu(jnp.asarray(gate), jnp.asarray(up), alpha=1.5, limit=3.0)
     cut, linear = [-9.0, -1.0, 2.0, 3.0], [0.5, -3.0, 3.0, -1.0]
@@ -110,8 +109,8 @@ def test_the_clamped_gate_of_gpt_oss():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixtral", "deepseek"])
 def test_padding_has_no_part_in_what_balances_experts(name):
-    """Other tokens in the padding change neither losses nor the new biases; other tokens in the
-    text do."""
+    """Other tokens in the padding change neither losses nor the new biases. Other tokens in the
+    text change both."""
     cfg = dataclasses.replace(MODELS[name].tiny(), init_std=0.3)
     model = cfg.make()
     p = params.init(model.spec, jax.random.key(0))

@@ -223,7 +223,7 @@ def condition_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.
 
 
 def head_batch(cfg: ModelConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What a head other than that of masked tokens is asked for."""
+    """A batch with the targets of an encoder's head: classes, labels of tokens, or spans."""
 
     def draw(high: int, *shape: int) -> np.ndarray:
         return rng.integers(0, high, (ROWS, *shape)).astype(np.int32)

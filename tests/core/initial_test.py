@@ -55,7 +55,7 @@ def drawn(name: str, axes=("embed", "mlp"), shape=(IN, OUT), seed: int = 0) -> n
 
 
 def check(name: str, values: np.ndarray, variance: float) -> None:
-    """Bars of five standard errors of that many draws."""
+    """Compares moments within five standard errors of that many draws."""
     num, std = values.size, variance**0.5
     kurtosis, bound = shape_of(name)
     scaled = values.astype(np.float64) / std
@@ -79,8 +79,8 @@ def test_mean_variance_shape_and_bounds(name):
 
 @pytest.mark.parametrize("name", SOME)
 def test_a_stacked_layer_is_no_fan_and_every_layer_is_a_draw_of_its_own(name):
-    """By either way to a stack: a layer's spec stacked, and a distribution given to a stacked
-    spec."""
+    """Both ways to a stack hold this: a layer's spec that is stacked, and a distribution given to a
+    stacked spec."""
     layer = {"dense": linear.linear_spec(IN, OUT, bias=True)}
     stacked = initial.weights(params.stack(layer, 3), name, STD)
     inner = params.stack(initial.weights(layer, name, STD), 3)
@@ -144,7 +144,7 @@ def test_fans_are_those_of_the_axes(case):
 @pytest.mark.few("kernel", "convolution", "queries", "out of attention", "table of a head")
 @pytest.mark.parametrize("case", SHAPES)
 def test_orthogonal_by_the_axes(case):
-    """Of a convolution the receptive field belongs to the inputs."""
+    """The receptive field of a convolution belongs to its inputs."""
     axes, shape, _, _ = SHAPES[case]
     copies = sum(axis in initial.COPIES for axis in axes)
     outs = initial.fans(axes[copies:])[1]
@@ -217,7 +217,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest():
 
 
 def test_a_parameter_of_ones_own_takes_a_name():
-    """As a model in one file does it."""
+    """A model in one file declares a parameter in this way."""
     axes = ("embed", "mlp")
     p = Param((IN, OUT), axes, params.Init("he_uniform", initial.initializer("he_uniform", STD, axes)))
     check("he_uniform", np.asarray(params.init({"w": p}, jax.random.key(0))["w"]), 2 / IN)

@@ -32,7 +32,8 @@ def spec_of(shape, *logical, rules=Rules(), **axes):
     ],
 )
 def test_a_size_keeps_the_first_axes_that_divide_it(rows, axes):
-    """data 2 and fsdp 2: six rows lie on data alone, three on neither (stage and expert are 1)."""
+    """With data 2 and fsdp 2, six rows lie on data alone, and three on neither axis (stage and
+    expert have size 1)."""
     assert spec_of((rows, 4), "batch", None) == P(axes, None)
 
 
@@ -52,8 +53,8 @@ def test_a_sequence_beside_a_whole_embedding_has_a_rule_of_its_own():
 
 
 def test_a_blocks_outputs_lie_by_that_rule():
-    """A step of a Llama pins what it adds to the residual: the sequence over `tensor`, the
-    embedding whole."""
+    """A step of a Llama pins each layer's addition to the residual: the sequence is cut over
+    `tensor`, and the embedding is whole."""
     cfg = LlamaConfig.tiny()
     tree = params.abstract(cfg.make().spec)
     batch = {"tokens": jax.ShapeDtypeStruct((8, 16), jnp.int32)}
@@ -65,7 +66,7 @@ def test_a_blocks_outputs_lie_by_that_rule():
 
 
 def test_looked_up_rows_lie_as_their_tokens_do():
-    """Of (batch, seq) tokens; a list of rows, positions say, has no such layout."""
+    """The tokens are (batch, seq). A list of rows, such as positions, has no such layout."""
     table = {"table": jnp.ones((16, 4))}
 
     def program(ids):
@@ -78,7 +79,7 @@ def test_looked_up_rows_lie_as_their_tokens_do():
 
 
 def test_attention_knows_where_its_arrays_lie():
-    """A sequence that is cut, heads that are; and where one of them cannot be, it is whole."""
+    """Sequence and heads are cut; where one of them cannot be cut, it is whole."""
 
     def place(q, k, **axes):
         with sharding.use(make_mesh(ParallelConfig(**axes)), Rules()):
@@ -95,8 +96,8 @@ def test_attention_knows_where_its_arrays_lie():
 
 
 def test_a_row_is_cut_where_its_axes_say_and_nowhere_else():
-    """Not by the number of its dimensions: features (8, 6) are no sequence, and the texts of a pair
-    are."""
+    """The number of dimensions does not decide: features (8, 6) are no sequence, and the texts of a
+    pair are one."""
     mesh = make_mesh(ParallelConfig(data=4, seq=2))
     text, none, pair = ("seq",), (), (None, "seq")
     cases = [
@@ -121,7 +122,7 @@ def test_a_format_of_products_ends_with_its_step():
 
 
 def test_slices_lie_on_the_first_axis_that_they_divide():
-    """Blocks of neighbouring devices are slices where devices do not say theirs."""
+    """If devices do not name their slices, blocks of neighbouring devices are slices."""
     for axes, name in (({"data": 4, "fsdp": 2}, "data"), ({"data": 1, "stage": 2, "fsdp": 4}, "stage")):
         mesh = make_mesh(ParallelConfig(**axes, slices=2))
         at = sharding.AXES.index(name)

@@ -149,8 +149,8 @@ def test_the_environments_cache_is_a_path_too(tmp_path, monkeypatch, capsys):
 
 
 def test_every_place_below_the_environments_cache_expands_a_home(tmp_path, monkeypatch):
-    """Prepared data, copies of buckets and compiled programs, of which each reads the variable
-    itself."""
+    """The places are prepared data, copies of buckets and compiled programs. Each of them reads the
+    variable itself."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("BIGMODEL_CACHE", "~/cache")

@@ -76,7 +76,7 @@ def test_one_process_is_the_first(job):
 
 
 def test_the_first_ones_values_are_everyones(job):
-    """Two in a row: each call has a key of its own."""
+    """There are two calls in a row, because each call has its own key."""
     assert job(lambda n: (processes.from_first(10 + n), processes.from_first(20 - n))) == [(10, 20)] * COUNT
 
 

@@ -105,7 +105,7 @@ def messages():
 
 
 def test_the_fingerprint_of_objects_is_their_content(tmp_path):
-    """An array of objects holds addresses, which are others in each process."""
+    """The bytes of an array of objects are addresses, which differ between processes."""
     first = Arrays(f"{__name__}:messages").fingerprint("train", tmp_path)
     keep = [np.empty(100, object) for _ in range(10)]
     assert Arrays(f"{__name__}:messages").fingerprint("train", tmp_path) == first

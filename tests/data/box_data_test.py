@@ -86,7 +86,7 @@ def test_boxes_are_cut_at_the_edge_and_counted(tmp_path):
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "resize"])
 def test_boxes_follow_pictures_of_any_aspect_ratio(tmp_path, fit):
-    """A white square's box, brought to another size, lies where the white pixels do."""
+    """A white square's box lies around the white pixels after the picture is resized."""
     image = np.zeros((40, 80, 1), np.uint8)
     image[12:28, 30:50] = 255
     data = BoxData(image_size=(48, 48), fit=fit, cache_dir=str(tmp_path), max_objects=1)

@@ -27,7 +27,7 @@ from bucket_server import BUCKET
 
 
 def _write(folder: Path) -> None:
-    """Files of each kind, made so that order and ends of lines count."""
+    """Writes files of each kind, in which the order and the ends of lines matter."""
     import pyarrow
     from pyarrow import parquet
 

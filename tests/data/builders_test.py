@@ -76,8 +76,8 @@ def test_a_split_without_records_is_refused_with_the_reason(cache_dir, digits, s
 
 
 def test_what_tfds_imports_for_downloads_is_installed(tmp_path):
-    """The checksums of its own sets, which it reads through importlib_resources without declaring
-    that."""
+    """TFDS reads the checksums of its own sets through importlib_resources, and does not declare
+    that package."""
     import tensorflow_datasets as tfds
 
     assert len(tfds.builder("mnist", data_dir=tmp_path).url_infos) == 4
@@ -98,7 +98,7 @@ def test_a_package_that_a_builder_lacks_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_prepared_folder_is_read_by_name(cache_dir, digits):
-    """As any TFDS set in a data_dir, from a process that does not know the builder's class, and
+    """A process reads the folder as any TFDS set in a data_dir, without the builder's class and
     without TensorFlow."""
     code = f"""
 import sys

@@ -61,7 +61,7 @@ def test_a_failed_build_is_cleaned_up_and_tried_again(tmp_path):
 
 
 def test_the_first_of_two_hosts_wins(tmp_path):
-    """Without a lock in common: the other host's folder appears while this one writes."""
+    """The hosts share no lock: the other host's folder appears while this one writes."""
 
     def write(folder):
         (folder / "mine").touch()

@@ -58,8 +58,8 @@ def test_training_has_mean_0_and_spread_1_and_validation_the_same_numbers(tmp_pa
 
 @pytest.mark.parametrize("kind", ["images", "features", "table"])
 def test_validation_values_have_no_influence(kind, tmp_path, monkeypatch):
-    """Extreme values in the validation split leave every training batch, and what is kept, as they
-    were."""
+    """Extreme values in the validation split change neither a training batch nor the saved
+    statistics."""
 
     def seen(extreme):
         if kind == "images":

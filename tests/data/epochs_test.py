@@ -47,8 +47,8 @@ def test_every_epoch_has_every_row_in_another_order_with_other_noise():
 
 
 def test_noise_is_not_the_rows_own():
-    """What a row is given in one epoch is given to no row in another: it is of the example, not of
-    the row."""
+    """The noise that a row gets in one epoch reaches no row in another: it belongs to the
+    example."""
     rows, noise = epochs(6)
     of_row = [noise[rows == row].tolist() for row in range(SIZE)]
     assert all(len(set(values)) == 6 for values in of_row)
@@ -116,8 +116,8 @@ def test_rows_of_one_epoch_are_hidden_in_other_places():
 
 
 def test_a_shift_moves_down_and_right_by_its_two_digits():
-    """Noise n of a shift by up to 1: the part of the framed image that begins n % 3 down and n // 3
-    to the right."""
+    """Noise n of a shift by up to 1 takes the part of the framed image that begins n % 3 down and n
+    // 3 to the right."""
     image = np.arange(1, 7).reshape(1, 2, 3, 1)
     frame = np.pad(image[0, :, :, 0], 1)
     for number in range(9):
@@ -130,7 +130,8 @@ def test_a_shift_moves_down_and_right_by_its_two_digits():
 
 
 class Owned:
-    """A sharding of whose devices this process has two: rows 4 .. 8 of a batch."""
+    """A stand-in for a sharding: of its devices this process has two, with rows 4 .. 8 of a
+    batch."""
 
     def addressable_devices_indices_map(self, shape):
         assert shape == (12,)

@@ -60,7 +60,7 @@ def test_rows_are_what_they_declare(kind, tmp_path):
 
 
 def test_a_shape_that_the_data_leaves_open_is_the_models():
-    """No data is read: there is none of this name."""
+    """The data source does not exist, so the test shows that no data is read."""
     row = fields.complete(ImageData(source=Tfds("no_such_set")), {"image": (8, 8, 3), "timestep": ()})
     assert {name: field.shape for name, field in row.items()} == {"image": (8, 8, 3), "label": (), "weights": ()}
 

@@ -153,7 +153,8 @@ def test_sentencepiece_inside_gives_its_ids(kind, more):
 
 
 def test_what_cannot_be_read_is_said_in_one_line():
-    """A thousand changes of a key each: refused in one line, or a tokenizer that encodes."""
+    """A thousand files have one key changed each. Each is refused in one line, or gives a tokenizer
+    that encodes."""
     rng = random.Random(0)
     sources = [byte_level("qwen2", ("ab", 1), merges=("a b",)), sentencepiece_metadata("llama")[0]]
     values = [None, 0, -1, 7, 1.5, "", "x", "a b c", [], [1], ["a"], [["a"]], {}, True, "nowhere", b"ab", 1 << 70]

@@ -31,8 +31,7 @@ STEPS = (
 
 
 def halves(record):
-    """Two records of one, none of what begins with word1, and a bad one of what begins with
-    word2."""
+    """Makes two records of one. It drops records that begin with word1, and fails for word2."""
     words = record["text"].split()
     if words[0].startswith("word2"):
         raise KeyError("two")
@@ -62,7 +61,7 @@ def by_key(pairs):
 
 
 def in_groups(job, folder, root, limit):
-    """beam.py's graph over lists."""
+    """Runs beam.py's graph over lists."""
     read, chunks = [], {}
     for number, (split, source) in enumerate((s, p) for s in job.inputs for p in parts(job.source, s, root)):
         bad = BadRecords(limit)

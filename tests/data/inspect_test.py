@@ -84,16 +84,16 @@ def make_rows():
 
 
 def test_pages_of_rows_for_encoders(tmp_path):
-    """What is hidden shows as the mask; in an order of prediction every token stands where it
-    is."""
+    """A hidden token shows as the mask. In an order of prediction every token stays at its
+    place."""
     fields = vars(text_config(tmp_path))
     assert "[MASK]" in page(MaskedTextData(**fields, mask_rate=0.99))
     assert "[MASK]" not in page(PermutedTextData(**fields))
 
 
 def test_rows_of_ones_own_are_shown_as_they_declare_themselves():
-    """By what rows say of themselves, and not by their class: counts where they have them, arrays
-    with their axes."""
+    """The page follows what rows declare and not their class: it shows counts where they have them,
+    and arrays with their axes."""
     own = load(Path(__file__).parents[1] / "examples" / "own_data_and_objective.py").data
     assert describe(own) == {"train": {"rows": 512}, "validation": {"rows": 64}}
     assert "tokens 2x2x16 - seq" in " ".join(page(own).split())

@@ -52,7 +52,7 @@ def test_the_card_counts_labels_their_imbalance_and_where_they_disagree(rows, tm
 
 
 def test_a_split_by_a_hash_leaks_no_text_and_counts_its_own_labels(rows, tmp_path):
-    """Without any step, so that equal texts stay: all of them are in one split."""
+    """No step removes equal texts, so all copies of a text are in one split."""
     corpus = Corpus(written(tmp_path, rows), validation_share=0.2)
     found = {s: [r for _, r in corpus.records(s, tmp_path, BadRecords(0))] for s in ("train", "validation")}
     texts = {split: {record["text"] for record in records} for split, records in found.items()}

@@ -101,7 +101,7 @@ def byte_level() -> Tokenizer:
 
 
 def pieces(style: str) -> Tokenizer:
-    """SentencePiece's BPE: Llama 2's old form ("prepend"), its new one ("first"), Gemma's
+    """SentencePiece's BPE in Llama 2's old form ("prepend"), its new one ("first"), or Gemma's
     ("none")."""
     special = PIECES + TURNS
     made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))

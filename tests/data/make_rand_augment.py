@@ -23,7 +23,7 @@ HEIGHT, WIDTH, BINS = 33, 45, 31
 
 
 def picture() -> Image.Image:
-    """Slopes in three directions under noise."""
+    """A picture with slopes in three directions and noise."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     slopes = np.stack([3 * y, 4 * x, 2 * (x + y)], axis=-1)
     noise = np.random.Generator(np.random.PCG64(7)).integers(0, 60, (HEIGHT, WIDTH, 3))

@@ -17,8 +17,8 @@ def hide(rate=0.15, noise=NOISE):
 
 
 def test_shares_of_the_paper():
-    """15 % chosen; of these 80 % masked, 10 % random, 10 % as they were. Five standard
-    deviations."""
+    """15 % of the tokens are chosen. Of these, 80 % are masked, 10 % random, and 10 % unchanged.
+    The bounds are five standard deviations."""
     hidden, chosen = hide()
     n = 400 * ALLOWED.sum()
     assert chosen.sum() == pytest.approx(0.15 * n, abs=5 * (n * 0.15 * 0.85) ** 0.5)
@@ -75,8 +75,8 @@ def test_rows_ask_for_what_they_hide(data):
 
 
 def test_separators_are_never_asked_for(data, tmp_path):
-    """Sixty documents of two letters: a third of all tokens are separators, and nine of ten tokens
-    are hidden."""
+    """Sixty documents have two letters each: a third of all tokens are separators, and nine of ten
+    tokens are hidden."""
     (tmp_path / "short.jsonl").write_text('{"text": "ab"}\n' * 60)
     source = JsonlFiles(train=str(tmp_path / "short.jsonl"), validation=str(tmp_path / "short.jsonl"))
     rows = MaskedTextData(**data | {"source": source}, mask_rate=0.9).open("train")

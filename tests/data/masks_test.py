@@ -87,7 +87,8 @@ def test_pictures_and_masks_move_together(change, tmp_path):
 
 
 def test_a_wide_picture_at_a_square_size():
-    """crop: the middle; pad: all of it, above the label of nothing; resize: all of it, squeezed."""
+    """`crop` keeps the middle. `pad` keeps all of it above the label of no class. `resize` squeezes
+    all of it."""
     image = np.stack([MASK * 200] * 3, axis=-1).astype(np.uint8)
     cases = {
         "crop": np.tile([0, 0, 1, 1], (4, 1)),

@@ -61,7 +61,7 @@ def test_growth_keeps_every_text_of_every_band():
 
 
 def test_a_band_that_all_texts_share_costs_no_more_than_a_bound():
-    """Three quarters of each signature are one template's."""
+    """Three quarters of each signature come from one template."""
     index, template = MinHashIndex(128, 16), RNG.integers(0, 256, 128).astype(np.uint8)
     texts = RNG.integers(0, 256, (1000, 128)).astype(np.uint8)
     texts[:, :96] = template[:96]

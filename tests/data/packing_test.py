@@ -89,7 +89,7 @@ def test_first_fit_fills_rows_well():
 
 
 def test_a_separator_inside_a_document_starts_no_segment():
-    """Mistral ends a turn with </s>, which is also what stands between documents."""
+    """Mistral ends a turn with </s>, which is also the separator between documents."""
     stream, offsets = np.array([0, 5, 0, 6, 0, 7, 8, 0]), np.array([0, 4, 7])
     for kind in ("first_fit", "best_fit", "concat"):
         batch = packing.collate(stream, packing.make_plan(kind, offsets, 8), np.array([0]), 8, offsets)

@@ -121,7 +121,7 @@ def test_a_row_is_what_it_declares(tmp_path):
 
 @pytest.mark.parametrize("label", [1.0, 0.0, 2, "yes", None, [True]])
 def test_a_label_that_is_no_truth_value_is_one_line(tmp_path, label):
-    """1.0 equals True, but its text is not that of a wanted answer."""
+    """1.0 equals True in Python, but its text is not that of a wanted answer."""
     record = {"prompt": "a", "completion": "b", "label": label}
     with pytest.raises(ValueError, match=r"pairs.jsonl line 1: its label is .*; allowed: true, false|no field 'label'"):
         data(tmp_path, [record], UnpairedPreferenceData, template="").open("train")

@@ -46,7 +46,7 @@ STEPS = (
 
 
 def halves(record):
-    """Two records of one, and none of what begins with word1."""
+    """Makes two records of one, and drops records that begin with word1."""
     middle = len(record["text"]) // 2
     if not record["text"].startswith("word1"):
         yield record | {"text": record["text"][:middle]}
@@ -95,7 +95,7 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bytes(at, corpus, tmp_path, s
     root, seen, read = tmp_path / "cut", [], TableFiles.records
 
     class Cut(BaseException):
-        """As a signal, which nothing in between may catch."""
+        """Stands for a signal: nothing between the reader and the test may catch it."""
 
     def records(self, *args):
         for found in read(self, *args):
@@ -402,7 +402,7 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
 
 @pytest.mark.slow
 def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
-    """A real kill of a run of two processes; 4 MB, so that several shards are committed."""
+    """The test kills a run of two processes. The 4 MB of data make several shards."""
     with open(tmp_path / "train-2.jsonl", "w") as file:
         file.writelines(json.dumps({"text": f"{i} " + "x" * 5000}) + "\n" for i in range(800))
     twins = "ExactDuplicates(), NearDuplicates(words=1)"
@@ -435,8 +435,8 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
 
 
 def test_the_corpus_of_the_page_is_prepared(tmp_path, monkeypatch):
-    """docs/data.md's own config, on speeches with a page of garbage, a twin, an evaluation text and
-    an address."""
+    """The config is that of docs/data.md. It reads speeches that contain a page of garbage, a twin,
+    an evaluation text and an address."""
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     (block,) = re.findall(r"```python\n(from bigmodel_jax\.data import Corpus.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "corpus.py"
 
 
 def peaks(*megabytes, **how):
-    """MiB, of a corpus of each size."""
+    """Peak memory in MiB for a corpus of each size."""
     spec = importlib.util.spec_from_file_location("benchmark_of_corpora", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

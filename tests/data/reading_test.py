@@ -72,7 +72,7 @@ FORMS = {
 
 
 def documents(source, root) -> list[str]:
-    """As the rows of training hold them, through the cache."""
+    """The documents in the rows of training, through the cache."""
     data = TextData(source=source, tokenizer=TokenizerConfig("bytes"), seq_len=8, cache_dir=str(root / "cache"))
     tokenizer, found = data.open_tokenizer(), data.open("train")
     return [tokenizer.decode(found.document(i)) for i in range(len(found.offsets) - 1)]

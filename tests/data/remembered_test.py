@@ -25,7 +25,7 @@ def written(path, content, mtime=OLD):
 
 
 def fingerprint(path, root, monkeypatch, reads):
-    """As of a process that begins: nothing is in its memory. Counts the files that it reads."""
+    """The fingerprint in a new process, which remembers nothing. `reads` counts the files read."""
     monkeypatch.setattr(cache, "_digests", {})
     real = cache.hashlib.file_digest
     with monkeypatch.context() as patch:

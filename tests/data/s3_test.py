@@ -26,7 +26,7 @@ PUT = (
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
-    """That of an environment with the extra and a server of S3."""
+    """The Python of an environment that has the extra and a server of S3."""
     folder = tmp_path_factory.mktemp("s3")
     env = os.environ | {"UV_PROJECT_ENVIRONMENT": str(folder)}
     uv = functools.partial(subprocess.run, check=True, cwd=ROOT, env=env)

@@ -73,7 +73,7 @@ def test_a_ends_where_a_sentence_does(rows):
 
 
 def test_every_place_of_a_cut_is_as_likely(rows):
-    """Of the sentence ends in row 0, each about as often."""
+    """Each sentence end in row 0 is the cut about equally often."""
     batch = rows.batch(np.zeros(4000, int), NOISE)
     _, count = np.unique([len(a) for a, _ in pairs(batch)], return_counts=True)
     assert len(count) == text(0)[: ROOM - 1].count(".")
@@ -82,7 +82,7 @@ def test_every_place_of_a_cut_is_as_likely(rows):
 
 
 def test_length_tells_nothing(rows):
-    """A random B is as long as the one that follows would be, at its document's end as well."""
+    """A random B is as long as the true next text would be, also at its document's end."""
     batch = rows.batch(numbers(rows), NOISE)
     total = (batch["segment_ids"] > 0).sum(axis=1)
     assert (total == np.minimum(rows.plan.lengths[numbers(rows)], ROOM) + 3).all()

@@ -95,8 +95,8 @@ def test_offsets_say_where_in_the_text_a_token_stands(tmp_path):
 
 @pytest.mark.parametrize("about", [{}, {"tokenizer_class": "T5TokenizerFast", "extra_ids": 100}])
 def test_t5_has_a_hundred_ids_more(about, tmp_path):
-    """T5's own numbering: the last sentinel follows the model's pieces, the first one is the last
-    id."""
+    """T5 numbers them so: the last sentinel follows the model's pieces, and the first one is the
+    last id."""
     model = tokenizer_files.from_folder(folder(tmp_path, "t5", "spiece.model", **about))
     size = sentencepiece.SentencePieceProcessor(model_proto=train("t5")).vocab_size()
     assert model.get_vocab_size() == size + 100
@@ -175,7 +175,7 @@ def saved(tmp_path):
 
 
 def test_a_folder_with_a_saved_model_is_read(saved):
-    """Such as a run's folder that is imported again."""
+    """A run's folder that is imported again is such a folder."""
     path = Path(saved[0])
     again = tokenizer_files.from_folder(path.parent)
     path.unlink()  # beside it lies the model's own file

@@ -54,7 +54,7 @@ def test_no_token_is_lost(data, noise):
 
 
 def test_lengths_are_those_of_the_paper(data):
-    """15 % of 40 tokens, in spans of 3: 6 tokens in 2 spans, and a separator on both sides."""
+    """15 % of 40 tokens in spans of 3 are 6 tokens in 2 spans, with a separator on both sides."""
     batch = data.open("train").batch(np.arange(3), None)
     assert batch["encoder_tokens"].shape == (3, 40 - 6 + 2 + 1)
     assert batch["tokens"].shape == batch["targets"].shape == batch["positions"].shape == (3, 6 + 2 + 1)
@@ -101,7 +101,7 @@ def test_all_cuts_are_equally_likely():
 
 
 def test_the_papers_example():
-    """Thank you (for inviting) me to your party (last) week ."""
+    """The paper's sentence is: Thank you (for inviting) me to your party (last) week ."""
     gone = np.array([0, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0], bool)
     ids = np.arange(len(gone))
     assert replace_spans(ids, gone, 100).tolist() == [0, 1, 100, 4, 5, 6, 7, 101, 9, 10]

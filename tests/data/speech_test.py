@@ -159,7 +159,7 @@ def test_bad_records_up_to_the_limit_are_skipped_and_named(recordings, caplog):
 
 
 def test_a_transcript_needs_the_frames_that_ctc_needs(recordings):
-    """50 frames become 13: 13 labels fit, of which no two neighbours are the same, and no 14."""
+    """50 frames become 13, so 13 labels fit if no two neighbours are equal, and 14 do not."""
     assert [frames_needed(row) for row in ([], [1], [1, 2], [1, 1], [1, 1, 1])] == [0, 1, 2, 3, 5]
     assert len(recordings(said("abcdefghijklm")).open("train")) == 1
     with pytest.raises(ValueError, match="the transcript needs 14 frames, and 50 of 10 ms become 13"):

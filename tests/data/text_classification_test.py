@@ -99,8 +99,8 @@ def test_the_same_text_is_never_on_both_sides(config, tmp_path):
 
 
 def test_runs_of_characters(config):
-    """Of the words <...>, in their order, each by a number of its own; what the vocabulary lacks
-    has them as well."""
+    """Each word is written as <word>. Its runs of characters keep their order, and each run has its
+    own number. Words outside the vocabulary have runs as well."""
     cfg = dataclasses.replace(config, max_chars=4, seq_len=2)
     marked = ["<ab", "abc", "bc>", "<abc", "abc>"]
     numbers = [1 + zlib.crc32(run.encode()) % (cfg.ngram_buckets - 1) for run in marked]

@@ -99,8 +99,8 @@ def test_xz_is_cached_and_priming_helps(tmp_path, monkeypatch):
 
 
 def test_a_long_text_is_sampled_evenly_and_not_read_to_its_end(monkeypatch):
-    """Forty documents of 98 bytes fill a limit of 4,000; of more every n-th is taken, of those that
-    READ bytes hold."""
+    """Forty documents of 98 bytes fill a limit of 4,000. From a longer text every n-th document is
+    taken, among those that READ bytes hold."""
     monkeypatch.setattr(baseline, "READ", 100_000)
     seen = []
 

@@ -265,8 +265,8 @@ text.encoded_folder(data, "train", workers={workers})
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", few((1, 2), 2))
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(data, tmp_path, workers):
-    """SIGKILL at moments between the first shard and the last; each start keeps the shards of those
-    before."""
+    """SIGKILL comes at moments between the first shard and the last. Each start keeps the shards of
+    those before."""
     expected = files(text.encoded_folder(data, "train"))
     cache = tmp_path / "killed"
     folders = [str(folder) for folder in Path(__file__).parents[:2]]  # with tests/grids.py

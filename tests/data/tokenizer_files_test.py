@@ -43,7 +43,8 @@ def train_sentencepiece(kind: str, path) -> sentencepiece.SentencePieceProcessor
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_sentencepiece_model_gives_its_own_ids(kind, tmp_path):
-    """Llama 2's and Mistral's kind, and T5's; characters it has not seen fall back to bytes."""
+    """The kinds are that of Llama 2 and Mistral, and that of T5. Unknown characters fall back to
+    bytes."""
     theirs = train_sentencepiece(kind, tmp_path / "tokenizer.model")
     ours = tokenizer_files.from_folder(tmp_path)
     for text in TEXTS + HELD_OUT:
@@ -77,7 +78,7 @@ def test_bert_vocabulary(tmp_path):
 
 @pytest.mark.parametrize("name", ["t.tiktoken", "tokenizer.model"])
 def test_tiktoken_ranks_give_back_their_merges(name, tmp_path):
-    """Ranks hold no list of merges; the tokenizer read from them is the one they were written
+    """Ranks hold no list of merges. The tokenizer read from them equals the one they were written
     from."""
     trained = tokenizers.train_bpe(TEXTS * 10, 400)
     spelled = {c: b for b, c in enumerate(tokenizers.byte_characters())}

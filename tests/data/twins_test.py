@@ -54,8 +54,8 @@ def test_the_first_of_twins_stays_wherever_the_other_is(corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [900, 1500])
 def test_a_kill_between_two_twins_changes_nothing(at, corpus, tmp_path, monkeypatch):
-    """The keys of what stayed are read back: without them the twins behind the cut would stay,
-    too."""
+    """The second start reads the keys of the kept texts again. Without them, twins behind the cut
+    would stay."""
     folder, expected = made(corpus, tmp_path, "straight")
     card = json.loads((folder / CARD).read_text())
     assert [step["dropped"] for step in card["steps"]] == [{"exact duplicate": 40}, {"near duplicate": 80}]

@@ -24,8 +24,8 @@ def digest() -> str:
 
 @pytest.mark.slow
 def test_a_folder_of_ones_own_adds_every_part_and_touches_no_file_of_the_package(tmp_path, monkeypatch, capsys):
-    """Trained, resumed from its folder alone, evaluated, shown and compared, as from that folder's
-    parent."""
+    """The parts are trained, resumed from the folder alone, evaluated, shown and compared. All
+    commands run in that folder's parent."""
     shutil.copytree(HERE / "own_parts", tmp_path / "own_parts", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

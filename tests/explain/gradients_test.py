@@ -41,15 +41,15 @@ def test_integrated_gradients_of_a_sum_are_the_differences_of_its_terms():
 
 
 def test_smooth_grad_is_the_gradient_of_the_smoothed_function():
-    """E[3 (x + s)²] = 3 x² + 3 σ²."""
+    """The expected value is E[3 (x + s)²] = 3 x² + 3 σ²."""
     sigma = 0.15 * float(X.max() - X.min())
     found = smooth_grad.smooth_grad(lambda x: jnp.sum(x**3), X, jax.random.key(0), copies=4000)
     np.testing.assert_allclose(found, 3 * X**2 + 3 * sigma**2, atol=0.25)
 
 
 def test_points_gather_where_the_gradient_jumps_and_the_figure_is_honest():
-    """32 points miss the step of this gradient; a Gauss-Legendre sum over the whole path takes 256
-    to find it."""
+    """32 points miss the step of this gradient. A Gauss-Legendre sum over the whole path needs 256
+    points to find it."""
 
     def kink(x):
         return jnp.sum(jax.nn.relu(x - 0.98))
@@ -85,8 +85,8 @@ def rectified(x, kernel):
 @pytest.mark.parametrize("inside", [lambda f: f, jax.jit])
 @pytest.mark.parametrize("compiled", [lambda f: f, jax.jit])
 def test_grad_cam_is_the_closed_form(inside, compiled):
-    """The mean gradient of a map is its weight by the number of its places; the convolution may
-    stand in a function."""
+    """The mean gradient of a map is its weight divided by the number of its places. The convolution
+    may stand in a function."""
     x, kernel, w = (jnp.asarray(DRAW.normal(size=s), jnp.float32) for s in ((1, 5, 6, 2), (3, 3, 2, 4), (4,)))
     maps = inside(functools.partial(rectified, kernel=kernel))
     found = compiled(grad_cam)(Partial(lambda w, x: jnp.mean(maps(x), axis=(1, 2))[0] @ w, w), x)

@@ -93,8 +93,8 @@ def test_a_worker_sees_this_package_and_nothing_else_of_ours(empty_cache, monkey
 
 
 def test_the_workers_need_no_jax_where_there_is_none():
-    """The environment of LiteRT has no JAX: what its worker imports of this package must not import
-    it either."""
+    """The environment of LiteRT has no JAX, so its worker must import nothing of this package that
+    imports JAX."""
     code = "import sys; sys.modules['jax'] = None; import bigmodel_jax.export.compared"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr

@@ -86,7 +86,7 @@ def test_the_card_of_imported_weights_names_no_data(run, tmp_path):
 
 
 def test_no_script_of_a_folder_imports_this_package():
-    """They run where it is not installed; what they need is what their row says."""
+    """The scripts run where the package is not installed. They need only what their row says."""
     assert {path.name for path in formats.SCRIPTS.glob("*.py")} - {"__init__.py"} == {
         row.script for row in formats.FORMATS.values()
     }

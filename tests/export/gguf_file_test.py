@@ -92,8 +92,8 @@ def test_a_float32_file_is_imported_bit_for_bit(fixture, architecture, tmp_path)
     ("kind", "worst"), [("", 2.0**-11), ("BF16", 2.0**-8), ("Q8_0", 1 / 127), ("Q4_1", 1 / 15), ("Q4_0", 1 / 7)]
 )
 def test_each_kind_comes_back_within_its_rounding(kind, worst, tmp_path):
-    """The worst difference of a weight, over the largest of its row, which is more than the largest
-    of its block."""
+    """The test divides a weight's worst difference by the largest weight of its row, which is at
+    least the largest of its block."""
     run = run_of("llama", tmp_path)
     found = gguf.open_gguf(export(run, tmp_path / "out", kind)).source
     exact = gguf.open_gguf(export(run, tmp_path / "exact", "F32")).source

@@ -38,8 +38,8 @@ for command in commands:
 
 
 def save_run(model: ModelConfig, run_dir: Path, *, scale: float = 1.0, data: DataConfig = DataConfig()) -> Config:
-    """A run at step 0 whose every weight is drawn, so that none is 0 or 1 as it was initialised;
-    scale: times so much."""
+    """Saves a run at step 0. All weights are drawn, also those that start at 0 or 1, and multiplied
+    by `scale`."""
     config = Config(model=model, objective=Objective(), data=data)
     spec = config.make_model().spec
     tree = jax.tree.map(lambda x: x * scale, drawn(spec))

@@ -210,7 +210,7 @@ CASES = {
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """Of every file but prepared data and compiled Python, and of every folder's name."""
+    """A digest of every file but prepared data and compiled Python, and of every folder's name."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
@@ -219,7 +219,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def check_line(code: int, err: str, says: tuple[str, ...]) -> None:
-    """Exit code 2 and one line that says so."""
+    """Asserts exit code 2 and one line that says the reason."""
     assert code == 2, err
     assert "Traceback" not in err
     lines = err.splitlines()
@@ -246,14 +246,14 @@ SMALL_DISK = 96 << 10  # bytes: room for a run's metrics and config, not for a c
 
 @pytest.mark.slow
 def test_a_full_disk_at_a_save_is_one_line_and_the_save_before_stays(template, tmp_path, capsys):
-    """No file can grow beyond a limit: the write fails as on a full disk. The run and its first
+    """No file can grow beyond a limit, so the write fails as on a full disk. The run and its first
     save stay usable."""
     run_dir = tmp_path / "run"
     shutil.copytree(template / "run", run_dir)
     before = digest(run_dir / "checkpoints")
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SMALL_DISK}, {resource.RLIM_INFINITY}))"
     args = ["train", str(template / "tiny.py"), "--run_dir", str(run_dir)]
-    # Compiled programs are only read, since they could not be written either.
+    # JAX's cache of compiled programs is read and not written, because writing it would fail too.
     env = dict(os.environ, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1000", PYTHONPATH=str(runs.ROOT))
     code = f"{limit}\nfrom bigmodel_jax.cli import main\nmain({args})"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)

@@ -49,7 +49,7 @@ def test_adapters_lie_in_a_bucket_beside_their_base_there(served, tmp_path, caps
     cli.main(["train", str(config), "--run_dir", f"gs://{BUCKET}/base", "--train.steps", "4", *FEW])
     adapted = ["train", str(runs.write_adapted(tmp_path, f"gs://{BUCKET}/base")), *FEW, "--run_dir"]
     cli.main([*adapted, f"gs://{BUCKET}/adapted", "--train.steps", "4"])
-    shutil.rmtree(tmp_path / "cache" / "gs")  # as on another machine
+    shutil.rmtree(tmp_path / "cache" / "gs")  # another machine would have no copies
     mirror._sent.clear()
     mirror.fetched.cache_clear()
     cli.main([*adapted, f"gs://{BUCKET}/adapted", "--train.steps", "8"])

@@ -119,7 +119,7 @@ def test_what_is_uploaded_and_what_a_start_finds(served, tmp_path):
     (here / "holder.json").write_text("")
     mirror.push(here)
     assert sorted(p.name for p in bucket.iterdir()) == ["config.json", "log.txt"]
-    (here / "log.txt").write_text("one\ntwo\n")  # a killed process wrote on
+    (here / "log.txt").write_text("one\ntwo\n")  # a process wrote another line before it was killed
     (here / "config.json").write_text('{"changed": 1}')
     (here / "stray").write_text("")
     mirror.pull(here)

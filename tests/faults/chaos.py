@@ -90,7 +90,7 @@ def all_kinds(chaos, totals: dict[str, int], workers: int, results: dict) -> Non
 def main() -> None:
     import chaos_kinds
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
     args = arguments(chaos_kinds.KINDS)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="chaos_"))
     folder.mkdir(parents=True, exist_ok=True)

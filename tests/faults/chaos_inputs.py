@@ -131,7 +131,8 @@ def bad_inputs(here: Path) -> Iterator[tuple[str, list[str]]]:
         path = here / f"no_config_{number}.json"
         path.write_text(text)
         yield f"a config that is {text[:20]!r}", ["train", str(path)]
-    run_dirs = (["--run_dir", str(here / f"new_{n}")] for n in itertools.count())  # a run may begin before it ends
+    # A refused command may already have made its run's folder, so each command has its own.
+    run_dirs = (["--run_dir", str(here / f"new_{n}")] for n in itertools.count())
     for option, values in VALUES.items():
         for value in values.split():
             words = value.replace("''", "").split(",") if option == "--optim.betas" else [value.replace("''", "")]
@@ -149,13 +150,13 @@ def _words(line: str, here: Path) -> list[str]:
 
 
 def make(folder: Path) -> list[tuple[str, list[str]]]:
-    """All of them, with the files they need in a new folder."""
+    """Makes all of them, with the files they need in a new folder."""
     with contextlib.redirect_stdout(io.StringIO()):
         return list(bad_inputs(bad_input_test.make_template(folder)))
 
 
 def refuse(commands: Commands, inputs: list[tuple[str, list[str]]], index: int) -> Result:
-    """One bad input: exit code 2 and one line."""
+    """Tries one bad input. It must end with exit code 2 and one line."""
     name, args = inputs[index % len(inputs)]
     result, done = Result(count=1), commands.run(*args)
     if done.code == 0:

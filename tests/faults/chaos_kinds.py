@@ -66,7 +66,8 @@ KINDS = {
 
 
 class Job(NamedTuple):
-    """index: of the job's first event among all of its kind; most: so many events at most."""
+    """index: number of the job's first event among all of its kind; most: the largest number of
+    events."""
 
     index: int
     most: int

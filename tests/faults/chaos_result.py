@@ -43,8 +43,8 @@ class Result:
 
 
 def _one_line(done: Ended) -> bool:
-    """Whether it says once why it ended, after its warnings; a command that succeeds says nothing
-    but warnings."""
+    """Whether the command says once why it ended, after its warnings. A command that succeeds
+    prints nothing but warnings."""
     why = [line.startswith(("error: ", "interrupted by ")) for line in done.lines]
     if done.code in (2, 130):
         return sum(why) == 1 and why[-1]

@@ -81,7 +81,8 @@ def test_tasks_that_are_not_there_are_named(tmp_path):
 
 @pytest.mark.exhaustive
 def test_a_misspelt_name_of_a_task_is_answered_by_the_nearest():
-    """By hand: lm-eval's own index of 14,683 tasks takes half a minute to read."""
+    """The test is exhaustive, because lm-eval's own index of 14,683 tasks takes half a minute to
+    read."""
     from bigmodel_jax.harness import tasks
 
     with pytest.raises(

@@ -186,8 +186,8 @@ def test_a_cache_that_is_not_declared_is_one_line(llama):
 @pytest.mark.slow
 @pytest.mark.parametrize("on_mesh", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_layers_that_lie_apart_say_what_a_stack_says(llama, on_mesh, monkeypatch):
-    """Their caches lie apart as well, heads first. On the mesh prefill takes such layers too, as it
-    does on GPUs."""
+    """The caches of separate layers are separate as well, and have the heads first. On the mesh,
+    prefill takes separate layers too, as it does on GPUs."""
     model, weights = llama
     stacked = texts(engine(model, weights, SAMPLED, slots=4, turns=3))
     name, value = ("APART_ON", ("cpu",)) if on_mesh else ("APART_FROM", 0)
@@ -203,8 +203,8 @@ def test_layers_that_lie_apart_say_what_a_stack_says(llama, on_mesh, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("cfg", [LlamaConfig, pytest.param(Gemma3Config, marks=pytest.mark.exhaustive)])
 def test_prompts_in_pieces_and_prompts_that_begin_alike_say_the_same(cfg):
-    """With prompts that are longer than a piece, beside texts that go on; the second time they
-    begin as the first did."""
+    """Some prompts are longer than a piece and run beside other texts. The second time, prompts
+    begin as the first ones did."""
     model, weights = fresh(cfg)
     begin = [(7 * i) % 50 + 3 for i in range(40)]
     prompts = [begin, [5, 9], [*begin[:36], 11, 12, 13], [*begin, 21, 22], begin, begin[:33]]

@@ -33,7 +33,7 @@ def answers(model, requests, **options) -> list[list[int]]:
 
 
 def test_equal_tokens_of_other_images_are_other_prompts(model):
-    """Prompts that begin alike share what was read, unless an image stands in them."""
+    """Prompts with a common beginning share what was read, unless it contains an image."""
     images = np.random.default_rng(0).random((3, 1, *CFG.vision.image_shape), np.float32)
     requests = [Request(PROMPT, 6, inputs={"image": image}) for image in images]
     alone = [answers(model, [request])[0] for request in requests]

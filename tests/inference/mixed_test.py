@@ -62,8 +62,8 @@ def test_a_row_of_a_batch_uses_its_adapters():
 
 @pytest.mark.slow
 def test_a_text_is_that_of_its_adapters_alone():
-    """More texts than slots, prompts read in pieces, and prefixes that texts of other adapters must
-    not reuse."""
+    """There are more texts than slots, prompts read in pieces, and prefixes that texts of other
+    adapters must not reuse."""
     model, weights = adapted(LlamaConfig.tiny(), ONE, TWO, THREE)
     names, options = ("one", "two", "three"), {"turns": 3, "piece": 16, "prefixes": 4}
     tokens, log_probs = said(model, weights, REQUESTS, slots=4, adapters=names, **options)

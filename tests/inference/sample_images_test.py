@@ -42,8 +42,8 @@ def test_who_knows_the_picture_gets_it(steps):
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0])
 def test_guidance_goes_from_the_hidden_to_the_told_and_beyond(guidance):
-    """Told +0.3, hidden -0.1: the picture is -0.1 + guidance x 0.4, as the noise is linear in
-    it."""
+    """The model answers +0.3 with its prompt and -0.1 without. The picture is -0.1 + guidance x
+    0.4, because it is linear in the noise."""
     model = knows(lambda batch: jnp.where(batch["hidden"], -0.1, 0.3)[:, None, None, None])
     made = sample_images(model, {}, Diffusion(), LABELS, NOISE, ImageSampleConfig(steps=4, guidance=guidance))
     np.testing.assert_allclose(2 * made - 1, -0.1 + guidance * 0.4, atol=1e-3)

@@ -40,7 +40,7 @@ def say(prompts, *, scale, stop=(), seed=0, tokens=12, temperature=0.0):
 
 @pytest.mark.slow
 def test_every_token_of_every_row_is_drawn_anew():
-    """With one key for two tokens both would be the same one of 4,096."""
+    """If two tokens shared one key, both would be the same one of 4,096."""
     rows = say([[1]] * 3, scale=0.0, temperature=1.0)
     drawn = [token for row in rows for token in row]
     assert len(drawn) == 36
@@ -51,7 +51,7 @@ def test_every_token_of_every_row_is_drawn_anew():
 
 @pytest.mark.parametrize("stop", [(7, 9), (9, 7), (7,), (9,), ()])
 def test_each_of_several_stop_tokens_ends_a_row_where_it_comes(stop):
-    """Rows that begin at 3, 7 and 20: the first meets 7, the second 9, the third neither."""
+    """Rows begin at 3, 7 and 20. The first reaches 7, the second 9, and the third neither."""
     whole = [list(range(n + 1, n + 13)) for n in (3, 7, 20)]
     want = [row[: min([row.index(s) for s in stop if s in row], default=12)] for row in whole]
     assert say([[3], [7], [20]], scale=1.0, stop=stop) == want
@@ -60,8 +60,8 @@ def test_each_of_several_stop_tokens_ends_a_row_where_it_comes(stop):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [(7, 9), (9, 7)])
 def test_nothing_is_computed_once_every_row_has_stopped(stop):
-    """Rows that meet 7 after three tokens and 9 after one: three of forty turns, and one before the
-    loop knows."""
+    """The rows reach 7 after three tokens and 9 after one. The loop runs three of forty turns, and
+    one before it knows."""
     model, calls = counting(1.0), []
 
     def apply(*args, **options):

@@ -14,7 +14,8 @@ def boxes(corners, labels, scores=None):
 
 
 def test_torchmetrics_published_example():
-    """https://lightning.ai/docs/torchmetrics/stable/detection/mean_average_precision.html: map 0.6,
+    """The example is
+    https://lightning.ai/docs/torchmetrics/stable/detection/mean_average_precision.html: map 0.6,
     map_50 1, map_75 1."""
     found = boxes([[258.0, 41.0, 606.0, 285.0]], [0], [0.536])
     true = boxes([[214.0, 41.0, 562.0, 285.0]], [0])
@@ -23,8 +24,8 @@ def test_torchmetrics_published_example():
 
 
 def test_the_mean_is_over_classes_and_interpolates_precision():
-    """Class 1: found in both pictures; class 2: a false box above the right one, so precision 1/2
-    at every recall."""
+    """Class 1 is found in both pictures. Class 2 has a false box above the right one, so its
+    precision is 1/2 at every recall."""
     a, b = [0, 0, 10, 10], [20, 20, 40, 40]
     true = [boxes([a, b], [1, 2]), boxes([a], [1])]
     found = [boxes([a, [60, 60, 80, 80], b], [1, 2, 2], [0.9, 0.9, 0.4]), boxes([a], [1], [0.8])]

@@ -23,8 +23,8 @@ def test_what_all_references_say_counts_nothing():
 
 
 def test_an_example_by_hand():
-    """Of "red car" for "red bus" with a second picture "tree": the words weigh ln 2 each, and no
-    bigram is shared."""
+    """The caption "red car" stands for "red bus", and the second picture is "tree": each word
+    weighs ln 2, and no bigram is shared."""
     found = cider(["red car", "tree"], [["red bus"], ["tree"]])["cider"]
     # "car" is in no reference: its frequency counts as 1, and it weighs ln 2 as well.
     unigrams = math.log(2) ** 2 / (2 * math.log(2) ** 2)

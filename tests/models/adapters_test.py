@@ -77,7 +77,7 @@ def sound_of(cfg) -> dict:
 
 
 def assert_near(got, want) -> None:
-    """To 1e-5 of the largest value."""
+    """Compares to 1e-5 of the largest value."""
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 
@@ -142,7 +142,7 @@ def test_a_users_model_in_one_file_takes_adapters():
 
 @pytest.mark.slow
 def test_a_weight_that_is_read_in_another_way_is_merged():
-    """A model of its own that knows no product of ours."""
+    """The model is a user's own and calls no product of this package."""
 
     def apply(p, batch, *, rng=None, train=False, cache=None):
         from bigmodel_jax.models.base import Out
@@ -199,7 +199,7 @@ def test_experts_have_an_adapter_each():
     "cfg", [LLAMA, MODELS["deepseek"].tiny(), MODELS["bert"].tiny()], ids=lambda c: type(c).__name__
 )
 def test_products_go_through_the_low_rank_form(cfg, monkeypatch):
-    """In and out dimensions of the spec are those of the calls: nothing is merged."""
+    """The spec's input and output dimensions are those of the calls, so no weight is merged."""
     from bigmodel_jax.nn import lora as nodes
 
     model = Lora(targets=r"(.*/)?(q|k|v|o|q_a|q_b|kv_a|gate|up|down|up/kernel|down/kernel)", rank=2).adapt(cfg.make())
@@ -314,7 +314,8 @@ def test_several_adapters_add_up_and_are_chosen_by_name():
 
 @pytest.mark.slow
 def test_two_rates_are_a_group():
-    """LoRA+ (arXiv:2402.12354): Adam's first step is as long as its rate."""
+    """LoRA+ (arXiv:2402.12354) gives one factor its own rate. Adam's first step is as long as its
+    rate."""
     optim = OptimConfig(lr=1e-3, warmup_steps=0, weight_decay=0.0, groups=(Group("adapters/.*/b", lr=16e-3),))
     model = Lora(targets="layers/attn/q", rank=2).adapt(LLAMA.make())
     trained = params.of_kind(initial(model), model.spec, "trained")

@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line(changes, message):
 
 
 def test_a_text_of_more_parts_than_bfloat16_counts_has_their_mean():
-    """bfloat16 holds no odd number above 256, and 256 + 1 is 256 in it."""
+    """bfloat16 holds no odd number above 256, so a count in bfloat16 would stay at 256."""
     x = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (1, 301, 64)), jnp.bfloat16)
     exact = np.asarray(x, np.float64).mean(axis=1)
     np.testing.assert_allclose(np.asarray(mean(x, jnp.ones((1, 301), bool)), np.float64), exact, rtol=2**-8)

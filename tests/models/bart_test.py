@@ -101,7 +101,8 @@ def test_an_older_file_forces_by_another_key():
 
 
 def test_a_file_without_the_head_is_a_model_whose_bias_is_zero(tmp_path):
-    """Facebook's bart-base and bart-large: names without "model.", and no bias of the logits."""
+    """Facebook's bart-base and bart-large are such files: names lack "model.", and the logits' bias
+    is missing."""
     tensors = load_file(FIXTURE / "model.safetensors")
     bare = {name.removeprefix("model."): x for name, x in tensors.items() if name != "final_logits_bias"}
     save_file(bare, tmp_path / "model.safetensors")

@@ -47,8 +47,8 @@ def bytes_of(spec: params.Tree) -> dict[str, int]:
 
 
 def test_smollm2_in_doubled_normal_floats_is_a_fifth_of_float32():
-    """Quantised matrices at most 0.131 of float32; the whole model with its table in bfloat16 at
-    most 0.21."""
+    """The quantised matrices take at most 0.131 of their float32 bytes. The whole model, with its
+    table in bfloat16, takes at most 0.21."""
     spec = PRESETS["smollm2-135m"].make().spec
     full, small = bytes_of(spec), bytes_of(BaseConfig("nf4", double=True, tables="bfloat16").freeze(spec))
     nodes = params.paths(params.abstract(BaseConfig("nf4", double=True).freeze(spec)))

@@ -32,7 +32,8 @@ def test_published_counts(name):
 
 
 def test_initial_distributions():
-    """transformers' _init_weights: normal(0.02) for every matrix, zero biases, norms at one."""
+    """transformers' _init_weights draws every matrix from normal(0.02). Biases start at zero and
+    norms at one."""
     cfg = BertConfig(vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256, head="pretraining")
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith("scale"):
@@ -52,7 +53,7 @@ def value(cfg, **batch):
 
 
 def test_padding_is_not_seen():
-    """Whatever stands in it."""
+    """The content of padded places changes no other state."""
     segments = jnp.array([[1] * 9 + [0] * 3] * 2)
     other = value(TINY, tokens=TOKENS.at[:, 9:].set(5), segment_ids=segments)
     np.testing.assert_array_equal(value(TINY, segment_ids=segments)[:, :9], other[:, :9])

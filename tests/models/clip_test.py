@@ -54,7 +54,8 @@ def check(tree, stds):
 
 
 def test_clip_starts_as_transformers_does():
-    """CLIPPreTrainedModel._init_weights; the temperature is the paper's 0.07."""
+    """The distributions are those of CLIPPreTrainedModel._init_weights; the temperature is the
+    paper's 0.07."""
     tree, base, deep = started(CLIP), 128**-0.5, 6**-0.5
     check(
         tree,
@@ -71,8 +72,8 @@ def test_clip_starts_as_transformers_does():
 
 @pytest.mark.exhaustive
 def test_siglip_starts_as_transformers_does():
-    """SiglipPreTrainedModel._init_weights; scale and bias are the paper's, where transformers has
-    zeros to be loaded over."""
+    """The distributions are those of SiglipPreTrainedModel._init_weights. Scale and bias are the
+    paper's, because transformers' zeros are only placeholders for a checkpoint."""
     tree, base = started(SIGLIP), 128**-0.5
     pool = dict.fromkeys(("pool/attn/q", "pool/attn/k", "pool/attn/v"), (2 / 512) ** 0.5) | {"pool/attn/o": base}
     check(
@@ -109,7 +110,7 @@ def test_clip_reads_up_to_the_first_end_of_text():
 
 
 def test_clip_files_with_end_of_text_2_mean_the_highest_id():
-    """transformers keeps reading those files so."""
+    """transformers reads such files in this way to this day."""
     batch, old = texts(np.random.default_rng(0)), dataclasses.replace(CLIP, eos_token_id=2)
     batch["tokens"][:, 5] = 63
     tree = params.init(CLIP.make().spec, jax.random.key(0))

@@ -103,5 +103,5 @@ def test_batch_norm_in_a_pipeline_is_refused():
 
 
 def test_the_published_size():
-    """What transformers' ParakeetForCTC of the same config.json counts."""
+    """The number is the one that transformers' ParakeetForCTC of the same config.json has."""
     assert params.count(PRESETS["parakeet-ctc-0.6b"].make().spec, trainable=True) == 608_799_745

@@ -26,7 +26,8 @@ def test_published_counts(name):
 
 
 def test_initial_distributions():
-    """transformers' _init_weights: normal(0.02) for every matrix, zero biases, norms at one."""
+    """transformers' _init_weights draws every matrix from normal(0.02). Biases start at zero and
+    norms at one."""
     cfg = DebertaConfig(vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith(("scale", "bias")):
@@ -36,8 +37,8 @@ def test_initial_distributions():
 
 
 def test_buckets_of_distances():
-    """Near distances one by one, far ones by the logarithm, both directions alike, the last bucket
-    at the end."""
+    """Each near distance has its own bucket, far ones share buckets by the logarithm, and both
+    directions are alike. The last bucket holds all distances beyond the end."""
     found = deberta.buckets(256, 512)
     assert len(found) == 1023
     np.testing.assert_array_equal(found, -found[::-1])
@@ -48,7 +49,7 @@ def test_buckets_of_distances():
 
 
 def test_only_distances_matter():
-    """No position enters but as a difference."""
+    """A position enters the model only as a difference of two positions."""
     model = TINY.make()
     tree = jax.tree.map(lambda x: 10 * x, params.init(model.spec, jax.random.key(0)))
     positions = jnp.broadcast_to(jnp.arange(12), (2, 12))

@@ -50,7 +50,8 @@ def test_presets_survive_the_way_out_and_in(name):
 
 
 def test_a_layer_without_positions_sees_the_order_by_its_mask_alone():
-    """With one layer that has none, a permutation of what the last token sees changes nothing."""
+    """If the only layer has no positions, a permutation of the tokens before the last one changes
+    nothing at the last one."""
     cfg = dataclasses.replace(SmolLM3Config.tiny(), num_layers=1, nope_every=1, init_std=0.3)
     other = TOKENS.at[0, :11].set(TOKENS[0, :11][::-1])
     np.testing.assert_allclose(logits(cfg)[0, -1], logits(cfg, tokens=other)[0, -1], atol=1e-5)
@@ -88,8 +89,8 @@ def test_the_logits_of_a_granite_are_divided():
 
 
 def test_the_length_of_a_row_selects_the_divisors_of_a_phi3():
-    """A row of 12 tokens is long beside 11 and short beside 12; a set that is not selected has no
-    effect."""
+    """A row of 12 tokens uses the divisors for long rows, and a row of 11 those for short ones. The
+    other set has no effect."""
     cfg = dataclasses.replace(Phi3Config.tiny(), init_std=0.3)
     sets = {"short": cfg.long_rope, "long": dataclasses.replace(cfg.long_rope, short=(7.0, 7.0))}
     for original in (11, 12):
@@ -101,8 +102,8 @@ def test_the_length_of_a_row_selects_the_divisors_of_a_phi3():
 
 
 def test_a_phi3_decodes_by_the_divisors_of_its_cache():
-    """The first tokens in a cache of 16 columns are rotated as those of a long row, not of a short
-    one."""
+    """A cache of 16 columns is long, so even its first tokens are rotated with the divisors of a
+    long row."""
     long_rope = dataclasses.replace(Phi3Config.tiny().long_rope, original_max_seq_len=12)
     cfg = dataclasses.replace(Phi3Config.tiny(), init_std=0.3, window=0, long_rope=long_rope)
     model, tokens = cfg.make(), jnp.arange(16)[None]
@@ -179,8 +180,8 @@ BASES = [
 
 @pytest.mark.parametrize(("keys", "depth", "every", "said"), BASES)
 def test_the_rotary_base_of_an_olmo3_is_that_of_the_layers_it_has(keys, depth, every, said):
-    """What transformers 5.23 makes of such a file: `rope_theta` beside the tables reaches no layer
-    with a window."""
+    """transformers 5.23 reads such a file in this way: a `rope_theta` beside the tables reaches no
+    layer with a window."""
     hf = OLMO3.to_hf(dataclasses.replace(Olmo3Config.tiny(), num_layers=depth, global_every=every))
     hf = {name: value for name, value in hf.items() if not name.startswith("rope_")} | keys
     if isinstance(said, str):

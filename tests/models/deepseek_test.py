@@ -20,8 +20,8 @@ WITH_MODULES = dataclasses.replace(TINY, num_mtp_layers=2)
 
 
 def activated(cfg: DeepseekConfig) -> int:
-    """Parameters that one token meets: of the routed experts those it goes to; of the embedding one
-    row."""
+    """Counts the parameters that one token uses: its routed experts, and one row of the
+    embedding."""
     spec = params.paths(cfg.make().spec)
     routed = sum(p.size for path, p in spec.items() if "/experts/" in path)
     rest = params.count(cfg.make().spec) - routed - spec["embed/table"].size
@@ -29,11 +29,9 @@ def activated(cfg: DeepseekConfig) -> int:
 
 
 def test_presets_have_the_published_number_of_parameters():
-    """arXiv:2412.19437: 671B, 37B of them for a token; its prediction module 11.5B without the
-    merging matrix.
-
-    Moonlight, arXiv:2502.16982: 15.29B and 2.24B, embedding and head not counted.
-    """
+    """DeepSeek-V3 (arXiv:2412.19437) has 671B parameters, of which a token uses 37B; its prediction
+    module has 11.5B without the merging matrix. Moonlight (arXiv:2502.16982) has 15.29B and 2.24B
+    without embedding and head."""
     cfg = PRESETS["deepseek-v3"]
     assert params.count(cfg.make().spec) == 671_026_419_200
     assert round(activated(cfg) / 1e9) == 37
@@ -53,8 +51,8 @@ def test_presets_survive_the_way_out_and_in(name):
 
 @pytest.mark.exhaustive
 def test_initial_values():
-    """The paper's std of 0.006 (section 4.2) for every matrix; biases 0, norms 1, as in
-    transformers' _init_weights."""
+    """Every matrix has the paper's std of 0.006 (section 4.2). Biases start at 0 and norms at 1, as
+    in transformers' _init_weights."""
     assert PRESETS["deepseek-v3"].init_std == 0.006
     cfg = dataclasses.replace(WITH_MODULES, embed_dim=128, expert_dim=64, init_std=0.006)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
@@ -128,7 +126,8 @@ def test_a_module_sees_its_token_ahead_and_none_after():
 
 
 def test_modules_do_not_see_other_documents():
-    """Packed documents give each place that has a token ahead the logits of the document alone."""
+    """A place in packed documents has the logits that its document gives alone, wherever a token
+    lies ahead."""
     model, p = fresh(WITH_MODULES)
     first, second = np.arange(5) + 3, np.arange(7) + 20
     together = further_logits(

@@ -47,7 +47,7 @@ def batch_of(cfg, n=3):
 
 @pytest.mark.exhaustive
 def test_initial_distributions():
-    """initialize_weights of the public code."""
+    """The distributions are those of initialize_weights in the public code."""
     cfg = dataclasses.replace(TINY, embed_dim=128, zero_init=True, num_classes=100)
     D = 128
     attn, mlp = (2 / (4 * D)) ** 0.5, (2 / (5 * D)) ** 0.5

@@ -16,8 +16,8 @@ TINY = EfficientNetConfig.tiny()
 
 
 def test_lite0_has_the_published_number_of_parameters():
-    """4.7 million in the published table; counted by timm 1.0.31 (tf_efficientnet_lite0); the
-    weights hold exactly these."""
+    """The published table says 4.7 million. timm 1.0.31 (tf_efficientnet_lite0) counts the exact
+    number, and the published weights hold it."""
     model = PRESETS["efficientnet-lite0"].make()
     assert params.count(model.spec, trainable=True) == 4_652_008
     assert (
@@ -34,8 +34,8 @@ def test_lite0_ends_with_a_picture_of_seven_by_seven():
 
 @pytest.mark.exhaustive
 def test_initial_distributions():
-    """efficientnet_builder: convolutions N(0, 2 / fan_out), depthwise ones 2 / area, the head
-    uniform over its classes."""
+    """The distributions are efficientnet_builder's: convolutions N(0, 2 / fan_out), depthwise ones
+    2 / area, and the head uniform over its classes."""
     cfg = dataclasses.replace(TINY, channels=(32, 64), stem_channels=32, head_channels=128, num_classes=50)
     for path, x in params.paths(cfg.make().init(jax.random.key(0))).items():
         if path.endswith("conv/kernel"):

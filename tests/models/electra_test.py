@@ -29,7 +29,7 @@ def test_a_table_as_wide_as_the_layers_has_no_projection():
 
 
 def test_the_loss_of_replaced_tokens_is_the_binary_one():
-    """Softmax over (0, x) against the logistic loss of x, over the weighted tokens."""
+    """A softmax over (0, x) equals the logistic loss of x, averaged over the weighted tokens."""
     model = dataclasses.replace(TINY, head="replaced_token", init_std=0.3).make()
     tree = params.init(model.spec, jax.random.key(0))
     replaced = np.arange(24).reshape(2, 12) % 3 == 0

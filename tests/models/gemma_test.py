@@ -49,8 +49,8 @@ def test_presets_survive_the_way_out_and_in(family):
 @pytest.mark.exhaustive
 @every_generation
 def test_initial_values(family):
-    """transformers' _init_weights: every matrix normal(0.02), scales 0, which is where they
-    multiply by 1."""
+    """transformers' _init_weights draws every matrix from normal(0.02). Scales start at 0, where
+    they multiply by 1."""
     cfg = dataclasses.replace(family.config.tiny(), embed_dim=128, mlp_dim=128, head_dim=32, vocab_size=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith("scale"):
@@ -63,7 +63,7 @@ def test_initial_values(family):
 @pytest.mark.few("2-reached1")
 @pytest.mark.parametrize(("global_every", "reached"), [(1, [True] * 9), (2, [False] * 6 + [True] * 3)])
 def test_a_local_layer_sees_its_window_and_a_global_one_everything(global_every, reached):
-    """One layer, by gradient: the first of two is local."""
+    """The test reads the gradient of one layer; of the two layers, the first is local."""
     cfg = dataclasses.replace(Gemma3Config.tiny(), num_layers=1, window=3, global_every=global_every, init_std=0.3)
     model = cfg.make()
     p = params.init(model.spec, jax.random.key(0))

@@ -31,8 +31,8 @@ def test_presets_survive_the_way_out_and_in(name):
 
 @pytest.mark.exhaustive
 def test_initial_values():
-    """transformers' _init_weights: matrices, sinks and the router's bias normal(0.02), other biases
-    0, norms 1."""
+    """transformers' _init_weights draws matrices, sinks and the router's bias from normal(0.02).
+    Other biases start at 0 and norms at 1."""
     cfg = dataclasses.replace(
         GptOssConfig.tiny(), embed_dim=128, mlp_dim=128, head_dim=32, num_heads=64, num_experts=64, vocab_size=256
     )
@@ -55,7 +55,7 @@ def test_every_second_layer_is_windowed():
 @pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_the_first_layer_sees_its_window_and_the_second_everything(num_layers, unroll):
-    """By gradient."""
+    """The test reads which inputs have a gradient."""
     cfg = dataclasses.replace(
         GptOssConfig.tiny(), num_layers=num_layers, window=3, init_std=0.3, compute=Compute(unroll=unroll)
     )

@@ -61,8 +61,8 @@ def test_diabetes_is_the_least_squares_solution():
 
 
 def test_the_page_about_regression_on_its_ten_points(tmp_path, monkeypatch):
-    """The table and the command of docs/regression.md, run as they stand: the line through the
-    points."""
+    """The test runs the table and the command of docs/regression.md as they stand; the model finds
+    the line through the points."""
     text = (ROOT / "docs" / "regression.md").read_text()
     table = re.search(r"```csv\n(.*?)```", text, re.DOTALL)[1]
     command = re.search(r"uv run launch.py (train .*?)```", text, re.DOTALL)[1].replace("\\\n", "")
@@ -91,8 +91,8 @@ def test_the_page_about_regression_on_its_ten_points(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_logistic_regression_is_scikit_learns(num_classes, tmp_path):
-    """Unregularised softmax regression of the diabetes' progression cut into classes; tolerance
-    1e-4 of weights near 1."""
+    """Both fit an unregularised softmax regression to the diabetes' progression cut into classes.
+    The tolerance is 1e-4 for weights near 1."""
     table = read_split(TabularData(), "train")
     label = np.digitize(table.targets[:, 0], np.quantile(table.targets, np.linspace(0, 1, num_classes + 1)[1:-1]))
     # The blood measurements s1 to s6 nearly follow from one another; without two of them the

@@ -31,7 +31,7 @@ def test_presets_survive_the_way_out_and_in(name):
 
 
 def test_initial_values():
-    """transformers' _init_weights: every matrix normal(0.02), norms 1."""
+    """transformers' _init_weights draws every matrix from normal(0.02). Norms start at 1."""
     cfg = dataclasses.replace(MistralConfig.tiny(), embed_dim=128, mlp_dim=128, head_dim=32, vocab_size=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith("scale"):
@@ -43,7 +43,7 @@ def test_initial_values():
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_a_layer_sees_its_window_and_no_further(window):
-    """By gradient; two layers reach twice as far."""
+    """The test reads which inputs have a gradient. Two layers reach twice as far as one."""
     cfg = dataclasses.replace(MistralConfig.tiny(), window=window, init_std=0.3)
     model = cfg.make()
     p = params.init(model.spec, jax.random.key(0))

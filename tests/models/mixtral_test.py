@@ -40,7 +40,8 @@ def test_presets_survive_the_way_out_and_in(name):
 @pytest.mark.exhaustive
 @every_config
 def test_initial_values(config):
-    """transformers' _init_weights: every matrix normal(0.02), experts and router too; norms 1."""
+    """transformers' _init_weights draws every matrix, also of experts and router, from
+    normal(0.02). Norms start at 1."""
     cfg = dataclasses.replace(config.tiny(), embed_dim=128, mlp_dim=128, head_dim=32, vocab_size=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith("scale"):

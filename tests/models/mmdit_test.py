@@ -37,7 +37,7 @@ def batch_of(cfg, n=3):
 
 
 def answers(cfg):
-    """batch -> what a fresh model says."""
+    """A function from a batch to a fresh model's output."""
     model = cfg.make()
     tree = params.init(model.spec, jax.random.key(0))
     return jax.jit(lambda batch, **options: model.apply(tree, batch, **options).value, static_argnames="train")
@@ -71,7 +71,7 @@ def test_texts_are_hidden_in_training_alone_and_where_asked():
 
 
 def test_a_picture_lies_in_the_middle_of_the_largest():
-    """A grid of 6 patches around a picture of 4: one patch is left out on each side."""
+    """The grid has 6 patches a side and the picture 4, so one patch is left out on each side."""
     inner = positions(TINY).reshape(6, 6, -1)[1:5, 1:5].reshape(16, -1)
     np.testing.assert_array_equal(middle(TINY), inner)
 

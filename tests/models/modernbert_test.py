@@ -15,7 +15,7 @@ from bigmodel_jax.models import ModernBertConfig
 from bigmodel_jax.models.modernbert import PRESETS
 from bigmodel_jax.pretrained import FAMILIES
 
-# Of the masked LM, as transformers counts it; the model cards say 149M and 395M.
+# transformers counts the masked LM so. The model cards say 149M and 395M.
 PUBLISHED = {"modernbert-base": 149_655_232, "modernbert-large": 395_881_664}
 TINY = ModernBertConfig.tiny()
 MASKED_LM, CLASSIFIER = FAMILIES["ModernBertForMaskedLM"], FAMILIES["ModernBertForSequenceClassification"]
@@ -32,8 +32,8 @@ def test_presets_have_their_published_size_and_survive_the_way_out_and_in(name):
 
 
 def test_initial_distributions():
-    """transformers' _init_weights: normals cut off at two deviations, narrower ones where a layer
-    adds to the residual."""
+    """transformers' _init_weights cuts normals off at two deviations, and draws narrower ones where
+    a layer adds to the residual."""
     cfg = ModernBertConfig(
         vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256, head="classification"
     )
@@ -51,8 +51,8 @@ def test_initial_distributions():
 
 @pytest.mark.parametrize(("global_every", "reached"), [(2, [4, 5, 6, 7, 8]), (1, list(range(12)))])
 def test_a_local_layer_sees_its_window_on_both_sides(global_every, reached):
-    """Which tokens the second of two layers adds to what the first one, a global one, gives for
-    token 6."""
+    """The first of two layers is global. The test reads which tokens the second layer adds to the
+    output at token 6."""
     cfg = dataclasses.replace(TINY, num_layers=2, window=3, global_every=global_every, head="none", init_std=0.3)
     tree = tree_of(cfg)
     tree["layers"]["attn"]["o"] = tree["layers"]["attn"]["o"].at[0].set(0.0)  # no token sees another in the first layer

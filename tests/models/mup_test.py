@@ -153,8 +153,8 @@ FLAT = 0.25  # of a power of the width: between 0, where activations stay, and 1
 
 
 def growths(models: dict[int, LlamaConfig], base, **optim) -> tuple[dict[str, float], dict[str, float]]:
-    """The powers with which activations grow after three steps, under μP and without; the first
-    model is the base."""
+    """Exponents of the activations' growth with the size after three steps, under μP and without.
+    The first model is the base."""
     first, *rest = models
     of_base = sizes_of(config(models[first], (), **optim), batches(), MESH)
     found = []
@@ -166,7 +166,7 @@ def growths(models: dict[int, LlamaConfig], base, **optim) -> tuple[dict[str, fl
 
 @pytest.mark.slow
 def test_activations_stay_over_widths_under_mup_and_grow_without():
-    """The coordinate check, on widths 32 and 128."""
+    """This is the coordinate check, on widths 32 and 128."""
     flat, grown = growths({n: wide(n) for n in (1, 4)}, BASE)
     assert all(abs(power) < FLAT for power in flat.values()), flat
     assert all(power > 1 - FLAT for power in grown.values()), grown
@@ -184,7 +184,8 @@ def test_other_rules_and_tied_heads_stay(name, lr, tied):
 
 @pytest.mark.exhaustive
 def test_activations_stay_over_depths_in_the_depth_form():
-    """Depths 2 and 16: without it, the residual grows with the layers that add to it."""
+    """The depths are 2 and 16. Without the depth form, the residual grows with the number of layers
+    that add to it."""
     flat, grown = growths({n: dataclasses.replace(TINY, num_layers=2 * n) for n in (1, 8)}, ("num_layers=2",))
     assert abs(flat["residual"]) < FLAT, flat
     assert grown["residual"] > FLAT, grown

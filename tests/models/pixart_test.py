@@ -36,7 +36,7 @@ def batch_of(cfg, n=3):
 
 
 def test_initial_distributions():
-    """initialize_weights of the public code."""
+    """The distributions are those of initialize_weights in the public code."""
     D = 128
     cfg = dataclasses.replace(TINY, embed_dim=D, zero_init=True, text_dim=96)
     mlp = (2 / (5 * D)) ** 0.5

@@ -35,7 +35,8 @@ def test_presets_have_the_published_number_of_parameters(name):
 
 @pytest.mark.parametrize("config", [Qwen2Config, Qwen3Config])
 def test_initial_values(config):
-    """transformers' _init_weights: every matrix normal(0.02), biases 0, norms 1."""
+    """transformers' _init_weights draws every matrix from normal(0.02). Biases start at 0 and norms
+    at 1."""
     cfg = dataclasses.replace(config.tiny(), embed_dim=128, mlp_dim=128, head_dim=32, vocab_size=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith("scale"):

@@ -31,8 +31,8 @@ def test_presets_have_the_published_number_of_parameters(name):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 def test_initial_distributions(block):
-    """ResNetPreTrainedModel._init_weights: convolutions N(0, 2 / fan_out), the head torch's uniform
-    one."""
+    """ResNetPreTrainedModel._init_weights draws convolutions from N(0, 2 / fan_out). The head has
+    torch's uniform distribution."""
     cfg = dataclasses.replace(TINY, block=block, depths=(1, 1), channels=(64, 128), stem_channels=32, num_classes=50)
     for path, x in params.paths(cfg.make().init(jax.random.key(0))).items():
         if path.endswith("conv/kernel"):
@@ -49,7 +49,8 @@ def test_initial_distributions(block):
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_stems(stem):
-    """A quarter of height and width, or all of them; the kernels' sizes say which."""
+    """The `imagenet` stem keeps a quarter of height and width, and the `cifar` stem keeps all. The
+    sizes of the kernels tell them apart."""
     spec = params.paths(dataclasses.replace(TINY, stem=stem).make().spec)
     assert spec["stem/conv0/conv/kernel"].shape == ((7, 7, 1, 8) if stem == "imagenet" else (3, 3, 1, 8))
 

@@ -51,7 +51,7 @@ def test_initial_distributions_are_flaxs(cell):
     ("name", "count", "published"), [("ptb-medium", 19_775_200, 20e6), ("ptb-large", 66_022_000, 66e6)]
 )
 def test_presets_have_the_published_sizes(name, count, published):
-    """Zaremba et al. have two biases where one suffices."""
+    """Zaremba et al. count two biases where this model has one."""
     assert params.count(PRESETS[name].make().spec) == count == pytest.approx(published, rel=0.02)
 
 
@@ -92,7 +92,8 @@ def test_a_dropped_word_is_dropped_wherever_it_stands_in_its_row():
 
 @every_cell
 def test_the_state_is_masked_in_products_with_weights_and_nowhere_else(cell):
-    """Equal to a cell whose recurrent kernels have zero rows where the mask has zeros."""
+    """The masked cell equals a cell whose recurrent kernels have zero rows where the mask has
+    zeros."""
     cfg, _, p = make(cell=cell, num_layers=1)
     p, mask = p["layer0"], jnp.asarray(np.random.default_rng(1).permutation([0.0] * 8 + [1.5] * 16), jnp.float32)
     x = jax.random.normal(jax.random.key(2), (B, T, 16))

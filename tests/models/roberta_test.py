@@ -22,7 +22,8 @@ def test_published_counts(name):
 
 
 def test_initial_distributions():
-    """BERT's: normal(0.02) for every matrix, zero biases, norms at one."""
+    """The distributions are BERT's: every matrix is drawn from normal(0.02), biases start at zero
+    and norms at one."""
     cfg = RobertaConfig(vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith(("scale", "bias")):

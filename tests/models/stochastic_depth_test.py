@@ -34,7 +34,7 @@ def test_the_model_itself_where_nothing_is_left_out():
 
 
 def test_layers_are_left_out_as_often_as_declared_and_weigh_more_in_turn():
-    """Of two layers the first is left out in 30 % of the steps, the last in 60 %."""
+    """The first of two layers is left out in 30 % of the steps, and the last in 60 %."""
     enter, tree = model(RATE).apply.enter, weights()
     outside = {name: part for name, part in tree.items() if name != "layers"}
     draw = jax.jit(jax.vmap(lambda key: enter(outside, BATCH, rng=key, train=True, cache=None).xs[1]))

@@ -36,8 +36,8 @@ def test_presets_have_the_published_sizes():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("gated", [False, True])
 def test_initial_values_are_the_published_ones(gated):
-    """transformers' T5PreTrainedModel._init_weights with factor 1, which follows Mesh
-    TensorFlow."""
+    """The distributions are those of transformers' T5PreTrainedModel._init_weights with factor 1,
+    which follows Mesh TensorFlow."""
     cfg = T5Config(
         vocab_size=256, embed_dim=64, num_heads=4, head_dim=32, mlp_dim=192, gated=gated, tied_embeddings=not gated
     )
@@ -55,7 +55,7 @@ def test_initial_values_are_the_published_ones(gated):
 
 
 def test_buckets_are_exact_near_and_logarithmic_far():
-    """The boundaries of the published 32 buckets for one direction: 16 exact ones, then up to
+    """One direction has 32 published buckets: 16 hold one distance each, and the others reach to
     distance 128."""
     buckets = bucket_of_distance(32, 128)
     assert buckets[:17].tolist() == list(range(17))
@@ -65,7 +65,8 @@ def test_buckets_are_exact_near_and_logarithmic_far():
 
 
 def test_the_decoder_sees_no_difference_between_what_lies_ahead():
-    """A causal bias knows only distances back; the encoder's tells before from after."""
+    """A causal bias knows only distances back; the encoder's bias tells tokens before from tokens
+    after."""
     cfg = T5Config.tiny()
     table, slots = jnp.arange(cfg.num_buckets)[:, None] * jnp.ones(cfg.num_heads), jnp.arange(6)
     causal = relative_bias(cfg, table, slots, slots, bidirectional=False)[0, 0]

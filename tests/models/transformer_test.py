@@ -22,20 +22,21 @@ def size(name: str) -> int:
 
 @pytest.mark.parametrize(("name", "millions"), [("transformer-base", 65), ("transformer-big", 213)])
 def test_the_papers_presets_have_its_sizes(name, millions):
-    """Table 3; the paper rounds, and says "about 37000" of its vocabulary."""
+    """The sizes are those of Table 3. The paper rounds them, and says "about 37000" for its
+    vocabulary."""
     assert abs(size(name) / (millions * 1e6) - 1) < 0.03
 
 
 def test_opus_mt_has_the_published_size():
-    """74,410,496 as transformers counts it: with two tables of sinusoids, without the bias on the
-    logits, a buffer."""
+    """transformers counts 74,410,496 parameters: it includes two tables of sinusoids and leaves out
+    the bias of the logits, a buffer."""
     assert size("opus-mt-en-de") == 74_410_496 - 2 * 512 * 512 + 58_101
 
 
 @pytest.mark.exhaustive
 def test_initial_values_are_the_reference_s():
-    """transformers' PreTrainedModel._init_weights for Marian: normal(init_std), biases zero, norms
-    one."""
+    """transformers' PreTrainedModel._init_weights for Marian draws from normal(init_std). Biases
+    start at zero and norms at one."""
     cfg = dataclasses.replace(TransformerConfig.tiny(), vocab_size=256, embed_dim=64, logits_bias=True)
     tree = params.paths(jax.jit(functools.partial(params.init, cfg.make().spec))(jax.random.key(0)))
     for path, x in tree.items():
@@ -49,7 +50,7 @@ def test_initial_values_are_the_reference_s():
 
 
 def test_a_shift_turns_every_pair_of_a_positions_vector():
-    """Section 3.5: for any fixed offset, PE(pos + k) is a linear function of PE(pos)."""
+    """Section 3.5 claims that PE(pos + k) is a linear function of PE(pos) for any fixed k."""
     table = sinusoids(50, 16).astype(np.float64)
     np.testing.assert_allclose(table[:, :8] ** 2 + table[:, 8:] ** 2, 1.0, atol=1e-6)
     complex_table = table[:, 8:] + 1j * table[:, :8]

@@ -16,11 +16,9 @@ TINY = UNetConfig.tiny()
 
 
 def test_the_default_is_the_papers_network():
-    """The weights of figure 1, counted by hand: kernels of 3x3 and 2x2, the last one 1x1.
-
-    Batch norm has a scale and a bias for each channel of the 18 padded convolutions, where the
-    paper has a bias.
-    """
+    """The weights of figure 1 are counted by hand: kernels of 3x3 and 2x2, and 1x1 in the last
+    convolution. Each of the 18 padded convolutions has the scale and bias of a batch norm, where
+    the paper has one bias."""
     c = (64, 128, 256, 512, 1024)
     down = sum(9 * (a * b + b * b) for a, b in zip((1, *c), c, strict=False))
     up = sum(4 * 2 * n * n + n + 9 * (2 * n * n + n * n) for n in c[:-1])
@@ -30,7 +28,7 @@ def test_the_default_is_the_papers_network():
 
 @pytest.mark.exhaustive
 def test_each_pixel_of_an_odd_image_has_logits():
-    """And a pixel at the lower right counts, though the padding begins beside it."""
+    """A pixel at the lower right counts as well, although padding begins beside it."""
     model = TINY.make()
     tree = model.init(jax.random.key(0))
     image = jax.random.normal(jax.random.key(1), (1, 13, 7, 1))

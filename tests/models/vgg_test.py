@@ -57,8 +57,8 @@ def test_the_averages_are_those_of_the_bins(shape, to):
 
 
 def test_initial_values_are_the_reference_s():
-    """VGG: He's normal by fan-out and N(0, 0.01); AlexNet: torch's uniform by fan-in, biases
-    included."""
+    """VGG draws He's normal by fan-out and N(0, 0.01); AlexNet draws torch's uniform by fan-in,
+    also for biases."""
     wide = dataclasses.replace(TINY["vgg"], channels=(32, 64), hidden_dim=256)
     for path, x in params.paths(wide.make().init(jax.random.key(0))).items():
         if path.endswith("kernel"):

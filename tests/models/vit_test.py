@@ -46,8 +46,8 @@ def test_presets_have_the_published_number_of_parameters(name):
 
 
 def test_initial_distributions():
-    """ViTPreTrainedModel._init_weights: N(0, 0.02) for every map, the class token and positions;
-    norms 1, biases 0."""
+    """ViTPreTrainedModel._init_weights draws every map, the class token and the positions from N(0,
+    0.02). Norms start at 1 and biases at 0."""
     cfg = dataclasses.replace(TINY, embed_dim=128, mlp_dim=256, image_shape=(32, 32, 3))
     tree = params.paths(params.init(cfg.make().spec, jax.random.key(0)))
     for path, x in tree.items():
@@ -61,7 +61,7 @@ def test_initial_distributions():
 
 
 def test_patches_are_those_of_a_convolution():
-    """Row by row; what does not fill a patch is left out."""
+    """Patches are taken row by row; a rest that fills no patch is left out."""
     image = jax.random.normal(jax.random.key(0), (2, 13, 18, 3))
     p = params.init(prenorm.patch_spec(4, 3, 16, init=params.normal(1.0)), jax.random.key(1))
     theirs = nn.Conv(16, (4, 4), strides=(4, 4), padding="VALID").apply({"params": p}, image)
@@ -107,8 +107,8 @@ def test_dinov2_config_round_trip():
 
 
 def test_each_patch_gives_its_own_pixels():
-    """Without layers between, a pixel's logits have a gradient at the pixels of its own patch and
-    nowhere else."""
+    """Without layers between, the logits of a pixel have a gradient at the pixels of its own patch
+    and nowhere else."""
     cfg = dataclasses.replace(TINY, head="pixels", image_shape=(8, 12, 1))
     tree = params.init(cfg.make().spec, jax.random.key(0))
     alone = cfg.make().parts

@@ -12,7 +12,7 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import XLNetConfig, xlnet
 from bigmodel_jax.models.xlnet import PRESETS
 
-# As transformers counts XLNetLMHeadModel, its tied head once; the paper's models are of BERT's
+# transformers counts XLNetLMHeadModel so, with its tied head once. The paper's models have BERT's
 # sizes.
 PUBLISHED = {"xlnet-base-cased": 116_750_336, "xlnet-large-cased": 360_300_800}
 TINY = dataclasses.replace(XLNetConfig.tiny(), init_std=0.2)
@@ -28,8 +28,8 @@ def test_published_counts(name):
 
 
 def test_initial_distributions():
-    """transformers' _init_weights: normal(0.02), the attention's biases included; others zero,
-    norms at one."""
+    """transformers' _init_weights draws from normal(0.02), also the attention's biases. Other
+    biases start at zero and norms at one."""
     cfg = XLNetConfig(vocab_size=1000, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=256)
     for path, x in params.paths(params.init(cfg.make().spec, jax.random.key(0))).items():
         if path.endswith(("scale", "/bias")):
@@ -44,7 +44,7 @@ def value(tokens=TOKENS, **batch):
 
 
 def test_a_token_is_predicted_from_those_before_it_in_the_order():
-    """By change: which predictions notice another token."""
+    """The test changes one token and reads which predictions notice it."""
     before = {1: {6}, 4: {6, 1}, 6: set()}
     first = value(order=ORDER, places=PLACES)
     for changed in range(8):
@@ -66,7 +66,7 @@ def test_padding_is_not_seen():
 
 
 def test_packed_documents_are_as_they_are_alone():
-    """With an order each, in both streams."""
+    """Each document has its own order, and both streams are compared."""
     packed = {
         "segment_ids": jnp.array([[1] * 3 + [2] * 5]),
         "positions": jnp.array([[*range(3), *range(5)]]),

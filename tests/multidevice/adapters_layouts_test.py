@@ -96,7 +96,7 @@ def test_a_lies_along_the_inputs_and_b_along_the_outputs():
 
 
 def test_no_half_of_an_adapter_lies_whole_where_the_weight_is_cut():
-    """Of Llama 3 70B on 64 devices each has a 64th of every adapter; keys and values have 8 heads,
+    """Each of 64 devices has a 64th of every adapter of Llama 3 70B. Keys and values have 8 heads
     and are cut inside them."""
     config = llama3_70b_lora.get_config()
     mesh = jax.sharding.AbstractMesh((1, 1, 64, 1, 1, 1), sharding.AXES)
@@ -125,7 +125,8 @@ def tokens(shape: list[str]) -> bool:
 
 @pytest.mark.slow
 def test_a_step_computes_no_gradient_of_a_frozen_weight():
-    """Its product would have the weight's shape; 256 tokens are no dimension of a weight here."""
+    """Such a gradient would be a product of the weight's shape. The 256 tokens are no dimension of
+    a weight here."""
     model = LlamaConfig(
         vocab_size=64,
         num_layers=2,

@@ -98,7 +98,7 @@ def test_plain_data_parallel_gathers_nothing():
 
 @pytest.mark.slow
 def test_a_model_whose_activations_travel_is_caught(monkeypatch):
-    """The reading itself works: an embedding cut along its dimension exchanges activations."""
+    """The check can fail: an embedding cut along its dimension exchanges activations."""
     from bigmodel_jax.nn import linear
 
     monkeypatch.setattr(linear, "constrain", lambda x, *names: x)

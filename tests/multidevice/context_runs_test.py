@@ -133,7 +133,8 @@ def test_a_run_equals_one_device(model, mesh, one_device, note):
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "offload_attn"])
 def test_what_is_computed_again_or_kept_elsewhere_changes_nothing(remat, one_device, monkeypatch):
-    """A ring under remat: its outputs and log-sums are recomputed, or wait in the host's memory."""
+    """Under remat a ring computes its outputs and log-sums again, or keeps them in the host's
+    memory."""
     monkeypatch.setitem(
         MODELS, remat, (dataclasses.replace(LlamaConfig.tiny(), compute=Compute(remat=remat)), NextToken(), text_batch)
     )
@@ -146,8 +147,8 @@ def test_what_is_computed_again_or_kept_elsewhere_changes_nothing(remat, one_dev
 
 @pytest.mark.exhaustive
 def test_prediction_further_ahead_is_untouched_by_the_order():
-    """Multi-token prediction shifts along the sequence: the zig-zag order of attention never
-    reaches it."""
+    """Multi-token prediction shifts along the sequence, and the zig-zag order of attention does not
+    reach it."""
     from bigmodel_jax.models import DeepseekConfig
 
     MODELS["deepseek"] = (dataclasses.replace(DeepseekConfig.tiny(), num_mtp_layers=1), NextToken(), text_batch)

@@ -104,8 +104,8 @@ def test_attention_equals_one_device(case, layout, monkeypatch):
 )
 @pytest.mark.parametrize("seq", few((2, 4), 2))
 def test_a_ring_of_splash_kernels_equals_one_device(case, seq, monkeypatch):
-    """In Pallas's interpreter: the turns' masks, their merging, and the gradients of the whole
-    row's softmax."""
+    """Pallas's interpreter runs the kernels. The test compares the masks and merges of the turns,
+    and the gradients of the whole row's softmax."""
     monkeypatch.setattr(sys.modules[__name__], "T", 256 * seq)
 
     def turns(rule, axis, q, k, v, sinks, q_where, k_where, window):
@@ -134,8 +134,8 @@ def test_a_length_that_the_devices_do_not_divide_is_left_whole():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ring", "ulysses"])
 def test_attention_inside_a_region_that_divides_another_axis_by_hand(kind):
-    """As the sum over slices does: its own shard_map over one axis, the others left to the
-    compiler."""
+    """The sum over slices does the same: its shard_map divides one axis, and the compiler divides
+    the others."""
     parallel = ParallelConfig(data=2, seq=2, tensor=2, context=kind)
     mesh = sharding.make_mesh(parallel)
     q, k, v, positions, segments = inputs(2, 3)
@@ -154,8 +154,9 @@ def test_attention_inside_a_region_that_divides_another_axis_by_hand(kind):
 
 
 def test_the_zigzag_order_gives_every_device_the_same_in_every_turn():
-    """Pairs of pieces in which a query sees a key: two of four, and one more at home; in the text's
-    order 0 to 4."""
+    """The test counts pairs of pieces in which a query sees a key: three of four in the first turn,
+    which has the device's own keys, and two in each other turn. In the text's order the count is 0
+    to 4."""
     n = 8
     reorder = functools.partial(context._reorder, axis="seq")
     mesh = sharding.make_mesh(ParallelConfig(data=1, seq=n))
@@ -197,8 +198,8 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
         def layer(q, _):
             return jnp.sin(attention.attend(q, k, v, where, where)), None
 
-        # As in a model: a loop over layers, out of which whatever is the same in all of them may be
-        # taken.
+        # A model has a loop over layers, and the compiler may move out of it what is the same in
+        # all of them.
         with sharding.use(mesh, parallel.rules, parallel):
             return jnp.sum(jax.lax.scan(layer, q, length=1)[0])
 
@@ -210,7 +211,7 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "n"), [("ring", 4), ("ulysses", 2)])
 def test_memory_goes_with_the_part_of_a_device(kind, n, monkeypatch):
-    """At 65,536 tokens the (T, T) logits of one head are 16 GiB; twice the length on twice the
+    """At 65,536 tokens the (T, T) logits of one head are 16 GiB. Twice the length on twice the
     devices costs the same."""
     monkeypatch.setattr(blockwise, "CHUNK", 128)  # blocks are of one size whatever the length: small ones, here
 
@@ -243,10 +244,10 @@ def moved(program: str, kind: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("n", few((4, 8), 4))  # of 2, the one move forward serves the backward pass, too
 def test_a_ring_moves_what_it_owes(n, note):
-    """t tokens a device, float32. Forward: n - 1 times keys, values and where they stand; before it
-    the zig-zag order of queries, keys, values and both of their places, after it that of the
-    outputs. Backward: the same ring, with the keys' gradients, which go one hop further, and the
-    same orders for the gradients."""
+    """A device has t tokens in float32. The forward pass sends keys, values and their places n - 1
+    times. It sends queries, keys, values and both places into the zig-zag order before the ring,
+    and the outputs back after it. The backward pass sends the same, and the keys' gradients go one
+    hop further."""
     t = 1024 // n
     q, kv, where = (4 * t * size for size in (4 * 16, 2 * 2 * 16, 2))
     forward = (n - 1) * (kv + where) + q + kv + where + q
@@ -258,14 +259,14 @@ def test_a_ring_moves_what_it_owes(n, note):
     found, formula = moved(program, "collective-permute"), f"{2 * n - 2} (kv + s) + {n} kv + 2 kv + s + 4 q"
     note("sequence", "one attention", parallel, moved=[("seq", found, forward + backward, formula)])
     assert found == pytest.approx(forward + backward, rel=0.05)
-    # The loss alone is a sum over devices.
+    # Besides the permutes, the devices exchange one number: they sum the loss.
     assert set(re.findall(r"= (\S+) (?:all-to-all|all-reduce|all-gather)\(", program)) == {"f32[]"}
 
 
 @pytest.mark.slow
 def test_ulysses_moves_what_it_owes(note):
-    """4 devices, 2 kv heads repeated to 4: queries, keys, values, outputs, and all their gradients,
-    once each."""
+    """The 4 devices have 2 kv heads repeated to 4. Queries, keys, values, outputs, and all their
+    gradients move once each."""
     t = 1024 // 4
     parallel = ParallelConfig(data=2, seq=4, context="ulysses")
     program = compiled(parallel, 1024, backward=True).as_text()

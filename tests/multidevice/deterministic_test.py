@@ -63,7 +63,7 @@ def test_parameters_are_bit_identical_on_any_number_of_devices(case, meshes, rec
 
 @pytest.mark.exhaustive
 def test_without_it_they_are_not():
-    """The claim can fail: the compiler's own sums differ in the last bits."""
+    """The test above can fail: the compiler's own sums differ in the last bits."""
     config = layout_runs.config_of("llama", ParallelConfig(data=2))
     eight = dataclasses.replace(config, parallel=ParallelConfig(data=8))
     two, more = (layout_runs.run(c, "llama", n, STEPS) for c, n in ((config, 2), (eight, 8)))
@@ -78,8 +78,8 @@ def test_it_trains_like_any_other_layout(case, prove):
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 4, "fsdp": 2}, {"data": 2}])
 def test_the_tree_between_devices_continues_the_tree_inside_one(axes):
-    """Sixteen vectors of wild sizes, added up by hand in pairs, and by devices that hold 2, 2 and 8
-    of them."""
+    """Sixteen vectors of very different sizes are added by hand in pairs, and by devices that hold
+    2, 2 and 8 of them."""
     parallel = ParallelConfig(**{"data": 1, **axes})
     num = np.prod(list(axes.values()))
     mesh = sharding.make_mesh(parallel, jax.devices()[:num])

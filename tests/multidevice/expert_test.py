@@ -67,13 +67,10 @@ def test_experts_and_stages_equal_one_device(case, note):
 
 
 def owed(case: str, parallel: ParallelConfig) -> int:
-    """Bytes of a device's all-to-alls in a step, float32, its own share included: tokens there and
-    back in each layer, and their gradients back and there.
-
-    Capacity: a device holds ROWS / shards rows, with C places of each for each of E experts.
-    Dropless, on a backend without a ragged exchange: min(k, E / e) places for each of its tokens at
-    each of the e devices.
-    """
+    """Bytes that a device exchanges in a step by all-to-all, in float32, its own share included. In
+    each layer the tokens travel there and back, and so do their gradients. Capacity: a device holds
+    ROWS / shards rows, each with C places for each of E experts. Dropless, on a backend without a
+    ragged exchange: each token has min(k, E / e) places at each of the e devices."""
     cfg = CASES[case][0]
     rows, E, k, e = ROWS // (parallel.fsdp * parallel.expert), cfg.num_experts, cfg.experts_per_token, parallel.expert
     if cfg.capacity_factor:

@@ -89,7 +89,8 @@ NARROW = dataclasses.replace(LlamaConfig.tiny(), vocab_size=V, num_layers=1)
     ],
 )
 def test_padded_tables_change_neither_loss_nor_gradients(multiple, logits, parallel):
-    """61 rows as 64 and as 128, of which two of four devices hold nothing but padding."""
+    """61 rows are padded to 64 and to 128. With 128 rows, two of four devices hold nothing but
+    padding."""
     equal(loss_and_gradients(pad(NARROW, multiple), parallel, logits), of_one_device(NARROW))
 
 
@@ -120,8 +121,8 @@ def test_padding_moves_no_initial_value_and_is_zero():
 
 @pytest.mark.slow
 def test_generation_is_that_of_the_vocabulary():
-    """Logits, and what is drawn from them: random weights, a temperature at which every row of the
-    table has a chance."""
+    """The test compares logits and drawn tokens. The weights are random, and the temperature gives
+    each row of the table a chance."""
     sample = SampleConfig(max_tokens=12, temperature=5.0)
     texts = []
     for model in (NARROW, pad(NARROW, 128)):
@@ -158,8 +159,8 @@ def test_fewer_kv_heads_than_devices_lie_whole_on_each(kv_heads, attention, para
 
 
 def test_a_device_computes_its_own_query_heads_alone():
-    """4 query heads over 4 devices with 2 kv heads: the products of attention are cut to one
-    head."""
+    """There are 4 query heads over 4 devices, and 2 kv heads. The products of attention are cut to
+    one head."""
     model, mesh = dataclasses.replace(LlamaConfig.tiny(), compute=Compute(attention="chunked")), sharding.make_mesh(TP4)
 
     def apply(tree, rows):

@@ -113,7 +113,7 @@ def one_device(config: Config, case: str) -> Run:
 
 
 def lowered(config: Config, case: str, devices: list | None = None) -> jax.stages.Lowered:
-    """The step, ready to be compiled for all devices here or for others."""
+    """The step, lowered for all devices here or for others."""
     mesh = sharding.make_mesh(config.parallel, devices)
 
     def abstract(x):
@@ -125,7 +125,7 @@ def lowered(config: Config, case: str, devices: list | None = None) -> jax.stage
 
 
 def collectives(config: Config, case: str) -> list[hlo.Collective]:
-    """Those of the compiled step on all devices."""
+    """The collectives of the compiled step on all devices."""
     text = lowered(config, case).compile().as_text()
     return hlo.collectives(text, sharding.make_mesh(config.parallel))
 
@@ -145,7 +145,7 @@ def not_cut(state: Any, config: Config, mesh) -> list[str]:
 
 
 def shards(where: jax.sharding.NamedSharding) -> int:
-    """Pieces that a sharding cuts an array into."""
+    """The number of pieces that a sharding cuts an array into."""
     return math.prod(where.mesh.shape[a] for axes in where.spec for a in sharding.axis_names(axes))
 
 
@@ -165,8 +165,8 @@ def moved(config: Config, case: str, owed: dict[str, tuple[float, str]]) -> list
 
 
 def local_bytes(config: Config, mesh, wanted: Callable[[str, params.Param, bool], bool]) -> int:
-    """Bytes of the float32 parameters that `tensor` leaves on a device, of those for which
-    wanted(path, param, whether fsdp cuts it)."""
+    """Counts the bytes of float32 parameters that `tensor` leaves on a device. Only parameters
+    count for which wanted(path, param, whether fsdp cuts it) is true."""
     total = 0
     for path, p in params.paths(config.model.make().spec).items():
         spec = sharding.shardings({"p": p}, mesh, config.parallel.rules)["p"].spec

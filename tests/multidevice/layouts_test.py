@@ -132,7 +132,7 @@ def test_live_arrays_lie_where_the_rules_say_before_the_first_step(layout):
 
 
 def test_sharded_leaves_of_the_decoder_by_hand():
-    """A few leaves written out, so that the rules themselves are held against something."""
+    """A few leaves are written out, as a check of the rules themselves."""
     config = layout_runs.config_of("llama", LAYOUTS["fsdp_tp"])
     state = init_state(config, sharding.make_mesh(config.parallel))
     got = {path: leaf.sharding.spec for path, leaf in params.paths(state.params).items()}

@@ -77,7 +77,7 @@ OF_MICROBATCHES = [
     [pytest.param(*one, marks=[] if one == OF_MICROBATCHES[2] else pytest.mark.exhaustive) for one in OF_MICROBATCHES],
 )
 def test_what_is_a_microbatchs_equals_gradients_accumulated_over_the_same_microbatches(case, parallel, note):
-    """The balance of experts, and what is drawn for a row."""
+    """The balance of experts and the draws for a row belong to a microbatch."""
     losses, norms, tree = accumulated(case, parallel.stage, parallel.pipeline_microbatches)
     got_losses, got_norms, got = pipelines.run(case, parallel)
     np.testing.assert_allclose(got_losses, losses, rtol=2e-6)
@@ -144,8 +144,8 @@ def test_stages_hand_on_what_they_owe_and_gather_no_weight(rounds, note):
 
 
 def temporaries(microbatches: int, schedule: str, *, remat: str, pipeline_remat: bool) -> int:
-    """Bytes of one device, of a step over microbatches of 2 rows of 64 tokens; 8 layers on 4
-    stages."""
+    """Bytes of temporaries on one device. A step has microbatches of 2 rows of 64 tokens, and 8
+    layers on 4 stages."""
     model = dataclasses.replace(pipelines.CASES["llama"][0], embed_dim=64, mlp_dim=256, compute=Compute(remat=remat))
     parallel = dataclasses.replace(layout(4, microbatches), pipeline_schedule=schedule, pipeline_remat=pipeline_remat)
     config = pipelines.config_of("llama", parallel)
@@ -258,7 +258,7 @@ class Whole(type(pipelines.CASES["llama"][0])):
 
 
 class Doubled(NextToken):
-    """An objective of one's own that changes the loss of another."""
+    """A user's objective that doubles the loss of another."""
 
     def loss(self, *args, **options):
         loss = super().loss(*args, **options)

@@ -41,7 +41,8 @@ def test_one_axis_crosses_the_slices_and_no_other(sizes, across):
 
 
 def test_devices_that_know_their_slice_are_asked():
-    """Not contiguous in the list: even ones in one slice, odd ones in the other."""
+    """The slices are not contiguous in the list: even devices are in one slice, odd ones in the
+    other."""
 
     @dataclasses.dataclass(frozen=True)
     class Device:
@@ -85,8 +86,8 @@ BF16 = ParallelConfig(data=4, fsdp=2, slices=2, slice_gradients="bfloat16")
 @pytest.mark.slow
 @pytest.mark.parametrize("case", few(("llama", "mixtral", "bert", "vit"), "llama"))
 def test_bfloat16_between_slices_follows_float32(case):
-    """Each slice's gradient is rounded once to 8 bits: losses follow to what that is worth after a
-    few Adam steps."""
+    """Each slice's gradient is rounded once to 8 bits, so losses agree to that error after a few
+    Adam steps."""
     got = layout_runs.run(layout_runs.config_of(case, BF16), case, 8)
     base = layout_runs.one_device(layout_runs.config_of(case, ParallelConfig(data=1)), case)
     np.testing.assert_allclose(got.losses, base.losses, rtol=5e-3)
@@ -96,8 +97,8 @@ def test_bfloat16_between_slices_follows_float32(case):
 
 @pytest.mark.exhaustive
 def test_across_slices_bfloat16_inside_one_float32(monkeypatch):
-    """Of the program that a TPU's compiler makes for two slices of four chips; a CPU's turns
-    bfloat16 sums into float32."""
+    """The program is the one that a TPU's compiler makes for two slices of four chips. A CPU's
+    compiler turns bfloat16 sums into float32."""
     pytest.importorskip("libtpu")
     tpu = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     for name, value in (tpu | {"TPU_ACCELERATOR_TYPE": "v5litepod-16"}).items():

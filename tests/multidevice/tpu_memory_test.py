@@ -20,7 +20,7 @@ def found(compiled_for_tpus):
 
 @pytest.mark.exhaustive
 def test_a_head_in_blocks_is_gathered_and_scattered_and_never_whole(compiled_for_tpus):
-    """On 64 chips: a block of 8,192 rows of 1,024, its gradient summed in two rings of 8."""
+    """On 64 chips a block has 8,192 rows of 1,024 numbers, and two rings of 8 sum its gradient."""
     whole, blocks = compiled_for_tpus(PROGRAMS, "heads").values()
     assert whole["whole_tables"]
     assert whole["reduced"], "the compiler's own choice: all of the gradient on every chip"
@@ -52,7 +52,7 @@ def test_moments_on_the_host_leave_the_device_more_room(found):
 
 
 def test_most_products_of_an_int8_step_have_int8_operands(found):
-    """Those that remain: the gradients of weights, attention, the head."""
+    """The other products are the gradients of weights, attention, and the head."""
     assert not found["plain"]["products_of_8_bits"]
     assert found["int8"]["products_of_8_bits"] > found["int8"]["products"]
 

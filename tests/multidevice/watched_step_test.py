@@ -59,7 +59,7 @@ def test_numbers_are_those_of_one_device(parallel):
 
 @pytest.mark.exhaustive
 def test_under_pmap_the_devices_are_the_pieces():
-    """Gradients of devices are those of the microbatches of another split: the noise is known
+    """The gradients of devices are those of microbatches in another split, so the noise is known
     without microbatches."""
     train = dataclasses.replace(CONFIG.train, microbatches=1)
     parallel = ParallelConfig(data=8, strategy="pmap")

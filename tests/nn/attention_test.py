@@ -44,7 +44,7 @@ def where(length, seed=0):
 @pytest.mark.parametrize("length", [64, 100])
 @pytest.mark.parametrize("causal", [True, False])
 def test_chunked_equals_plain_forward_and_backward(length, causal, monkeypatch):
-    """Also at lengths that the block size does not divide."""
+    """This holds also at lengths that the block size does not divide."""
     monkeypatch.setattr(blockwise, "CHUNK", 32)
     q, k, v = random_qkv(length, length)
     at = where(length)
@@ -72,8 +72,8 @@ def test_chunked_needs_little_memory():
             def layer(q, _):
                 return attention.attend(q, k, v, at, at, implementation=implementation), None
 
-            # As in a model: a loop over layers, out of which whatever is the same in all of them
-            # may be taken.
+            # A model has a loop over layers, and the compiler may move out of it what is the same
+            # in all of them.
             return jnp.sum(jax.lax.scan(layer, q, length=2)[0])
 
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()
@@ -116,7 +116,7 @@ def forward_and_backward(implementation, rule, local, sinks, length=256):
 @pytest.mark.parametrize("implementation", ["chunked", pytest.param("splash", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", RULES)
 def test_every_rule_equals_plain_forward_and_backward(case, implementation, monkeypatch):
-    """Splash in Pallas's interpreter: its kernels' mathematics, on any platform."""
+    """Pallas's interpreter runs splash's kernels with the same mathematics on any platform."""
     monkeypatch.setattr(blockwise, "CHUNK", 48)
     local = jnp.array(False) if case == "window_of_both_kinds" else None
     sinks = jnp.array([0.5, -1.0, 2.0, 0.0]) if case == "sinks" else None
@@ -150,7 +150,7 @@ def test_dot_product_equals_plain():
 
 @pytest.mark.slow
 def test_a_pair_of_blocks_without_a_visible_key_is_not_computed(monkeypatch):
-    """Poisoned keys that causality hides from every query of the block leave the outputs finite."""
+    """A mask hides the poisoned keys from every query of the block, and the outputs stay finite."""
     monkeypatch.setattr(blockwise, "CHUNK", 32)
     q, k, v = random_qkv(64, 64)
     at = Where(jnp.broadcast_to(jnp.arange(64), (2, 64)), jnp.ones((2, 64), jnp.int32))
@@ -220,8 +220,8 @@ def test_what_an_implementation_cannot_do_is_one_line(case):
 @pytest.mark.few("gpt2", "gpt_oss", "rnn")
 @pytest.mark.parametrize("name", DECODERS)
 def test_causality_by_gradient(name):
-    """The logits at t have no gradient with respect to the embedding of any later token, and some
-    to every earlier."""
+    """The logits at t have no gradient with respect to the embedding of any later token, and one
+    with respect to every earlier token."""
     model = MODELS[name].tiny().make()
     p = params.init(model.spec, jax.random.key(0))
     tokens = jnp.arange(8)[None]  # all different: a token's row of the table is that position's input alone
@@ -242,8 +242,8 @@ def test_causality_by_gradient(name):
 @pytest.mark.few("llama")
 @pytest.mark.parametrize("name", DECODERS)
 def test_packed_documents_do_not_see_each_other(name):
-    """Two documents in one row give the logits of each alone; changing one leaves the other's bits
-    unchanged."""
+    """Two documents in one row have the logits of each alone. A change of one leaves the other's
+    bits unchanged."""
     model = MODELS[name].tiny().make()
     p = params.init(model.spec, jax.random.key(0))
     apply = jax.jit(model.apply)

@@ -32,8 +32,8 @@ def test_weights_are_those_of_the_affinities_alone(p, x):
 
 @pytest.mark.slow
 def test_a_token_stays_in_its_groups(p, x):
-    """Against the definition, one token after the other: groups by the sum of their two best, then
-    the best experts."""
+    """The reference routes one token after the other: it picks groups by the sum of their two best
+    experts, then the best experts."""
     routing = bias_routing.route(p, x, 3, num_groups=4, num_chosen_groups=2)
     for scores, chosen in zip(routing.probs.reshape(-1, E), routing.experts.reshape(-1, 3), strict=True):
         groups = np.asarray(scores).reshape(4, 2)
@@ -50,7 +50,8 @@ def test_no_gradient_reaches_the_bias(p, x):
 
 
 def test_the_bias_makes_an_uneven_router_even(p, x):
-    """Without any loss: 300 updates bring the fullest expert from far above the mean to near it."""
+    """No loss acts: 300 updates of the bias bring the fullest expert from far above the mean to
+    near it."""
     x = x + 0.5  # a common direction, which some experts like
     mask = jnp.ones(x.shape[:2], bool)
 
@@ -78,7 +79,8 @@ def test_padding_counts_for_nothing(p, x):
 
 @pytest.mark.slow
 def test_sequence_balance_is_the_formula_of_the_paper(p, x):
-    """arXiv:2412.19437, eq. 17-20, on rows of unequal length; 1 where all is even."""
+    """The reference is arXiv:2412.19437, eq. 17-20, on rows of unequal length. The value is 1 where
+    all is even."""
     lengths = [32, 20, 5, 1]
     routing = bias_routing.route(p, x, K)
     rows = []

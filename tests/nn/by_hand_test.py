@@ -28,8 +28,7 @@ def normal(*shape) -> np.ndarray:
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_a_rotation_is_the_product_with_a_complex_number(interleaved):
-    """Pair i turns by position / theta^(2 i / h): forwards, not backwards, and the first pair
-    fastest."""
+    """Pair i turns forwards by position / theta^(2 i / h), so the first pair turns fastest."""
     x, positions, theta = normal(1, 4, 2, 6), np.array([[0, 1, 5, 1000]]), 100.0
     turned = position.rope(
         jnp.asarray(x), position.rope_angles(jnp.asarray(positions), 6, theta=theta), interleaved=interleaved
@@ -43,8 +42,8 @@ def test_a_rotation_is_the_product_with_a_complex_number(interleaved):
 
 
 def test_a_stretched_rotation_is_longer_by_its_factor():
-    """yarn's factor multiplies cosines and sines alike; DeepSeek's and GPT-OSS's products count on
-    both."""
+    """YaRN's factor multiplies cosines and sines alike; the products of DeepSeek and GPT-OSS rely
+    on both."""
     positions, scaling = jnp.array([[0, 3, 700]]), RopeScaling("yarn", 4.0, 64, attention_factor=1.5)
     cos, sin = position.rope_angles(positions, 8, scaling=scaling)
     angle = np.array([0, 3, 700])[:, None] * position.frequencies(8, 10_000.0, scaling)
@@ -95,7 +94,7 @@ def test_an_embedding_is_its_row():
 @pytest.mark.slow
 @pytest.mark.parametrize("absorb", [False, True])
 def test_latent_attention_head_by_head(absorb):
-    """Keys and values of unequal width out of one latent, and one rotary key for all heads."""
+    """One latent gives keys and values of unequal width, and all heads share one rotary key."""
     (T, H, R, n, r, w), scale = (4, 2, 5, 3, 2, 4), 0.3
     q, kv = (normal(1, T, H, n), normal(1, T, H, r)), (normal(1, T, R), normal(1, T, r))
     p = {"kv_b": normal(R, H, n + w), "o": normal(H, w, 6)}
@@ -157,8 +156,8 @@ def test_a_load_counts_tokens_and_no_padding():
 
 
 def test_the_losses_of_two_layers_are_numbers():
-    """E sum_e (assigned_e / tokens) (probs_e / tokens), over both layers: 3 (4/6 1.9/6 + 6/6 2.8/6
-    + 2/6 1.3/6)."""
+    """The loss is E sum_e (assigned_e / tokens) (probs_e / tokens) over both layers: 3 (4/6 1.9/6 +
+    6/6 2.8/6 + 2/6 1.3/6)."""
     one = moe.load(ROUTING, MASK)
     found = moe.losses(jax.tree.map(lambda x: jnp.stack([x, x]), one), balance=0.1, z=0.01)
     balance = 0.1 * 3 * (4 / 6 * 1.9 / 6 + 6 / 6 * 2.8 / 6 + 2 / 6 * 1.3 / 6)
@@ -172,8 +171,8 @@ def test_a_routing_bias_rises_for_the_idle_and_falls_for_the_busy():
 
 
 def test_sequence_balance_is_a_number():
-    """f = (E / k) (share of tokens that like each expert); P the mean share; (3/2)(2/3 0.95/3 + 3/3
-    1.4/3 + 1/3 0.65/3)."""
+    """f is (E / k) times the share of tokens that prefer each expert, and P the mean share:
+    (3/2)(2/3 0.95/3 + 3/3 1.4/3 + 1/3 0.65/3)."""
     found = bias_routing.sequence_balance(ROUTING, MASK)
     want = 1.5 * (2 / 3 * 0.95 / 3 + 3 / 3 * 1.4 / 3 + 1 / 3 * 0.65 / 3)
     assert float(found.count) == 3
@@ -181,8 +180,8 @@ def test_sequence_balance_is_a_number():
 
 
 def test_every_expert_has_its_share_of_places_and_the_first_tokens_take_them():
-    """One place per expert: token 0 takes those of 0 and 1, token 2 that of 2; what else is chosen
-    is dropped."""
+    """Each expert has one place: token 0 takes those of experts 0 and 1, and token 2 that of expert
+    2. The other choices are dropped."""
     p = {
         "gate": np.ones((3, 2, 1)),
         "up": np.ones((3, 2, 1)),
@@ -199,12 +198,9 @@ def test_every_expert_has_its_share_of_places_and_the_first_tokens_take_them():
 
 
 def test_a_device_takes_the_first_rows_that_come():
-    """Two devices with two experts each; rows from (device, to device, of expert), and room for
-    five on each device.
-
-    To device 0 come 2, 1 from itself and 1, 4 from the other: the last three of eight stay. To
-    device 1 come 3 in all.
-    """
+    """There are two devices with two experts each, rows (from device, to device, of expert), and
+    room for five rows on each device. Device 0 gets 2, 1 from itself and 1, 4 from the other: the
+    last three of eight stay. Device 1 gets 3."""
     from_to = jnp.array([[[2, 1], [0, 3]], [[1, 4], [0, 0]]])
     np.testing.assert_array_equal(expert_exchange._first(from_to, 5), [[[2, 1], [0, 3]], [[1, 1], [0, 0]]])
     np.testing.assert_array_equal(expert_exchange._first(from_to, 2), [[[2, 0], [0, 2]], [[0, 0], [0, 0]]])
@@ -227,8 +223,8 @@ def test_what_stands_further_on_is_of_the_same_document_or_nothing():
 
 @pytest.mark.slow
 def test_the_loss_of_further_tokens_is_a_sum_over_those_that_can_be_known():
-    """Module k predicts at i the target of i + k, where it is of the same document and has
-    weight."""
+    """Module k predicts the target of i + k at place i, if that target is in the same document and
+    has weight."""
     targets, weights = np.array([[3, 1, 0, 2, 1, 0]]), np.array([[1, 1, 0.5, 1, 1, 0]], np.float32)
     logits = normal(2, 1, 6, 4)
     table = np.eye(4, dtype=np.float32)

@@ -27,7 +27,7 @@ def test_a_longer_code_is_taken_no_more_often():
 
 
 def test_a_gradient_passes_the_codebook_by():
-    """The value is the code's; its gradient is the one that the scaled vectors would have."""
+    """The value is the code's, and the gradient is the one that the scaled vectors would have."""
     weights = jnp.asarray(np.random.default_rng(0).standard_normal(VECTORS.shape), jnp.float32)
 
     def through(p, x):

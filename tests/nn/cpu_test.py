@@ -63,8 +63,8 @@ def test_a_weight_with_an_adapter_is_their_sum(inner, outer):
 
 
 def test_attention_is_what_several_devices_compute():
-    """Two documents and padding, two query heads for each key head, and a window; with
-    gradients."""
+    """A row has two documents and padding, each key head serves two query heads, and attention has
+    a window. Gradients are compared as well."""
     q, k, v = normal(2, 6, 4, 8), normal(2, 6, 2, 8), normal(2, 6, 2, 5)
     at = Where(jnp.array([[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]]), jnp.array([[1, 1, 1, 1, 2, 2], [1, 1, 1, 2, 0, 0]]))
 

@@ -37,8 +37,9 @@ def test_nothing_is_dropped_where_all_tokens_choose_one_device():
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="no TPU compiler: install the extra plan")
 def test_a_tpu_exchanges_ragged_rows_there_and_back(compiled_for_tpus):
     found = [(kind, shape) for shape, kind in compiled_for_tpus(TPU_EXPERTS)]
-    # 4 devices; a device has 2 x 128 tokens of 2 choices, and gets at most 2 rows for each of 4 x
-    # 256 tokens. Forward and back.
+    # Each of the 4 devices has 2 x 128 tokens and sends each token to 2 experts, so it sends 512
+    # rows. It receives at most 2 rows for each of all 4 x 256 tokens, so 2048 rows. The exchange
+    # runs forward and back.
     rows = collections.Counter(shape for kind, shape in found if kind == "ragged-all-to-all")
     assert rows == {"bf16[2048,2,128]": 2, "bf16[512,2,128]": 2}
     # Besides, only numbers of rows.

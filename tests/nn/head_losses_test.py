@@ -45,7 +45,7 @@ def every(arrays, student, teacher, form, columns):
     """All the losses of one pair of heads, each (B, T); a padded student's table has rows behind
     its vocabulary."""
     mine = Head(arrays["x"], arrays["table"], arrays.get("bias"), **student)
-    rows = teacher.get("vocab") or V  # the teacher's table has none
+    rows = teacher.get("vocab") or V  # the teacher's table has no padded rows
     theirs = Head(X_TEACHER, TABLE_TEACHER[:rows], **teacher)
     how = {"form": form, "columns": columns}
     found = {name: head_losses.divergence(mine, theirs, **kind, **how) for name, kind in KINDS.items()}
@@ -92,7 +92,8 @@ def test_every_layout_equals_one_device(layout, form):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("rows", few((V, V + 56), V + 56))
 def test_a_table_with_adapters_is_that_of_the_merged_weight(rows):
-    """rows: of the student's table; with more than the teacher's the others are no tokens."""
+    """`rows` counts the rows of the student's table. If the teacher's table is smaller, the further
+    rows are no tokens."""
     w = jnp.pad(TABLE, ((0, rows - V), (0, 0)))
     a, b = 0.3 * jax.random.normal(KEYS[0], (D, 3)), 0.3 * jax.random.normal(KEYS[1], (3, rows))
 
@@ -186,7 +187,7 @@ def test_the_same_distribution_is_no_divergence_however_it_is_measured():
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["blocks", "whole"])
 def test_unlikely_tokens_stay_finite(form):
-    """Logits so far apart that the probabilities of most tokens are zero in float32."""
+    """The logits lie so far apart that most tokens' probabilities are zero in float32."""
 
     def total(x):
         pair = Head(x, TABLE * 1e3), Head(X_TEACHER, TABLE_TEACHER * 1e3)
@@ -221,15 +222,14 @@ def compiled(kind, tokens, vocab, argnums=(0, 1), dim=8):
 
 @pytest.mark.parametrize("kind", ["jsd", "top_bucket", "entropy"])
 def test_memory_is_that_of_blocks(kind):
-    """128k tokens of vocabulary: the logits of 512 tokens would be 256 MiB for each model, a block
-    is 2 MiB."""
+    """The vocabulary has 128k tokens: the logits of 512 tokens would be 256 MiB for each model, and
+    a block is 2 MiB."""
     memory = compiled(kind, 512, 131_072).memory_analysis()
     assert memory.temp_size_in_bytes < 64 * 2**20
 
 
 def test_a_frozen_table_has_no_gradient_in_the_program():
-    """Whoever asks for the gradient of x alone gets a program without the product that makes the
-    table's."""
+    """The gradient of x alone is a program without the product that makes the table's gradient."""
 
     def products(argnums):
         text = compiled("jsd", 96, 4096, argnums, dim=40).as_text()

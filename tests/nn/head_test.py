@@ -85,7 +85,7 @@ def test_a_long_axis_is_gathered_and_summed_in_two_rings(monkeypatch):
 
 
 def test_rows_that_the_mesh_does_not_divide_are_added_once():
-    """Three rows on eight devices: every device computes all of them, and the table's gradient
+    """Three rows lie on eight devices: every device computes all of them, and the table's gradient
     counts them once."""
     x, targets = X[:3], TARGETS[:3]
 

@@ -51,7 +51,7 @@ def test_absorbing_is_the_same_function(q_lora_rank):
 
 @pytest.mark.slow
 def test_is_the_formula_of_the_paper():
-    """arXiv:2405.04434, eq. 37-47, one query at a time in numpy."""
+    """The reference is arXiv:2405.04434, eq. 37-47, one query at a time in numpy."""
     p, x, at = setup(24)
     p = jax.tree.map(np.asarray, p)
     ours = jax.jit(run, static_argnums=3)(p, x, at, False)
@@ -80,8 +80,8 @@ def test_is_the_formula_of_the_paper():
 
 
 def test_the_cache_is_small():
-    """DeepSeek-V3: 576 numbers a token and layer, where 128 heads of keys and values would need
-    40,960."""
+    """DeepSeek-V3 keeps 576 numbers per token and layer, where 128 heads of keys and values would
+    need 40,960."""
     cache = latent_attention.empty_cache(61, 1, 1, 512, 64, jnp.bfloat16)
     assert params.count(cache) == 61 * 576
 

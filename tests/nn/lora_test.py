@@ -122,7 +122,8 @@ def dots(fn, *args) -> list[str]:
 
 @pytest.mark.parametrize("low", [(), TABLES["table"].low], ids=["alone", "adapter"])
 def test_blocks_compute_no_gradient_of_a_frozen_table(low):
-    """The product of a block's gradient is (D, C): with a trained table it is there."""
+    """The product that makes a block's gradient has the shape (D, C). It appears only with a
+    trained table."""
     x, targets, w = draw(5, 2, 7, 6), jnp.arange(14).reshape(2, 7), draw(0, 64, 6)
 
     def loss(x, low, w, frozen):
@@ -158,7 +159,7 @@ def test_the_base_may_be_stored_in_blocks(dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(("rows", "merged"), [(2, False), (3, True)])
 def test_on_a_cpu_device_many_rows_meet_one_matrix(rows, merged):
-    """(6, 5) holds 30 numbers; three rows in and out hold 33."""
+    """The matrix (6, 5) holds 30 numbers, and three rows of inputs and outputs hold 33."""
     w, x = node((6,), (5,)), draw(5, rows, 6)
     (low,) = w.low
 

@@ -34,7 +34,7 @@ def run(p, x, normalize=True, **options):
 
 
 def one_by_one(p, x, normalize=True, activation=moe.swiglu):
-    """Token by token and choice by choice, in numpy."""
+    """Computes the layer token by token and choice by choice, in numpy."""
     w = jax.tree.map(np.asarray, p["experts"])
     routing = jax.tree.map(np.asarray, moe.route(p["router"], x, K, normalize=normalize))
     bias = {n: w.get(f"{n}_bias", np.zeros((E, 1))) for n in ("gate", "up", "down")}
@@ -160,7 +160,7 @@ def test_padding_takes_no_place():
 
 
 def test_no_token_is_dropped_for_a_later_one():
-    """Changing what comes after a token leaves its output as it was, dropping or not."""
+    """A change of later tokens leaves a token's output as it was, with dropping and without."""
     p = layer()
     out = run(p, X, capacity_factor=0.5)
     changed = X.at[:, 4:].set(-X[:, 4:])
@@ -176,7 +176,8 @@ def test_places(factor, expected):
 
 
 def test_losses_are_the_formulas():
-    """Over two layers: transformers' way puts all layers' tokens into the means of one product."""
+    """There are two layers. transformers puts the tokens of all layers into the means of one
+    product."""
     routings = [moe.route(layer(seed=s)["router"], X, K) for s in (1, 2)]
     loads = jax.tree.map(lambda *x: jnp.stack(x), *[moe.load(r, MASK) for r in routings])
     ours = moe.losses(loads, balance=0.5, z=0.25)

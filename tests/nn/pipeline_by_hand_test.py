@@ -87,8 +87,8 @@ def test_its_gradients_are_those_of_the_layers(case, remat):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["two rounds", "stages and data"])
 def test_experts_in_a_pipeline_are_those_of_one_device(case):
-    """Outputs, and the loads that the auxiliary losses are made of: sums over all pieces, without
-    padding."""
+    """The test compares outputs and the loads for the auxiliary losses: sums over all pieces,
+    without padding."""
     dim, experts, keys = 4, 3, jax.random.split(jax.random.key(0), 4)
     shapes = {"gate": (experts, dim, 5), "up": (experts, dim, 5), "down": (experts, 5, dim)}
     p = {name: 0.5 * jax.random.normal(keys[i], (LAYERS, *shape)) for i, (name, shape) in enumerate(shapes.items())}

@@ -36,7 +36,8 @@ def test_frequencies_are_those_of_the_reference(case):
 
 @every_case
 def test_attention_factors_are_those_of_the_reference(case):
-    """Of a Llama, and of a DeepSeek, whose config holds the two scales itself."""
+    """The test reads the factor of a Llama, and of a DeepSeek, whose config holds both scales
+    itself."""
     theta, scaling = rope_from_hf(case["config"])
     rope = rope_settings(case["config"])
     cfg = dataclasses.replace(
@@ -77,7 +78,7 @@ def test_a_rotation_keeps_lengths_and_depends_on_distance_alone(interleaved):
 
 
 def test_both_orders_of_the_dimensions_are_one_rotation():
-    """Interleaved pairs (2i, 2i + 1) are the halves' pairs (i, i + h/2) of permuted dimensions."""
+    """Interleaved pairs (2i, 2i + 1) equal the pairs (i, i + h/2) of permuted dimensions."""
     x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8))
     angles = position.rope_angles(jnp.broadcast_to(jnp.arange(5), (2, 5)), 8, scaling=RopeScaling("linear", 2.0))
     order = np.array([0, 2, 4, 6, 1, 3, 5, 7])

@@ -32,8 +32,8 @@ def test_quantization_is_off_by_half_a_step_at_most(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_product_is_off_by_no_more_than_its_operands_are(kind):
-    """|xw - QxQw| <= sum |dx||w| + |x||dw| + |dx||dw|, each |d| at most half a step: for every
-    entry."""
+    """Every entry satisfies |xw - QxQw| <= sum |dx||w| + |x||dw| + |dx||dw|, where each |d| is at
+    most half a step."""
     got = quantized.project(kind, 1, X, W)
     want = jnp.tensordot(X, W, 1)
     if kind == "int8":

@@ -25,7 +25,7 @@ EVERY = typing.get_args(stack.Remat)
 
 
 def block(p, x, _):
-    """The names of a transformer's layer on something that compiles faster."""
+    """A layer with the names of a transformer's, which compiles faster."""
     q = checkpoint_name(x @ p["qkv"], "qkv")
     h = checkpoint_name(jnp.tanh(q) * q, "attn")
     return x + checkpoint_name(jax.nn.silu(h @ p["up"]), "mlp") @ p["down"], None
@@ -60,7 +60,7 @@ def test_the_more_is_kept_the_more_memory_it_takes():
 
 @pytest.mark.parametrize(("remat", "names"), [("offload_input", 1), ("offload_attn", 2), ("offload_qkv_attn", 3)])
 def test_what_is_offloaded_waits_in_the_hosts_memory(remat, names):
-    """Of each name one array for all layers, and none of them on the device."""
+    """Each name has one array for all layers on the host, and none on the device."""
     program = str(jax.make_jaxpr(jax.grad(functools.partial(loss, remat=remat)))(P))
     assert len(set(re.findall(rf"\w+:f32<host>\[{L},{N},{D}\] ", program))) == names
     assert not re.search(rf"f32\[{L},{N},{D}\]", program)

@@ -74,7 +74,7 @@ def test_a_step_holds_no_stack_of_dense_weights(kind, unroll, remat):
 
 
 def test_without_it_a_step_would_hold_them():
-    """The measure of the test above finds what it looks for."""
+    """The measure of the test above finds dense weights where a program holds them."""
     node = HOW["nf4"].pack(weights(LAYERS, WIDTH, WIDTH))
 
     def block(p, x, xs):

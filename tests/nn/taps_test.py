@@ -19,8 +19,8 @@ BATCH = {"tokens": jnp.arange(22).reshape(2, 11) % 7}
 
 
 def one_by_one(model, tree, change=lambda layer: layer) -> list[jax.Array]:
-    """What goes into the first layer and leaves each one, without `stack`; change: of a layer's
-    parameters, of which the result goes nowhere further."""
+    """The input of the first layer and the output of each, without `stack`. change: a function of a
+    layer's parameters. Its effect reaches that layer's output and not the next layer."""
     parts, outside = model.parts, model.parts.outside(tree)
     entry = parts.enter(outside, BATCH, rng=None, train=False, cache=None)
     block, x, found = functools.partial(parts.block, train=False), entry.x, [entry.x]
@@ -38,7 +38,7 @@ def attention_of_llama(model, tree) -> list[jax.Array]:
 
 
 def attention_of_bert(model, tree) -> list[np.ndarray]:
-    """Of each layer's input, in numpy."""
+    """The attention weights of each layer's input, in numpy."""
     found = []
     for n, x in enumerate(one_by_one(model, tree)[:-1]):
         p = {name: np.asarray(w[n]) for name, w in tree["layers"]["attn"].items()}

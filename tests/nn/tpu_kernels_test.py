@@ -36,8 +36,8 @@ def test_the_forward_kernel_runs_again_only_where_nothing_of_it_is_kept(found):
 
 
 def test_a_ring_has_kernels_for_its_own_keys_and_for_those_of_each_side(found):
-    """Over two devices: what lies on the device, then either an earlier device's keys or a later
-    one's."""
+    """Over two devices, the keys are the device's own, or those of an earlier device, or those of a
+    later one."""
     assert found["ring"] == sorted([*BACKWARD, FORWARD] * 3)
     assert found["ring_full"] == sorted([*BACKWARD, FORWARD] * 2)
 

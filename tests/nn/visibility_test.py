@@ -51,7 +51,7 @@ def test_the_mask_is_the_picture(case):
 
 
 def test_queries_of_a_cache_see_the_keys_before_them():
-    """Keys 0 .. 5 are in the cache, the last two still empty; one query stands at position 3."""
+    """The cache has columns 0 .. 5, the last two are empty, and one query stands at position 3."""
     keys = Where(jnp.array([[0, 1, 2, 3, 0, 0]]), jnp.array([[1, 1, 1, 1, 0, 0]]))
     query = Where(jnp.array([[3]]), jnp.array([[1]]))
     assert visible(query, keys)[0, 0].tolist() == [True] * 4 + [False] * 2

@@ -67,7 +67,7 @@ def evaluated(x, weights):
 
 
 def test_an_evaluation_ranks_among_all_texts_of_all_its_batches():
-    """Three batches, the last filled up by two rows that are no pairs."""
+    """There are three batches; two rows that are no pairs fill up the last one."""
     x = embeddings(22, seed=1)
     x[:, 1] += 0.8 * x[:, 0]
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
@@ -94,7 +94,7 @@ def test_ranks_over_several_blocks():
 
 
 def test_a_hit_among_two_is_that_of_torchevals_documentation():
-    """hit_rate(input, target, k=2) of torcheval: [1, 0, 0, 1]."""
+    """The documentation shows hit_rate(input, target, k=2) = [1, 0, 0, 1]."""
     scores = np.array([[0.3, 0.1, 0.6], [0.5, 0.2, 0.3], [0.2, 0.1, 0.7], [0.3, 0.3, 0.4]], np.float32)
     answers = np.eye(3, dtype=np.float32)[[2, 1, 1, 0]]
     assert (ranks_of(scores, answers) < 2).tolist() == [True, False, False, True]

@@ -77,7 +77,8 @@ def test_a_beam_that_keeps_all_prefixes_finds_the_likeliest_labels(log_probs):
 
 
 def test_a_beam_sums_alignments_where_the_likeliest_path_misleads():
-    """Two frames of which each is rather blank, and yet a label in either is likelier."""
+    """In each of the two frames a blank is likeliest, and yet a label in either frame is likelier
+    than none."""
     frame = np.log([0.6, 0.4])
     assert np.asarray(greedy(np.stack([frame, frame])[None], np.array([2]), 0)).tolist() == [[NONE, NONE]]
     assert best_prefix(np.stack([frame, frame]), blank=0, beams=4)[0] == [1]

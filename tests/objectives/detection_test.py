@@ -26,7 +26,7 @@ def outputs(seed: int, queries: int = Q, rows: int = B):
 
 
 def batch_of(seed: int, rows: int = B, most: int = M):
-    """Rows of 0, 1, 2 ... objects in turn."""
+    """A batch whose rows have 0, 1, 2 ... objects in turn."""
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, K, (rows, most))
     classes[np.arange(most)[None] >= (np.arange(rows) % (most + 1))[:, None]] = -1
@@ -95,8 +95,8 @@ def test_a_model_without_boxes_is_refused():
 
 @pytest.mark.slow
 def test_mean_average_precision_equals_the_librarys():
-    """Of found boxes near true ones, and others; summed over two batches. Scores of one bin are as
-    one: 0.005."""
+    """Found boxes, some near true ones, are summed over two batches. Scores within a bin of 0.005
+    count as equal."""
     rows, most, queries = 60, 4, 12
     batch, rng = batch_of(2, rows, most), np.random.default_rng(3)
     near = np.concatenate([np.asarray(batch["boxes"])] * 3, axis=1)

@@ -14,7 +14,7 @@ from bigmodel_jax.objectives.diffusion import add_noise, kept
 
 
 def test_schedule_is_the_papers():
-    """Section 4: beta from 1e-4 to 0.02; nearly nothing of the image is left at the end."""
+    """Section 4 has beta from 1e-4 to 0.02, so nearly nothing of the image is left at the end."""
     left = kept(Diffusion())
     assert len(left) == 1000
     assert left[0] == pytest.approx(1 - 1e-4)
@@ -23,7 +23,7 @@ def test_schedule_is_the_papers():
 
 
 def test_noise_in_one_step_is_that_of_many():
-    """Variance after t steps of x <- sqrt(1 - beta) x + sqrt(beta) noise."""
+    """The variance equals that of t steps of x <- sqrt(1 - beta) x + sqrt(beta) noise."""
     cfg = Diffusion()
     signal, variance = 1.0, 0.0
     for beta in np.linspace(cfg.beta_start, cfg.beta_end, cfg.num_steps)[:201]:
@@ -103,7 +103,8 @@ def test_rows_without_weight_do_not_count():
 
 
 def test_evaluation_also_hides_what_the_model_is_told():
-    """A model that answers right only where it is told something."""
+    """The model answers right only where it is told something, so an evaluation that hides it has a
+    loss."""
     batch, cfg = batch_of(), Diffusion()
     left = jnp.asarray(kept(cfg), jnp.float32)
 

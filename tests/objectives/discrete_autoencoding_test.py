@@ -37,7 +37,7 @@ def test_the_loss_is_the_error_and_the_weighted_distances():
 
 
 def test_an_evaluation_reports_how_many_codes_are_used_and_how_evenly():
-    """Of two batches with four counted places each: code 0 has five places, code 1 two, code 3 one,
+    """Two batches have four counted places each: code 0 has five places, code 1 two, code 3 one,
     code 2 none."""
     sums = None
     for ids in ([[0, 0], [0, 1], [2, 2]], [[0, 0], [3, 1], [2, 2]]):
@@ -67,7 +67,7 @@ def test_codes_learn_from_their_distance_alone_and_the_encoder_from_the_image_to
 
 @pytest.mark.slow
 def test_an_image_comes_back_from_its_codes():
-    """What `decode` makes of `encode`'s numbers is what training sees, except for the last bits."""
+    """`decode` of `encode`'s numbers gives what training sees, except for the last bits."""
     weights = params.init(MODEL.spec, jax.random.key(1))
     image = np.random.default_rng(1).random((2, *CFG.image_shape), np.float32)
     ids = CFG.encode(weights, image)

@@ -91,14 +91,14 @@ def equal(got, want):
 
 @pytest.fixture(scope="module")
 def alone():
-    """One device, whole logits."""
+    """The gradients on one device with whole logits."""
     return gradients(config_of(), batch_of())
 
 
 @pytest.mark.slow
 def test_the_loss_by_hand(alone):
-    """The parts as they are written down, over the targets with weight alone, and the sum of
-    them."""
+    """The test writes each part of the loss out, over the targets with weight alone, and sums the
+    parts."""
     config, batch = config_of(), batch_of()
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state, teacher = init_state(config, mesh), init_constants(config, mesh)["teacher"]
@@ -123,7 +123,7 @@ def test_the_loss_by_hand(alone):
 
 @pytest.mark.slow
 def test_hidden_states_are_those_behind_the_layers_named():
-    """A student that is its own teacher: the same layers are equal, others are not."""
+    """The student is its own teacher, so the same layers are equal, and others are not."""
     same = dataclasses.replace(
         EVERYTHING, teacher_model=STUDENT, teacher_dtype="float32", student_layers=(1,), teacher_layers=(1,)
     )
@@ -146,7 +146,7 @@ def test_hidden_states_are_those_behind_the_layers_named():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", ["fsdp_tp", "data", "fsdp"])
 def test_every_layout_equals_one_device(alone, layout):
-    """The logits in blocks there, and whole on one device."""
+    """The layouts compute the logits in blocks, and the single device computes them whole."""
     objective = dataclasses.replace(EVERYTHING, logits="blocks")
     equal(gradients(config_of(objective, LAYOUTS[layout]), batch_of()), alone)
 

@@ -28,7 +28,7 @@ def loss_of(answer, cfg=None):
 
 
 def test_who_knows_the_image_finds_the_velocity():
-    """From x = (1 - s) image + s noise follows noise - image = (x - image) / s."""
+    """x = (1 - s) image + s noise implies noise - image = (x - image) / s."""
 
     def oracle(noisy):
         share = (noisy["timestep"] / 1000)[:, None, None, None]

@@ -46,7 +46,8 @@ def test_metrics_are_scikit_learns_and_batches_add_up():
 
 
 def test_an_example_of_scikit_learns_documentation():
-    """Those of mean_squared_error, mean_absolute_error and r2_score: 0.375, 0.5 and 0.948."""
+    """The documentation of mean_squared_error, mean_absolute_error and r2_score shows 0.375, 0.5
+    and 0.948."""
     model = Model({}, lambda params, batch, **_: Out(batch["predicted"]))
     batch = {"predicted": jnp.array([[2.5], [0.0], [2], [8]]), "target": jnp.array([[3.0], [-0.5], [2], [7]])}
     out = Regression().loss(model, {}, batch | {"weights": jnp.ones(4)}, rng=None, train=False)

@@ -112,8 +112,8 @@ def test_sums_of_parts_are_those_of_the_whole():
 
 @pytest.mark.slow
 def test_small_logits_are_brought_to_the_size_of_the_mask():
-    """Every logit over a 3x3 square of equal ones: resized, the likeliest class in the middle of
-    each is the same."""
+    """Each logit stands for a 3x3 square, so resizing keeps the likeliest class in the middle of
+    each square."""
     small = RNG.standard_normal((1, 4, 4, CLASSES)).astype(np.float32)
     mask = small.argmax(-1).repeat(3, 1).repeat(3, 2).astype(np.int32)
     mask[:, [0, 2, 3, 5, 6, 8, 9, 11]] = IGNORED

@@ -78,8 +78,7 @@ def largest(text: str) -> int:
     ],
 )
 def test_log_probabilities_of_128k_tokens_are_made_block_by_block(name, adapters):
-    """No array is larger than a block, and all that lives at the worst moment is a part of what the
-    logits would be."""
+    """No array is larger than a block, and the peak memory is a fraction of the logits' size."""
     config, tokens = config_of(name, adapters)
     for text in programs(config):
         assert largest(text) <= BLOCK_BYTES / 4 < tokens * VOCAB / 8
@@ -88,7 +87,7 @@ def test_log_probabilities_of_128k_tokens_are_made_block_by_block(name, adapters
 
 @pytest.mark.slow
 def test_logits_in_memory_would_be_seen():
-    """The measure finds them where they are asked for."""
+    """The same measure finds the logits where the config asks for them."""
     config, tokens = config_of("dpo", adapters=True, logits="whole")
     (text,) = programs(config)
     assert largest(text) >= tokens * VOCAB

@@ -104,7 +104,7 @@ def test_groups_are_saved_and_read_and_other_options_leave_them():
 
 @pytest.mark.slow
 def test_a_group_has_the_rate_the_decay_and_the_rule_that_it_says():
-    """Against each rule alone on the same gradients."""
+    """Each group moves as its rule alone moves it on the same gradients."""
     groups = (Group("layers/attn/.*", lr=0.5), Group("layers/mlp/.*", optimizer="sgd", weight_decay=0.0))
     cfg = OptimConfig(lr=0.1, schedule="linear", clip=0.0)
     rules = {
@@ -197,7 +197,8 @@ def test_what_is_beside_frozen_parameters_moves_alike_on_every_layout(layout):
 
 
 def test_the_compiled_step_neither_differentiates_carries_nor_returns_what_is_frozen():
-    """In the program, by the sizes of the frozen matrices, which no other array has."""
+    """The test looks in the program for arrays of the frozen matrices' sizes, which no other array
+    has."""
     model = dataclasses.replace(BASE.model, mlp_dim=37)
     micro = dataclasses.replace(BASE.train, microbatches=2)
     texts = {}

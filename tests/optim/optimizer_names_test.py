@@ -79,7 +79,8 @@ def learns_and_comes_back(config: Config, folder, data: dict) -> None:
 
 
 QUICK = {"muon", "noisy_sgd"}
-SLOW = {"adafactor", "schedule_free_adamw"}  # a kind of state each: sums over rows, an average
+# Each of these two keeps another kind of state: sums over rows, and an average of the weights.
+SLOW = {"adafactor", "schedule_free_adamw"}
 
 
 def marks(name: str) -> tuple:
@@ -97,8 +98,8 @@ def test_an_optimizer_learns_and_its_state_comes_back_bit_for_bit(name, tmp_path
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_spares_what_does_not_decay(name):
-    """With no gradient: the decaying matrix shrinks where the rule has weight decay, and nothing
-    else moves."""
+    """The gradient is zero: the decaying matrix shrinks where the rule has weight decay, and
+    nothing else moves."""
     spec = {
         "w": params.Param((4, 4), ("embed", "mlp"), params.ones()),
         "b": params.Param((4,), ("mlp",), params.ones()),

@@ -72,8 +72,8 @@ def test_the_page_has_every_optimizer_and_schedule_that_ships():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", few(REPRESENTATIVES, "adamw"))
 def test_the_page_says_what_an_optimizer_does(name, tmp_path):
-    """The loss at the page's rate, which no rate beside it betters by much; and it shards and
-    resumes."""
+    """The test measures the loss at the page's rate, checks that no other rate is much better, and
+    checks that the optimizer shards and resumes."""
     cells = written()[name]
     for task, rate, loss in (("digits", *cells[:2]), ("decoder", *cells[2:4])):
         n = RATES.index(float(rate))

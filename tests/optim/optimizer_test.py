@@ -63,8 +63,8 @@ def run(cfg: OptimConfig, values, grads):
 
 
 def test_weight_decay_follows_the_spec():
-    """With no gradient only decay moves a parameter: matrices, but not one that says no; nothing
-    frozen is there."""
+    """The gradient is zero, so only decay moves a parameter: matrices move, except one that opts
+    out. The optimizer has no frozen parameter."""
     values = tree(np.random.default_rng(0))
     still = jax.tree.map(jnp.zeros_like, values)
     for name in ("adamw", "lion", "sgd"):
@@ -76,7 +76,7 @@ def test_weight_decay_follows_the_spec():
 
 
 def test_adamw_is_the_algorithm_of_the_paper():
-    """Loshchilov & Hutter, arXiv:1711.05101, algorithm 2, in numpy."""
+    """The reference is algorithm 2 of Loshchilov & Hutter (arXiv:1711.05101) in numpy."""
     rng = np.random.default_rng(1)
     values, grads = tree(rng), [tree(rng) for _ in range(3)]
     cfg = OptimConfig(lr=0.05, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3, warmup_steps=2, schedule="linear")

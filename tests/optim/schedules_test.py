@@ -102,7 +102,7 @@ def test_the_logged_rate_is_the_one_that_moved_the_weights():
 
 @dataclasses.dataclass(frozen=True)
 class Halving(OptimConfig):
-    """A schedule of one's own."""
+    """A user's own schedule."""
 
     every: int = 2
 

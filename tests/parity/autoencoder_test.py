@@ -40,7 +40,7 @@ def test_latents_and_reconstructions(name, reference, measured):
 
 @every_form
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient."""
+    """Errors are relative to the norm of the parameter's gradient."""
     ref = reference(name)
 
     def loss(tree):

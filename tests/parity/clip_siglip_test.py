@@ -30,7 +30,7 @@ def batch_of(ref):
 
 @every_family
 def test_embeddings_and_logits(name, reference, measured):
-    """Texts of different lengths: CLIP's padding is masked, SigLIP's is read, as in their
+    """The texts have different lengths: CLIP masks padding and SigLIP reads it, as in their
     training."""
     ref = reference(name)
     ours = jax.jit(ref.model.apply)(ref.tree, batch_of(ref)).value
@@ -42,7 +42,7 @@ def test_embeddings_and_logits(name, reference, measured):
 
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into every layer of the image's tower, then of the text's."""
+    """The test compares the input of each layer of the image's tower, then of the text's."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, batch_of(ref))
@@ -58,7 +58,7 @@ def test_hidden_states(name, reference, measured, monkeypatch):
 
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient."""
+    """Errors are relative to the norm of the parameter's gradient."""
     ref = reference(name)
 
     def loss(tree):
@@ -79,7 +79,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)

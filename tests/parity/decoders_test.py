@@ -94,8 +94,8 @@ def test_logits_of_packed_documents(name, reference, measured):
 @of_each_kind
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into every layer; the reference's last hidden state is normed, which the logits
-    prove."""
+    """The test compares the input of each layer. The reference's last hidden state is normed, and
+    the logits check it."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, {"tokens": jnp.asarray(ref.arrays["tokens"], jnp.int32)})
@@ -119,7 +119,7 @@ def mean_loss(model, tree, tokens):
 @pytest.mark.slow
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient."""
+    """Errors are relative to the norm of the parameter's gradient."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -143,7 +143,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
 @pytest.mark.few("llama", "mixtral")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
-    """20 steps of AdamW from the same weights on the same batches."""
+    """Both sides take 20 steps of AdamW from the same weights on the same batches."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     mask = params.partition(params.map_spec(lambda p: p.decay, ref.model.spec), ref.model.spec)[0]
@@ -172,7 +172,7 @@ def test_training_curve(name, reference, measured):
 @of_each_kind
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
-    """From layers that lie apart, as large models do on a CPU; the next test decodes from
+    """The layers are separate, as large models have them on a CPU; the next test decodes from
     stacks."""
     monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     ref = reference(name)
@@ -200,7 +200,8 @@ def test_decoding_equals_the_full_forward(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)

@@ -51,7 +51,7 @@ def test_positions(reference, measured):
 @pytest.mark.exhaustive
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into every layer."""
+    """The test compares the input of each layer."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, batch_of(name, ref))
@@ -63,7 +63,7 @@ def test_hidden_states(name, reference, measured, monkeypatch):
 
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient."""
+    """Errors are relative to the norm of the parameter's gradient."""
     ref = reference(name)
     noise = ref.arrays["noise"]
 
@@ -87,8 +87,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor but the fixed positions bit for bit, and the same
-    config."""
+    """An import followed by an export gives every tensor but the fixed positions bit for bit, and
+    the same config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
@@ -104,7 +104,7 @@ def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
 
 @pytest.mark.parametrize("name", ["pixart"])
 def test_sampling_is_diffusers_ddim_with_guidance(name, reference, measured):
-    """From the same noise, five steps of the scheduler that diffusers has."""
+    """Both sides take five steps of diffusers' scheduler from the same noise."""
     ref = reference(name)
     conditions = {key: ref.arrays[key] for key in CONDITIONS[name]}
     cfg, noise = ImageSampleConfig(steps=5, guidance=2.5), ref.arrays["noise"]
@@ -117,7 +117,7 @@ def test_sampling_is_diffusers_ddim_with_guidance(name, reference, measured):
 
 @pytest.mark.parametrize("name", ["mmdit"])
 def test_sampling_is_diffusers_flow_matching_scheduler_with_guidance(name, reference, measured):
-    """Sigmas, and the image after five of Euler's steps from the same noise."""
+    """The test compares the sigmas, and the image after five Euler steps from the same noise."""
     ref = reference(name)
     objective = FlowMatching(sampler="euler", shift=3.0)
     np.testing.assert_allclose(sigmas(objective, 5), ref.arrays["sigmas"], atol=1e-6)

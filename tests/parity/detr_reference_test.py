@@ -40,9 +40,9 @@ def test_logits_and_boxes(reference, measured):
 
 
 def test_gradients_of_every_parameter(reference, measured):
-    """Relative to the norm of the parameter's gradient, and to a thousandth of the largest norm:
-    the first decoder layer's attention among queries that are all zero carries nothing, and a key's
-    bias adds the same to all logits of a query."""
+    """Errors are relative to the norm of the parameter's gradient, but at least to a thousandth of
+    the largest norm: the first decoder layer's attention among zero queries carries nothing, and a
+    key's bias adds the same to all logits of a query."""
     ref = reference(NAME)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     assert not any("norm/scale" in path for path in params.paths(trainable["backbone"])), "batch norm is constant"
@@ -83,7 +83,8 @@ def test_the_loss_of_several_layers_and_its_gradients(reference):
 
 
 def test_export_gives_the_same_bits(reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(NAME)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
@@ -106,7 +107,7 @@ TIMM = (
 
 
 def test_timm_names_of_a_resnet_are_read(reference):
-    """As the files of facebook/detr-resnet-50 have them."""
+    """The files of facebook/detr-resnet-50 have these names."""
     ref = reference(NAME)
     for name in folder.open_weights(ref.folder):
         theirs = name

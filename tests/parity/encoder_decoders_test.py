@@ -53,7 +53,7 @@ def test_logits_where_the_encoder_is_padded(name, side, reference, measured):
 
 @every_family
 def test_logits_of_packed_pairs(name, reference, measured):
-    """Two pairs in one row, with padding behind both of the encoder's and the decoder's."""
+    """One row holds two pairs, and both the encoder's and the decoder's part end with padding."""
     ref = reference(name)
     batch, lengths = {}, {}
     for key, segments in (("encoder_tokens", "encoder_segment_ids"), ("tokens", "segment_ids")):
@@ -68,7 +68,8 @@ def test_logits_of_packed_pairs(name, reference, measured):
 @pytest.mark.few("t5", "transformer")
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into every layer of both stacks; the last hidden states are behind the logits."""
+    """The test compares the input of each layer of both stacks. The logits check the last hidden
+    states."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, pair(ref))
@@ -92,7 +93,7 @@ def mean_loss(model, tree, encoder_tokens, tokens):
 
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient."""
+    """Errors are relative to the norm of the parameter's gradient."""
     ref = reference(name)
     trained, fixed = params.partition(ref.tree, ref.model.spec)
 
@@ -114,7 +115,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
 @pytest.mark.few("t5")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
-    """20 steps of AdamW from the same weights on the same batches."""
+    """Both sides take 20 steps of AdamW from the same weights on the same batches."""
     ref = reference(name)
     trained, fixed = params.partition(ref.tree, ref.model.spec)
     mask = params.partition(params.map_spec(lambda p: p.decay, ref.model.spec), ref.model.spec)[0]
@@ -140,8 +141,8 @@ def test_training_curve(name, reference, measured):
 @pytest.mark.few("t5", "bart")
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
-    """Prompts of different lengths in one batch; from layers that lie apart, as large models do on
-    a CPU."""
+    """A batch holds prompts of different lengths. The layers are separate, as large models have
+    them on a CPU."""
     monkeypatch.setattr("bigmodel_jax.inference.compiled.APART_FROM", 0)
     ref = reference(name)
     theirs, mask = ref.arrays["greedy/tokens"], ref.arrays["greedy/mask"]
@@ -156,7 +157,7 @@ def test_greedy_generation(name, reference, measured, monkeypatch):
 
 @every_family
 def test_decoding_equals_the_full_forward(name, reference, measured):
-    """The first call encodes and prefills; those after it have neither the encoder's tokens nor its
+    """The first call encodes and prefills. Later calls have neither the encoder's tokens nor its
     output."""
     ref = reference(name)
     batch = pair(ref)
@@ -175,7 +176,8 @@ def test_decoding_equals_the_full_forward(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)

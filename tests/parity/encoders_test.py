@@ -125,8 +125,7 @@ def test_outputs_of_packed_documents(name, reference, measured):
 
 
 def test_outputs_in_an_order_of_prediction(reference, measured):
-    """XLNet's query stream, which has seen what comes before a token in its order and not the
-    token."""
+    """XLNet's query stream has seen the tokens before a token in its order, and not the token."""
     ref = reference("xlnet")
     order = {name: ref.arrays[name] for name in ("order", "places")}
     ours = outputs(ref, **inputs(ref), **order)["logits"]
@@ -136,7 +135,7 @@ def test_outputs_in_an_order_of_prediction(reference, measured):
 @pytest.mark.few("bert", "deberta")
 @every_encoder
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into every layer, and what comes out of the last."""
+    """The test compares the input of each layer, and the output of the last."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, {k: jnp.asarray(v, jnp.int32) for k, v in inputs(ref).items()})
@@ -170,7 +169,7 @@ def loss_of(ref, tree, batch) -> jax.Array:
 @pytest.mark.few(*ENCODERS, "bert-pretraining")
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient."""
+    """Errors are relative to the norm of the parameter's gradient."""
     ref = reference(name)
     names = ("targets", "weights", "next_sentence", "label", "start", "end", "order", "places")
     batch = inputs(ref) | {k: ref.arrays[k] for k in names if k in ref.arrays}
@@ -188,7 +187,8 @@ def test_gradients_of_every_parameter(name, reference, measured):
 @pytest.mark.few("bert")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
-    """20 steps of AdamW on masked tokens from the same weights on the same batches."""
+    """Both sides take 20 steps of AdamW on masked tokens from the same weights on the same
+    batches."""
     ref = reference(name)
     mask = params.map_spec(lambda p: p.decay, ref.model.spec)
     tx = optax.chain(
@@ -212,7 +212,8 @@ def test_training_curve(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
@@ -233,7 +234,7 @@ def test_an_architecture_is_a_head(name, reference):
 
 
 def test_names_of_files_from_tensorflow(reference):
-    """gamma and beta for a norm's scale and bias, as in bert-base-uncased."""
+    """The files call a norm's scale gamma and its bias beta, as in bert-base-uncased."""
     ref = reference("bert")
     source = folder.open_weights(ref.folder)
     old = {

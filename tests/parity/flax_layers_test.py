@@ -28,8 +28,8 @@ def drawn(spec, seed=1):
 
 
 def same(ours, theirs, p, *, tolerance=1e-5):
-    """Equal values, and equal gradients of a token's squared output by the parameters and the
-    input."""
+    """Asserts equal values, and equal gradients of a token's squared output by the parameters and
+    the input."""
 
     def with_gradients(f):
         def loss(p, x):
@@ -95,8 +95,8 @@ def test_norms_of_bfloat16_are_taken_in_float32(ours):
 @pytest.mark.slow
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 def test_rope(theta):
-    """Flax rotates pairs (i, i + head_dim/2) too; positions of several documents, so not a plain
-    range."""
+    """Flax rotates pairs (i, i + head_dim/2) too. The positions belong to several documents, so
+    they are no plain range."""
     positions = jnp.array([[*range(5), *range(7)], [*range(100, 112)]])
     x = jax.random.normal(jax.random.key(3), (B, T, H, h))
     ours = position.rope(x, position.rope_angles(positions, h, theta=theta))
@@ -138,7 +138,7 @@ def heads(num, seed):
 @pytest.mark.parametrize("kv_heads", [1, K, H])
 @pytest.mark.parametrize("implementation", ["plain", "chunked"])
 def test_attend(implementation, kv_heads, causal, monkeypatch):
-    """Flax's attention under the same mask, keys and values repeated for each group of heads."""
+    """Flax's attention has the same mask, and keys and values repeated for each group of heads."""
     monkeypatch.setattr(blockwise, "CHUNK", 5)  # several blocks, the last one short
     q, k, v = heads(H, 1), heads(kv_heads, 2), heads(kv_heads, 3)
     mask = nn.combine_masks(
@@ -163,7 +163,7 @@ def test_attend(implementation, kv_heads, causal, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 def test_multi_head_attention(bias):
-    """Projections and all, against Flax's whole layer."""
+    """The test compares Flax's whole layer, projections included."""
     ours_spec = attention.spec(D, H, H, h, init=INIT, out_init=INIT, bias=bias)
     whole = Where(jnp.broadcast_to(jnp.arange(T), (B, T)), jnp.ones((B, T), jnp.int32))
 

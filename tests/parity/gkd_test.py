@@ -103,7 +103,7 @@ def test_loss_and_gradients_of_a_student_are_those_of_trl(theirs, case, logits):
 
 @pytest.mark.parametrize("case", few(TRAINER, "jsd", marks=pytest.mark.slow))
 def test_twenty_steps_are_those_of_trl(theirs, case):
-    """AdamW on one batch, from the same weights."""
+    """Both sides take AdamW's steps on one batch, from the same weights."""
     _, (cfg, tree), (teacher, constants), arrays = theirs
     config = config_of(cfg, teacher, case, "auto")
     batch, constants = batch_of(arrays), {"teacher": constants}

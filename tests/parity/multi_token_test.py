@@ -97,7 +97,7 @@ def test_the_objective_adds_the_loss_of_the_modules(case):
 
 @pytest.mark.slow
 def test_export_gives_the_same_bits(case, tmp_path, measured):
-    """In the places and names of the published files: behind the last layer."""
+    """The modules have the places and names of the published files: behind the last layer."""
     cfg, family, weights, _, _, _ = case
     flat = {path: np.asarray(x) for path, x in params.paths(weights).items()}
     folder.save_params(family, cfg, flat, tmp_path)

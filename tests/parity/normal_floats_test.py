@@ -27,7 +27,8 @@ def test_tables_are_the_references(theirs):
 @pytest.mark.slow
 @pytest.mark.parametrize("scales", ["single", "double"])
 def test_codes_scales_and_values_are_the_references(theirs, scales):
-    """Two codes lie in a byte otherwise: theirs are neighbours, the first one in the upper bits."""
+    """Two codes lie in a byte in another way there: neighbours share a byte, and the first one has
+    the upper bits."""
     w = theirs["w"]
     node = Blocks("nf4", 64, scales == "double").pack(jnp.asarray(w)[None])
     blocks = np.asarray(node.values).reshape(-1, 32)

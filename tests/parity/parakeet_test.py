@@ -54,7 +54,7 @@ def test_logits_of_rows_with_padding(name, reference, measured):
 
 @pytest.mark.slow
 def test_hidden_states(reference, measured, monkeypatch):
-    """What goes into every layer, and what leaves the last."""
+    """The test compares the input of each layer, and the output of the last."""
     ref = reference("conformer")
     stacks = record_layers(monkeypatch)
     out = ref.model.apply(ref.tree, batch_of(ref)).value
@@ -67,8 +67,8 @@ def test_hidden_states(reference, measured, monkeypatch):
 
 @every_form
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient; with running statistics, rows with padding
-    and one without labels."""
+    """Errors are relative to the norm of the parameter's gradient. The model uses running
+    statistics. The batch has rows with padding and one without labels."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -98,7 +98,8 @@ def test_running_statistics_after_a_training_step(name, reference, measured):
 
 @pytest.mark.parametrize("name", ["conformer"])
 def test_training_curve(name, reference, measured):
-    """20 steps of AdamW from the same weights on the same batch, batch norm moving along."""
+    """Both sides take 20 steps of AdamW from the same weights on the same batch, and batch norm
+    moves along."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     mask = params.partition(params.map_spec(lambda p: p.decay, ref.model.spec), ref.model.spec)[0]
@@ -124,7 +125,8 @@ def test_training_curve(name, reference, measured):
 
 @every_form
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
@@ -137,7 +139,7 @@ def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
 
 
 def test_the_loss_and_its_gradient_are_torchs():
-    """Repeated labels, a row without any, rows with no frame to spare."""
+    """The batch has repeated labels, a row without labels, and rows with no frame to spare."""
     with np.load(HERE / "fixtures" / "ctc" / "reference.npz") as arrays:
         ref = dict(arrays)
 
@@ -152,7 +154,7 @@ def test_the_loss_and_its_gradient_are_torchs():
 
 @pytest.mark.parametrize("n", range(3), ids=["noise", "tone", "silence"])
 def test_spectrograms_are_those_of_parakeets_features(n):
-    """Theirs has for silence rounding errors that are made large; ours has zeros."""
+    """For silence, the reference has magnified rounding errors, and this package has zeros."""
     with np.load(HERE / "fixtures" / "speech_features" / "reference.npz") as ref:
         ours, theirs = spectrogram.log_mel(ref[f"samples/{n}"], 40), ref[f"log_mel/{n}"]
     assert ours.shape == theirs.shape == (len(ours), 40)

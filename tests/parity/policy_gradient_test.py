@@ -88,7 +88,8 @@ def test_loss_and_gradients_are_those_of_trl(theirs, case):
     few(CASES, "grpo", "gspo", marks=pytest.mark.slow),
 )
 def test_twenty_steps_are_those_of_trl(theirs, case):
-    """AdamW on the fixed rollouts, from the same weights; ratios leave the clip on the way."""
+    """Both sides take AdamW's steps on the fixed rollouts, from the same weights. Some ratios leave
+    the clip on the way."""
     _, cfg, tree, arrays = theirs
     optim = OptimConfig(lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1, schedule="constant", warmup_steps=0, clip=1.0)
     train = TrainConfig(steps=20, batch_size=4, microbatches=2 if case == "pieces" else 1)
@@ -100,8 +101,7 @@ def test_twenty_steps_are_those_of_trl(theirs, case):
 
 
 def test_the_batch_tells_the_forms_apart(theirs):
-    """Some ratios are clipped on either side, and some are not, so that each form has another
-    loss."""
+    """Some ratios are clipped on either side, and some are not, so each form has another loss."""
     _, cfg, tree, arrays = theirs
     losses = {case: arrays[f"loss/{case}"] for case in CASES}
     assert len({round(float(x), 6) for x in losses.values()}) == len(losses)
@@ -115,7 +115,7 @@ def test_the_batch_tells_the_forms_apart(theirs):
 @pytest.mark.few("dapo", "gspo")
 @pytest.mark.parametrize("case", ["grpo", "dr_grpo", "dapo", "gspo"])
 def test_microbatches_add_up_to_the_batch(theirs, case):
-    """No form but bnpo knows how the batch is cut; a group's rows may lie in several pieces."""
+    """No form but bnpo knows how the batch is cut. A group's rows may lie in several pieces."""
     _, cfg, tree, arrays = theirs
     whole = measured(cfg, CASES[case], tree, batch_of(arrays))
     pieces = measured(cfg, CASES[case], tree, batch_of(arrays), microbatches=4)
@@ -125,8 +125,8 @@ def test_microbatches_add_up_to_the_batch(theirs, case):
 
 
 def test_dr_grpo_and_gspo_as_their_papers_write_them(theirs):
-    """arXiv:2503.20783, equation 3 with its listing's constant; arXiv:2507.18071, equations 5 to 7;
-    in numpy."""
+    """The references are arXiv:2503.20783, equation 3 with its listing's constant, and
+    arXiv:2507.18071, equations 5 to 7, in numpy."""
     _, cfg, tree, arrays = theirs
     batch = batch_of(arrays)
     logits = np.asarray(cfg.make().apply(tree, batch).value, np.float64)
@@ -153,7 +153,7 @@ def test_dr_grpo_and_gspo_as_their_papers_write_them(theirs):
 
 @pytest.mark.slow
 def test_weights_that_sampled_are_the_steps_own_without_old_log_probabilities(theirs):
-    """Then every ratio is 1, the loss of a token is minus its advantage, and its gradient is the
+    """Every ratio is then 1, the loss of a token is minus its advantage, and its gradient is the
     policy gradient."""
     _, cfg, tree, arrays = theirs
     batch = {k: v for k, v in batch_of(arrays).items() if k != "old_log_probs"}

@@ -141,7 +141,7 @@ IN_SUITES = {"dpo_sigmoid": [], "kto": pytest.mark.slow}
 
 @pytest.mark.parametrize("name", [pytest.param(x, marks=IN_SUITES.get(x, pytest.mark.exhaustive)) for x in OBJECTIVES])
 def test_twenty_steps(name, case):
-    """AdamW on one batch, from the same weights."""
+    """Both sides take AdamW's steps on one batch, from the same weights."""
     weights, _ = weights_of(case, name)
     optim = OptimConfig(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, schedule="constant", warmup_steps=0, clip=1.0)
     batch = with_reference(case, name, batch_of(case, name))

@@ -96,7 +96,7 @@ def test_logits_of_packed_documents_with_padding(cell, reference, measured):
 
 @every_cell
 def test_gradients_of_every_parameter(cell, reference, measured):
-    """Relative to the norm of the parameter's gradient."""
+    """Errors are relative to the norm of the parameter's gradient."""
     _, model, tree, theirs, arrays = reference(cell)
     tokens = jnp.asarray(arrays["tokens"], jnp.int32)
     batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones(tokens[:, 1:].shape)}
@@ -129,7 +129,7 @@ def test_decoding_equals_the_full_forward(cell, reference, measured):
 
 @every_cell
 def test_greedy_generation(cell, reference, measured):
-    """From prompts of two lengths, too: the shorter one is padded on the left."""
+    """Prompts of two lengths are included; the shorter one is padded on the left."""
     _, model, tree, _, arrays = reference(cell)
     prompts, theirs = arrays["greedy/prompt"].tolist(), arrays["greedy/tokens"].tolist()
     sample = SampleConfig(max_tokens=16, temperature=0.0)

@@ -174,8 +174,8 @@ def config_of(name: str, variant: str):
 
 
 def weights(name: str, cfg) -> dict[str, np.ndarray]:
-    """By path: the fixture's, or drawn from integers alone, so that every machine draws the
-    same."""
+    """Weights by path: those of the fixture, or weights drawn from integers alone, so that every
+    machine draws the same."""
     ref = source(name)
     if cfg == ref.cfg:
         return {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
@@ -194,7 +194,7 @@ def source(name: str):
 
 
 def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
-    """Our inputs, of few rows."""
+    """A batch of this package with few rows."""
     arrays = source(name).arrays
     keys = (
         "tokens",
@@ -227,7 +227,7 @@ def batch_of(name: str, cfg) -> dict[str, np.ndarray]:
 
 
 def inputs_of(name: str, batch: dict) -> dict[str, np.ndarray]:
-    """The same by the reference's names, pictures with their channels first."""
+    """The same batch by the reference's names. Its pictures have the channels first."""
     out = {key: np.moveaxis(x, -1, -3) if key == "image" else x for key, x in batch.items()}
     if "prefix" in out:
         out["token_type_ids"] = 1 - out.pop("prefix").astype(np.int64)
@@ -294,7 +294,7 @@ def export(name: str, variant: str, target: Path) -> tuple:
 
 
 def digest(path: Path) -> str:
-    """Of names, shapes and values of all tensors."""
+    """A digest of names, shapes and values of all tensors."""
     found = hashlib.sha256()
     for tensor, x in sorted(folder.open_weights(path).items()):
         found.update(f"{tensor} {tuple(x.shape)} ".encode() + x.read().tobytes())
@@ -377,8 +377,8 @@ def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, ex
 @pytest.mark.slow
 @pytest.mark.parametrize(("source_name", "variant"), CASES)
 def test_an_export_is_the_approved_one(source_name, variant, exported):
-    """What transformers was shown, key by key and tensor by tensor; token ids, which change no
-    logits, may be added."""
+    """transformers has read a folder with the same keys and tensors. Token ids may be added,
+    because they change no logits."""
     *_, target = exported(source_name, variant)
     found, expected = written(target), approved(source_name)[variant]
     found["config"] = {

@@ -52,7 +52,7 @@ def test_rows_do_not_see_each_other(reference, measured):
 
 @pytest.mark.exhaustive
 def test_loss_of_an_evaluation_leaves_out_ignored_pixels(reference):
-    """Of logits that are brought to the masks' size; a tenth of the pixels has the label 255."""
+    """The logits are resized to the masks. A tenth of the pixels has the label 255."""
     ref = reference(NAME)
     assert 0.05 < (ref.arrays["mask"] == 255).mean() < 0.2
     value, _ = jax.jit(functools.partial(mean_loss, ref.model, train=False))(ref.tree, batch_of(ref))
@@ -61,8 +61,8 @@ def test_loss_of_an_evaluation_leaves_out_ignored_pixels(reference):
 
 @pytest.mark.slow
 def test_gradients_of_every_parameter(reference, measured):
-    """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the
-    batch."""
+    """Errors are relative to the norm of the parameter's gradient. The model is in training, so
+    batch norm reads the batch."""
     ref = reference(NAME)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -81,8 +81,8 @@ def test_gradients_of_every_parameter(reference, measured):
 
 @pytest.mark.exhaustive
 def test_running_statistics_after_a_training_step(reference, measured):
-    """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a
-    channel; here undone."""
+    """torch keeps the unbiased variance and Flax the biased one. The test removes the factor n / (n
+    - 1), for n values a channel."""
     ref = reference(NAME)
     _, updates = jax.jit(functools.partial(mean_loss, ref.model))(ref.tree, batch_of(ref))
     before, worst = params.paths(ref.tree), 0.0
@@ -99,7 +99,7 @@ def test_running_statistics_after_a_training_step(reference, measured):
 
 @pytest.mark.slow
 def test_training_curve(reference, measured):
-    """20 steps of AdamW from the same weights on the same batches."""
+    """Both sides take 20 steps of AdamW from the same weights on the same batches."""
     ref = reference(NAME)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     mask = params.partition(params.map_spec(lambda p: p.decay, ref.model.spec), ref.model.spec)[0]
@@ -122,7 +122,8 @@ def test_training_curve(reference, measured):
 
 
 def test_export_gives_the_same_bits(reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(NAME)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)

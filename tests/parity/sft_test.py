@@ -111,8 +111,8 @@ def test_the_tokens_that_are_trained(case, path, arrays, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(x, marks=[] if x == "packed" else pytest.mark.slow) for x in CASES])
 def test_loss_and_gradients(case, path, arrays, tmp_path, measured):
-    """The loss to 1e-5 of the sum of its terms, which are all positive; a gradient to 1e-4 of its
-    norm."""
+    """The loss agrees to 1e-5 of the sum of its terms, which are all positive, and a gradient to
+    1e-4 of its norm."""
     cfg, tree = weights(path)
     theirs = params.paths(weights(path, path / f"{case}.safetensors")[1])
     batch, model = jax.tree.map(jnp.asarray, batch_of(case, path, tmp_path)), cfg.make()
@@ -151,8 +151,8 @@ def step_batches(arrays, rows=8):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp_tensor"))
 def test_twenty_steps(layout, path, arrays, measured):
-    """Our train step with the constants of TRL's AdamW, on its batches, on one device and on
-    eight."""
+    """This package's train step takes the steps with the constants of TRL's AdamW on TRL's batches,
+    on one device and on eight."""
     cfg, tree = weights(path)
     config = Config(
         model=cfg,

@@ -118,9 +118,9 @@ def test_the_reference_saw_every_preset(request):
 
 
 def num_parameters(cfg) -> int:
-    """As transformers counts: a bias that the step itself moves is a buffer of theirs, and T5's
+    """Counts as transformers does. There, a bias that the step itself moves is a buffer, and T5's
     head is tied until a file brings one of its own (T5Config.tie_word_embeddings is always true in
-    transformers 5). What of a tower is not read counts there as well."""
+    transformers 5). A tower's unread parameters count there as well."""
     spec = cfg.make().spec
     counted = {name: part for name, part in spec.items() if not (name == "head" and isinstance(cfg, t5.T5Config))}
     return params.count(counted, trainable=True) + params.count(spec.get("unread", {}))

@@ -70,7 +70,7 @@ def test_logits_with_padding(name, reference, measured):
 
 @every_family
 def test_the_image_is_read(name, reference):
-    """Another image changes the answer's logits; another row's image does not."""
+    """Another image changes the answer's logits. A change of another row's image does not."""
     ref = reference(name)
     batch = batch_of(ref)
     other = batch | {"image": batch["image"].at[0].add(0.5)}
@@ -82,7 +82,8 @@ def test_the_image_is_read(name, reference):
 @pytest.mark.few("llava")
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into each of the decoder's layers, the image's states among it."""
+    """The test compares the input of each of the decoder's layers, which holds the image's
+    states."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, batch_of(ref))
@@ -94,8 +95,8 @@ def test_hidden_states(name, reference, measured, monkeypatch):
 
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient; what nothing reads has none in the
-    reference either."""
+    """Errors are relative to the norm of the parameter's gradient. A parameter that nothing reads
+    has no gradient in the reference either."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     value, ours = jax.jit(jax.value_and_grad(lambda t: mean_loss(ref, params.merge(t, frozen))))(trainable)
@@ -112,7 +113,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
 
 @pytest.mark.slow
 def test_training_curve(reference, measured):
-    """20 steps of AdamW from the same weights on the same batch."""
+    """Both sides take 20 steps of AdamW from the same weights on the same batch."""
     ref = reference("llava")
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     # The reference decays its matrices, of which biases of heads are none.
@@ -152,7 +153,7 @@ def test_greedy_generation(name, reference, measured):
 
 @every_family
 def test_decoding_equals_the_full_forward(name, reference, measured):
-    """The prompt with its image at once, then token by token without one."""
+    """One call reads the prompt with its image. Then each call reads one token and no image."""
     ref = reference(name)
     batch, prompt = batch_of(ref), int(ref.arrays["prompt"])
     rows, length = batch["tokens"].shape
@@ -170,7 +171,8 @@ def test_decoding_equals_the_full_forward(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
@@ -191,8 +193,8 @@ def test_a_prefix_needs_data_that_marks_it(reference):
 
 @pytest.mark.slow
 def test_the_prompt_is_read_in_both_directions(reference):
-    """By gradient: the logits at the image's first place depend on the prompt's last token with the
-    mask alone."""
+    """The logits at the image's first place have a gradient at the prompt's last token only with
+    this mask."""
     ref = reference("paligemma")
     batch, last = batch_of(ref), int(ref.arrays["prompt"]) - 1
     changed = batch | {"tokens": batch["tokens"].at[:, last].add(1)}

@@ -58,7 +58,7 @@ def test_rows_do_not_see_each_other(name, reference, measured):
 
 @pytest.mark.parametrize("name", ["vit", *DINOS])
 def test_hidden_states(name, reference, measured, monkeypatch):
-    """What goes into every layer, and what leaves the last."""
+    """The test compares the input of each layer, and the output of the last."""
     ref = reference(name)
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, batch_of(ref))
@@ -71,8 +71,8 @@ def test_hidden_states(name, reference, measured, monkeypatch):
 
 @pytest.mark.parametrize("name", ["dinov2-encoder"])
 def test_an_encoder_without_a_head(name, reference, measured):
-    """The states of all tokens, the class token's, and the gradients of the mean of the states'
-    squares."""
+    """The test compares the states of all tokens and of the class token, and the gradients of the
+    mean of the states' squares."""
     ref = reference(name)
     batch = {"image": jnp.asarray(ref.arrays["image"])}
 
@@ -108,8 +108,8 @@ def test_states_between_stages(name, reference, measured):
 @pytest.mark.few("resnet")
 @pytest.mark.parametrize("name", [*RESNETS, "vgg_bn"])
 def test_running_statistics_after_a_training_step(name, reference, measured):
-    """torch keeps the unbiased variance, Flax the biased one: n / (n - 1) apart, n values a
-    channel; here undone."""
+    """torch keeps the unbiased variance and Flax the biased one. The test removes the factor n / (n
+    - 1), for n values a channel."""
     ref = reference(name)
     _, updates = jax.jit(functools.partial(mean_loss, ref.model))(ref.tree, batch_of(ref))
     before, worst = params.paths(ref.tree), 0.0
@@ -139,18 +139,18 @@ def value_counts(ref) -> dict[str, int]:
     return {path.removesuffix("/__call__"): x[0][..., 0].size for path, x in states.items()}
 
 
-# Batch norm takes away again what a block's last bias adds, with 1x1 convolutions between: its
-# gradient is zero in training, and both sides hold rounding errors.
-# `test_gradients_with_running_statistics` is the one that compares it. The same holds for the bias
-# of a convolution before batch norm.
+# In training, batch norm subtracts a batch's mean, and so removes the bias of the convolution
+# before it. Only 1x1 convolutions lie between a block's last bias and the next batch norm, which
+# removes that bias too. So these gradients are zero, and both sides hold rounding errors.
+# `test_gradients_with_running_statistics` compares them.
 CANCELLED = {"efficientnet": r"project/norm/bias", "vgg_bn": r"conv\d+/bias"}
 
 
 @pytest.mark.few("vit", "dinov2_registers", "resnet", "efficientnet")
 @every_family
 def test_gradients_of_every_parameter(name, reference, measured):
-    """Relative to the norm of the parameter's gradient; in training, so that batch norm reads the
-    batch."""
+    """Errors are relative to the norm of the parameter's gradient. The model is in training, so
+    batch norm reads the batch."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -176,7 +176,7 @@ def relative_errors(ours, theirs) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", ["efficientnet", "vgg_bn"])
 def test_gradients_with_running_statistics(name, reference, measured):
-    """As in evaluation: here every parameter has a gradient."""
+    """The model runs as in evaluation, so every parameter has a gradient."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
@@ -196,7 +196,7 @@ def test_gradients_with_running_statistics(name, reference, measured):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
-    """20 steps of AdamW from the same weights on the same batches."""
+    """Both sides take 20 steps of AdamW from the same weights on the same batches."""
     ref = reference(name)
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
     mask = params.partition(params.map_spec(lambda p: p.decay, ref.model.spec), ref.model.spec)[0]
@@ -222,7 +222,8 @@ def test_training_curve(name, reference, measured):
 
 @every_family
 def test_export_gives_the_same_bits(name, reference, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit, and the same config."""
+    """An import followed by an export gives every tensor of the file bit for bit, and the same
+    config."""
     ref = reference(name)
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)

@@ -38,7 +38,8 @@ def test_logits(ref, measured):
 
 @pytest.mark.slow
 def test_hidden_states(ref, measured, monkeypatch):
-    """What goes into every layer of both stacks; the last hidden states are behind the logits."""
+    """The test compares the input of each layer of both stacks. The logits check the last hidden
+    states."""
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, pair(ref))
     for states, side in zip(stacks, ("encoder", "decoder"), strict=True):
@@ -66,7 +67,7 @@ def test_gradients_of_every_parameter(ref, measured):
 
 @pytest.mark.slow
 def test_training_curve(ref, measured):
-    """20 steps of AdamW from the same weights on the same batch."""
+    """Both sides take 20 steps of AdamW from the same weights on the same batch."""
     # Theirs is a matrix to AdamW; a bias of heads is none.
     mask = params.map_spec(lambda p: p.decay, ref.model.spec)
     rule = optax.adamw(3e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, mask=mask)
@@ -88,7 +89,7 @@ def test_training_curve(ref, measured):
 
 @pytest.mark.slow
 def test_greedy_decoding_with_a_cache(ref, measured):
-    """The first call encodes and reads the start; those after it have neither spectrogram nor the
+    """The first call encodes and reads the start. Later calls have neither spectrogram nor the
     encoder's output."""
     start, theirs = ref.arrays["greedy/start"], ref.arrays["greedy/tokens"]
     batch = {"log_mel": ref.arrays["greedy/log_mel"], "tokens": jnp.asarray(start, jnp.int32)}
@@ -121,8 +122,8 @@ def test_decoding_equals_the_full_forward(ref, measured):
 
 
 def test_export_gives_the_same_bits(ref, measured, tmp_path):
-    """Theirs -> ours -> theirs: every tensor of the file bit for bit but for the positions, which
-    both compute."""
+    """An import followed by an export gives every tensor bit for bit, except for the positions,
+    which both sides compute."""
     flat = {path: np.asarray(x) for path, x in params.paths(ref.tree).items()}
     folder.save_params(ref.family, ref.cfg, flat, tmp_path)
     theirs, ours = folder.open_weights(ref.folder), folder.open_weights(tmp_path)
@@ -137,7 +138,7 @@ def test_export_gives_the_same_bits(ref, measured, tmp_path):
 
 @pytest.mark.parametrize("bins", [80, 128])
 def test_spectrograms_are_those_of_whispers_features(bins):
-    """Of noise, a tone, and silence; the first second of a window."""
+    """The sounds are noise, a tone, and silence, each the first second of a window."""
     with np.load(HERE / "fixtures" / "whisper_features" / "reference.npz") as found:
         for n in range(3):
             ours = windows.log_mel(found[f"samples/{n}"], bins)
@@ -153,6 +154,6 @@ COUNTS |= {"large-v2": 1_543_304_960, "large-v3": 1_543_490_560, "large-v3-turbo
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_published_sizes(name):
-    """Parameters as transformers counts those of OpenAI's files, the encoder's sines among them."""
+    """transformers counts the parameters of OpenAI's files, and includes the encoder's sines."""
     cfg = whisper.PRESETS[f"whisper-{name}"]
     assert params.count(cfg.make().spec) + cfg.max_audio_len * cfg.embed_dim == COUNTS[name]

@@ -86,7 +86,8 @@ def test_a_kernel_counts_what_its_author_states():
 
 
 def test_flash_attention_counts_the_blocks_that_it_visits():
-    """8 heads of 2 rows, 2,048 queries and keys, 4 blocks of 512: causal, 10 of the 16 blocks."""
+    """There are 8 heads of 2 rows and 2,048 queries and keys in 4 blocks of 512. A causal mask
+    visits 10 of the 16 blocks."""
     names = ["fwd_segmented_residuals", "dq_segmented", "dkv_segmented"]
     shapes = [
         "s8[4,4]{1,0}",
@@ -116,7 +117,7 @@ def test_grouped_products_count_as_one_product_of_all_rows():
 
 
 def test_places_between_the_elements_of_a_spread_input_do_not_count():
-    """Against trying every pair, for a handful of windows that a TPU's batched products use."""
+    """The reference tries every pair, for a few windows that a TPU's batched products use."""
     for size, n, stride, spread, pad in (
         (4, 4, 3, 4, 0),
         (8, 8, 7, 8, 0),
@@ -163,7 +164,7 @@ def test_a_slice_that_a_fusion_inside_a_fusion_takes_is_no_more_than_the_slice()
 
 
 def test_a_stack_in_another_layout_inside_a_fusion_is_no_more_than_the_slice_of_it():
-    """As a TPU's compiler gives the stack of packed weights another tile before it takes a layer of
+    """A TPU's compiler gives the stack of packed weights another tile before it takes a layer of
     it."""
     aliasing = "output_to_operand_aliasing={{}: (0, {})}"
     again = f"  %again = bf16[64,256,256]{{2,1,0}} fusion(%a), kind=kLoop, {aliasing}, calls=%copied\n"
@@ -177,7 +178,7 @@ def test_a_stack_in_another_layout_inside_a_fusion_is_no_more_than_the_slice_of_
 
 
 def test_an_operand_that_a_fusion_inside_a_fusion_gives_another_name_is_read():
-    """As a TPU's compiler does with the table of a head, before the product that reads it."""
+    """A TPU's compiler does this with the table of a head, before the product that reads it."""
     renamed = (
         "%renamed (b: bf16[256,256]) -> bf16[256,256] {\n  %b = bf16[256,256]{1,0} parameter(0)\n"
         "  ROOT %c = bf16[256,256]{1,0} bitcast(%b)\n}\n\n"

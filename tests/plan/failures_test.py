@@ -22,12 +22,9 @@ V5E = parse("v5e:16x16")
 
 
 def simulated(interval: float, save: float, restart: float, write: float, gaps: np.ndarray) -> float:
-    """The share of the time in steps that count, where a job fails after each of `gaps`, one after
-    another.
-
-    Each time it restarts, takes steps for `interval`, waits `save` for a save, and goes on; `write`
-    later the save is on disk and its steps count, unless the job has failed by then.
-    """
+    """The share of the time in steps that count, where a job fails after each of `gaps` in turn.
+    The job restarts, takes steps for `interval`, waits `save` for a save, and goes on. After
+    `write` the save is on disk and its steps count, unless the job has failed by then."""
     now, counted = np.full_like(gaps, restart), np.zeros_like(gaps)
     while (on_disk := now + interval + save + write <= gaps).any():
         counted += interval * on_disk
@@ -56,7 +53,7 @@ def test_the_recommended_interval_is_the_best_of_a_simulation_and_its_goodput_is
 
 @pytest.mark.parametrize("save", [0.01, 1.0, 60.0, 1000.0, 5000.0])
 def test_the_higher_order_is_the_best_of_the_model_and_never_worse_than_the_first(save):
-    """The first order is close where a save is short beside the time between failures."""
+    """The first order is close where a save is short compared with the time between failures."""
     mtbf, share = 3600.0, lambda interval: failures.goodput(interval, save, 100.0, 3600.0)
     best = max(share(interval) for interval in np.geomspace(0.1, 20_000, 20_000))
     daly, young = failures.daly(save, mtbf), failures.young(save, mtbf)

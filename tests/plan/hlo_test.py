@@ -106,8 +106,8 @@ def test_bytes_of_a_shape(shape, size):
 
 
 def test_a_start_prints_operands_and_results():
-    """GPU text: an all-gather's start is ((operands), (results)), an all-reduce's the results alone
-    or both."""
+    """In a GPU's text, an all-gather's start is ((operands), (results)), and an all-reduce's the
+    results alone or both."""
     read = hlo._results
     assert read("(f32[8,64]{1,0}, f32[16,64]{1,0})", "all-gather", True) == ("f32[16,64]",)
     assert read("((f32[8]{0}, f32[4]{0}), (f32[16]{0}, f32[8]{0}))", "all-gather", True) == ("f32[16]", "f32[8]")
@@ -127,8 +127,8 @@ WEIGHT = 2048 * 4096 * 2
 
 
 def test_a_tpu_gathers_twice_and_reduce_scatters_once():
-    """Each overlapped gather is printed four times; the reduce-scatters are fusions; loop lengths
-    are in conditions."""
+    """The text has each overlapped gather four times. Its reduce-scatters are fusions, and loop
+    lengths stand in conditions."""
     mesh = sharding.make_mesh(ParallelConfig(data=1, fsdp=8))
     found = hlo.collectives((TEXTS / "tpu_v5e.txt").read_text(), mesh)
     assert {c.channel: c.kind for c in found} == dict.fromkeys((13, 14, 15, 16), "all-gather") | dict.fromkeys(
@@ -152,23 +152,23 @@ class TwoSlices:
 
 
 def test_a_gather_between_slices_makes_all_their_shards():
-    """It prints the part that a device sends; an all-reduce prints the whole."""
+    """A gather prints the part that a device sends, and an all-reduce prints the whole."""
     text = (TEXTS / "tpu_two_slices.txt").read_text().replace("ALL_REDUCE", "ALL_GATHER")
     across = [c for c in hlo.collectives(text, TwoSlices()) if c.across]
     assert [(c.kind, c.bytes, c.sent) for c in across] == [("all-gather", 2 * WEIGHT // 8, 6 * WEIGHT // 8)] * 2
 
 
 def test_a_group_inside_a_slice_is_the_slices_own():
-    """Of an axis that goes across slices as well: the time of a gather inside one is that of its
-    links."""
+    """The axis goes across slices as well. The time of a gather inside one slice is that of the
+    slice's links."""
     found = hlo.collectives((TEXTS / "tpu_two_slices.txt").read_text(), TwoSlices())
     assert {c.members for c in found if not c.across} == {tuple(range(8))}
     assert {c.members for c in found if c.across} == {(0, 8)}
 
 
 def test_two_slices_send_their_shards():
-    """The program is one slice's; what goes to the other is a send, of the part that a device
-    holds."""
+    """The program is that of one slice. A send takes the part that a device holds to the other
+    slice."""
     found = hlo.collectives((TEXTS / "tpu_two_slices.txt").read_text(), TwoSlices())
     across = [c for c in found if c.across]
     assert [(c.kind, c.axes, c.bytes, c.count, c.group) for c in across] == [

@@ -140,7 +140,7 @@ def test_an_array_without_a_name_is_named_by_what_a_loop_writes_into_it():
 
 
 def test_the_end_of_a_pair_gives_what_its_start_made():
-    """What the start reads is needed no longer than the end, and is not made again."""
+    """The operands of the start are needed no longer than the end, and they are not made again."""
     text = TEXT.replace(
         "  %d = f32[512]{0} dynamic-update-slice(%b, %x1, %i)",
         """  %s = ((f32[512]{0}, s32[]), f32[128]{0}, u32[]) dynamic-slice-start(%b, %i)
@@ -243,8 +243,8 @@ TWO = """%two (p0: f32[1024], p1: f32[256]) -> (f32[256], f32[1024]) {
     ],
 )
 def test_what_is_written_over_an_operand_takes_no_room_and_anything_else_does(update, computations, bytes_):
-    """a is 4 KiB, and p, which is put into it, 1 KiB; d, which a has become, is read beside p and a
-    later array of 2 KiB."""
+    """a has 4 KiB, and p, which is written into it, 1 KiB. d, which a has become, is read beside p
+    and a later array of 2 KiB."""
     more = ", %n" if "%n" in update else ""
     entry = f"""{ARGUMENT}%p = f32[256]{{0}} slice(%x)
 %a = f32[1024]{{0}} negate(%x)

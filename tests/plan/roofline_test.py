@@ -197,8 +197,8 @@ def test_every_gpus_links(name, nvlink, card):
 
 
 def test_eight_cards_of_a_host_together_may_outrun_its_nvlink():
-    """Two hosts of 8: half of the bytes cross, over 8 cards of 50 GB/s; the host's own 450 GB/s
-    takes longer."""
+    """Two hosts have 8 devices each: half of the bytes cross, over 8 cards of 50 GB/s. The host's
+    own 450 GB/s takes longer."""
     members = [[i // 8] for i in range(16)]
     found = roofline.seconds(collective(group=16), members, parse("h100:1x2x8"))
     assert found == ("dcn", pytest.approx(1e9 * 15 / 16 / (450 * GB)))

@@ -10,7 +10,8 @@ from bigmodel_jax.plan.program.instructions import Code
 
 
 def test_the_rows_of_a_loop_count_its_turns():
-    """Seven turns of one product: the rows' seconds, FLOPs and bytes are those of the whole."""
+    """A loop runs one product seven times: the rows' seconds, FLOPs and bytes add up to the
+    whole."""
     x, w = jnp.ones((16, 32)), jnp.ones((7, 32, 32))
     text = (
         jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])

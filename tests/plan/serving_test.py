@@ -256,7 +256,7 @@ def planned(folder: Path, *options: str) -> tuple[int, dict]:
 @pytest.mark.exhaustive
 @NEEDS_LIBTPU
 def test_the_compiled_programs_read_the_weights_as_they_are_stored(tmp_path):
-    """Two chips: bytes of weights and cache are those of their shapes, and int8 moves less of them
+    """On two chips, weights and cache have the bytes of their shapes, and int8 moves less of them
     in each step."""
     machine = ("--serve", "v5e:1x2", "--slots", "8", "--length", "256")
     (code, wide), (_, again), (_, narrow) = (

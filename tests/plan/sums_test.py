@@ -39,7 +39,7 @@ class Shift(AdapterConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Sampled(NextToken):
-    """With a constant of its own, and rollouts of 4 rows of 24 tokens."""
+    """An objective with a constant of its own, and rollouts of 4 rows of 24 tokens."""
 
     def parameters(self, model):
         return {"teacher": Param((16, 16), (None, None), zeros(), kind="constant")}

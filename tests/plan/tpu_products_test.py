@@ -21,7 +21,7 @@ def found(compiled_for_tpus):
     [("v4:2x2x1", 0.9), ("v5e:2x2", 0.95), ("v5p:2x2x1", 0.95), ("v6e:2x2", 0.85), ("tpu7x:2x2x1", 0.9)],
 )
 def test_a_large_product_comes_close_to_the_chips_peak_and_not_above_it(topology, share, found):
-    """So that the clock in which the compiler counts is right."""
+    """This checks the clock rate in which the compiler counts."""
     peak, ours, _ = found[topology]
     assert share < peak / ours < 1.0
 

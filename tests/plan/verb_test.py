@@ -230,8 +230,8 @@ def planned(folder: Path, topology: str, *options: str) -> tuple[int, dict]:
 @pytest.mark.slow
 @NEEDS_LIBTPU
 def test_a_tiny_model_is_planned_on_four_chips_of_v5e(tmp_path):
-    """The real compiler: it fits, nothing but the plan is printed, and the second time comes from
-    the cache."""
+    """The real compiler runs. The model fits, only the plan is printed, and the second plan comes
+    from the cache."""
     (code, first), (_, second) = (planned(tmp_path, "v5e:2x2", *more) for more in ((), ("--mtbf", "5000")))
     assert code == 0
     assert first["fits"]
@@ -258,8 +258,8 @@ def test_a_tiny_model_is_planned_on_four_chips_of_v5e(tmp_path):
 @pytest.mark.exhaustive
 @NEEDS_LIBTPU
 def test_what_does_not_fit_ends_with_a_change_that_was_compiled_and_fits(tmp_path):
-    """12,288 rows on one chip: the attention logits alone, 12,288 x 2 x 256 x 256 in float32, are 6
-    GiB."""
+    """One chip has 12,288 rows: the attention logits alone, 12,288 x 2 x 256 x 256 in float32, take
+    6 GiB."""
     code, plan = planned(tmp_path, "v5e:1x1", "--parallel.fsdp", "1", "--train.batch_size", "12288")
     assert code == 3
     assert not plan["fits"]
@@ -276,8 +276,8 @@ def test_what_does_not_fit_ends_with_a_change_that_was_compiled_and_fits(tmp_pat
 @pytest.mark.slow
 @NEEDS_CUDA
 def test_hosts_of_gpus_are_planned_by_their_own_compiler(tmp_path):
-    """Two hosts of four H100s: attention is cuDNN's, and what leaves a host is told from what stays
-    in it."""
+    """Two hosts have four H100s each. Attention is cuDNN's, and the plan tells traffic between
+    hosts from traffic inside one."""
     sizes = ("--data.seq_len", "1024", "--model.max_seq_len", "1024", "--train.batch_size", "8")
     code, plan = planned(tmp_path, "h100:1x2x4", *sizes, "--parallel.fsdp", "4", "--parallel.data", "2")
     assert code == 0

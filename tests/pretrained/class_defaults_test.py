@@ -23,7 +23,7 @@ def given(name: str) -> dict:
 
 
 def changed(table: dict, path: str, *value) -> dict:
-    """The table with a dotted key gone, or of another value."""
+    """The table without a dotted key, or with another value for it."""
     table = copy.deepcopy(table)
     *above, key = path.split(".")
     inside = table
@@ -48,7 +48,7 @@ def outcome(table: dict):
 
 @every_family
 def test_an_absent_key_is_the_class_default(name):
-    """One key at a time, the others in place; a size may be asked for instead."""
+    """One key at a time is absent, and the others stay. For a size, the import may ask instead."""
     for key, value in FOUND[name]["absent"].items():
         absent = outcome(changed(given(name), key))
         if not str(absent).endswith("is missing"):
@@ -57,8 +57,8 @@ def test_an_absent_key_is_the_class_default(name):
 
 @every_family
 def test_sizes_alone_are_the_class_with_these_sizes(name):
-    """Nothing but architectures, model_type and sizes, against every key of the class written
-    out."""
+    """A config with nothing but architectures, model_type and sizes equals one with every key of
+    the class."""
     minimal, written_out = FOUND[name]["minimal"], FOUND[name]["written_out"]
     written_out = written_out | {"architectures": minimal["architectures"]}
     assert outcome(minimal) == outcome(written_out)
@@ -88,8 +88,8 @@ def test_a_gpt_oss_without_scaling_says_so():
 
 @pytest.mark.parametrize(("key", "value"), [("in_channels", 4), ("out_channels", 8), ("cross_attention_dim", 1152)])
 def test_a_pixart_has_the_defaults_of_diffusers(key, value):
-    """From the signature of PixArtTransformer2DModel; the published sizes, so that what is left out
-    may fit."""
+    """The defaults come from the signature of PixArtTransformer2DModel. The sizes are published
+    ones, so that absent keys may fit."""
     family = FAMILIES["PixArtTransformer2DModel"]
     table = json.loads((PARITY / "pixart" / "config.json").read_text())
     published = {"in_channels": 4, "out_channels": 8, "num_attention_heads": 16, "attention_head_dim": 72}

@@ -81,7 +81,7 @@ def test_no_way_out_is_named_where_there_is_none(tmp_path):
 
 
 def test_another_head_that_the_architecture_does_not_have_is_passed_over(tmp_path):
-    """As transformers does with a classifier's unexpected tensors."""
+    """transformers passes over a classifier's unexpected tensors in the same way."""
     make = lambda tensors: tensors[BERT_HEAD[1]] + 1  # noqa: E731
     load(with_tensor("bert-classification", tmp_path, BERT_HEAD[0], make))
 

@@ -18,7 +18,7 @@ NORMS = {"weight": "gamma", "bias": "beta"}
 
 
 def theirs(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By CTranslate2's names, with queries, keys and values in one matrix."""
+    """Weights by CTranslate2's names, with queries, keys and values in one matrix."""
     out = {}
     for name, x in given.items():
         _, side, *rest = name.split(".")

@@ -167,8 +167,8 @@ def test_a_large_export_is_sharded_and_read_back(monkeypatch, tmp_path):
 
 
 def test_only_what_a_part_needs_is_read():
-    """The tensors of one layer for a part of one layer, each once for all parts, and of these the
-    rows asked for."""
+    """A part of one layer reads the tensors of that layer, once for all parts, and of these only
+    the rows asked for."""
     family, cfg = folder.read_config(FIXTURES / "llama")
     spec, source, reads = spec_by_path(cfg), folder.open_weights(FIXTURES / "llama"), []
 
@@ -200,8 +200,8 @@ def test_bfloat16_files_are_read(tmp_path):
 
 @pytest.mark.parametrize("names_of", ["language_model.model.", "model.language_model."])
 def test_the_text_part_of_a_model_that_sees(names_of, tmp_path, caplog):
-    """A Gemma 3 with images, as published in both forms: its text is imported, the rest is
-    named."""
+    """A Gemma 3 with images is published in two forms. Both give its text model, and a message
+    names the rest."""
     family, cfg = folder.read_config(FIXTURES / "gemma3")
     config = json.loads((FIXTURES / "gemma3" / "config.json").read_text())
     nested = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config, "vision_config": {}}
@@ -225,7 +225,7 @@ def test_the_text_part_of_a_model_that_sees(names_of, tmp_path, caplog):
 
 
 def test_what_a_model_that_sees_leaves_to_its_config_class():
-    """google/gemma-3-4b-it says so little of its text model; the sizes are the published ones."""
+    """google/gemma-3-4b-it says so little of its text model. The sizes are the published ones."""
     text = {
         "hidden_size": 2560,
         "intermediate_size": 10_240,
@@ -240,7 +240,7 @@ def test_what_a_model_that_sees_leaves_to_its_config_class():
 
 
 def test_the_spec_of_a_family_is_covered_by_its_table():
-    """`check` would find it at import; here for every family's smallest config."""
+    """`check` would find a gap at import. The test checks every family's smallest config."""
     for family in FAMILIES.values():
         if not hasattr(family.config, "tiny"):
             continue
@@ -275,7 +275,8 @@ def placed(path: Path) -> dict:
 
 
 def test_an_untied_t5_saved_by_transformers_5(tmp_path):
-    """It ties the head when it saves: there is none in the file, and no scale on the outputs."""
+    """transformers ties the head when it saves: the file has no head, and the outputs have no
+    scale."""
     shutil.copytree(FIXTURES / "t5_v11", tmp_path, dirs_exist_ok=True)
     change_config(tmp_path, tie_word_embeddings=True, scale_decoder_outputs=False)
     change_weights(tmp_path, lambda t: t.pop("lm_head.weight"))

@@ -28,7 +28,7 @@ def e4m3(byte: int) -> float:
 
 
 def test_values_by_hand():
-    """200 x 300: two by three blocks, the last ones cut off."""
+    """The matrix is 200 x 300: it has two by three blocks, and the last ones are cut off."""
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 256, (200, 300)).astype(np.uint8)
     bits[(bits & 127) == 127] = 0  # not a number

@@ -22,7 +22,8 @@ HEADS = {"attn_q": 4, "attn_k": 2}
 
 
 def permute(x: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp's converter: rows from (half, pair) to interleaved order."""
+    """Brings rows from the order (half, pair) to the interleaved one, as llama.cpp's converter
+    does."""
     return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
@@ -36,7 +37,7 @@ def byte_level(writer: GGUFWriter, pre: str = "smollm", model: str = "gpt2") -> 
 
 
 def open_writer(path: Path, architecture: str = "llama", tokenizer=byte_level) -> GGUFWriter:
-    """With the sizes of the Llama fixture."""
+    """A writer with the sizes of the Llama fixture."""
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(2)
     writer.add_context_length(64)
@@ -102,7 +103,7 @@ def test_weights_and_config_come_back(kind, worst, tmp_path):
 
 
 def published_factors(theta, head_dim, factor, low, high, length) -> np.ndarray:
-    """As llama.cpp's converter computes `rope_freqs.weight` (conversion of Llama 3.1)."""
+    """Computes `rope_freqs.weight` as llama.cpp's converter does for Llama 3.1."""
     out = []
     for frequency in 1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim):
         wave = 2 * math.pi / frequency
@@ -117,7 +118,8 @@ def published_factors(theta, head_dim, factor, low, high, length) -> np.ndarray:
 
 
 def test_llama31_is_read_as_its_folder(tmp_path):
-    """The parity fixture, whose logits are transformers', with its scaling as a tensor."""
+    """The file is the parity fixture, whose logits are transformers', with its scaling as a
+    tensor."""
     factors = published_factors(10_000.0, 8, 8.0, 1.0, 4.0, 16)
     assert factors[0] == pytest.approx(1 / ((1 - 0.515493) / 8 + 0.515493), rel=1e-5)  # (16 / 2 pi - 1) / 3
     fixture = FIXTURE.with_name("llama31")
@@ -170,7 +172,7 @@ def test_scaling_is_read(name, settings, expected, tmp_path):
 
 
 def add(keys: dict, writer: GGUFWriter, architecture: str = "llama") -> None:
-    """Keys of the architecture, by the type of their value."""
+    """Adds keys of the architecture, by the type of their value."""
     kinds = {bool: "add_bool", int: "add_uint32", float: "add_float32", str: "add_string", list: "add_array"}
     for name, value in keys.items():
         if name.startswith("rope.dimension"):
@@ -295,7 +297,7 @@ def float16(block: bytes, at: int) -> float:
 
 
 def q4_k(block: bytes) -> list[float]:
-    """dequantize_row_q4_K of llama.cpp's ggml-quants.c, a value at a time."""
+    """Computes dequantize_row_q4_K of llama.cpp's ggml-quants.c, a value at a time."""
     d, least, scales, q, out = float16(block, 0), float16(block, 2), block[4:16], block[16:], []
     for i in range(8):
         if i < 4:
@@ -309,7 +311,7 @@ def q4_k(block: bytes) -> list[float]:
 
 
 def q6_k(block: bytes) -> list[float]:
-    """dequantize_row_q6_K of llama.cpp's ggml-quants.c, a value at a time."""
+    """Computes dequantize_row_q6_K of llama.cpp's ggml-quants.c, a value at a time."""
     scales, d, out = np.frombuffer(block, np.int8, 16, 192), float16(block, 208), []
     for half in range(2):
         low, high = block[half * 64 : half * 64 + 64], block[128 + half * 32 : 160 + half * 32]
@@ -363,7 +365,8 @@ def sentencepiece_tokenizer(processor):
 
 
 def test_a_sentencepiece_tokenizer_comes_back(tmp_path):
-    """Llama 2's kind: the ids of the SentencePiece model that the file was made of."""
+    """The tokenizer is Llama 2's kind. It gives the ids of the SentencePiece model that the file
+    was made from."""
     model, texts = io.BytesIO(), ["the people of the united states establish justice", "welfare and liberty, 1787"]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts * 20),

@@ -16,7 +16,7 @@ def test_the_table_names_families_and_none_of_them_as_kin_of_another():
 
 
 def test_no_model_is_kin_of_two_and_every_name_can_be_met():
-    """A name with an end that `split` takes off, such as "FluxTransformer2D", would never be
+    """A name with a suffix that `split` removes, such as "FluxTransformer2D", would never be
     found."""
     names = collections.Counter(name for names in KIN.values() for name in names.split())
     assert not [name for name, times in names.items() if times > 1]

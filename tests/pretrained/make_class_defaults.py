@@ -33,7 +33,7 @@ TOWERS = ("text_config", "vision_config", "encoder_config")
 
 
 def flat(table: dict, prefix: str = "") -> dict:
-    """By dotted key; only the towers' tables are opened."""
+    """The table by dotted key; only the towers' tables are opened."""
     out = {}
     for key, value in table.items():
         out |= flat(value, f"{prefix}{key}.") if key in TOWERS else {prefix + key: value}

@@ -48,8 +48,8 @@ ABSENT = config_keys.words("""
     use_post_quant_conv mid_block_add_attention batch_norm pooled_side
     classifier_activation classifier_bias classifier_pooling decoder_bias norm_bias
 """)
-# Keys that are read and of which another value means the same.
-# Of a conformer, distances of any length are computed, and each query has keys of its own.
+# These keys are read, and another value means the same.
+# A conformer computes distances of any length, and each of its queries has keys of its own.
 # A Phi-3 has the length of pretraining beside the table of rotary settings; transformers ignores
 # the one inside it. The fixture of Phi-3 rotates whole heads, as a file without the share does. A
 # Qwen3 MoE whose layers all have experts has no dense MLP; latent attention has as many keys as
@@ -156,7 +156,7 @@ EXTRA = (
 
 
 def mutate_gguf(rng: random.Random, done: list, writer) -> None:
-    """One key of another value, of another type, absent or more."""
+    """Gives one key another value or another type, removes it, or adds one."""
     table = writer.kv_data[0]
     name = rng.choice([key for key in table if key != "GGUF.version"] + [f"llama.{key}" for key in EXTRA.split()])
     kinds = [kind for kind, value in OTHER.items() if value is not None and not isinstance(value, dict) and value != []]
@@ -318,7 +318,7 @@ def test_what_published_files_hold_is_passed_over(name, tmp_path, caplog):
 
 @pytest.mark.slow
 def test_no_key_alone_may_be_left_out_but_the_reviewed_ones(tmp_path):
-    """Every key of every fixture, taken away."""
+    """The test takes away every key of every fixture, one at a time."""
     for name in FOLDERS:
         config = json.loads((FIXTURES / name / "config.json").read_text())
         for path in paths(config):

@@ -43,8 +43,8 @@ def whole(path: str, arrays) -> np.ndarray:
 
 
 def test_every_entry_comes_from_its_place():
-    """theirs (out, in), ours (in, heads, out / heads); layers count from `first`; gate's rows stand
-    before up's."""
+    """Theirs are (out, in), ours (in, heads, out / heads). Layers count from `first`, and gate's
+    rows stand before up's."""
     theirs = tensors()
     names.check(ROWS, SPEC, CFG, source(theirs), IGNORED)
     q, gate, up, experts = (whole(path, theirs) for path in SPEC)

@@ -25,7 +25,7 @@ TOKENS = [[35, 5, 39, 1, 69, 65, 63, 29, 48], [24, 52, 2, 42, 65, 74, 92, 2, 69]
 
 @pytest.fixture(scope="module")
 def base():
-    """That of the tiny Llama that PEFT adapted."""
+    """The config of the tiny Llama that PEFT adapted."""
     return opened(BASE)
 
 
@@ -47,7 +47,7 @@ def read(path, base):
 
 
 def merged(found, base):
-    """The weights with the adapters in them, in float64 as LoRA (arXiv 2106.09685, eq. 3) and DoRA
+    """Merges the adapters into the weights, in float64 as LoRA (arXiv 2106.09685, eq. 3) and DoRA
     (2402.09353, eq. 5) say."""
     family, cfg, spec, values = base
     out = dict(values) | dict(found.saved)
@@ -151,7 +151,8 @@ def test_every_key_that_peft_writes_is_in_a_table():
 
 
 def test_modules_are_saved_by_the_ends_of_their_names(base, tmp_path):
-    """PEFT's `norm` saves every module whose name ends so; `layers.1.mlp` saves what is inside."""
+    """PEFT's `norm` saves every module whose name ends in "norm"; `layers.1.mlp` saves all modules
+    inside it."""
     config = peft_config.PeftConfig(modules_to_save=["norm", "layers.1.mlp"])
     saved = ["model.norm", "model.layers.0.input_layernorm", "model.layers.1.mlp.up_proj"]
     assert all(map(config.saves, saved))

@@ -71,7 +71,8 @@ def test_out_again_is_bit_for_bit_what_came_in(imported, tmp_path):
 
 @pytest.mark.slow
 def test_weights_go_straight_to_their_shards(imported, tmp_path):
-    """FSDP x TP on 8 devices: what lies on them is what the rules say, and the same values."""
+    """With FSDP x TP on 8 devices, each device holds the part that the rules say, and the values
+    are the same."""
     source, run = imported
     parallel = ParallelConfig(data=2, fsdp=2, tensor=2)
     config = import_weights(source, tmp_path / "run", parallel=parallel)
@@ -223,7 +224,7 @@ def test_padded_tables_come_in_with_zeros_and_go_out_as_published(imported, tmp_
 
 @pytest.mark.slow
 def test_a_run_starts_from_tables_with_another_padding(imported, tmp_path):
-    """From a run without padding into one with it, and the other way round."""
+    """The test goes from a run without padding to one with it, and back."""
     source, run = imported
     import_weights(source, tmp_path / "padded", pad_vocab=128)
     found = {}
@@ -309,8 +310,8 @@ def test_rows_evaluation_and_generation_begin_with_the_same_token(tmp_path):
 
 
 def test_a_tokenizer_that_was_trained_here_gives_its_separator_for_both_ends(tmp_path):
-    """Without the ids transformers takes its class's defaults: 1 and 2, two bytes of this
-    vocabulary."""
+    """Without these ids, transformers takes its class's defaults 1 and 2, which are two bytes of
+    this vocabulary."""
     run, out = tmp_path / "run", tmp_path / "out"
     import_weights(FIXTURE, run)
     for name in ("special_tokens.json", "tokenizer.json"):

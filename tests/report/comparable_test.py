@@ -106,8 +106,8 @@ def test_another_task_is_no_rival():
 
 
 def test_the_tokenizer_of_the_folder_decides():
-    """Learnt from other texts it is another one, though its config is the same; a path that moved
-    makes no other one."""
+    """A tokenizer learnt from other texts is another one, although its config is the same. A path
+    that moved makes no difference."""
     assert difference("eval/loss", [run(TEXT, tokenizer="a"), run(TEXT, tokenizer="b")]) == "tokenizer"
     moved = run(TEXT, {"data.tokenizer.kind": "x"}, tokenizer="a")
     assert difference("eval/loss", [run(TEXT, tokenizer="a"), moved]) == ""
@@ -122,7 +122,7 @@ class Own(DataConfig):
 
 
 def test_a_class_of_the_users_own_says_it_in_the_run_folder(tmp_path):
-    """The class is read in the place that has it: at the start of a run."""
+    """The class is read at the start of a run, where it can be imported."""
     declared.write(tmp_path, {}, "examples", declared.compared(Own()))
     _, _, compared = declared.read(tmp_path, {"data": {"type": "mine.py:Own", "colour": 0.5}})
     assert compared["colour"] == compared["source.train"] == "training"

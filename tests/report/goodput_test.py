@@ -16,8 +16,7 @@ from bigmodel_jax.report.run_clock import RunClock
 
 
 def record(folder: Path, *lines: tuple, tail: str = "") -> Path:
-    """A record of lines (time, phase, step), with data and rollout or without, and what comes after
-    them."""
+    """Writes lines (time, phase, step), with data and rollout or without, and then `tail`."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ("time", "phase", "step", "data", "rollout")
     text = "".join(json.dumps(dict(zip(names, line, strict=False))) + "\n" for line in lines)
@@ -56,11 +55,11 @@ def test_a_killed_run_has_lost_what_a_restart_did_again_and_was_down_in_between(
 
 
 def test_a_restart_from_an_older_save_loses_steps_of_several_processes(tmp_path):
-    """The second process ended at step 12; its saves were damaged, so the third began at step 6."""
+    """The second process ended at step 12. Its saves were damaged, so the third began at step 6."""
     third = ((12_020, "start", 6), (14_020, "steps", 12))
     record(tmp_path, *KILLED, *SECOND, *third)
     found = parts_of(tmp_path)
-    # Of the first process steps 1 to 4, and half of 5 to 8; of the second none.
+    # The first process keeps steps 1 to 4 and half of 5 to 8. The second keeps none.
     assert found["steps"] == 900 + 500 + 2000
     assert found["lost"] == 500 + 600 + 1100
     assert found["down"] == 3200 + 1000
@@ -93,7 +92,7 @@ def test_a_line_that_is_none_is_left_out(tmp_path, tail):
 
 
 def test_a_clock_that_goes_back_leaves_no_time_below_nothing(tmp_path):
-    """Another host's clock is behind; a clock is set within a process."""
+    """Another host's clock is behind, or a clock is set back within a process."""
     record(tmp_path, *KILLED, (3000, "start", 8), (3500, "steps", 9), (3400, "save", 9), (4000, "steps", 12))
     found = goodput.read(tmp_path)
     assert min(found.parts.values()) >= 0
@@ -210,8 +209,8 @@ def test_a_batch_that_the_weights_make_is_no_waiting_for_data(tmp_path):
 
 
 def test_a_phase_that_lasts_is_recorded_while_it_lasts(tmp_path, monkeypatch):
-    """A process that is killed in a long compilation, or between two logged steps, has left most of
-    its time."""
+    """A process that is killed in a long compilation, or between two logged steps, has recorded
+    most of its time."""
     monkeypatch.setattr(run_clock, "BEAT_SECONDS", 0.02)
     with RunClock(tmp_path) as clock:
         clock.open(0)

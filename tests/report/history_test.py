@@ -72,7 +72,7 @@ def test_a_field_that_one_run_lacks_differs(tmp_path):
     ],
 )
 def test_a_loss_is_counted_in_the_unit_of_its_objective(objective, counted, loss, tmp_path):
-    """In a folder that does not say what its metrics are, such as an older version's."""
+    """The folder does not declare its metrics, as in an older version."""
     run_dir = folders.metrics(tmp_path / "run", [folders.training(1, 2.0)])
     (run_dir / "config.json").write_text(json.dumps({"objective": {"type": objective}}))
     run = load_run(run_dir)
@@ -80,8 +80,7 @@ def test_a_loss_is_counted_in_the_unit_of_its_objective(objective, counted, loss
 
 
 def test_a_metric_of_a_users_own_is_declared_once(tmp_path):
-    """Its title, form, direction and level come from the folder: no line of the report knows
-    them."""
+    """The folder gives its title, form, direction and level; no line of the report knows them."""
     own = Metric("exact", "Exactly right", "more", "{:.1%}", "of the sums", headline=True)
     guess = Metric("guess", "By chance", form="{:.1%}", beside="exact", level=True)
     runs = []

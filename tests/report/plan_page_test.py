@@ -42,7 +42,7 @@ def test_a_large_plan_has_days_and_gibibytes(tmp_path):
 
 
 def test_a_tiny_plan_has_no_powers_of_ten(tmp_path):
-    """Half a second for 900 steps in 57 MiB, at a cost of less than a cent."""
+    """The plan has half a second for 900 steps in 57 MiB, at a cost of less than a cent."""
     plan = copy.deepcopy(PLAN)
     plan["memory"] |= {"used": 6e7, "parts": {"parameters": 1.6e7, "optimizer": 3.2e7}}
     plan["roofline"] |= {"step": 4.12e-4, "hidden": 2.37e-4, "exposed": 4.12e-4}

@@ -49,8 +49,8 @@ def pairs_run(folder: Path) -> Path:
 
 
 def preference_run(folder: Path) -> Path:
-    """Rewards of chosen and rejected answers, which share a title and a plot, in training and once
-    on held-out pairs."""
+    """A run with rewards of chosen and rejected answers, which share a title and a plot, in
+    training and once on held-out pairs."""
     declare(folder, DPO, "tokens")
     rewards = {"chosen_reward": 0.5, "rejected_reward": -0.5, "reward_margin": 1.0, "preference_accuracy": 0.75}
     evaluation = {f"eval/{name}": value for name, value in rewards.items()} | {"eval/loss": 0.4}

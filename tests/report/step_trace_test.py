@@ -23,7 +23,7 @@ def test_steps_that_are_taken_again_replace_their_lines(tmp_path):
 
 
 def test_what_the_file_does_not_say_is_unknown(tmp_path):
-    """An older version took the first steps; a kill cut a line; a line was damaged."""
+    """An older version took the first steps, a kill cut a line, and another line was damaged."""
     written(tmp_path, 2, (7, 1.0), (8, 2.0))
     path = tmp_path / step_trace.FILE
     path.write_bytes(path.read_bytes()[:-3])

@@ -83,15 +83,15 @@ def test_a_shard_map_counts_all_its_devices():
 
 
 def flops(model, rows, length):
-    """Of a training step on `rows` x `length` tokens."""
+    """FLOPs of a training step on `rows` x `length` tokens."""
     kinds = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), "int32") | {"weights": "float32"}
     batch = {name: jax.ShapeDtypeStruct((rows, length), kind) for name, kind in kinds.items()}
     return step_flops(Config(model, NextToken(), DataConfig()), params.abstract(model.make().spec), batch)
 
 
 def test_a_step_is_three_times_the_forward_pass():
-    """Llama.tiny: 2 layers of 9,216 weights and a head of 2,048; 8 keys of 32 dimensions, twice, a
-    query and layer."""
+    """Llama.tiny has 2 layers of 9,216 weights and a head of 2,048. A query has 8 keys of 32
+    dimensions, twice, in each layer."""
     per_token = 2 * 9216 + 2048 + 2 * (2 * 8 * 32)
     assert flops(LlamaConfig.tiny(), rows=2, length=8) == 3 * 2 * 16 * per_token == 2_064_384
 
@@ -108,7 +108,8 @@ def test_a_step_is_three_times_the_forward_pass():
     ],
 )
 def test_a_window_counts_the_keys_that_a_query_sees(model, seen, dim):
-    """16 tokens; `seen`: keys a query by layer, `dim`: of all heads together."""
+    """A row has 16 tokens. `seen` is the number of keys per query in each layer, and `dim` is that
+    of all heads together."""
     everything = flops(dataclasses.replace(model, window=16), rows=2, length=16)
     hidden = sum(16 - n for n in seen)
     assert everything - flops(model, rows=2, length=16) == 3 * 2 * 2 * (2 * 16) * hidden * dim

@@ -105,8 +105,8 @@ def test_tensorboard_reads_what_was_written_and_hides_what_is_taken_again(tmp_pa
 
 
 def test_a_full_disk_ends_tensorboard_and_not_the_run(tmp_path, caplog):
-    """Every file but metrics.jsonl is full after 200 bytes, for 100 records: the queue of a
-    writer's thread is 10 long."""
+    """Every file but metrics.jsonl is full after 200 bytes, and there are 100 records: the queue of
+    a writer's thread holds 10."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = MetricsWriter(tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))

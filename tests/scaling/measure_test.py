@@ -16,8 +16,8 @@ PEAK = {"flops": 5e11, "source": "measured matmul peak", "shared": True}
 
 
 def test_the_peak_is_measured_once_and_every_point_has_it(tmp_path, monkeypatch):
-    """Measured anew, the peak of a CPU falls as the points' devices load it, and MFU rises while
-    throughput falls."""
+    """If each point measured it again, the peak of a CPU would fall as the points' devices load it,
+    and MFU would rise while throughput falls."""
     jobs = []
 
     def run(job, devices, processes):

@@ -39,7 +39,8 @@ def test_weak_grows_the_batch_and_strong_keeps_it():
 
 
 def test_planned_points_are_machines_and_not_their_number_of_chips():
-    """256 chips of one slice and of four are two points, and the layout is told of the slices."""
+    """256 chips of one slice and of four are two points. The layout depends on the number of
+    slices."""
     machines = [topologies.parse_slices(name) for name in ("v5e:8x8", "v5e:16x16", "4xv5e:8x8")]
     points = planned_points(CONFIG, tuple(machines), ("fsdp",), "weak")
     assert [(p.topology, p.config.train.batch_size, p.config.parallel.slices) for p in points] == [

@@ -41,8 +41,8 @@ def answers_afterwards(server):
 
 @pytest.mark.parametrize("said", ["content-length", "chunked"])
 def test_a_body_of_a_gigabyte_is_refused_before_it_is_sent(server, said):
-    """As much is sent as the server takes; it ends the connection after its limit and not after the
-    gigabyte."""
+    """The client sends as much as the server takes. The server closes the connection after its
+    limit and not after the gigabyte."""
     length = "Content-Length: 1073741824" if said == "content-length" else "Transfer-Encoding: chunked"
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
     sent, piece = 0, b"10000\r\n" + b"a" * (1 << 16) + b"\r\n" if said == "chunked" else b"a" * (1 << 16)
@@ -238,7 +238,7 @@ def test_a_flood_of_headers_is_refused(server):
 
 
 def test_more_texts_than_may_wait_are_refused(server):
-    """The queue is full: 429, at once, and what waits is answered."""
+    """The queue is full, so the answer is 429 at once. The waiting texts are answered."""
     long = {"model": "tiny", "prompt": ["x"] * 4, "n": 16, "max_tokens": 60, "ignore_eos": True}
     found = []
     threads = [threading.Thread(target=lambda: found.append(server.post("/v1/completions", **long))) for _ in range(3)]

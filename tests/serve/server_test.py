@@ -86,7 +86,8 @@ def test_what_cannot_be_served_is_one_line(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_from_the_command_line_and_its_end(tmp_path):
-    """SIGTERM: what has begun is answered whole, nothing new is, and the exit code is 0."""
+    """After SIGTERM, the server finishes the answers that have begun, refuses new requests, and
+    exits with code 0."""
     path, run = runs.write(tmp_path), tmp_path / "run"
     cli.main(["train", str(path), "--run_dir", str(run), "--train.steps", "2"])
     config = config_file.load(run)

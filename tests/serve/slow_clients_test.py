@@ -162,7 +162,7 @@ def test_pictures_end_with_their_client_or_their_time_and_others_are_answered_me
         with pytest.raises(Refused) as refused:
             await answer
         assert refused.value.status == status
-        await worker.run(lambda: None)  # the part that had begun has ended
+        await worker.run(lambda: None)  # runs after the part that had begun, so that part has ended
         ran = len(parts)
         await asyncio.sleep(0.05)
         assert len(parts) == ran

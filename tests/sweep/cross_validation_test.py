@@ -91,7 +91,7 @@ def test_folds_of_other_options_are_refused_and_the_record_stays(tmp_path, fake)
 
 
 def test_the_interval_is_the_t_distributions():
-    """Five values; t at 97.5 % with 4 degrees of freedom is 2.776445."""
+    """There are five values, so t at 97.5 % with 4 degrees of freedom is 2.776445."""
     values = [1.0, 2.0, 3.0, 4.0, 5.0]
     half = 2.776445 * math.sqrt(2.5)
     assert seeds.interval(values) == pytest.approx([3 - half * math.sqrt(1 / 5), 3 + half * math.sqrt(1 / 5)], rel=1e-5)
@@ -174,8 +174,8 @@ def test_folds_share_one_program_and_a_finished_one_is_not_repeated(tmp_path, mo
 
 @pytest.mark.exhaustive
 def test_digits_folds_killed_and_resumed_end_as_without_a_kill(tmp_path):
-    """Killed in its second fold, then finished: the same figures as one that ran through, and as
-    each fold's own run."""
+    """The command is killed in its second fold and then finished. Its figures equal those of an
+    unbroken run and of each fold's own run."""
     short = [
         "--train.steps",
         "120",

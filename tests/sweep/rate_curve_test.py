@@ -10,7 +10,7 @@ RATES = rate_curve.rates(1e-6, 10.0, STEPS)
 
 def valley(steepest: float, noise: float = 0.0, seed: int = 0) -> np.ndarray:
     """Losses that fall from 2.3 to 0.3, fastest at `steepest`, and rise again from 30 times that
-    rate on."""
+    rate."""
     at = np.log10(RATES / steepest)
     losses = 2.3 - 2.0 / (1 + np.exp(-6 * at)) + np.exp(8 * (at - 1.5))
     return np.minimum(losses, 1e4) + noise * np.random.default_rng(seed).normal(size=STEPS)
@@ -72,8 +72,8 @@ def test_the_test_ends_where_the_loss_is_not_finite():
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["digits", "decoder"])
 def test_a_suggestion_is_within_a_factor_of_three_of_the_best_rate_of_a_sweep(task):
-    """Each run of the sweep has a cosine schedule. One program takes them all, and the test beside
-    them."""
+    """Each run of the sweep has a cosine schedule. One program trains all of them, with the range
+    test as one run more."""
     steps, rates = optimizer_runs.STEPS[task], np.geomspace(1e-3, 0.3, 9)
     cosine = (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
     rising = rate_curve.rates(1e-7, 10.0, 100)

@@ -24,8 +24,8 @@ def loss(values) -> float:
 
 @pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.exhaustive)])
 def test_a_study_that_is_opened_anew_draws_what_it_would_have_drawn(tmp_path, kind):
-    """After every trial, half-way through one with a part of its values, and before its first
-    value."""
+    """The study is opened anew after every trial, in the middle of a trial that has some of its
+    values, and before a trial's first value."""
     drawn = []
     for broken in (False, True):
         (folder := tmp_path / f"{kind}-{broken}").mkdir()

@@ -27,7 +27,8 @@ def test_an_evaluation_has_what_is_known_and_waits_for_nothing():
 
 
 def test_a_process_ends_without_it():
-    """SIGTERM's way out, too: the interpreter joins the threads of a pool, and this one not."""
+    """SIGTERM ends the process in the same way: the interpreter joins the threads of a pool, and it
+    does not join this thread."""
     code = """
 import lzma, os
 from bigmodel_jax.training.baselines import Baselines

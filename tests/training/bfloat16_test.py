@@ -41,7 +41,8 @@ def test_weights_stay_bfloat16_and_moments_and_averages_float32(name):
 
 @pytest.mark.slow
 def test_an_average_of_bfloat16_weights_moves():
-    """In bfloat16 no entry of it would: a thousandth of the difference is below half a step."""
+    """An average kept in bfloat16 would not move: a thousandth of the difference is below half a
+    step."""
     optim = OptimConfig(lr=1e-2, ema_decay=0.999, schedule="constant")
     start, _ = run(dataclasses.replace(BFLOAT16, optim=optim), 1)
     end, _ = run(dataclasses.replace(BFLOAT16, optim=optim), 20)
@@ -65,7 +66,7 @@ def test_a_small_rate_loses_updates_by_rounding_to_the_nearest_and_few_by_chance
 
 
 def test_the_share_of_lost_updates_counts_by_hand():
-    """lr 1 of plain SGD without momentum: w - g, of weights whose bfloat16 neighbours are known."""
+    """Plain SGD with rate 1 gives w - g, for weights whose bfloat16 neighbours are known."""
     from bigmodel_jax.core import precision
 
     old = {"w": jnp.asarray([1.0, 1.0, 1.0, 2.0], jnp.bfloat16)}

@@ -102,7 +102,7 @@ def test_a_run_of_a_denoiser_ends_with_its_images_on_the_page(tmp_path):
 
 
 def test_a_prompt_that_is_no_utf8_text_is_refused():
-    """As the interpreter hands over bytes of the command line that are no UTF-8."""
+    """The interpreter hands over bytes of the command line that are no UTF-8 in this form."""
     sample = SampleConfig(prompt=b"caf\xe9".decode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         check_sample(config_file.load("configs/lm_tiny.py"), sample, make_bytes())

@@ -127,8 +127,7 @@ def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, la
 
 @pytest.mark.slow
 def test_what_is_trained_beside_constants_moves_as_in_a_model_without():
-    """The gradient of the same function: a constant changes what has a gradient, and no
-    gradient."""
+    """The gradient is that of the same function. A constant changes only which leaves have one."""
     config, frozen = config_of(LlamaConfig(**{f.name: getattr(DENSE, f.name) for f in FIELDS})), config_of(DENSE)
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state, _ = make_train_step(config, mesh)(init_state(config, mesh), place(config, mesh))
@@ -210,8 +209,8 @@ def test_a_new_value_of_what_is_no_statistic_is_one_line():
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_1f1b_adds_up_no_gradient_of_what_is_constant(rounds):
-    """Nothing in its loops has the shape of a constant's gradient, in the shape of a stage's
-    weights or a sum of them."""
+    """No array in the loops has the shape of a constant's gradient, neither for one stage nor as a
+    sum over stages."""
     parallel = ParallelConfig(stage=2, pipeline_microbatches=4, pipeline_schedule="1f1b", pipeline_rounds=rounds)
     model = dataclasses.replace(PACKED, num_layers=4)
     config = config_of(model, {"parallel": parallel})
@@ -245,8 +244,8 @@ def test_a_plan_counts_a_constant_once_and_without_gradient_moments_or_checkpoin
 
 
 def test_useful_flops_leave_out_gradients_of_constants():
-    """Of a constant matrix before a trained one: one product of three, and no gradient of the
-    images."""
+    """A constant matrix lies before a trained one. The constant costs one product and the trained
+    one two, because nothing before it needs a gradient."""
     rows = {
         "image": np.zeros((8, 8, 8, 1), np.float32),
         "label": np.zeros(8, np.int32),
@@ -359,8 +358,8 @@ def test_4_bit_constants_that_an_older_version_packed_otherwise_are_refused(tmp_
 
 @pytest.mark.slow
 def test_a_parameter_that_a_users_model_freezes_trains_resumes_and_evaluates(tmp_path):
-    """`trainable=False`, of which the model says nothing in Out.updates: it keeps its value and is
-    saved with the state."""
+    """The parameter has `trainable=False`, and the model does not mention it in Out.updates: it
+    keeps its value, and the state saves it."""
     config = run_config(tmp_path, dataclasses.replace(Features("int8"), kind="statistic"), steps=2)
     run(config, tmp_path / "run")
     more = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4))
@@ -399,7 +398,7 @@ def test_blocks_are_generated_from_and_exported_as_arrays(tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_a_run_in_blocks_starts_from_one_without(tmp_path):
-    """The other run's trained matrix becomes a constant, rounded to blocks."""
+    """The other run's trained matrix becomes a constant that is rounded to blocks."""
     first = run_config(tmp_path, Features(kind="trained"), steps=2)
     run(first, tmp_path / "first")
     second = run_config(tmp_path, Features(blocks="int8"), steps=2, init_from=str(tmp_path / "first"))

@@ -118,7 +118,7 @@ def test_an_evaluation_is_the_closed_form():
 
 @dataclasses.dataclass(frozen=True)
 class Formats(Regression):
-    """Regression that also says in how many bits its parameters come."""
+    """Regression with one more metric: the number of bits of each value of the kernel."""
 
     def loss(self, model, params, batch, *, rng, train):
         found = super().loss(model, params, batch, rng=rng, train=train)

@@ -37,8 +37,8 @@ def scalars():
 
 @pytest.mark.parametrize("size", [8, 4])
 def test_batches_of_any_size_give_the_metrics_of_the_whole(scalars, size):
-    """21 = 2 x 8 + 5: the rows that fill up the last batch count nothing, and no batch weighs more
-    than its rows."""
+    """21 rows are 2 x 8 + 5: the rows that fill up the last batch do not count, and each batch
+    weighs as much as its rows."""
     whole, cut = scalars[ROWS], scalars[size]
     assert cut.keys() == whole.keys()
     assert cut["eval/confusion"] == whole["eval/confusion"]

@@ -61,8 +61,8 @@ def test_the_page_of_an_autoencoder_shows_its_reconstructions(autoencoder):
 
 @pytest.mark.exhaustive
 def test_a_flow_among_latents_trains_draws_and_resumes(autoencoder, tmp_path):
-    """The autoencoder's weights are no part of what it trains or saves; a run in two parts ends as
-    one in one part."""
+    """The run neither trains nor saves the autoencoder's weights. A run in two parts ends as a run
+    in one part."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = flow_of(autoencoder)
     train(config, whole)

@@ -110,7 +110,8 @@ def test_a_run_sees_its_batches_once_and_writes_what_is_due(whole):
 
 
 def test_a_run_that_is_longer_goes_on_with_the_next_batch(whole, tmp_path):
-    """Three steps and three more are six, bit for bit: state, averages, order, noise and keys."""
+    """Three steps and three more equal six, bit for bit, in state, averages, order, noise and
+    keys."""
     config, folder, _, _ = whole
     run(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=3)), tmp_path)
     said, numbers = run(config, tmp_path)
@@ -126,7 +127,7 @@ def test_a_run_that_is_longer_goes_on_with_the_next_batch(whole, tmp_path):
 
 
 class Norm:
-    """An ending of one's own: the length of the weights."""
+    """A user's ending, which reports the length of the weights."""
 
     def check(self, config):
         if config.train.seed == 13:
@@ -163,7 +164,7 @@ def test_an_ending_that_there_is_not_is_refused(whole):
 
 
 class Told:
-    """Batches as bright as the weights say, and said before: a position of more than a number."""
+    """Data whose batches are as bright as the weights, and whose position is more than a number."""
 
     def __init__(self, rows_in_order):
         self.inner, self.rows, self.brightness = rows_in_order, rows_in_order.rows, 0.0
@@ -202,7 +203,7 @@ class ToldData(ImageData):
 
 @pytest.mark.slow
 def test_a_run_may_make_its_batches_from_its_state(whole, tmp_path):
-    """What makes them goes on from where the checkpoint says it stood, bit for bit."""
+    """The maker of batches goes on where the checkpoint says it stood, bit for bit."""
     config, _, _, _ = whole
     fields = {field.name: getattr(config.data, field.name) for field in dataclasses.fields(ImageData)}
     config = dataclasses.replace(config, data=ToldData(**fields))
@@ -222,8 +223,8 @@ def test_a_run_may_make_its_batches_from_its_state(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(whole, tmp_path):
-    """The start is not taken for one of two, though the newest step is another one once it is
-    read."""
+    """The start renames the damaged save, so the newest step changes. It does not take this for the
+    work of another process."""
     config, folder, _, _ = whole
     shutil.copytree(folder / "checkpoints", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "6" / "params" / "manifest.ocdbt").unlink()
@@ -250,8 +251,8 @@ def test_a_run_that_starts_from_another_ones_weights_averages_from_there(whole):
 
 @pytest.mark.slow
 def test_a_second_sigterm_while_it_saves_is_no_second_end(whole, tmp_path, monkeypatch):
-    """The first comes in step 2, two more while the save that it asked for is written; the run goes
-    on from there."""
+    """The first signal comes in step 2. Two more come while its save is written. The run can be
+    resumed from that save."""
     config, folder, _, _ = whole
     record, save = loop.Run.record, store.save
 
@@ -297,8 +298,8 @@ def test_a_run_is_continued_only_with_the_data_that_it_had_unless_others_are_acc
 
 @pytest.mark.slow
 def test_a_run_that_dies_goes_on_from_its_local_save(whole, tmp_path, monkeypatch):
-    """Nothing is on the shared disk when it dies, at step 5; and nothing stays on the local one at
-    its end."""
+    """When the run dies at step 5, the shared disk holds nothing. At the end of the resumed run,
+    the local disk holds nothing."""
     config, folder, _, _ = whole
     local = CheckpointConfig(every=0, local_dir=str(tmp_path / "disk"), local_every=2)
     config = dataclasses.replace(config, checkpoint=local, eval=EvalConfig(every=5))

@@ -21,7 +21,7 @@ from bigmodel_jax.training.policy import Policy
 
 
 class Given:
-    """A generator that says these, and a judge that counts letters."""
+    """A generator that gives these answers, and a judge that counts letters."""
 
     def __init__(self, rollouts):
         self.rollouts, self.seen = rollouts, []
@@ -98,7 +98,8 @@ def test_a_generator_that_does_wrong_is_one_line(rollouts, says, config, monkeyp
 
 @pytest.mark.parametrize("cut_off", [True, False])
 def test_an_evaluation_counts_answers_that_were_cut_off(cut_off, config, monkeypatch):
-    """Else the share of stopped answers would be 1 wherever the loss leaves the others out."""
+    """If they were left out, the share of stopped answers would be 1 wherever the loss leaves them
+    out."""
     truncated = "counted" if cut_off else "left_out"
     config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, truncated=truncated))
     given = Given([Rollout([98, 99, 100], [-1.0] * 3, False), Rollout([98], [-1.0], True)])
@@ -114,7 +115,7 @@ def test_an_evaluation_counts_answers_that_were_cut_off(cut_off, config, monkeyp
 
 
 class Whole:
-    """A placement of all rows, on one device."""
+    """A placement that has all rows on one device."""
 
     low, high = 0, 2
 

@@ -101,9 +101,9 @@ def size(tree) -> int:
     ids=["nf4", "bfloat16"],
 )
 def test_a_step_holds_the_base_as_it_is_stored_and_no_copy_of_it(base, precision):
-    """Its arguments are the base, the adapters and their moments; its temporaries are less than the
-    matrices of the base in the dtype that the model computes with, of which each pass makes one
-    layer's at a time."""
+    """The step's arguments are the base, the adapters and their moments. Its temporaries are
+    smaller than the base's matrices in the compute dtype, because each pass makes these one layer
+    at a time."""
     config = config_of(DEEP, base, precision=precision)
     config = dataclasses.replace(config, train=TrainConfig(steps=4, batch_size=1), data=TextData(seq_len=4))
     (state, batch, constants), step = compiled(config)

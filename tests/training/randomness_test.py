@@ -50,7 +50,7 @@ BATCH = {"features": np.ones((ROWS, 16), np.float32), "number": np.arange(ROWS, 
 
 
 def draws(config: Config, steps: int = 2, start: int = 0) -> np.ndarray:
-    """What every call of the loss draws in these steps."""
+    """The draws of every call of the loss in these steps."""
     devices = jax.devices()[: int(np.prod(config.parallel.sizes()))]
     mesh = sharding.make_mesh(config.parallel, devices)
     step, state = make_train_step(config, mesh), init_state(config, mesh)
@@ -137,7 +137,8 @@ def test_every_piece_of_a_pipeline_draws_anew_in_every_layer(case):
 
 @pytest.mark.slow
 def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped():
-    """Both forms of the skip, and the reverse: a loss that is not finite with a finite gradient."""
+    """The test tries both forms of the skip (`cond` and select), and also a loss that is not finite
+    with a finite gradient."""
     model = CONFIG.model.make()
     optimizer = CONFIG.optim.make(model.spec, 4)
     state = init_state(CONFIG, sharding.make_mesh(CONFIG.parallel, jax.devices()[:1]))

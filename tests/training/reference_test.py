@@ -187,7 +187,7 @@ def test_other_rows_other_weights_and_another_precision_have_other_values(begun,
 
 @pytest.mark.exhaustive
 def test_constants_give_the_same_losses(done, tmp_path):
-    """A run that begins at the weights of another one, which are its reference, too."""
+    """The run starts at another run's weights, which are also its reference."""
     config, folder, _ = done
     begins = dataclasses.replace(config.train, init_from=f"{folder}/run@4")
     cached = dataclasses.replace(config, train=begins)
@@ -236,7 +236,7 @@ def test_eight_devices_are_one(layout, tmp_path):
 @pytest.mark.exhaustive
 @each_layout
 def test_three_ways_to_a_reference_give_one_loss(layout, tmp_path):
-    """Of a run with adapters that have moved: their base is the reference."""
+    """The run's adapters have moved, so its reference is their base."""
     plain = dataclasses.replace(config_of(tmp_path), adapters=Lora(rank=2), parallel=LAYOUTS[layout])
     mesh = sharding.make_mesh(plain.parallel)
     rows = find(plain, tmp_path).data.open("train")

@@ -180,7 +180,7 @@ def test_log_probabilities_of_sampling_are_those_of_training(config):
 
 @pytest.mark.exhaustive
 def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone, tmp_path):
-    """Rounding parts the two there, which are the same to 1e-4 in float32."""
+    """In bfloat16, rounding separates the two log-probabilities, which agree to 1e-4 in float32."""
     config = changed(one_device(config), precision={"compute": "bfloat16"}, train={"steps": 2})
     train(config, tmp_path / "run")
     gaps = [record["log_prob_gap"] for record in records(tmp_path / "run").values()]
@@ -190,7 +190,8 @@ def test_a_run_in_bfloat16_shows_how_far_sampling_is_from_training(config, alone
 
 @pytest.mark.slow
 def test_groups_of_equal_rewards_are_replaced(config):
-    """DAPO's dynamic sampling: other prompts in their places, in bounded tries."""
+    """DAPO's dynamic sampling puts other prompts in their places, with a bounded number of
+    tries."""
     config = changed(one_device(config), objective={"reward": (f"{REWARDS}:few",)}, data={"group": 2})
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     state = init_state(config, mesh)
@@ -214,8 +215,8 @@ def test_groups_of_equal_rewards_are_replaced(config):
 
 @pytest.mark.slow
 def test_the_reference_is_the_base_of_the_adapters(config):
-    """Answers are those of base and adapters; old log-probabilities theirs, and the reference's the
-    base's."""
+    """The base with its adapters answers. Old log-probabilities belong to both together, and the
+    reference's to the base alone."""
     kl = {"kl": 0.1, "reference": "adapters_off"}
     config = changed(one_device(config), objective=kl, data={"updates_per_rollout": 2})
     config = dataclasses.replace(config, adapters=Lora(rank=2, targets="layers/attn/q"))
@@ -247,7 +248,7 @@ def test_the_reference_is_the_base_of_the_adapters(config):
     "updates", [pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.slow)]
 )
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, capsys, updates):
-    """Also where a save lies between two steps on the same answers."""
+    """This holds also for a save between two steps on the same answers."""
     config = changed(one_device(config), data={"updates_per_rollout": updates})
     train(config, tmp_path / "at_once")
     train(changed(config, train={"steps": 3}), tmp_path / "in_two")
@@ -277,7 +278,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(config, alone, tmp_path, caps
 
 @pytest.mark.exhaustive
 def test_a_reward_that_fails_ends_the_run_with_one_line_and_loses_no_step(config, alone, tmp_path):
-    """Steps until then are saved, and the run goes on once the reward works again."""
+    """The steps before the failure are saved, and the run goes on once the reward works again."""
     judge = tmp_path / "judge.py"
     judge.write_text(
         "from pathlib import Path\n\n\ndef judge(prompt, response, record):\n"

@@ -26,7 +26,8 @@ from bigmodel_jax.training.step import accumulate
 
 
 def drawn(schedule: Schedule, way: str, ticks: int) -> list[str]:
-    """A line for each stage: at every tick the microbatch and its round, or dots where it waits."""
+    """One line for each stage: at every tick it has the microbatch and its round, or dots where the
+    stage waits."""
     lines = [[] for _ in range(schedule.n)]
     for t in range(ticks):
         for line, valid, microbatch, round_ in zip(lines, *getattr(schedule, way)(t), strict=True):
@@ -35,8 +36,8 @@ def drawn(schedule: Schedule, way: str, ticks: int) -> list[str]:
 
 
 def test_two_stages_two_rounds_two_waves():
-    """Forward passes go down the page, backward passes up, from the tick at which the first wave is
-    back at home."""
+    """Forward passes go down the page. Backward passes go up from the tick at which the first wave
+    is back at its stage."""
     schedule = Schedule(2, 4, 2)
     assert (schedule.period, schedule.delay, schedule.one_way) == (4, 5, 9)
     assert drawn(schedule, "forward", 10) == [
@@ -85,7 +86,7 @@ LAYERS, WIDTH, ROWS = 8, 3, 16
 
 @dataclasses.dataclass(frozen=True)
 class Chain(ModelConfig):
-    """x -> tanh(w_n x + shift) layer after layer, between two products; each layer reports what its
+    """A model of layers x -> tanh(w_n x + shift) between two products. Each layer reports what its
     key draws."""
 
     def make(self) -> Model:
@@ -136,7 +137,7 @@ TREE = {
 
 
 def written_out(tree) -> jax.Array:
-    """The loss without a stack."""
+    """Computes the loss without a stack."""
     x, sizes = BATCH["x"] * tree["enter"], 0.0
     for n in range(LAYERS):
         x = jnp.tanh(x * tree["layers"]["w"][n] + BATCH["shift"] * tree["enter"])

@@ -30,7 +30,7 @@ def others():
 
 @dataclasses.dataclass(frozen=True)
 class Doubled(Classification):
-    """The loss twice."""
+    """An objective that doubles the loss."""
 
     def score(self, out, batch, **rest):
         found = super().score(out, batch, **rest)

@@ -195,7 +195,7 @@ def test_due():
 
 
 def test_a_record_counts_skipped_steps_and_logs_when_it_is_due():
-    """The loop's own `record`, with a step that was skipped between two that were not."""
+    """The loop's own `record` sees a skipped step between two that were not skipped."""
     written, shown = [], []
     run = object.__new__(loop.Run)
     run.start, run.skipped, run.clock, run.tokens_per_step = 0, 0, 0.0, 10

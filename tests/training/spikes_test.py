@@ -176,8 +176,8 @@ def test_a_spike_is_skipped_logged_and_the_resumed_run_is_the_same(tmp_path, odd
 
 @pytest.mark.slow
 def test_a_run_goes_back_to_its_last_save_and_on_with_the_batches_after_the_spike(tmp_path, odd_batch):
-    """The same bits as a run that was killed at the save, and was given the batches after the spike
-    from there on."""
+    """The run has the same bits as one that was killed at the save and then got the batches after
+    the spike."""
     options = ("--train.spikes.action", "rollback", "--checkpoint.every", "8", "--train.steps")
     calm, _ = trained(tmp_path, "calm", "--train.steps", "24")
     back, weights = trained(tmp_path, "back", *options, "20")

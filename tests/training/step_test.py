@@ -79,7 +79,7 @@ def in_pieces(microbatches: int) -> tuple:
 
 @pytest.mark.parametrize("microbatches", [2, 4])
 def test_microbatches_equal_the_large_batch(microbatches):
-    """Gradients, loss and metrics, with unequal token counts."""
+    """Gradients, loss and metrics are equal although the microbatches have unequal token counts."""
     whole, parts = in_pieces(1), in_pieces(microbatches)
     assert float(whole[1].count) == float(parts[1].count) == text_batch()["weights"].sum()
     for path, g in params.paths(whole[0]).items():
@@ -97,8 +97,8 @@ def test_five_steps_with_microbatches_equal_five_without():
 
 @pytest.mark.slow
 def test_batch_statistics_pass_through_every_microbatch():
-    """Running statistics see all microbatches, one after the other: they end elsewhere than after
-    one."""
+    """Running statistics see all microbatches in turn, so they differ from those after one large
+    batch."""
     config = dataclasses.replace(CONFIG, model=CNNConfig.tiny(), objective=Classification())
     pieces = dataclasses.replace(config, train=dataclasses.replace(config.train, microbatches=2))
     state = init_state(pieces, one_device())
@@ -115,8 +115,8 @@ def test_batch_statistics_pass_through_every_microbatch():
 @pytest.mark.slow
 @pytest.mark.parametrize("matmul", ["int8", "float8"])
 def test_products_in_8_bits_follow_float32(matmul):
-    """40 steps on one batch: within 3 % of float32's loss at every step, and learning as much;
-    evaluation is exact."""
+    """Over 40 steps on one batch, the loss stays within 3 % of float32's and falls as far.
+    Evaluation is exact."""
     batches = [text_batch()] * 40
     full, _, _ = run(CONFIG, batches)
     config = dataclasses.replace(CONFIG, precision=Policy(matmul=matmul))
@@ -140,7 +140,7 @@ def test_remat_and_unroll_change_nothing(remat):
 
 @pytest.mark.slow
 def test_remat_lowers_memory():
-    """The flag does something: less temporary memory in the compiled step of a deep stack."""
+    """The option has an effect: the compiled step of a deep stack has less temporary memory."""
     model = dataclasses.replace(CONFIG.model, num_layers=12)
     sizes = {}
     for remat in ("none", "full"):
@@ -152,8 +152,7 @@ def test_remat_lowers_memory():
 
 @pytest.mark.slow
 def test_bfloat16_follows_float32():
-    """40 steps on one batch: the bfloat16 curve stays within 3 % of float32's loss at every step,
-    and learns as much."""
+    """Over 40 steps on one batch, the loss stays within 3 % of float32's and falls as far."""
     batches = [text_batch()] * 40
     full, _, _ = run(CONFIG, batches)
     half, state, _ = run(dataclasses.replace(CONFIG, precision=Policy(compute="bfloat16")), batches)
@@ -176,8 +175,8 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
 
 @pytest.mark.slow
 def test_a_select_skips_what_a_branch_skips():
-    """On TPUs and GPUs the step has no branch: the same states, after a good step and after a bad
-    one."""
+    """TPUs and GPUs have no branch in the step; the states are the same after a good step and after
+    a bad one."""
     config = dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, ema_decay=0.9))
     model = config.model.make()
     optimizer = config.optim.make(model.spec, config.train.steps)
@@ -219,7 +218,8 @@ def test_the_step_compiles_once():
 
 @pytest.mark.slow
 def test_the_step_without_a_compiler_is_the_step():
-    """The Python of a step is its program: nothing in it depends on being traced."""
+    """The step's Python computes the same without tracing, so nothing in it depends on being
+    traced."""
     batches = [text_batch()]
     with chex.fake_jit():
         losses, state, _ = run(CONFIG, batches, make=compiled.__wrapped__)
@@ -230,8 +230,8 @@ def test_the_step_without_a_compiler_is_the_step():
 
 @pytest.mark.slow
 def test_pmap_on_devices_that_are_not_there_is_the_step():
-    """Four replicas as one program over a leading dimension: what is summed over the devices is
-    what one device sums."""
+    """Four replicas run as one program over a leading dimension. The sum over devices is then a sum
+    on one device."""
     replicated = dataclasses.replace(CONFIG, parallel=ParallelConfig(strategy="pmap", data=4))
     mesh = sharding.make_mesh(ParallelConfig(data=4), jax.devices()[:4])
     with chex.fake_pmap():

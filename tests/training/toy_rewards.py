@@ -3,7 +3,7 @@ at once."""
 
 
 def letters(prompt, response, record):
-    """Differs between the answers of a fresh model."""
+    """A reward that differs between the answers of a fresh model."""
     assert prompt == record["prompt"]
     return sum(map(ord, response)) % 7
 

@@ -91,15 +91,15 @@ def test_activations_are_those_of_the_taps():
     for name in watch.ACTIVATIONS:
         wanted = np.sqrt(np.square(np.asarray(found[name], np.float64)).mean((1, 2, 3)))
         np.testing.assert_allclose(seen[f"watch/activations/{name}"], wanted, rtol=1e-5)
-    # Of a microbatch, and then the mean: every second row is one.
+    # Every second row is a microbatch. Dead units are counted in each, and then averaged.
     dead = [~(np.asarray(found["units"])[:, half::2] > 0).any((1, 2)) for half in (0, 1)]
     np.testing.assert_allclose(seen["watch/dead_units"], np.mean(dead, axis=(0, 2)), atol=1e-7)
 
 
 @pytest.mark.slow
 def test_noise_is_that_of_the_two_halves():
-    """Equations (A.2) and (A.3) of arXiv:1812.06162, from the gradients of the microbatches,
-    weighted by their tokens."""
+    """The reference is equations (A.2) and (A.3) of arXiv:1812.06162, on the gradients of the
+    microbatches weighted by their tokens."""
     seen = steps()[3]
     whole, _ = gradients(text_batch())
     halves = [gradients({name: x[half::2] for name, x in text_batch().items()}) for half in (0, 1)]
@@ -114,8 +114,8 @@ def test_noise_is_that_of_the_two_halves():
 
 
 def test_the_noise_scale_of_gradients_whose_noise_is_known():
-    """Rows whose gradients are 3 plus noise of variance 4 in each of 1,000 numbers: trace 4,000
-    over a square of 9,000."""
+    """The rows' gradients are 3 plus noise of variance 4 in each of 1,000 numbers, so the trace is
+    4,000 and the square 9,000."""
     rng = np.random.default_rng(0)
     variance, signal = [], []
     for _ in range(20):
@@ -135,8 +135,8 @@ def test_a_batch_in_one_piece_has_no_noise_scale():
 
 
 def test_entropy_is_that_of_the_weights():
-    """Of all queries where a row has no more than are looked at: causal, two documents and padding
-    in a row."""
+    """A row has no more queries than are looked at, so all count. It has two documents, padding and
+    a causal mask."""
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.standard_normal((2, QUERIES, heads, 4)), jnp.float32) for heads in (4, 2))
     segments = jnp.asarray([[1] * 6 + [2] * 7 + [0] * 3, [1] * 16])

@@ -15,7 +15,7 @@ LOG_GUARD, STD_GUARD = 2.0**-24, 1e-5  # added to the power before the logarithm
 
 
 def num_frames(num_samples: int) -> int:
-    """Return how many whole frames so many samples give."""
+    """Return how many whole frames this many samples give."""
     return num_samples // HOP
 
 

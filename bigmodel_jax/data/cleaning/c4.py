@@ -35,7 +35,8 @@ class C4(Step):
     least_words: CountOrZero = 5
     "the fewest words of a line"
     bad_words: str = ""
-    "a file of words, one per line, that no page may hold; empty: none (the paper uses a public list)"
+    """a file of words, one per line, that no page may hold; empty: none (the paper uses a public
+    list)"""
 
     def reads(self):
         path = Path(self.bad_words).expanduser()

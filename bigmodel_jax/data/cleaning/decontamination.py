@@ -30,7 +30,8 @@ class Decontaminate(Step):
     field: str = "text"
     "the record's field with the text"
     against: str = ""
-    "evaluation files or glob patterns, comma-separated: .jsonl and .json (every text in them), else plain text"
+    """evaluation files or glob patterns, comma-separated: .jsonl and .json (every text in them),
+    else plain text"""
     ngram: Count = 13
     "words of an n-gram"
     window: CountOrZero = 200

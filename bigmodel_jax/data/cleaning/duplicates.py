@@ -110,7 +110,8 @@ class NearDuplicates(Shared):
     permutations: Count = 128
     "minima of a signature"
     bands: CountOrZero = 0
-    "0: the fewest that find 999 of 1,000 pairs whose similarity is half-way from the threshold to 1"
+    """0: the fewest that find 999 of 1,000 pairs whose similarity is half-way from the threshold to
+    1"""
     seed: Seed = 0
     "seeds the hash functions"
 

@@ -29,7 +29,8 @@ class GopherRepetition(Filter):
     most_top: tuple[Share, ...] = (0.20, 0.18, 0.16)
     "characters of the most frequent 2-gram, 3-gram, … as a share of the characters of all words"
     most_repeated: tuple[Share, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
-    "characters of all repeated 5-grams, 6-grams, …, each counted once, as a share of those of all words"
+    """characters of all repeated 5-grams, 6-grams, …, each counted once, as a share of those of all
+    words"""
 
     def why(self, record):
         text = text_of(record, self.field)

@@ -15,7 +15,8 @@ class FixUnicode(Step):
     field: str = "text"
     "the record's field with the text"
     form: Literal["NFC", "NFKC", "NFD", "NFKD"] = "NFC"
-    "the final Unicode normal form; NFC composes letters and does not merge characters that look different"
+    """the final Unicode normal form; NFC composes letters and does not merge characters that look
+    different"""
 
     def clean(self, record):
         text = package("ftfy", self).fix_text(text_of(record, self.field), normalization=self.form)

@@ -57,9 +57,11 @@ class Corpus(Source):
     steps: tuple[Step, ...] = ()
     "the cleaning steps, in order"
     validation_share: ShareBelowOne = 0.0
-    "share of training records that become the validation split; 0: the source's own validation split"
+    """share of training records that become the validation split; 0: the source's own validation
+    split"""
     split_by: str = "text"
-    "the field whose hash chooses the split: records with the same value (text, author, site) stay together"
+    """the field whose hash chooses the split: records with the same value (text, author, site) stay
+    together"""
     shard_mb: Count = 256
     "size of a shard in megabytes; a killed preparation loses the work on one shard"
     licence: str = ""

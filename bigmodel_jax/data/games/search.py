@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
 
 def search(network: Network, boards: Board, simulations: int, noise: jax.Array | None = None) -> Found:
-    """Search G boards with so many simulations each.
+    """Search G boards with this many simulations each.
 
     `noise` (G, 7) holds probability distributions over moves. The roots' priors become 3/4 of the
     network's priors and 1/4 noise, as in AlphaZero's self-play. If `noise` is None, there is no

@@ -51,7 +51,8 @@ class SelfPlayData(DataConfig):
     eval_simulations: Count = 32
     "simulations of the search before each move of an evaluation"
     sampled_moves: CountOrZero = 10
-    "the first moves of a game, drawn in proportion to their visits; later moves are the most visited"
+    """the first moves of a game, drawn in proportion to their visits; later moves are the most
+    visited"""
     updates_per_game: Count = 8
     "training steps between two rounds of games"
     window: Count = 12

@@ -55,7 +55,8 @@ class BoxData(DataConfig):
     image_size: tuple[Count, ...] = ()
     "(height, width) to which `fit` brings images of any size; (): all images have one size"
     fit: Fit = "pad"
-    "how an image is brought to image_size: crop at the centre, pad on the right and below, or stretch"
+    """how an image is brought to image_size: crop at the centre, pad on the right and below, or
+    stretch"""
     outside: Literal["refuse", "clip"] = "refuse"
     "a box that reaches beyond its image: refuse makes the record bad, clip cuts the box"
     flip: bool = False

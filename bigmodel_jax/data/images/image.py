@@ -49,17 +49,18 @@ class ImageData(DataConfig):
     num_classes: Count = 10
     "labels are 0 .. num_classes - 1; a record with any other label is bad"
     max_shift: CountOrZero = 0
-    "training images are shifted by up to so many pixels each way; the uncovered edge becomes black"
+    "training images shift by up to this many pixels each way; the uncovered edge becomes black"
     image_size: CountOrZero = 0
-    "side in pixels; images of any size stay files that each batch decodes; 0: all have one size, decoded once"
+    """side in pixels; images of any size stay files that each batch decodes; 0: all have one size,
+    decoded once"""
     eval_crop: ShareAboveZero = 0.875
-    "with image_size: side of the centred square that evaluation sees, as a share of the shorter side"
+    "with image_size: side of evaluation's centred square, as a share of the shorter side"
     augment: tuple[Augmentation, ...] = ()
     "augmentations of training images, applied in order (data/images/augment.py, rand_augment.py)"
     mix: tuple[Mix, ...] = ()
     "Mixup, CutMix: each training example draws one of these"
     normalise: Literal["none", "train", "given"] = "none"
-    "train: mean 0 and spread 1 per channel or column over the training split; given: use `mean` and `spread`"
+    "train: mean 0, spread 1 per channel over the training split; given: `mean` and `spread`"
     mean: tuple[float, ...] = ()
     spread: tuple[Positive, ...] = ()
     "the given mean and standard deviation, one number for all channels or one for each"

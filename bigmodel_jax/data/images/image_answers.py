@@ -65,7 +65,8 @@ class ImageAnswerData(DataConfig):
     tokenizer: TokenizerConfig = TokenizerConfig("bpe", vocab_size=1024)
     "the tokenizer file, or the kind and size of one that is trained on the training texts"
     template_path: str = ""
-    "a chat_template.jinja: the prompt becomes the user's message, after the image's tokens; empty: none"
+    """a chat_template.jinja: the prompt becomes the user's message, after the image's tokens;
+    empty: none"""
     prompt: str = ""
     "the prompt of records that have none"
     image_size: Count = 32
@@ -75,12 +76,15 @@ class ImageAnswerData(DataConfig):
     fit: Literal["cut", "pad"] = "cut"
     "how an image becomes a square: cut at the centre, or pad with white"
     tiles: CountOrZero = 0
-    "0, or 2 or more: up to so many tiles come before the whole image, in the grid nearest to its shape"
+    """0, or 2 or more: up to this many tiles come before the whole image, in the grid nearest to
+    its shape"""
     mean: tuple[float, ...] = ()
     spread: tuple[Positive, ...] = ()
-    "the model reads (pixel in 0 .. 1 - mean) / spread, with one number per channel; (): pixels as they are"
+    """the model reads (pixel in 0 .. 1 - mean) / spread, with one number per channel; (): pixels as
+    they are"""
     max_shift: CountOrZero = 0
-    "training images are shifted by up to so many pixels each way; the uncovered edge becomes white"
+    """training images are shifted by up to this many pixels each way; the uncovered edge becomes
+    white"""
     seq_len: Count = 48
     "tokens of a row (T); a record with more is a bad record"
 

@@ -130,7 +130,8 @@ class ImageTextData(DataConfig):
     seq_len: Count = 16
     "tokens of a text (T), the separator included; longer texts are truncated"
     max_shift: CountOrZero = 0
-    "training images are shifted by up to so many pixels each way; the uncovered edge becomes white"
+    """training images are shifted by up to this many pixels each way; the uncovered edge becomes
+    white"""
 
     def __post_init__(self):
         for name, least in (("image_size", 1), ("seq_len", 2), ("max_shift", 0)):

@@ -48,9 +48,10 @@ class MaskData(DataConfig):
     image_size: tuple[Count, ...] = ()
     "(height, width) to which `fit` brings images of any size; (): all images have one size"
     fit: Fit = "crop"
-    "how an image is brought to image_size: crop at the centre, pad on the right and below, or stretch"
+    """how an image is brought to image_size: crop at the centre, pad on the right and below, or
+    stretch"""
     max_shift: CountOrZero = 0
-    "training images are shifted by up to so many pixels each way; the uncovered edge is ignored"
+    "training images are shifted by up to this many pixels each way; the uncovered edge is ignored"
     flip: bool = False
     "mirror half of the training images and their masks"
 

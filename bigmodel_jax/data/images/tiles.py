@@ -47,8 +47,8 @@ def grid(height: int, width: int, most: int) -> tuple[int, int]:
 def squares(image: np.ndarray, size: int, most: int, fit: str) -> np.ndarray:
     """Return squares (N, S, S, 3) uint8, the last of which is the whole image as `fit` says.
 
-    Where `most` is 2 or more, up to so many tiles come first, row by row. The image is stretched to
-    the grid of the tiles.
+    Where `most` is 2 or more, up to this many tiles come first, row by row. The image is stretched
+    to the grid of the tiles.
     """
     whole = FITS[fit](image, size)[None]
     if most < 2:

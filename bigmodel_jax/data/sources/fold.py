@@ -38,7 +38,8 @@ class HeldOutFold(Source):
     stratify: str = ""
     "the field with a record's label, whose shares should be alike in all folds; empty: none"
     together: str = ""
-    "a field such as a patient or an author: records with equal values share a fold; empty: equal records do"
+    """a field such as a patient or an author: records with equal values share a fold; empty: equal
+    records do"""
     seed: Seed = 0
     "another seed gives other folds"
 

@@ -14,7 +14,7 @@ from bigmodel_jax.core import files, paths
 from bigmodel_jax.data import cache
 
 FORMAT = 1  # raise it when the cached files change
-LEAST = 8_000_000  # below so many bytes in all, reading the files is as fast as a look-up of their digests
+LEAST = 8_000_000  # below this many bytes in all, reading the files is as fast as a look-up of their digests
 
 log = logging.getLogger(__name__)
 # {name: [size, modification time in ns, SHA-256]} of the files in one folder

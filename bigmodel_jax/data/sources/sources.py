@@ -34,7 +34,8 @@ class Tfds(Source):
     name: str = "sotu"
     "name of the data set"
     data_dir: str = ""
-    "folder of the prepared data set; empty: the cache for own builders, ~/tensorflow_datasets for others"
+    """folder of the prepared data set; empty: the cache for own builders, ~/tensorflow_datasets for
+    others"""
     train_split: str = "train"
     eval_split: str = "validation"
     "TFDS split expressions of both splits, e.g. test or train[90%:]"

@@ -34,7 +34,8 @@ class TarFiles(Files):
     text_field: str = "text"
     "the field that becomes the record's text"
     image_size: CountOrZero = 0
-    "side in pixels: images are scaled by the shorter side and cut at the centre; 0: they keep their size"
+    """side in pixels: images are scaled by the shorter side and cut at the centre; 0: they keep
+    their size"""
 
     def records(self, split, root, bad):
         return self._records(split, bad, self._decoded)

@@ -33,7 +33,7 @@ class _Rows:
         self._rows: dict[int, list[np.ndarray]] = {}
 
     def take(self, length: int, count: int) -> np.ndarray:
-        """Return the rows (count,) for so many pieces of one length."""
+        """Return the rows (count,) for this many pieces of one length."""
         found = []
         while count:
             at = bisect.bisect_left(self._rooms, length)

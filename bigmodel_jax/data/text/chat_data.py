@@ -62,7 +62,8 @@ class ChatData(Templated, DataConfig):
     source: Source = TableFiles()
     "where the records come from"
     form: Literal["auto", Form] = "auto"
-    "auto: detected from the columns of a split's first record; a record of another form is a bad record"
+    """auto: detected from the columns of a split's first record; a record of another form is a bad
+    record"""
     messages_field: str = "messages"
     "the column with the list of messages; without it, the column 'conversations' is read"
     prompt_field: str = "prompt"
@@ -74,7 +75,8 @@ class ChatData(Templated, DataConfig):
     train_on: TrainOn = "all_turns"
     "all_turns: train on every assistant turn; last_turn: only on the last"
     reasoning: Reasoning = "keep"
-    "keep passes reasoning to the template, which decides; strip removes reasoning_content and <think>...</think>"
+    """keep passes reasoning to the template, which decides; strip removes reasoning_content and
+    <think>...</think>"""
     tokenizer_path: str = ""
     "the model's tokenizer.json"
     template_path: str = ""
@@ -82,11 +84,14 @@ class ChatData(Templated, DataConfig):
     seq_len: Count = 1024
     "tokens of a row"
     packing: Packing = "first_fit"
-    "first_fit, best_fit: several conversations per row; none: one; concat is refused, as it cuts conversations apart"
+    """first_fit, best_fit: several conversations per row; none: one; concat is refused, as it cuts
+    conversations apart"""
     too_long: TooLong = "drop"
-    "a conversation longer than seq_len: drop leaves it out; cut removes tokens at its front, never of its last answer"
+    """a conversation longer than seq_len: drop leaves it out; cut removes tokens at its front,
+    never of its last answer"""
     control_tokens: ControlTokens = "error"
-    "a control token such as <|im_end|> in a message: error makes a bad record; escape reads it as plain text"
+    """a control token such as <|im_end|> in a message: error makes a bad record; escape reads it as
+    plain text"""
 
     def open(self, split: str) -> "ChatRows":
         self._check()

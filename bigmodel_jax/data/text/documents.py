@@ -33,7 +33,7 @@ def wrong(text: str | None) -> str:
 
 
 def chunks(texts: Iterator[str], characters: int) -> Iterator[list[str]]:
-    """Yield lists of texts with about so many characters together."""
+    """Yield lists of texts with about this many characters together."""
     chunk, size = [], 0
     for text in texts:
         chunk.append(text)

@@ -18,7 +18,8 @@ class PermutedTextData(TextData):
     compared: ClassVar = TextData.compared | {"predict_rate": "prepares"}
 
     predict_rate: ShareAboveZero = 1 / 6
-    "share of a row's tokens that are predicted: the last ones of the order, which have the most context"
+    """share of a row's tokens that are predicted: the last ones of the order, which have the most
+    context"""
 
     def __post_init__(self):
         super().__post_init__()

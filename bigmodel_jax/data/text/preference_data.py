@@ -63,12 +63,13 @@ class PreferenceData(Templated, DataConfig):
     seq_len: Count = 1024
     "tokens of a text: prompt and answer"
     too_long: TooLong = "drop"
-    "a pair with a text longer than seq_len: drop leaves it out; cut shortens the prompt at its front, the same in both "
-    "texts, and then an answer at its end if it is too long by itself"
+    """a pair with a text longer than seq_len: drop leaves it out; cut shortens the prompt at its
+    front, the same in both texts, and then an answer at its end if it is too long by itself"""
     reasoning: Reasoning = "keep"
     "keep passes a message's reasoning to the template; strip removes it"
     control_tokens: Literal["error", "escape"] = "error"
-    "a control token such as <|im_end|> in a text: error makes a bad record; escape reads it as plain text"
+    """a control token such as <|im_end|> in a text: error makes a bad record; escape reads it as
+    plain text"""
 
     def open(self, split: str) -> "PreferenceRows":
         self.check_files()

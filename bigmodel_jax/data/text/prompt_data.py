@@ -70,7 +70,8 @@ class PromptData(Templated, DataConfig):
     eval_temperature: NonNegative = 0.0
     "sampling temperature of the one answer to each held-out prompt; 0: the most likely tokens"
     recorded: Share = 0.0
-    "share of the answers taken from the records instead of sampled, for objectives that compare no answers"
+    """share of the answers taken from the records instead of sampled, for objectives that compare
+    no answers"""
     completion_field: str = "completion"
     "the column with the record's own answer, a text, where `recorded` is not 0"
     updates_per_rollout: Count = 1
@@ -78,7 +79,8 @@ class PromptData(Templated, DataConfig):
     slots: Count = 64
     "answers that are sampled at once"
     rollouts: FunctionName = ""
-    "a function (config, mesh) -> Generator (inference/rollout.py) that answers instead of the engine"
+    """a function (config, mesh) -> Generator (inference/rollout.py) that answers instead of the
+    engine"""
 
     def __post_init__(self):
         if self.rollouts:

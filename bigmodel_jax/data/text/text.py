@@ -54,7 +54,8 @@ class TextData(DataConfig):
     seq_len: Count = 256
     "tokens of a row"
     packing: Packing = "concat"
-    "concat: documents continue over row ends; first_fit, best_fit: whole documents packed; none: one per row"
+    """concat: documents continue over row ends; first_fit, best_fit: whole documents packed; none:
+    one per row"""
 
     def __post_init__(self):
         if self.seq_len < 1:

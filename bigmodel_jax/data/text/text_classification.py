@@ -85,7 +85,8 @@ class TextClassificationData(DataConfig):
     evaluate_on: Literal["validation", "test"] = "validation"
     "the source's split that evaluations read"
     validation_fraction: ProperShare = 0.1
-    "share of the training records held out by a hash of their content, if the source has no validation split"
+    """share of the training records held out by a hash of their content, if the source has no
+    validation split"""
     vocab_size: Count = 20_000
     "size of the vocabulary: the most frequent words, padding and unknown"
     seq_len: Count = 64
@@ -95,7 +96,7 @@ class TextClassificationData(DataConfig):
     max_chars: CountOrZero = 0
     "the longest character n-grams of words, whose ends are marked; 0: no n-grams"
     ngram_buckets: CountOrZero = 32_768
-    "the n-grams are hashed into so many numbers; 0 is reserved for padding"
+    "the n-grams are hashed into this many numbers; 0 is reserved for padding"
 
     def __post_init__(self):
         check_fraction(self.validation_fraction)

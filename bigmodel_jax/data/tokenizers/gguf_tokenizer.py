@@ -51,7 +51,8 @@ PRE = {
     "deepseek-r1-qwen": Pre((WORDS % "1",), nfc=True),
     "tekken": Pre((TEKKEN_WORDS,), whole=True),
 }
-"Pre-tokenization by tokenizer.ggml.pre, as in llama.cpp and the models' tokenizer.json; a missing key is `default`."
+"""Pre-tokenization by tokenizer.ggml.pre, as in llama.cpp and the models' tokenizer.json; a missing
+key is `default`."""
 
 
 def from_gguf_metadata(metadata: dict, path: Path) -> Any:

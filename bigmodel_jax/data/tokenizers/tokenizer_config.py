@@ -47,7 +47,8 @@ CHANGES_IDS = {
     "tokenize_chinese_chars": (None,),
     "wordpieces_prefix": (None, "##"),
 }
-"Keys that change ids -> the values that have no effect, which are allowed where a class does not read the key."
+"""Keys that change ids -> the values that have no effect, which are allowed where a class does not
+read the key."""
 
 
 class Token(NamedTuple):

@@ -37,7 +37,7 @@ class TokenizerConfig:
     """A tokenizer: trained on the training split, the 256 bytes themselves, or a tokenizer.json."""
 
     kind: Literal["bpe", "wordpiece", "unigram", "bytes"] = "bpe"
-    "bpe: byte-level, as GPT-2's; wordpiece: lower case, as BERT's; unigram: as SentencePiece's (T5); bytes: no training"
+    "bpe: byte-level, as GPT-2; wordpiece: lower case, as BERT; unigram: as T5; bytes: untrained"
     vocab_size: Count = 4096
     "tokens to learn; bpe: the 256 bytes and the separator included"
     path: str = ""
@@ -99,7 +99,7 @@ class Tokenizer:
         return named[0] if named and adds else self.separator
 
     def encode(self, text: str) -> list[int]:
-        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids  # `encode` stops other threads
+        return self.model.encode_batch_fast([text], add_special_tokens=False)[0].ids  # `encode` holds Python's lock
 
     def encode_whole(self, text: str, length: int) -> list[int]:
         """Return at most `length` ids with the special tokens of an encoder ([CLS], [SEP])."""

@@ -80,8 +80,8 @@ def ring_refusal(platform: str, rule: Rule, T: int, S: int, devices: int) -> str
         return only
     if rule.window and rule.window < S:
         return "which blocks a window hides depends on the device"
-    if T != S or T % (2 * LANES * devices):  # a kernel also computes with half of a device's keys
-        return f"queries and keys are as many, a multiple of {2 * LANES} a device, not {T} and {S} over {devices}"
+    if T != S or T % (2 * LANES * devices):  # in zig-zag order, some turns use half of a device's keys
+        return f"queries and keys need one length, a multiple of {2 * LANES} a device, not {T}, {S} over {devices}"
     return ""
 
 

@@ -163,7 +163,8 @@ def _forward(job: Job, c: Carry, t: jax.Array) -> tuple[Carry, None]:
 
 
 def _loss(job: Job, c: Carry, wave: jax.Array) -> Carry:
-    """The loss of every microbatch of the wave at its home, and the cotangents that start there."""
+    """The loss of each microbatch of the wave on the stage that holds its rows, and the cotangents
+    with which the backward pass starts there."""
     s = job.schedule
 
     def one(outside, rows, rng, x, ys):

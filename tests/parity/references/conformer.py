@@ -44,7 +44,7 @@ def batch(seed: int, lengths: tuple[int, ...], labels: tuple[int, ...], most: in
 
 
 def nats(model, inputs: dict) -> torch.Tensor:
-    """Per label over the whole batch."""
+    """The loss per label over the whole batch."""
     return model(**inputs).loss / (inputs["labels"] != CLASSES - 1).sum()
 
 
@@ -60,7 +60,7 @@ def arrays_of(inputs: dict, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def train(model, inputs: dict) -> np.ndarray:
-    """20 AdamW steps on one batch of whole rows, clipped; matrices and kernels alone decay."""
+    """Takes 20 AdamW steps on one batch of whole rows, clipped. Only matrices and kernels decay."""
     named = list(model.named_parameters())
     decays = {n: p.ndim >= 2 and not n.endswith(("bias_u", "bias_v")) for n, p in named}
     groups = [
@@ -79,8 +79,8 @@ def train(model, inputs: dict) -> np.ndarray:
 
 
 def write(folder: Path, **encoder) -> None:
-    """Logits and gradients of rows with padding, as in evaluation; statistics, gradients and steps
-    of whole rows."""
+    """Writes logits and gradients of rows with padding, as in evaluation, and statistics, gradients
+    and steps of whole rows."""
     dropped = dict.fromkeys(("dropout", "layerdrop", "activation_dropout", "attention_dropout"), 0.0)
     config = ParakeetCTCConfig(
         vocab_size=CLASSES,
@@ -112,8 +112,8 @@ def write(folder: Path, **encoder) -> None:
 
 
 def losses(folder: Path) -> None:
-    """torch's own CTC loss and its gradient: repeated labels, no labels, rows without a frame to
-    spare."""
+    """Computes torch's own CTC loss and its gradient: repeated labels, no labels, rows without a
+    frame to spare."""
     logits = (2 * torch.randn((5, 12, 7), generator=generator(0))).requires_grad_()
     labels = torch.tensor([[2, 3, 3, 4], [5, 6, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [6, 5, 4, 3]])
     num_labels, num_frames = torch.tensor([4, 2, 3, 0, 4]), torch.tensor([12, 5, 5, 3, 4])

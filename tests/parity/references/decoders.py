@@ -49,8 +49,8 @@ def next_token_loss(model, ids: torch.Tensor) -> torch.Tensor:
 
 
 def forward(model) -> dict[str, np.ndarray]:
-    """An odd length, every hidden state, padding on either side, and documents one by one as if
-    packed."""
+    """Runs rows of an odd length and keeps every hidden state. It also runs padding on either side,
+    and documents one by one as if packed."""
     out = {"tokens": tokens(1, 2, 13).numpy()}
     with torch.no_grad():
         result = model(input_ids=tokens(1, 2, 13), output_hidden_states=True, use_cache=False)

@@ -99,8 +99,8 @@ def write_mtp(folder: Path) -> None:
 
 
 def published(modules, value) -> dict[str, torch.Tensor]:
-    """model.layers.{N + k}: the block's own names, enorm, hnorm, eh_proj and shared_head.norm
-    beside them."""
+    """Tensors by their published names in model.layers.{N + k}: the block's own names, and enorm,
+    hnorm, eh_proj and shared_head.norm."""
     out = {}
     for k, layer in enumerate(modules.layers):
         start = f"model.layers.{LATENT['num_hidden_layers'] + k}."

@@ -51,7 +51,8 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def positions() -> torch.Tensor:
-    """A quarter of the width each: sine and cosine of the column, sine and cosine of the row."""
+    """Sine and cosine of the column, and sine and cosine of the row, each on a quarter of the
+    width."""
     frequency = 10_000.0 ** -(torch.arange(D // 4, dtype=torch.float64) / (D // 4))
     row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     angles = [x.reshape(-1, 1).double() * frequency for x in (column, row)]
@@ -67,7 +68,7 @@ def modulated(x, shift, scale):
 
 
 def forward(w, x, t, y) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """What the network gives, (B, 2 C, H, W), and what goes into every layer."""
+    """Returns the network's output (B, 2 C, H, W) and the input of each layer."""
     x = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=P).flatten(2).mT + w["pos_embed"]
     angle = t[:, None].float() * torch.exp(-np.log(10_000.0) * torch.arange(128) / 128)
     time = dense(w, "t_embedder.mlp.0", torch.cat([angle.cos(), angle.sin()], dim=1))

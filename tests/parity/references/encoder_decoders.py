@@ -22,8 +22,8 @@ def loss(model, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def forward(model) -> dict[str, np.ndarray]:
-    """Odd lengths, every hidden state of both stacks, padding, and documents one by one as if
-    packed."""
+    """Runs rows of odd lengths and keeps every hidden state of both stacks. It also runs padding,
+    and documents one by one as if packed."""
     source, target = tokens(1, 2, 13), tokens(2, 2, 7)
     out = {"encoder_tokens": source.numpy(), "tokens": target.numpy()}
     run = functools.partial(model, use_cache=False)
@@ -56,7 +56,7 @@ def greedy(model) -> dict[str, np.ndarray]:
 
 
 def train(model) -> dict[str, np.ndarray]:
-    """20 AdamW steps, decay on matrices alone, clipped."""
+    """Takes 20 AdamW steps, clipped. Only matrices decay."""
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(

@@ -78,7 +78,7 @@ VALUES = ("last_hidden_state", "pooler_output", "logits", "prediction_logits", "
 
 
 def draw(seed: int, *shape: int, low: int = 3, high: int = VOCAB) -> torch.Tensor:
-    """Integers; tokens stay clear of the padding's."""
+    """Draws integers that are not the padding's."""
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -90,8 +90,8 @@ def values(model, **inputs) -> dict[str, np.ndarray]:
 
 
 def forward(model, types: int) -> dict[str, np.ndarray]:
-    """An odd length, two token types, every hidden state, padding, and documents one by one as if
-    packed."""
+    """Runs rows of an odd length with two token types and keeps every hidden state. It also runs
+    padding, and documents one by one as if packed."""
     inputs = {"input_ids": draw(1, 2, 13)} | ({"token_type_ids": draw(2, 2, 13, low=0, high=types)} if types else {})
     out = {"tokens": inputs["input_ids"].numpy()}
     out |= {"token_types": inputs["token_type_ids"].numpy()} if types else {}
@@ -121,8 +121,8 @@ def masked_batch(seed: int, *shape: int) -> tuple[torch.Tensor, torch.Tensor, to
 
 
 def permuted(model, inputs: dict, arrays: dict) -> torch.Tensor:
-    """Both streams: five of 13 tokens predicted in an order of their own, four of them asked for; a
-    mean over these."""
+    """Both streams predict five of 13 tokens in an order of their own. Four of these tokens count
+    in the mean loss."""
     order = torch.zeros(2, 13, dtype=torch.long)
     order[:, [1, 4, 6, 9, 12]] = torch.tensor([[3, 1, 5, 2, 4], [2, 5, 1, 4, 3]])
     places, targets = torch.tensor([[4, 9, 1, 6], [12, 1, 9, 4]]), draw(41, 2, 4)
@@ -175,7 +175,7 @@ def loss_of(model, arrays: dict) -> torch.Tensor:
 
 
 def train(model) -> dict[str, np.ndarray]:
-    """20 AdamW steps of masked tokens, decay on matrices alone, clipped."""
+    """Takes 20 AdamW steps on masked tokens, clipped. Only matrices decay."""
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(

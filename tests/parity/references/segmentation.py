@@ -15,7 +15,7 @@ IGNORED = 255
 
 
 def masks(seed: int, *shape: int) -> torch.Tensor:
-    """Classes of single pixels, a tenth of them ignored."""
+    """Draws the class of each pixel; a tenth of the pixels are ignored."""
     generator = torch.Generator().manual_seed(seed)
     found = torch.randint(0, CLASSES, shape, generator=generator)
     return torch.where(torch.rand(shape, generator=generator) < 0.1, IGNORED, found)
@@ -43,8 +43,8 @@ def train(model, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def write(config, folder: Path, *, shape: tuple[int, ...], batch: int, std: float) -> None:
-    """shape: (C, H, W). Logits and the stages' states as in evaluation; loss and gradients as in
-    training."""
+    """Writes logits and the stages' states as in evaluation, and loss and gradients as in training.
+    shape: (C, H, W)."""
     model = SegformerForSemanticSegmentation._from_config(config, attn_implementation="eager").float().eval()
     randomize(model, std=std)
     statistics(model)

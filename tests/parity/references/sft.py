@@ -21,7 +21,7 @@ TURNS = [("hi", "yo"), ("k", "fin"), ("abcd", "e"), ("what?", "an answer"), ("",
 
 
 def talks() -> list[dict]:
-    """Of one, two and three turns each way."""
+    """Conversations of one, two and three turns each way."""
     turns = [TURNS[:2], TURNS[2:3], TURNS[3:6], TURNS[5:], TURNS[1:4], TURNS[4:]] * 2
     return [
         {

@@ -9,7 +9,8 @@ STEPS = 20
 
 
 def trained(model, loss_and_backward: Callable[[], float], rate: float = 3e-3) -> np.ndarray:
-    """The loss at each step, before it: decay on matrices alone, gradients clipped to norm 1."""
+    """Returns the loss before each step. Only matrices decay, and gradients are clipped to norm
+    1."""
     parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},

@@ -141,8 +141,8 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write(config: dict, folder: Path, *, std: float = 0.15, curve: bool = True) -> None:
-    """Logits as in evaluation; loss and gradients as in training, and with batch norm in
-    evaluation; 20 steps."""
+    """Writes logits as in evaluation, loss and gradients as in training, also with batch norm as in
+    evaluation, and 20 steps."""
     model = NETWORKS[config["architectures"][0]](config).eval()
     randomize(model, std=std)
     statistics(model)

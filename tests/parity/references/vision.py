@@ -39,7 +39,7 @@ def loss_of(model, pixels: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 
 def train(model, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """20 AdamW steps, decay on matrices and kernels alone, clipped."""
+    """Takes 20 AdamW steps, clipped. Only matrices and kernels decay."""
     batches = images(11, 4, 4, *shape).repeat(STEPS // 4, 1, 1, 1, 1)  # four batches over and over
     targets = labels(12, 4, 4).repeat(STEPS // 4, 1)
     undecayed = ("cls_token", "register_tokens", "position_embeddings")
@@ -80,7 +80,7 @@ def statistics(model) -> None:
 
 
 def write_encoder(config, folder: Path, *, shape: tuple[int, ...], batch: int, std: float) -> None:
-    """The states of all tokens; gradients of the mean of their squares."""
+    """Writes the states of all tokens, and gradients of the mean of their squares."""
     model = Dinov2Model._from_config(config, attn_implementation="eager").float().eval()
     randomize(model, std=std)
     save_weights(model, folder)
@@ -93,8 +93,8 @@ def write_encoder(config, folder: Path, *, shape: tuple[int, ...], batch: int, s
 
 
 def write(config, folder: Path, *, shape: tuple[int, ...], batch: int, std: float, training: bool = False) -> None:
-    """shape: (C, H, W). Logits and hidden states as in evaluation; loss and gradients as in
-    training."""
+    """Writes logits and hidden states as in evaluation, and loss and gradients as in training.
+    shape: (C, H, W)."""
     model = AutoModelForImageClassification.from_config(config, attn_implementation="eager").float().eval()
     randomize(model, std=std)
     statistics(model)

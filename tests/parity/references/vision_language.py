@@ -58,7 +58,7 @@ def answer_loss(model, given: dict) -> torch.Tensor:
 
 
 def padded(model, given: dict) -> dict[str, np.ndarray]:
-    """The second row begins with two tokens of padding, before the same text."""
+    """The batch whose second row begins with two tokens of padding, before the same text."""
     ids, mask = given["input_ids"].clone(), torch.ones_like(given["input_ids"])
     ids[1] = torch.cat([torch.zeros(2, dtype=torch.long), ids[1, :-2]])
     mask[1, :2] = 0
@@ -84,8 +84,8 @@ def greedy(model, given: dict, prompt: int) -> dict[str, np.ndarray]:
 def write(
     model_class: str, config, folder: Path, *, side: int, tiles: int, tokens: int, prefix=False, training=False
 ) -> None:
-    """tiles: images a row, 0 = one without a dimension of its own; tokens: places of a row's
-    images."""
+    """Writes the reference. tiles: images in a row, 0 for one without a dimension of its own;
+    tokens: places of a row's images."""
     model = getattr(transformers, model_class)._from_config(config, attn_implementation="eager").float().eval()
     randomize(model)
     pixels = images(1, ROWS * max(tiles, 1), 3, side, side)

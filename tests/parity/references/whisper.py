@@ -43,7 +43,7 @@ def ours(frames: torch.Tensor) -> np.ndarray:
 
 
 def train(model) -> dict[str, np.ndarray]:
-    """20 AdamW steps, decay on matrices alone, clipped; the sinusoids stay."""
+    """Takes 20 AdamW steps, clipped. Only matrices decay, and the sinusoids stay."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": 0.1},
