@@ -34,7 +34,7 @@ def long_enough(record):
 
 
 def get_config():
-    corpus = Corpus(JsonlFiles("{folder}/train.jsonl", "{folder}/validation.jsonl"), (Function(long_enough),), shard_mb={shard})
+    corpus = Corpus(JsonlFiles("{folder}/train.jsonl", "{folder}/validation.jsonl"), (Function(long_enough),), shard_mb=64)
     data = TextData(source=corpus, tokenizer=TokenizerConfig(path="{folder}/tokenizer.json"), cache_dir="{folder}/cache")
     model = LlamaConfig(vocab_size=32_000, num_layers=1, embed_dim=32, num_heads=2, num_kv_heads=2, mlp_dim=64)
     return Config(model, NextToken(), data, train=TrainConfig(steps=3, batch_size=8))
@@ -89,9 +89,7 @@ def speed(repeats: int = 3) -> None:
 # ---------------------------------------------------------------- memory
 
 
-def memory(
-    *megabytes: int, shard: int = 64, workers: int = 2, starts: tuple[str, ...] = ("first", "second")
-) -> list[float]:
+def memory(*megabytes: int, workers: int = 2, starts: tuple[str, ...] = ("first", "second")) -> list[float]:
     """The peak memory of `prepare` in MiB at each size, over all its processes.
 
     Also prints how long runs take to open the prepared corpus.
@@ -101,7 +99,7 @@ def memory(
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             _write(folder, size)
-            (folder / "own.py").write_text(CONFIG.format(folder=folder, shard=shard))
+            (folder / "own.py").write_text(CONFIG.format(folder=folder))
             began = time.time()
             command = [sys.executable, "launch.py", "prepare", str(folder / "own.py"), "--workers", str(workers)]
             peaks.append(_peak(command))

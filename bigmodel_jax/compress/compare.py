@@ -19,6 +19,7 @@ from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import files, formats, params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.inference.generate import generate
+from bigmodel_jax.inference.widen import widened
 from bigmodel_jax.models.quantize import Kind, QuantizeConfig
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.eval_step import make_eval_step
@@ -136,11 +137,9 @@ def speeds(config: Config, weights: params.Tree) -> dict[str, float]:
     if config.make_model().make_cache is None or config.make_model().decoder_start is not None:
         return {}
     model, compute = config.make_model(), cast(weights, config.precision.compute)
-    ways = {"wide": "auto", "stored": "never"} if config.quantize.kind != "none" else {"wide": "auto"}
-    return {
-        name: _speed(model, compute, SampleConfig(max_tokens=TOKENS, temperature=0.0, widen=ways[name]))
-        for name in ways
-    }
+    ways = {"wide": widened(compute)} | ({"stored": compute} if config.quantize.kind != "none" else {})
+    sample = SampleConfig(max_tokens=TOKENS, temperature=0.0, widen="never")
+    return {name: _speed(model, tree, sample) for name, tree in ways.items()}
 
 
 def _speed(model, weights, sample: SampleConfig) -> float:

@@ -109,8 +109,8 @@ def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
 
 @pytest.mark.slow
 def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, tmp_path):
-    """The run trains on 8 devices to step 4 and on 1 device to step 12. It equals the one-device run up
-    to rounding."""
+    """The run trains on 8 devices to step 4 and on 1 device to step 12. It equals the one-device
+    run up to rounding."""
     path, uninterrupted = whole
     run_dir = tmp_path / "run"
     for devices, steps, (data, fsdp) in ((8, 4, "24"), (1, 12, "11")):
