@@ -89,16 +89,18 @@ def speed(repeats: int = 3) -> None:
 # ---------------------------------------------------------------- memory
 
 
-def memory(*megabytes: int, workers: int = 2, starts: tuple[str, ...] = ("first", "second")) -> list[float]:
+def memory(
+    *megabytes: int, workers: int = 2, starts: tuple[str, ...] = ("first", "second"), **texts: int
+) -> list[float]:
     """The peak memory of `prepare` in MiB at each size, over all its processes.
 
-    Also prints how long runs take to open the prepared corpus.
+    Also prints how long runs take to open the prepared corpus. texts: as in `_write`.
     """
     peaks = []
     for size in megabytes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            _write(folder, size)
+            _write(folder, size, **texts)
             (folder / "own.py").write_text(CONFIG.format(folder=folder))
             began = time.time()
             command = [sys.executable, "launch.py", "prepare", str(folder / "own.py"), "--workers", str(workers)]
@@ -114,20 +116,24 @@ def memory(*megabytes: int, workers: int = 2, starts: tuple[str, ...] = ("first"
     return peaks
 
 
-def _write(folder: Path, megabytes: int) -> None:
-    """Writes JSON lines of 2.5 kB each, and a tokenizer of their words, whose speed does not matter
-    here."""
+def _write(folder: Path, megabytes: int, words: int = 250, letters: int = 10) -> None:
+    """Writes JSON lines of so many words, and a tokenizer of these words, whose speed does not
+    matter here.
+
+    The same bytes in longer words take less time to tokenize.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     drawn = random.Random(0)
-    words = [f"w{drawn.randrange(10**9)}" for _ in range(WORDS)]
-    lines = [json.dumps({"text": " ".join(drawn.choices(words, k=250))}) for _ in range(4000)]
+    known = [f"w{drawn.randrange(10**9)}".ljust(letters, "x") for _ in range(10 * WORDS // letters)]
+    texts = 10_000_000 // (words * (letters + 1))
+    lines = [json.dumps({"text": " ".join(drawn.choices(known, k=words))}) for _ in range(texts)]
     block = ("\n".join(lines) + "\n").encode()
     (folder / "validation.jsonl").write_bytes(block[: block.index(b"\n", 1 << 20) + 1])
     with open(folder / "train.jsonl", "wb") as file:
         for _ in range(megabytes * 1_000_000 // len(block) + 1):
             file.write(block)
-    vocab = {"</s>": 0, "[UNK]": 1} | {word: i for i, word in enumerate(words, 2)}
+    vocab = {"</s>": 0, "[UNK]": 1} | {word: i for i, word in enumerate(known, 2)}
     model = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     model.save(str(folder / "tokenizer.json"))

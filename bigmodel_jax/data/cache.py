@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 SEAL = "files.json"  # size and checksum of the folder's other files
 _checked: set[Path] = set()  # folders that this process has verified
 _digests: dict[tuple[str, int, int], str] = {}  # by absolute name, size and modification time
-_stats: dict[str, paths.Stat] = {}  # by absolute name: the file's size and time when its digest was asked for
 SETTLED_NS = 2_000_000_000  # a file this old (2 s) cannot change unnoticed
 
 
@@ -45,19 +44,12 @@ def file_digest(path: str | Path) -> str:
     A process reads a file again only when its size or modification time has changed.
     """
     name, stat = paths.absolute(path), paths.stat(path)
-    _stats[name] = stat
     known = _digests.get((name, *stat))
     if known is None:
         known = sha256(path)
         if settled(stat.changed):
             know_digest(name, *stat, known)
     return known
-
-
-def has_changed(path: str | Path) -> bool:
-    """Tell whether a file has changed since this process asked for its digest."""
-    stat = _stats.get(paths.absolute(path))
-    return stat is not None and stat != paths.stat(path)
 
 
 def sha256(path: str | Path) -> str:

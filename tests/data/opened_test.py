@@ -74,7 +74,7 @@ def test_the_position_counts_bytes_on_disk(tmp_path):
     assert opened.position() - before == path.stat().st_size
 
 
-def test_a_file_that_changes_after_its_digest_is_one_line(tmp_path):
+def test_a_file_that_changes_while_it_is_read_is_one_line(tmp_path):
     """Prepared data lies under the digest, so records of another content must not get there."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(CONTENT)

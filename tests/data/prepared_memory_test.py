@@ -15,6 +15,6 @@ def test_two_gigabytes_take_the_memory_of_half_of_one():
     spec = importlib.util.spec_from_file_location("benchmark_of_corpora", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    small, large = module.memory(500, 2000, starts=(), workers=1)
+    small, large = module.memory(500, 2000, starts=(), workers=1, words=100, letters=250)
     assert large <= 1.05 * small
     assert large <= 1024

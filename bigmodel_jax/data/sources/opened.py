@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bigmodel_jax.core import paths
-from bigmodel_jax.data import cache
 
 COMPRESSED = (".gz", ".zst")
 
@@ -38,21 +37,21 @@ def kind(path: Path) -> str:
 def raw(path: Path) -> Iterator[BinaryIO]:
     """Open a file's raw bytes; `position` counts what is read of them.
 
-    Raises a one-line ValueError with the file's name where it is damaged, cannot be read, or has
-    changed since this process took its digest.
+    Raises a one-line ValueError with the file's name where it is damaged, cannot be read, or
+    changes while it is read.
     """
     # The errors of reading and of decompression arrive here from the caller's block.
     with _one_line(path), paths.opened(path) as file:
-        size, _Position.file = paths.stat(path).size, file
+        before, _Position.file = paths.stat(path), file
         try:
             yield file
             # Prepared data is stored under the digest, so it must not hold other content.
-            if cache.has_changed(path):
+            if paths.stat(path) != before:
                 raise ValueError(f"{path} changed while the command ran; the same command reads it again")
         finally:
             # The whole file counts, even if its reader stopped early, so that the sum reaches the
             # total.
-            _Position.left, _Position.file = _Position.left + size, None
+            _Position.left, _Position.file = _Position.left + before.size, None
 
 
 @contextlib.contextmanager
