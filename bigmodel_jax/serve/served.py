@@ -221,7 +221,8 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = load_weights(config, run_dir, mesh, which)
-    weights = apart_on_gpus(model.spec, cast(weights, config.precision.compute))
+    weights = cast(weights, config.precision.compute)
+    weights = apart_on_gpus(model.spec, weights) if model.make_cache else weights
     template = run_dir / CHAT_TEMPLATE
     return Served(
         config,
