@@ -117,7 +117,7 @@ def memory(
 
 
 def _write(folder: Path, megabytes: int, words: int = 250, letters: int = 10) -> None:
-    """Writes JSON lines of so many words, and a tokenizer of these words, whose speed does not
+    """Writes JSON lines of `words` words each, and a tokenizer of these words. Its speed does not
     matter here.
 
     The same bytes in longer words take less time to tokenize.

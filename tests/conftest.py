@@ -135,11 +135,11 @@ def measured(record_property):
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_pictures(request):
-    """Two seconds less for each run of a quick test, and one for each of a slow test, which draws
-    for light pages alone.
+    """Replaces pictures: all of them in quick tests, and those of dark pages in slow tests.
 
-    report/plots_test.py draws, and so do runs in processes of their own; elsewhere it only matters
-    where a picture goes.
+    This saves two seconds for each run of a quick test, and one for each run of a slow test. The
+    other tests only check where a picture goes. report/plots_test.py draws, and so do runs in
+    processes of their own.
     """
     from bigmodel_jax.report import plot_style, plots, plots_together
 

@@ -13,6 +13,15 @@ STALE_SECONDS = 3600.0  # a temporary file or folder older than this was left by
 
 
 @contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives an OSError of the block the file name `path`, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields the name of a temporary file beside `path`, which replaces `path` when the block ends.
 
@@ -22,14 +31,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = _beside(path)
     try:
-        _delete_stale(path)
-        yield temporary
-        # Without this sync a crash could leave the new name with empty content.
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        with named(path):
+            _delete_stale(path)
+            yield temporary
+            # Without this sync a crash could leave the new name with empty content.
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

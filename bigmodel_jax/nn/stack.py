@@ -152,10 +152,12 @@ def _stacked(*trees: Any) -> Any:
     return jax.tree.map(lambda *y: jnp.stack(y), *trees)
 
 
-def unstack(tree: Any) -> tuple:
-    """The layers of a stacked tree, one by one; () for a tree without leaves."""
+def unstack(tree: Any, layers_of: Callable = jnp.unstack) -> tuple:
+    """The layers of a stacked tree, one by one; () for a tree without leaves. layers_of: gives the
+    layers of one leaf.
+    """
     leaves, treedef = jax.tree.flatten(tree)
-    return tuple(jax.tree.unflatten(treedef, layer) for layer in zip(*map(jnp.unstack, leaves), strict=True))
+    return tuple(jax.tree.unflatten(treedef, layer) for layer in zip(*map(layers_of, leaves), strict=True))
 
 
 def num_layers(stacked: Any) -> int:
@@ -167,16 +169,14 @@ def apart(spec: Tree, params: Tree, layers_of: Callable | None = None) -> Tree:
     """`params` with every stack of layers unstacked into a tuple, for a loop around `run`.
 
     XLA's backends for CPUs and GPUs would otherwise copy every layer out of its stack in every turn
-    of the loop. On a CPU the layers share the stack's memory. layers_of: gives the layers of one
-    leaf; None: of an array. Parameters that are unstacked stay as they are.
+    of the loop. On a CPU the layers share the stack's memory. layers_of: as in `unstack`; None: for
+    arrays. Parameters that are unstacked stay as they are.
     """
     if isinstance(spec, Param) or isinstance(params, tuple):
         return params
     inside = jax.tree.leaves(spec, is_leaf=lambda x: isinstance(x, Param))
     if inside and all(p.axes[:1] == ("layers",) for p in inside):
-        leaves, treedef = jax.tree.flatten(params)
-        layers = zip(*map(layers_of or _views, leaves), strict=True)
-        return tuple(jax.tree.unflatten(treedef, layer) for layer in layers)
+        return unstack(params, layers_of or _views)
     # Adapters are small and stored per weight; models/adapted.py unstacks them with the weights.
     return {name: part if name == BRANCH else apart(spec[name], part, layers_of) for name, part in params.items()}
 

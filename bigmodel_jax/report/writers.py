@@ -61,11 +61,9 @@ class MetricsWriter:
         """
         record = {"step": int(step)} | {k: plain(v) for k, v in values.items()}
         line = _line(record)
-        try:
+        with files.named(self._path):
             self._file.write(line)
             self._sums.write(_sum(line))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
         if self._board is not None:
             self._board.write(record["step"], _scalars(record))
 

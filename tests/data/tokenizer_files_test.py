@@ -43,8 +43,8 @@ def train_sentencepiece(kind: str, path) -> sentencepiece.SentencePieceProcessor
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_sentencepiece_model_gives_its_own_ids(kind, tmp_path):
-    """The kinds are that of Llama 2 and Mistral, and that of T5. Unknown characters fall back to
-    bytes."""
+    """Llama 2 and Mistral use one kind of SentencePiece model, and T5 uses the other. Unknown
+    characters fall back to bytes."""
     theirs = train_sentencepiece(kind, tmp_path / "tokenizer.model")
     ours = tokenizer_files.from_folder(tmp_path)
     for text in TEXTS + HELD_OUT:

@@ -95,8 +95,8 @@ def test_a_model_without_boxes_is_refused():
 
 @pytest.mark.slow
 def test_mean_average_precision_equals_the_librarys():
-    """Found boxes, some near true ones, are summed over two batches. Scores within a bin of 0.005
-    count as equal."""
+    """The metric is summed over two batches of predicted boxes, of which some are near true boxes.
+    Scores within a bin of 0.005 count as equal."""
     rows, most, queries = 60, 4, 12
     batch, rng = batch_of(2, rows, most), np.random.default_rng(3)
     near = np.concatenate([np.asarray(batch["boxes"])] * 3, axis=1)

@@ -377,8 +377,8 @@ def test_an_export_reloaded_computes_the_same(name, variant, request, theirs, ex
 @pytest.mark.slow
 @pytest.mark.parametrize(("source_name", "variant"), CASES)
 def test_an_export_is_the_approved_one(source_name, variant, exported):
-    """transformers has read a folder with the same keys and tensors. Token ids may be added,
-    because they change no logits."""
+    """An export has the keys and tensors of a folder that transformers has read. It may also have
+    token ids, because they change no logits."""
     *_, target = exported(source_name, variant)
     found, expected = written(target), approved(source_name)[variant]
     found["config"] = {

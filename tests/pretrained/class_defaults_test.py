@@ -48,7 +48,8 @@ def outcome(table: dict):
 
 @every_family
 def test_an_absent_key_is_the_class_default(name):
-    """One key at a time is absent, and the others stay. For a size, the import may ask instead."""
+    """The test removes one key of the config file at a time. If the key is a size, the import may
+    ask for it instead."""
     for key, value in FOUND[name]["absent"].items():
         absent = outcome(changed(given(name), key))
         if not str(absent).endswith("is missing"):

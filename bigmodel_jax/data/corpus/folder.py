@@ -1,6 +1,5 @@
 """The folder of a prepared corpus: its shards, the keys that `Shared` steps keep, its manifest."""
 
-import contextlib
 import json
 import os
 import struct
@@ -142,24 +141,16 @@ class Keys:
 
     def append(self, key: bytes) -> None:
         """Write one key."""
-        with self._named():
+        with files.named(self._path):
             self._file.write(LENGTH.pack(len(key)) + key)
 
     def sync(self) -> int:
         """Flush the file to disk and return its size."""
-        with self._named():
+        with files.named(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
-        with self._named():
+        with files.named(self._path):
             self._file.close()
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the file in errors of writing, such as that of a full disk."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
