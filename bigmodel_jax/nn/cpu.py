@@ -6,6 +6,7 @@ Prototypes run on CPUs. On CPUs the forms that autodiff writes cost a third of a
 - `adapted` adds a low-rank adapter to its weight before the product, and again in the backward
   pass. Separate narrow products and sums of outputs would hinder the wide products.
 - `attend` keeps exp(scores) once, unnormalised. Its gradient needs no reduction over (T, S).
+  Causal queries go by blocks, which leave out the keys after them.
 - `softmax_cross_entropy` keeps exp(logits). Forward and backward take one pass each.
 On TPU and GPU the compiler fuses the plain definitions better, so they are used there.
 """
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 
+LEAST_ROWS, MOST_ROWS = 64, 256  # of a block of queries
 WIDE = 2048  # from this many columns of a weight on, x^T dy is faster with x^T materialised
 
 
@@ -99,6 +101,14 @@ adapted.defvjp(_adapted_forward, _adapted_backward)
 
 
 # ---------------------------------------------------------------------------------------- attention
+
+
+def block_rows(num_rows: int) -> int:
+    """The rows of a block of queries, where a block sees no keys after it.
+
+    More blocks skip more products. Narrow blocks lose more than they skip, and a row has a few
+    blocks at most, because each is a program of its own."""
+    return max(LEAST_ROWS, min(MOST_ROWS, -(-num_rows // 2)))
 
 
 def _transposed(x):

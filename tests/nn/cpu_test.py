@@ -62,14 +62,17 @@ def test_a_weight_with_an_adapter_is_their_sum(inner, outer):
         close(got, wanted)
 
 
-def test_attention_is_what_several_devices_compute():
+@pytest.mark.parametrize(("least", "causal"), [(cpu.LEAST_ROWS, True), (3, True), (4, True), (3, False)])
+def test_attention_is_what_several_devices_compute(least, causal, monkeypatch):
     """A row has two documents and padding, each key head serves two query heads, and attention has
-    a window. Gradients are compared as well."""
+    a window. Gradients are compared as well, with one block of queries, with two, and with two of
+    which the last is shorter."""
+    monkeypatch.setattr(cpu, "LEAST_ROWS", least)
     q, k, v = normal(2, 6, 4, 8), normal(2, 6, 2, 8), normal(2, 6, 2, 5)
     at = Where(jnp.array([[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]]), jnp.array([[1, 1, 1, 1, 2, 2], [1, 1, 1, 2, 0, 0]]))
 
     def loss(q, k, v):
-        out = attention.attend(q, k, v, at, at, window=3, implementation="plain")
+        out = attention.attend(q, k, v, at, at, causal=causal, window=3, implementation="plain")
         return jnp.sum(jnp.sin(out) * (at.segments > 0)[..., None, None]), out
 
     grads = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)

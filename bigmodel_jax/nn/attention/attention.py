@@ -189,7 +189,10 @@ def _turns(implementation, rule, axis: str, q, k) -> context.Turns:
 def _plain(rule, q, k, v, sinks, q_where, k_where, local, bias=None):
     mask = visible(q_where, k_where, rule.causal, reach(rule, local))
     if cpu.active() and not rule.softcap and sinks is None and bias is None:
-        return checkpoint_name(_plain_on_cpu(q, k, v, mask), KEPT)
+        # The same rows as queries and keys stand in one order. Remat copies q_where and k_where, so
+        # that they are no longer the same.
+        in_order = rule.causal and q_where is k_where
+        return checkpoint_name(_plain_on_cpu(q, k, v, mask, in_order), KEPT)
 
     def fn(q, k, v, mask, sinks, bias):
         return plain(q, k, v, mask, rule.softcap, sinks, bias)
@@ -251,7 +254,21 @@ def _probabilities(q, k, mask, softcap, sinks, bias):
     return jax.nn.softmax(logits, axis=-1)[..., :S]
 
 
-def _plain_on_cpu(q, k, v, mask):
+def _plain_on_cpu(q, k, v, mask, in_order: bool):
+    """`plain` in the forms of cpu.py.
+
+    in_order: no query sees a key of a later slot. A block of queries then leaves out the keys after
+    it.
+    """
+    if not in_order:
+        return _block_on_cpu(q, k, v, mask)
+    T, rows = q.shape[1], cpu.block_rows(q.shape[1])
+    blocks = [(start, start + rows) for start in range(0, T, rows)]
+    outs = [_block_on_cpu(q[:, a:b], k[:, :b], v[:, :b], mask[:, a:b, :b]) for a, b in blocks]
+    return jnp.concatenate(outs, axis=1)
+
+
+def _block_on_cpu(q, k, v, mask):
     """`plain` as one batched product per kv head. A group's query heads are stacked as rows."""
     B, T, H, h = q.shape
     K = k.shape[2]
