@@ -7,7 +7,16 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from bigmodel_jax.data import CaptionFiles, CsvFiles, JsonlFiles, TableFiles, TextData, TextFiles, TokenizerConfig
+from bigmodel_jax.data import (
+    CaptionFiles,
+    CsvFiles,
+    JsonlFiles,
+    TableFiles,
+    TextData,
+    TextFiles,
+    TokenizerConfig,
+    cache,
+)
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources import opened
 
@@ -90,6 +99,27 @@ def test_a_file_that_changes_while_it_is_read_is_one_line(tmp_path):
         list(rows)
     source.fingerprint("train", tmp_path)
     assert len(records(source)) == 2 * len(CONTENT.splitlines())
+
+
+def test_a_file_that_changes_between_its_digest_and_its_preparing_is_one_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(CONTENT)
+    source = TableFiles(str(path))
+
+    def write(out):
+        if not path.read_bytes().startswith(CONTENT * 2):
+            path.write_bytes(CONTENT * 2)
+        assert len(records(source)) == 2 * len(CONTENT.splitlines())
+
+    source.fingerprint("train", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^\S+a\.jsonl changed while the command ran; the same command reads it again$"
+    ):
+        cache.build(tmp_path / "prepared", write)
+    assert not (tmp_path / "prepared").exists()
+    assert len(records(source)) == 2 * len(CONTENT.splitlines()), "what is not stored may be read"
+    source.fingerprint("train", tmp_path)
+    cache.build(tmp_path / "prepared", write)
 
 
 @pytest.mark.parametrize("source", [TextFiles, JsonlFiles, TableFiles, CsvFiles])
