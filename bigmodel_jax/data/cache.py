@@ -56,7 +56,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def has_other_digest(path: str | Path, stat: paths.Stat) -> bool:
-    """Tell whether a folder is filled now, whose name has the digest of the file's older content."""
+    """Tell whether a folder is being filled, whose name has the digest of older content."""
     return bool(_writing) and _asked.get(paths.absolute(path), stat) != stat
 
 

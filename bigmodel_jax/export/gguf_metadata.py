@@ -197,7 +197,7 @@ def _check_same(tokenizer: Tokenizer, keys: dict[str, Any], path: Path) -> None:
         same = [pairs[0] == pairs[1], all(vocab.get(token) == i for token, i in ours["vocab"].items())]
     if not all(same):
         raise ValueError(f"export: gguf: {path} has merges that llama.cpp's form of it would not keep")
-    if keys[PREFIX + "model"] == "llama":  # of a byte-level tokenizer, `_pre` compares the settings
+    if keys[PREFIX + "model"] == "llama":  # `_pre` compares the settings of a byte-level tokenizer
         _check_texts(tokenizer, again, path)
 
 

@@ -69,7 +69,7 @@ def _by_folder(given: Iterable[Path]) -> dict[str, dict[str, Path]]:
 
 
 def _entry(path: Path, digest: Callable[[Path], str]) -> list:
-    # A file that changes while it is read must not be known by the size and time of its new content.
+    # A file that changes while it is read must not be known by its new size and time.
     return [*paths.stat(path), digest(path)]
 
 

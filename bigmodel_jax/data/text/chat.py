@@ -209,7 +209,8 @@ def _writes_objects(template: str, names: tuple[tuple[str, str], ...]) -> bool:
 
     def writes(given: Any) -> bool:
         called = {"name": "bigmodel", "arguments": given}
-        # Mistral's templates take ids of nine characters alone. Some read a call without "function".
+        # Mistral's templates take ids of nine characters alone. Some templates read a call without
+        # "function".
         call = {"id": "bigmodel0", "type": "function", "function": called} | called
         said = {"role": "assistant", "content": "", "tool_calls": [call]}
         try:
