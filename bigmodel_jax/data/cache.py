@@ -24,7 +24,7 @@ SEAL = "files.json"  # size and checksum of the folder's other files
 _checked: set[Path] = set()  # folders that this process has verified
 _digests: dict[tuple[str, int, int], str] = {}  # by absolute name, size and modification time
 _asked: dict[str, paths.Stat] = {}  # by absolute name: size and time when the digest was last asked for
-_writing: set[Path] = set()  # folders that `build` fills now
+_writing: set[Path] = set()  # folders that this process fills now
 SETTLED_NS = 2_000_000_000  # a file this old (2 s) cannot change unnoticed
 
 
@@ -55,8 +55,18 @@ def file_digest(path: str | Path) -> str:
     return known
 
 
+@contextlib.contextmanager
+def filling(folder: Path):
+    """Refuse files, inside the block, whose content is newer than their digest."""
+    _writing.add(folder)
+    try:
+        yield
+    finally:
+        _writing.discard(folder)
+
+
 def has_other_digest(path: str | Path, stat: paths.Stat) -> bool:
-    """Tell whether a folder is being filled, whose name has the digest of older content."""
+    """Tell whether a folder is being filled whose name has the digest of older content."""
     return bool(_writing) and _asked.get(paths.absolute(path), stat) != stat
 
 
@@ -134,9 +144,9 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
             shutil.rmtree(folder)
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
         partial.mkdir()
-        _writing.add(partial)
         try:
-            write(partial)
+            with filling(partial):
+                write(partial)
             (partial / SEAL).write_text(json.dumps(_state(partial), indent=1) + "\n")
             # The seal is inside before the rename, so every folder that is visible is complete.
             os.rename(partial, folder)
@@ -144,8 +154,6 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             if not folder.exists():  # otherwise another host finished first with the same content
                 raise
-        finally:
-            _writing.discard(partial)
     _checked.add(folder)
     return folder
 

@@ -19,6 +19,7 @@ from bigmodel_jax.data import (
 )
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources import opened
+from bigmodel_jax.data.text import token_shards
 
 LINES = [{"text": f"line {i} " + "x" * (i % 50), "n": i} for i in range(3000)]
 CONTENT = "".join(json.dumps(line) + "\n" for line in LINES).encode()
@@ -120,6 +121,20 @@ def test_a_file_that_changes_between_its_digest_and_its_preparing_is_one_line(tm
     assert len(records(source)) == 2 * len(CONTENT.splitlines()), "what is not stored may be read"
     source.fingerprint("train", tmp_path)
     cache.build(tmp_path / "prepared", write)
+
+
+def test_tokens_of_a_file_that_changed_after_its_digest_are_not_stored(tmp_path, monkeypatch):
+    path, write = tmp_path / "a.jsonl", token_shards.write
+    path.write_bytes(CONTENT)
+    data = TextData(source=TableFiles(str(path)), tokenizer=TokenizerConfig("bytes"), cache_dir=str(tmp_path / "cache"))
+
+    def late(*given):
+        path.write_bytes(CONTENT * 2)
+        return write(*given)
+
+    monkeypatch.setattr(token_shards, "write", late)
+    with pytest.raises(ValueError, match=r"^\S+a\.jsonl changed while the command ran"):
+        data.open("train")
 
 
 @pytest.mark.parametrize("source", [TextFiles, JsonlFiles, TableFiles, CsvFiles])
