@@ -110,9 +110,10 @@ def _special(tokenizer: Tokenizer) -> dict[str, Any]:
     found = {f"{kind}_token_id": model.token_to_id(name) for kind, name in ids.items() if name}
     ends = special.ids("eos_token_id")
     found["eos_token_id"] = ends[0] if ends else found.get("eos_token_id", tokenizer.separator)
-    # llama.cpp also stops at the token that ends a turn.
-    if len(ends) > 1:
-        found["eot_token_id"] = ends[1]
+    # llama.cpp also stops at the tokens that end a turn and a message, and has no key for a fourth.
+    found |= {f"{kind}_token_id": i for kind, i in zip(("eot", "eom"), ends[1:], strict=False)}
+    if lost := ends[3:]:
+        log.warning("llama.cpp will not stop at the tokens %s, at which this model stops", lost)
     adds = special.names.get("add_bos_token")
     starts = tokenizer.start == found.get("bos_token_id") != tokenizer.separator
     return {name: i for name, i in found.items() if i is not None} | {

@@ -14,7 +14,8 @@ import saved_runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data.tokenizers import tokenizers
+from bigmodel_jax.data.tokenizers import special_tokens, tokenizers
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
 from bigmodel_jax.export import gguf_metadata
 from bigmodel_jax.pretrained import gguf
 from bigmodel_jax.pretrained.transfer import import_weights
@@ -173,3 +174,13 @@ def test_a_normalization_that_llama_cpp_would_lose_is_refused():
     tokenizer = fixture_tokenizer("none", normalizer={"type": "Lowercase"})
     with pytest.raises(ValueError, match="^export: gguf: t gives 'Two words' other tokens than llama.cpp's form of it"):
         gguf_metadata.vocabulary(tokenizer, tokenizer.vocab_size, "", Path("t"))
+
+
+def test_each_token_at_which_a_model_stops_is_stated(caplog):
+    """Llama 3.1 stops at the ends of a text, of a message and of a turn."""
+    tokenizer = fixture_tokenizer("prepend")
+    for ends, said in (([2, 4, 3], ""), ([2, 4, 3, 0], "will not stop at the tokens [0]")):
+        tokenizer.special = SpecialTokens(generation={"eos_token_id": ends})
+        keys = gguf_metadata.vocabulary(tokenizer, tokenizer.vocab_size, "", Path("t"))
+        assert special_tokens.from_gguf(keys).ids("eos_token_id") == ends[:3]
+        assert said in caplog.text
