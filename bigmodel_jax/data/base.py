@@ -278,3 +278,11 @@ def log_skipped(split: str, skipped: list[list[str]]) -> None:
     """Log the records that a split's preparation skipped, in this run or an earlier one."""
     for where, reason in skipped:
         log.warning("%s split: skipped %s: %s", split, where, reason)
+
+
+def log_truncated(split: str, num: int, total: int, seq_len: int) -> None:
+    """Log how many texts of a split are longer than a row."""
+    if num:
+        log.warning(
+            "%s split: %d of %d texts are longer than data.seq_len = %d, and lose their end", split, num, total, seq_len
+        )

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 SEAL = "files.json"  # size and checksum of the folder's other files
 _checked: set[Path] = set()  # folders that this process has verified
 _digests: dict[tuple[str, int, int], str] = {}  # by absolute name, size and modification time
+_asked: dict[str, paths.Stat] = {}  # by absolute name: size and time when the digest was last asked for
+_writing: set[Path] = set()  # folders that this process fills now
 SETTLED_NS = 2_000_000_000  # a file this old (2 s) cannot change unnoticed
 
 
@@ -44,12 +46,28 @@ def file_digest(path: str | Path) -> str:
     A process reads a file again only when its size or modification time has changed.
     """
     name, stat = paths.absolute(path), paths.stat(path)
+    _asked[name] = stat
     known = _digests.get((name, *stat))
     if known is None:
         known = sha256(path)
         if settled(stat.changed):
             know_digest(name, *stat, known)
     return known
+
+
+@contextlib.contextmanager
+def filling(folder: Path):
+    """Refuse files, inside the block, whose content is newer than their digest."""
+    _writing.add(folder)
+    try:
+        yield
+    finally:
+        _writing.discard(folder)
+
+
+def has_other_digest(path: str | Path, stat: paths.Stat) -> bool:
+    """Tell whether a folder is being filled whose name has the digest of older content."""
+    return bool(_writing) and _asked.get(paths.absolute(path), stat) != stat
 
 
 def sha256(path: str | Path) -> str:
@@ -127,7 +145,8 @@ def build(folder: Path, write: Callable[[Path], None]) -> Path:
         partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
         partial.mkdir()
         try:
-            write(partial)
+            with filling(partial):
+                write(partial)
             (partial / SEAL).write_text(json.dumps(_state(partial), indent=1) + "\n")
             # The seal is inside before the rename, so every folder that is visible is complete.
             os.rename(partial, folder)

@@ -5,6 +5,7 @@ misread is refused.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from bigmodel_jax.data.tokenizers.gguf_tokenizer import (
 from bigmodel_jax.data.tokenizers.sentencepiece_model import SentencePieceModel
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
 
+log = logging.getLogger("bigmodel_jax")
+
 KINDS = "byte-level BPE and SentencePiece's BPE"
+# Texts that a lost normalization, split or space in front would give other tokens.
+TEXTS = ("Two words", "  three  spaces ", "\n 1234\t", "e\u0301 \ufb01 \u00e9 日本", "don't <x>")
 
 
 def sizes(hf: dict[str, Any], architecture: str) -> dict[str, Any]:
@@ -105,9 +110,10 @@ def _special(tokenizer: Tokenizer) -> dict[str, Any]:
     found = {f"{kind}_token_id": model.token_to_id(name) for kind, name in ids.items() if name}
     ends = special.ids("eos_token_id")
     found["eos_token_id"] = ends[0] if ends else found.get("eos_token_id", tokenizer.separator)
-    # llama.cpp also stops at the token that ends a turn.
-    if len(ends) > 1:
-        found["eot_token_id"] = ends[1]
+    # llama.cpp also stops at the tokens that end a turn and a message, and has no key for a fourth.
+    found |= {f"{kind}_token_id": i for kind, i in zip(("eot", "eom"), ends[1:], strict=False)}
+    if lost := ends[3:]:
+        log.warning("llama.cpp will not stop at the tokens %s, at which this model stops", lost)
     adds = special.names.get("add_bos_token")
     starts = tokenizer.start == found.get("bos_token_id") != tokenizer.separator
     return {name: i for name, i in found.items() if i is not None} | {
@@ -136,7 +142,8 @@ def _of_bpe(said: dict[str, Any], path: Path) -> dict[str, Any]:
     # llama.cpp's token types: 6 marks a single byte, and 2 marks the unknown token.
     types = {token: 6 for token in model["vocab"] if token.startswith("<0x") and model.get("byte_fallback")}
     types[model["unk_token"] or "<unk>"] = 2
-    prefix = "Prepend" in json.dumps(said["normalizer"])
+    prepends = json.dumps(said["normalizer"]), (said["pre_tokenizer"] or {}).get("prepend_scheme", "never")
+    prefix = "Prepend" in prepends[0] or prepends[1] != "never"
     return {"model": "llama", "scores": scores, "types": types, "add_space_prefix": prefix}
 
 
@@ -191,3 +198,18 @@ def _check_same(tokenizer: Tokenizer, keys: dict[str, Any], path: Path) -> None:
         same = [pairs[0] == pairs[1], all(vocab.get(token) == i for token, i in ours["vocab"].items())]
     if not all(same):
         raise ValueError(f"export: gguf: {path} has merges that llama.cpp's form of it would not keep")
+    if keys[PREFIX + "model"] == "llama":  # `_pre` compares the settings of a byte-level tokenizer
+        _check_texts(tokenizer, again, path)
+
+
+def _check_texts(tokenizer: Tokenizer, again: Any, path: Path) -> None:
+    """Raises ValueError where a text has other tokens in llama.cpp's form of a tokenizer."""
+    again.encode_special_tokens = True  # as `Tokenizer` sets it
+    added = {token.content for token in _added(tokenizer).values()}
+    texts = [*TEXTS, *(name.replace("▁", " ") for name in tokenizer.model.get_vocab() if name not in added)]
+    both = (model.encode_batch_fast(texts, add_special_tokens=False) for model in (tokenizer.model, again))
+    wrong = [text for text, a, b in zip(texts, *both, strict=True) if a.ids != b.ids]
+    if inside := next((text for text in wrong if not text.startswith(" ")), None):
+        raise ValueError(f"export: gguf: {path} gives {inside!r} other tokens than llama.cpp's form of it would")
+    if wrong:  # llama.cpp puts its space before such a text, too, which `Metaspace` of `tokenizers` does not
+        log.warning("%s gives texts that begin with a space other tokens than llama.cpp, such as %r", path, wrong[0])

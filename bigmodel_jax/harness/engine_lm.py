@@ -21,7 +21,7 @@ from bigmodel_jax.core import params
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.data.text import chat
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
-from bigmodel_jax.harness.scoring import Scorer
+from bigmodel_jax.harness.scoring import Scorer, say_truncated
 from bigmodel_jax.inference.engine import Engine, Layout
 from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.inference.request import Request
@@ -135,7 +135,9 @@ class EngineLM(TemplateLM):
         sample, until = self._settings(settings)
         room = self.max_length - sample.max_tokens
         # A prompt that is too long keeps its end, as in lm-eval.
-        prompts = [(self.tok_encode(text) or [self.prefix_token_id])[-room:] for text in contexts]
+        prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
+        say_truncated([*map(len, prompts)], room)
+        prompts = [prompt[-room:] for prompt in prompts]
         engine = self._engine(sample, min(len(prompts), self._scorer.batch_size), max(map(len, prompts)))
         seed = self._config.train.seed
         asked = {

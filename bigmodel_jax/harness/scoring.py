@@ -4,6 +4,7 @@ Shapes: B batch rows, T tokens per row. T is padded to one of few lengths, to li
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,12 +14,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bigmodel_jax.config import Config
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.data.fields import Field
 from bigmodel_jax.data.loader import Placement
 from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.objectives.cross_entropy import of_tokens
 from bigmodel_jax.training.state import computed
+
+log = logging.getLogger("bigmodel_jax")
 
 
 class Scored(NamedTuple):
@@ -49,6 +52,7 @@ class Scorer:
         Context and continuation have at least one token each. If a continuation is longer than the
         model's context, only its last tokens are scored.
         """
+        say_truncated([len(context) + len(continuation) for context, continuation in pairs], self.most + 1)
         rows = [_row(context, continuation, self.most) for context, continuation in pairs]
         found: list[Scored | None] = [None] * len(rows)
         # The longest pairs come first, so that the rows of a batch have similar lengths.
@@ -92,6 +96,12 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
             return -jnp.sum(nats * asked, axis=-1), jnp.all(right, axis=-1)
 
     return jax.jit(step, out_shardings=sharding.replicated(mesh))
+
+
+def say_truncated(lengths: Sequence[int], most: int) -> None:
+    """Logs how many texts are longer than `most` tokens, and therefore lose their start."""
+    if (num := sum(n > most for n in lengths)) and processes.first():
+        log.warning("%d of %d texts have more than %d tokens, and lose their start", num, len(lengths), most)
 
 
 def _row(context: list[int], continuation: list[int], most: int) -> tuple[list[int], int]:

@@ -80,16 +80,16 @@ def _shards(index: Path) -> list[str]:
 def open_weights(folder: Path) -> Source:
     """Every tensor of a folder by name, unread.
 
-    Raises ValueError for a missing or damaged shard, and for weights in pickles, which are never
-    opened.
+    Raises ValueError for a missing or damaged shard, and for pickles, which are never opened.
     """
     weights = next((w for w in (WEIGHTS, DIFFUSERS_WEIGHTS) if any(folder.glob(f"{w}*"))), WEIGHTS)
     index = f"{weights}.index.json"
     if (folder / index).is_file():
         files = _shards(folder / index)
-        missing = [name for name in files if not (folder / name).is_file()]
-        if missing:
+        if missing := [name for name in files if not (folder / name).is_file()]:
             raise ValueError(f"{folder}: {index} names {', '.join(missing)}, which is not there")
+        if (folder / weights).is_file() and weights not in files:  # transformers reads this file alone
+            raise ValueError(f"{folder}: it holds {weights} and {index} with other files; keep one of both")
     elif (folder / weights).is_file():
         files = [weights]
     else:
@@ -99,7 +99,10 @@ def open_weights(folder: Path) -> Source:
             "and call save_pretrained(folder, safe_serialization=True)"
         )
         raise ValueError(f"{folder}: no {weights} and no {index}{hint if pickles else ''}")
-    return {name: tensor for file in files for name, tensor in open_file(folder / file)}
+    found = [pair for file in files for pair in open_file(folder / file)]
+    if twice := [name for name, count in collections.Counter(name for name, _ in found).items() if count > 1]:
+        raise ValueError(f"{folder}: {', '.join(twice[:5])}: two of its files hold it; keep one of both")
+    return dict(found)
 
 
 def open_file(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -149,8 +152,7 @@ def match_prefix(family: Family, source: Source) -> Source:
     """The tensors by their full, current names; ValueError for a tensor that has two names."""
     for pattern, replacement in family.renamed:
         now = {name: re.sub(pattern, replacement, name) for name in source}
-        twice = [name for name, count in collections.Counter(now.values()).items() if count > 1]
-        if twice:
+        if twice := [name for name, count in collections.Counter(now.values()).items() if count > 1]:
             raise ValueError(
                 f"weights: the files hold {', '.join(twice)} twice, once under an older name; keep one of both"
             )

@@ -23,7 +23,8 @@ NOTE = (
 )
 TABLE_NOTE = (
     "From each fold's last evaluation. Spread: the standard deviation over folds. Both intervals are of the mean, by the t "
-    "distribution. The first assumes independent folds, the second (corrected) does not."
+    "distribution. The first assumes independent folds, the second (corrected) does not. Intervals of shares are cut at 0 "
+    "and 100 %."
 )
 
 

@@ -1,6 +1,5 @@
 """Write rate.html: the curve of a learning-rate range test and the suggested rate."""
 
-import shlex
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def _cards(record: dict[str, Any]) -> list[str]:
 def _command(record: dict[str, Any]) -> str:
     if not record["options"]:
         return ""
-    text = f"python launch.py train {shlex.quote(record['target'])} {record['options']}"
+    text = f"python launch.py train {record['command']} {record['options']}"
     return elements.panel(f'<div class="command"><code>{escape(text)}</code><button>Copy</button></div>')
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from bigmodel_jax.data.text import chat as chat_format
+from bigmodel_jax.data.text.chat_records import CALLS
 from bigmodel_jax.inference.request import Token
 from bigmodel_jax.serve.answers import Answering, Piece
 from bigmodel_jax.serve.completions import usage
@@ -181,6 +182,10 @@ def prompt_of(served: Served, asked: Chat) -> list[int]:
     messages = [_message(message, n) for n, message in enumerate(asked.messages)]
     if asked.tools and "tools" not in served.template:
         raise Refused(f"{served.names[0]}'s chat template knows of no tools; leave tools out", "tools")
+    for name in CALLS:
+        # Without this, the template would write an empty answer.
+        if name not in served.template and any(message.get(name) for message in messages):
+            raise Refused(f"{served.names[0]}'s chat template writes no {name}; leave them out", "messages")
     shown = list(asked.tools) if asked.choice != "none" else None
     try:
         with served.encoder() as tokenizer:

@@ -236,7 +236,10 @@ def _conditions(served: Served, asked: Picture) -> dict[str, np.ndarray]:
         return {"label": np.full(asked.n, known[asked.prompt], np.int32)}
     if "tokens" not in inputs or not asked.prompt:
         raise Refused("prompt is empty, or the model is told by something else than a text", "prompt")
+    most = served.config.data.seq_len
     with served.encoder() as tokenizer:
-        ids = image_text.encode(tokenizer, [asked.prompt], served.config.data.seq_len)
+        num, ids = len(tokenizer.encode(asked.prompt)), image_text.encode(tokenizer, [asked.prompt], most)
+    if num >= most:  # `encode` truncates, because captions in a training set do not stop a run
+        raise Refused(f"prompt has {num} tokens; it must have at most {most - 1}", "prompt")
     ids = np.repeat(ids, asked.n, axis=0)
     return {"tokens": np.maximum(ids, 0), "segment_ids": (ids >= 0).astype(np.int32)}

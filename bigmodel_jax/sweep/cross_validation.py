@@ -16,7 +16,7 @@ from bigmodel_jax.core import files
 from bigmodel_jax.data.folded import Folds, counts, folded, has_validation
 from bigmodel_jax.report.fold_record import FOLDER, RECORD, evaluated, read_folds
 from bigmodel_jax.report.progress import duration
-from bigmodel_jax.sweep.metric import Direction
+from bigmodel_jax.sweep.metric import Direction, bounds
 from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.sweep.seeds import interval, summary
 from bigmodel_jax.training import run_folder
@@ -66,7 +66,7 @@ def cross_validate(
         left = (time.monotonic() - began) / (n + 1) * (folds.k - n - 1)
         said = f"failed: {one['reason']}" if one["reason"] else f"{metric} {one['value']:.5g}"
         say(f"fold {n} ({n + 1} of {folds.k})  {said}{f'  about {duration(left)} left' if left else ''}")
-    record["summary"] = summarize(record)
+    record["summary"] = summarize(first, record)
     files.replace(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
     if not record["summary"]:
         raise ValueError(
@@ -99,12 +99,13 @@ def _train(config, folds: Folds, n: int, metric: str, run_dir: Path, programs, s
     return {"value": value, "metrics": numbers, "reason": reason, "seconds": round(time.monotonic() - began, 2)}
 
 
-def summarize(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def summarize(config: Config, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{metric: mean, standard deviation and intervals} of each number that all finished folds have.
 
     interval: 95 % interval of the mean by the t distribution, for k independent values. corrected:
     a wider interval, since any two folds share most of their training records. Its variance factor
-    is 1 / k + n_held_out / n_train (Nadeau & Bengio, Machine Learning 52, 2003).
+    is 1 / k + n_held_out / n_train (Nadeau & Bengio, Machine Learning 52, 2003). Both are cut at
+    the metric's bounds.
     """
     done = [fold["metrics"] for fold in record["folds"] if not fold["reason"]]
     names = [name for name in (done[0] if done else ()) if all(name in found for found in done)]
@@ -113,7 +114,8 @@ def summarize(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         values = [float(found[name]) for found in done]
         out[name] = {key: value for key, value in summary(name, values).items() if key in ("mean", "std")}
         # One of k folds is held out, so n_held_out / n_train = 1 / (k - 1).
-        out[name] |= {"interval": interval(values), "corrected": interval(values, 1 / (record["k"] - 1))}
+        ratios = {"interval": 0.0, "corrected": 1 / (record["k"] - 1)}
+        out[name] |= {key: interval(values, ratio, bounds(config, name)) for key, ratio in ratios.items()}
     return out
 
 

@@ -1,5 +1,6 @@
 """The metric by which the runs of a sweep are judged."""
 
+import math
 from typing import Literal
 
 from bigmodel_jax import eval_sets
@@ -16,7 +17,7 @@ def judged_by(config: Config, name: str) -> tuple[str, Direction]:
     name: a metric; "" means checkpoint.best_metric, else eval/loss. Raises ValueError for a metric
     that nothing in the config declares, or that has no direction.
     """
-    known = declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))
+    known = _known(config)
     key = name or config.checkpoint.best_metric or "eval/loss"
     if not name and config.checkpoint.best_metric:
         # The config states the direction itself, so the metric need not be declared.
@@ -31,3 +32,15 @@ def judged_by(config: Config, name: str) -> tuple[str, Direction]:
             f"--metric {key}: it does not declare whether more or less is better; these metrics do: {usable}"
         )
     return key, "minimize" if better == "less" else "maximize"
+
+
+def bounds(config: Config, key: str) -> tuple[float, float]:
+    """(least, greatest) value of a metric: 0 and 1 for a share, and infinite for others."""
+    if not declared.is_share(declared.find(_known(config), key)):
+        return -math.inf, math.inf
+    # Insertions are errors, too, so a transcript may have more errors than words.
+    return 0.0, math.inf if {"wer", "cer"} & set(key.split("/")) else 1.0
+
+
+def _known(config: Config) -> declared.Known:
+    return declared.of(config.objective, config.data, config.eval.metrics, eval_sets.declared(config))

@@ -44,11 +44,11 @@ class Span:
     steps: int
 
 
-def find_rate(config: Config, span: Span, run_dir: Path, console: Console, target: str) -> dict[str, Any]:
+def find_rate(config: Config, span: Span, run_dir: Path, console: Console, command: str) -> dict[str, Any]:
     """Run the test, write rate.json and rate.html into run_dir, and return the record.
 
-    target: the command-line name of the config. Raises ValueError if the rates or the config cannot
-    be tested, or if the loss never fell.
+    command: the config and its options, as `train` takes them in a shell. Raises ValueError if the
+    rates or the config cannot be tested, or if the loss never fell.
     """
     check(config, span)
     own = of_test(config, span.steps)
@@ -63,7 +63,7 @@ def find_rate(config: Config, span: Span, run_dir: Path, console: Console, targe
     rate = found and found.rate
     record = {
         "name": run_dir.name,
-        "target": target,
+        "command": command,
         "optimizer": config.optim.name,
         "batch_size": config.train.batch_size,
         "config_rate": config.optim.lr,

@@ -1,6 +1,7 @@
 """Compare two configs over the same seeds: mean, spread, and paired tests of the difference."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from scipy import stats
 from bigmodel_jax.config import Config, flat, replaced
 from bigmodel_jax.core import files
 from bigmodel_jax.report.sweep import SEEDS, number
-from bigmodel_jax.sweep.metric import Direction
+from bigmodel_jax.sweep.metric import Direction, bounds
 from bigmodel_jax.sweep.one_run import trained
 from bigmodel_jax.training import run_folder
 from bigmodel_jax.training.shared_programs import SEED, SharedPrograms
 
 LEVEL = 0.95  # confidence level of the intervals
+UNBOUNDED = (-math.inf, math.inf)
 
 
 def compare(
@@ -48,8 +50,12 @@ def compare(
         values[name].append(value)
         reasons |= {folder.name: reason} if reason else {}
         say(f"{folder.name}  {f'failed: {reason}' if reason else f'{metric} {value:.5g}'}")
+    low, high = bounds(next(iter(configs.values())), metric)
     found = {"metric": metric, "better": "less" if direction == "minimize" else "more", "reasons": reasons}
-    found |= {"configs": [summary(name, own) for name, own in values.items()], "paired": paired(*values.values())}
+    found |= {
+        "configs": [summary(name, own) for name, own in values.items()],
+        "paired": paired(*values.values(), high - low),
+    }
     files.replace(run_dir / SEEDS, json.dumps(found, indent=1) + "\n")
     if len(reasons) == len(runs):
         first = next(iter(reasons.values()))
@@ -88,12 +94,14 @@ def summary(name: str, values: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def interval(values: Sequence[float], ratio: float = 0.0) -> list[float] | None:
+def interval(
+    values: Sequence[float], ratio: float = 0.0, within: tuple[float, float] = UNBOUNDED
+) -> list[float] | None:
     """The 95 % interval of the mean by the t distribution; None with fewer than two values.
 
     ratio: for values that share training records, the number of records that a value is measured
     on, divided by the number trained on. It widens the interval (Nadeau & Bengio, Machine Learning
-    52, 2003).
+    52, 2003). within: the metric's bounds, at which the interval is cut.
     """
     if len(values) < 2:
         return None
@@ -102,17 +110,23 @@ def interval(values: Sequence[float], ratio: float = 0.0) -> list[float] | None:
     # SciPy gives NaN for a scale of 0.
     if not scale:
         return [middle, middle]
-    low, high = stats.t.interval(LEVEL, len(values) - 1, middle, scale)
-    return [float(low), float(high)]
+    return _cut(stats.t.interval(LEVEL, len(values) - 1, middle, scale), values, within)
 
 
-def paired(first: Sequence[float | None], second: Sequence[float | None]) -> dict[str, Any]:
+def _cut(ends: Sequence[float], values: Sequence[float], within: tuple[float, float]) -> list[float]:
+    """The ends of an interval, cut at the bounds; as they are where a value is beyond a bound."""
+    fits = within[0] <= min(values) and max(values) <= within[1]
+    return [float(end) for end in (np.clip(ends, *within) if fits else ends)]
+
+
+def paired(first: Sequence[float | None], second: Sequence[float | None], most: float = math.inf) -> dict[str, Any]:
     """Paired statistics of second - first over the seeds; empty with fewer than two pairs.
 
     difference: the mean. interval, p_t: its 95 % interval and p value by the paired t-test.
     p_permutation: the p value of the exact two-sided permutation test, which assumes no
     distribution and tries all sign flips of the differences. least: the smallest p that the
-    permutation test can give for so many seeds.
+    permutation test can give for so many seeds. most: the largest possible difference, at which the
+    interval is cut.
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if len(pairs) < 2:
@@ -122,8 +136,8 @@ def paired(first: Sequence[float | None], second: Sequence[float | None]) -> dic
     if np.ptp(b - a) == 0:  # without spread, t is infinite or 0 / 0
         return found | {"interval": None, "p_t": None, "p_permutation": _permuted(a, b)}
     test = stats.ttest_rel(b, a)
-    low, high = test.confidence_interval(LEVEL)
-    return found | {"interval": [float(low), float(high)], "p_t": float(test.pvalue), "p_permutation": _permuted(a, b)}
+    ends = _cut(test.confidence_interval(LEVEL), b - a, (-most, most))
+    return found | {"interval": ends, "p_t": float(test.pvalue), "p_permutation": _permuted(a, b)}
 
 
 def _permuted(a: np.ndarray, b: np.ndarray) -> float:

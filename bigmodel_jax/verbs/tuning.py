@@ -1,12 +1,14 @@
 """The verbs `find-rate`, which suggests a learning rate, and `cross-validate`."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from bigmodel_jax import runtime
 from bigmodel_jax.core import mirror
+from bigmodel_jax.core.options import parse_known
 from bigmodel_jax.core.ranges import Classes, Positive, Range, Seed
 from bigmodel_jax.core.terminal import make_console
 from bigmodel_jax.verbs.base import CONFIG, OfConfig, Verb, check_no_run, one_target, parse_config, run_dir_of, say
@@ -45,7 +47,9 @@ def find_rate(args: Sequence[str]) -> None:
 
     span = rate_finder.Span(given.lowest, given.highest, given.steps)
     console = make_console(highlight=False, soft_wrap=True)
-    found = rate_finder.find_rate(given.config, span, run_dir, console, str(target))
+    # The page's command repeats the options of the config.
+    command = shlex.join([str(target), *parse_known(FindRate(), options, prog="launch.py find-rate")[1]])
+    found = rate_finder.find_rate(given.config, span, run_dir, console, command)
     for text in rate_finder.lines(found):
         console.print(text, markup=False)
     console.print(f"Page: {mirror.address(run_dir / rate_finder.PAGE)}", markup=False)

@@ -11,8 +11,9 @@ from rich.console import Console
 from bigmodel_jax import config_file
 from bigmodel_jax.data.inspect import describe, show
 from bigmodel_jax.data.sources.table_files import TableFiles
-from bigmodel_jax.data.text import chat, chat_records
+from bigmodel_jax.data.text import chat, chat_process, chat_records
 from bigmodel_jax.data.text.chat_data import ChatData
+from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.data.tokenizers import tokenizers
 
 TEMPLATE = (
@@ -207,6 +208,7 @@ def test_tools_and_calls_that_a_template_does_not_write_are_one_line(folder, tmp
     [
         ("{{ f.arguments | tojson }}", '{"a": [2]}'),  # Qwen2.5 and most others
         ("{{ 'json\\n' + f.arguments }}", 'json\n{"a":[2]}'),  # DeepSeek-V3
+        ("{{ 'json\\n' ~ f.arguments }}", 'json\n{"a":[2]}'),  # an object would be written as Python writes it
     ],
 )
 def test_arguments_in_json_text_are_objects_where_the_template_writes_objects(folder, tmp_path, written, text):
@@ -217,6 +219,19 @@ def test_arguments_in_json_text_are_objects_where_the_template_writes_objects(fo
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": '{"a":[2]}'}}]}
     data = data_of(folder, tmp_path, [{"messages": [TALK[1], call]}], template_path=str(path))
     assert trained(data)[0][1] == f"calls:add{text}<|im_end|>"
+
+
+def test_a_template_is_tested_for_objects_once_and_not_with_each_record(monkeypatch, folder):
+    tokenizer, rendered = tokenizers.load_tokenizer(str(folder / "tokenizer.json")), []
+    whole = chat_process.render
+    monkeypatch.setattr(chat_process, "render", lambda *given: rendered.append(given) or whole(*given))
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "arguments": "{}"}]}
+    template, counts = TEMPLATE + "{# tested here alone #}", []
+    for _ in range(2):
+        rendered.clear()
+        chat.prompt(template, [TALK[1], call], tokenizer)
+        counts.append(len(rendered))
+    assert counts == [2, 1]
 
 
 def test_a_control_token_in_escapes_of_json_text_stays_text(folder):
@@ -255,6 +270,8 @@ def test_reasoning_is_kept_or_stripped_and_never_lost_unsaid(folder, tmp_path):
     assert trained(dataclasses.replace(data, reasoning="strip"))[0][1] == "Hello!<|im_end|>"
     with pytest.raises(ValueError, match=r"'reasoning_content', which this template does not write; data\.reasoning ="):
         chat_records.for_template(REASONED, "keep", "{{ messages }}")
+    with pytest.raises(ValueError, match="'reasoning_content', which this template does not write$"):
+        PromptData().tokens(None, "{{ messages }}", REASONED)
 
 
 def test_reasoning_in_a_part_is_that_of_a_key():

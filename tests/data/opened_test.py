@@ -7,9 +7,19 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from bigmodel_jax.data import CaptionFiles, CsvFiles, JsonlFiles, TableFiles, TextData, TextFiles, TokenizerConfig
+from bigmodel_jax.data import (
+    CaptionFiles,
+    CsvFiles,
+    JsonlFiles,
+    TableFiles,
+    TextData,
+    TextFiles,
+    TokenizerConfig,
+    cache,
+)
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.sources import opened
+from bigmodel_jax.data.text import token_shards
 
 LINES = [{"text": f"line {i} " + "x" * (i % 50), "n": i} for i in range(3000)]
 CONTENT = "".join(json.dumps(line) + "\n" for line in LINES).encode()
@@ -90,6 +100,41 @@ def test_a_file_that_changes_while_it_is_read_is_one_line(tmp_path):
         list(rows)
     source.fingerprint("train", tmp_path)
     assert len(records(source)) == 2 * len(CONTENT.splitlines())
+
+
+def test_a_file_that_changes_between_its_digest_and_its_preparing_is_one_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(CONTENT)
+    source = TableFiles(str(path))
+
+    def write(out):
+        if not path.read_bytes().startswith(CONTENT * 2):
+            path.write_bytes(CONTENT * 2)
+        assert len(records(source)) == 2 * len(CONTENT.splitlines())
+
+    source.fingerprint("train", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^\S+a\.jsonl changed while the command ran; the same command reads it again$"
+    ):
+        cache.build(tmp_path / "prepared", write)
+    assert not (tmp_path / "prepared").exists()
+    assert len(records(source)) == 2 * len(CONTENT.splitlines()), "what is not stored may be read"
+    source.fingerprint("train", tmp_path)
+    cache.build(tmp_path / "prepared", write)
+
+
+def test_tokens_of_a_file_that_changed_after_its_digest_are_not_stored(tmp_path, monkeypatch):
+    path, write = tmp_path / "a.jsonl", token_shards.write
+    path.write_bytes(CONTENT)
+    data = TextData(source=TableFiles(str(path)), tokenizer=TokenizerConfig("bytes"), cache_dir=str(tmp_path / "cache"))
+
+    def late(*given):
+        path.write_bytes(CONTENT * 2)
+        return write(*given)
+
+    monkeypatch.setattr(token_shards, "write", late)
+    with pytest.raises(ValueError, match=r"^\S+a\.jsonl changed while the command ran"):
+        data.open("train")
 
 
 @pytest.mark.parametrize("source", [TextFiles, JsonlFiles, TableFiles, CsvFiles])

@@ -46,6 +46,16 @@ def test_a_second_start_reads_nothing_and_another_time_reads_again(path, tmp_pat
     assert len(reads) == 3
 
 
+def test_a_file_that_changes_while_its_digest_is_made_is_read_again(path, tmp_path, monkeypatch):
+    root, reads, real = tmp_path / "cache", [], cache.sha256
+    with monkeypatch.context() as patch:
+        digest = lambda name: (real(name), written(path, '{"text": "six"}\n', OLD + 1))[0]  # noqa: E731
+        patch.setattr(cache, "sha256", digest)
+        before = fingerprint(path, root, monkeypatch, reads)
+    assert fingerprint(path, root, monkeypatch, reads) != before
+    assert len(reads) == 2
+
+
 def test_a_file_of_this_moment_and_little_data_are_not_remembered(path, tmp_path, monkeypatch):
     root, reads = tmp_path / "cache", []
     written(path, '{"text": "two"}\n', time.time_ns())

@@ -26,8 +26,12 @@ def data(tmp_path):
     )
 
 
-def test_rows_are_what_an_encoder_reads(data):
+def test_rows_are_what_an_encoder_reads(data, caplog):
     rows, model = data.open("validation"), data.open_tokenizer().model
+    pieces = [len(data.open_tokenizer().encode_whole(line.split("\t")[0], 99)) for line in LINES]
+    assert 6 in pieces, "one text fits exactly"
+    long = sum(num > 6 for num in pieces)
+    assert f"validation split: {long} of 4 texts are longer than data.seq_len = 6, and lose their end" in caplog.text
     batch = rows.batch(np.arange(4), None)
     assert batch["tokens"].shape == (4, 6)
     first = [model.id_to_token(i) for i in batch["tokens"][1]]

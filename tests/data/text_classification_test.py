@@ -51,6 +51,11 @@ def test_any_source_of_texts_and_labels_feeds_it(tmp_path):
         dataclasses.replace(data, label_field="stars").open("train")
 
 
+def test_texts_that_lose_their_end_are_counted(config, caplog):
+    dataclasses.replace(config, evaluate_on="test", seq_len=2).open("validation")
+    assert "validation split: 1 of 3 texts are longer than data.seq_len = 2, and lose their end" in caplog.text
+
+
 def test_words():
     assert split_words("Don't stop: it's 1990s' ÉTÉ!") == ["don't", "stop", ":", "it's", "1990s", "'", "été", "!"]
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import sentencepiece
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from bigmodel_jax.data.tokenizers import tokenizer_files, tokenizers
 
@@ -104,3 +105,35 @@ def test_a_model_that_is_none_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"tokenizer\.model: not a SentencePiece model"):
         tokenizer_files.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "plain", "control"),
+    [
+        ({}, [1, 2, 3, 2, 1, 2, 5, 6, 7, 2, 1], [1, 2, 3, 2, 1, 2, 5, 6, 7, 2, 1]),
+        (
+            {"added_tokens_decoder": {"3": {"content": "<x>", "lstrip": True, "rstrip": True, "special": True}}},
+            [1, 2, 5, 8, 7, 2, 1, 2, 5, 6, 7, 2, 1],
+            [1, 3, 1, 2, 5, 6, 7, 2, 1],
+        ),
+        ({"eos_token": "<s>"}, [1, 2, 3, 2, 1, 2, 5, 6, 7, 2, 1], [1, 2, 3, 2, 1, 2, 4, 2, 1]),
+        ({"extra_special_tokens": ["<s>"]}, [1, 2, 3, 2, 1, 2, 5, 6, 7, 2, 1], [1, 2, 3, 2, 1, 2, 4, 2, 1]),
+        (
+            {"eos_token": "<x>", "added_tokens_decoder": {"3": {"content": "<x>", "rstrip": True, "special": False}}},
+            [1, 2, 5, 8, 7, 2, 1, 2, 5, 6, 7, 2, 1],
+            [1, 2, 3, 1, 2, 5, 6, 7, 2, 1],
+        ),
+    ],
+)
+def test_the_config_decides_how_an_added_token_of_the_json_file_is_read(config, plain, control, tmp_path):
+    """The ids are those of transformers 5.23, with and without `split_special_tokens`."""
+    vocab = {"<unk>": 0, "a": 1, "Ġ": 2, "<x>": 3, "<s>": 4, "<": 5, "s": 6, ">": 7, "x": 8}
+    model = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.add_tokens([AddedToken("<x>", normalized=False)])
+    model.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    found = tokenizer_files.from_folder(tmp_path)
+    for as_text, ids in ((True, plain), (False, control)):
+        found.encode_special_tokens = as_text
+        assert found.encode("a <x> a <s> a").ids == ids

@@ -2,17 +2,21 @@
 tokens from them."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers as tokenizers_package
 
 import saved_runs
 from bigmodel_jax import cli, config_file
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.data.tokenizers import tokenizers
+from bigmodel_jax.data.tokenizers import special_tokens, tokenizers
+from bigmodel_jax.data.tokenizers.special_tokens import SpecialTokens
+from bigmodel_jax.export import gguf_metadata
 from bigmodel_jax.pretrained import gguf
 from bigmodel_jax.pretrained.transfer import import_weights
 from bigmodel_jax.training.saved import load_weights
@@ -149,3 +153,34 @@ def test_values_beyond_float16_are_refused_and_not_made_infinite(tmp_path, capsy
     saved_runs.save_run(config.model, tmp_path / "large", scale=1e6)
     shutil.copyfile(run / "tokenizer.json", tmp_path / "large" / "tokenizer.json")
     assert "beyond the range of float16; --kind BF16 or F32" in refused(capsys, tmp_path / "large", tmp_path / "out")
+
+
+def fixture_tokenizer(name: str, **changes) -> tokenizers.Tokenizer:
+    said = json.loads((Path(__file__).parents[1] / "data/fixtures/chat.json").read_text())["tokenizers"][name] | changes
+    return tokenizers.Tokenizer(tokenizers_package.Tokenizer.from_str(json.dumps(said)))
+
+
+def test_a_space_in_front_is_stated_in_either_form(caplog):
+    """Newer files of Llama's tokenizer put the space in front by `Metaspace`."""
+    key = "tokenizer.ggml.add_space_prefix"
+    for name, prefix in (("prepend", True), ("first", True), ("none", False)):
+        caplog.clear()
+        tokenizer = fixture_tokenizer(name)
+        assert gguf_metadata.vocabulary(tokenizer, tokenizer.vocab_size, "", Path("t"))[key] == prefix
+        assert ("texts that begin with a space" in caplog.text) == (name == "first")
+
+
+def test_a_normalization_that_llama_cpp_would_lose_is_refused():
+    tokenizer = fixture_tokenizer("none", normalizer={"type": "Lowercase"})
+    with pytest.raises(ValueError, match="^export: gguf: t gives 'Two words' other tokens than llama.cpp's form of it"):
+        gguf_metadata.vocabulary(tokenizer, tokenizer.vocab_size, "", Path("t"))
+
+
+def test_each_token_at_which_a_model_stops_is_stated(caplog):
+    """Llama 3.1 stops at the ends of a text, of a message and of a turn."""
+    tokenizer = fixture_tokenizer("prepend")
+    for ends, said in (([2, 4, 3], ""), ([2, 4, 3, 0], "will not stop at the tokens [0]")):
+        tokenizer.special = SpecialTokens(generation={"eos_token_id": ends})
+        keys = gguf_metadata.vocabulary(tokenizer, tokenizer.vocab_size, "", Path("t"))
+        assert special_tokens.from_gguf(keys).ids("eos_token_id") == ends[:3]
+        assert said in caplog.text

@@ -53,8 +53,9 @@ def scorer(state, parallel=CONFIG.parallel):
 
 
 @pytest.mark.slow
-def test_each_continuation_is_scored_given_its_context_in_the_order_of_the_pairs(state):
+def test_each_continuation_is_scored_given_its_context_in_the_order_of_the_pairs(state, caplog):
     found = scorer(state)(PAIRS)
+    assert "2 of 7 texts have more than 17 tokens, and lose their start" in caplog.text
     model = CONFIG.make_model()
     for pair, one in zip(PAIRS, found, strict=True):
         log_prob, greedy = by_hand(model, state, *pair)

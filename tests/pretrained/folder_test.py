@@ -90,7 +90,20 @@ def break_the_index(path):
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": ["a"]}))
 
 
+def two_forms(path):
+    shutil.copyfile(path / "model.safetensors", path / "model-1.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+
+
+def one_tensor_in_two_shards(path):
+    shards = {name: name for name in ("model.safetensors", "model-1.safetensors")}
+    save_file({"model.norm.weight": np.zeros(32, np.float32)}, path / "model-1.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
 CASES = [
+    (two_forms, ["it holds model.safetensors and model.safetensors.index.json with other files"]),
+    (one_tensor_in_two_shards, ["model.norm.weight: two of its files hold it"]),
     (break_the_index, ["weight_map is no table"]),
     (break_architecture, ["LlamaForCausalLMM", "perhaps you meant 'LlamaForCausalLM'", "supported: "]),
     (break_activation, ["hidden_act = 'relu'", "'silu'"]),

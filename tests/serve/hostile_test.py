@@ -132,6 +132,7 @@ def test_the_name_of_a_model_is_no_path(server, name):
     assert "known: tiny" in error["message"]
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 OTHERS = {
     "/v1/embeddings": "input",
     "/classify": "input",
@@ -177,8 +178,9 @@ def test_special_tokens_in_prompts_and_messages_are_text(server):
         ([{"role": "user"}], "messages[0].content is NoneType; it must be a text"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "this model reads text alone"),
         ([{"role": "user", "content": ""}] * 2100, "messages has 2100 messages; at most 2048 are allowed"),
+        ([{"role": "assistant", "tool_calls": [CALL]}], "tiny's chat template writes no tool_calls; leave them out"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_messages_that_are_none(server, messages, said):
     assert said in refused(server.post("/v1/chat/completions", model="tiny", messages=messages))["message"]

@@ -181,6 +181,15 @@ def test_a_text_is_drawn(tmp_path):
         assert "prompt is empty" in server.post("/images", prompt="", **asked).json()["error"]["message"]
 
 
+def test_a_prompt_of_a_picture_is_not_truncated(tmp_path):
+    data = ImageTextData(tokenizer=TokenizerConfig(kind="bytes"), seq_len=8)
+    config = Config(TextToImageConfig.tiny(), Diffusion(), data)
+    served = Served(config, tmp_path, None, {"tiny": {}}, data.open_tokenizer(), "", 64, 0, 0)
+    others.images(served, others.Picture("a" * 7, "tiny"))
+    with pytest.raises(Refused, match="^prompt has 8 tokens; it must have at most 7$"):
+        others.images(served, others.Picture("a" * 8, "tiny"))
+
+
 @pytest.mark.slow
 def test_each_name_has_weights_of_its_own():
     served = tiny_served(names=("tiny", "other"))

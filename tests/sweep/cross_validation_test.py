@@ -22,6 +22,7 @@ from bigmodel_jax.data.sources.fold import HeldOutFold
 from bigmodel_jax.report.fold_page import build_fold_page
 from bigmodel_jax.report.page import build_report
 from bigmodel_jax.sweep import cross_validation, seeds
+from bigmodel_jax.sweep.metric import bounds
 from bigmodel_jax.training import fits
 
 FILE = Path(__file__).with_name("small_sweep.py")
@@ -99,6 +100,18 @@ def test_the_interval_is_the_t_distributions():
     assert seeds.interval(values, 1 / 4) == pytest.approx([3 - wider, 3 + wider], rel=1e-5)
     assert seeds.interval([2.0, 2.0]) == [2.0, 2.0]
     assert seeds.interval([2.0]) is None
+
+
+def test_the_interval_of_a_share_is_cut_at_its_bounds():
+    """Two accuracies of 90 % and 100 % have a t interval of 31 % to 159 %."""
+    assert bounds(CONFIG, "eval/accuracy") == (0.0, 1.0)
+    assert bounds(CONFIG, "eval/loss") == seeds.UNBOUNDED
+    assert seeds.interval([0.9, 1.0], within=(0.0, 1.0)) == pytest.approx([0.3146898, 1.0])
+    assert seeds.interval([0.9, 1.1], within=(0.0, 1.0))[1] > 1.1, "a value beyond the bounds shows that they are wrong"
+    folds = [{"metrics": {"eval/accuracy": value, "eval/loss": value}, "reason": ""} for value in (0.0, 0.1)]
+    found = cross_validation.summarize(CONFIG, {"folds": folds, "k": 2})
+    assert found["eval/accuracy"]["corrected"][0] == 0.0 > found["eval/loss"]["corrected"][0]
+    assert seeds.paired([0.0, 0.1], [1.0, 0.9], most=1.0)["interval"][1] == 1.0
 
 
 def test_what_has_no_folds_is_one_line():

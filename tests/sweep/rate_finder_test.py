@@ -136,6 +136,30 @@ def test_bad_options_are_one_line(capsys, tmp_path, options, message):
     assert message in said
 
 
+def test_the_suggested_command_repeats_the_options_of_the_config(monkeypatch, tmp_path):
+    seen = []
+
+    def find_rate(config, span, run_dir, console, command):
+        seen.append(command)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(rate_finder, "find_rate", find_rate)
+    own = [
+        "--train.batch_size",
+        "8",
+        "--lowest",
+        "1e-5",
+        "--data.cache_dir",
+        "a folder",
+        "--steps",
+        "30",
+        "--optim.lr=2",
+    ]
+    with pytest.raises(SystemExit):
+        main(["find-rate", str(FILE), *own, "--run_dir", str(tmp_path)])
+    assert seen == [f"{FILE} --train.batch_size 8 --data.cache_dir 'a folder' --optim.lr=2"]
+
+
 @pytest.mark.exhaustive
 def test_the_rate_of_the_digits_is_within_a_decade_of_the_known_one_and_trains(capsys, tmp_path):
     config = str(ROOT / "configs/mnist_mlp.py")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bigmodel_jax.core import paths
+from bigmodel_jax.data import cache
 
 COMPRESSED = (".gz", ".zst")
 
@@ -38,20 +39,25 @@ def raw(path: Path) -> Iterator[BinaryIO]:
     """Open a file's raw bytes; `position` counts what is read of them.
 
     Raises a one-line ValueError with the file's name where it is damaged, cannot be read, or
-    changes while it is read.
+    changes while it is read, or has changed since the digest of the data that are now prepared.
     """
     # The errors of reading and of decompression arrive here from the caller's block.
     with _one_line(path), paths.opened(path) as file:
         before, _Position.file = paths.stat(path), file
         try:
-            yield file
             # Prepared data is stored under the digest, so it must not hold other content.
-            if paths.stat(path) != before:
-                raise ValueError(f"{path} changed while the command ran; the same command reads it again")
+            _check(path, not cache.has_other_digest(path, before))
+            yield file
+            _check(path, paths.stat(path) == before)
         finally:
             # The whole file counts, even if its reader stopped early, so that the sum reaches the
             # total.
             _Position.left, _Position.file = _Position.left + before.size, None
+
+
+def _check(path: Path, same: bool) -> None:
+    if not same:
+        raise ValueError(f"{path} changed while the command ran; the same command reads it again")
 
 
 @contextlib.contextmanager

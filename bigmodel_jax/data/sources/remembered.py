@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bigmodel_jax.core import files, paths
@@ -31,7 +31,7 @@ def digests(given: list[Path], root: Path) -> list[str]:
         for name in names.keys() & before.keys():
             size, time, digest = before[name]
             cache.know_digest(os.path.join(folder, name), size, time, digest)
-        now = {name: _entry(path, cache.file_digest(path)) for name, path in names.items()}
+        now = {name: _entry(path, cache.file_digest) for name, path in names.items()}
         _save(root, folder, before, now)
         found |= {path: now[name][2] for name, path in names.items()}
     return [found[path] for path in given]
@@ -46,7 +46,7 @@ def changed(given: list[Path], root: Path) -> list[str]:
     for folder, names in _by_folder(given).items():
         before, now = _load(root, folder), {}
         for name, path in names.items():
-            now[name] = _entry(path, cache.sha256(path))
+            now[name] = _entry(path, cache.sha256)
             if name in before and before[name][2] != now[name][2]:
                 found.append(f"{path} has other content: {_difference(before[name], now[name])}")
             cache.know_digest(os.path.join(folder, name), *now[name])
@@ -68,8 +68,9 @@ def _by_folder(given: Iterable[Path]) -> dict[str, dict[str, Path]]:
     return found
 
 
-def _entry(path: Path, digest: str) -> list:
-    return [*paths.stat(path), digest]
+def _entry(path: Path, digest: Callable[[Path], str]) -> list:
+    # A file that changes while it is read must not be known by its new size and time.
+    return [*paths.stat(path), digest(path)]
 
 
 def _file(root: Path, folder: str) -> Path:

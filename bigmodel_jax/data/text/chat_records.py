@@ -205,9 +205,10 @@ def tools_of(record: dict[str, Any], name: str) -> list | None:
 
 
 def for_template(
-    messages: list[Message], reasoning: Reasoning, template: str, tools: list | None = None
+    messages: list[Message], reasoning: Reasoning | None, template: str, tools: list | None = None
 ) -> list[Message]:
-    """Return the messages for the template: "keep" keeps their reasoning, "strip" removes it.
+    """Return the messages for the template: "keep" keeps their reasoning, "strip" removes it. None
+    keeps it where the data have no option `reasoning`.
 
     Raises ValueError where the template never reads reasoning, tool calls or tools that it should
     get, since they would be lost silently.
@@ -217,7 +218,7 @@ def for_template(
     read = {name for name in (*REASONING, *CALLS, "tools") if re.search(rf"\b{name}\b", template)}
     held = {name for m in messages for name in (*(key for key, x in m.items() if x), *_types(m))}
     if lost := next((name for name in (*REASONING, *CALLS) if name in held - read), ""):
-        drops = "; data.reasoning = 'strip' drops it" if lost in REASONING else ""
+        drops = "; data.reasoning = 'strip' drops it" if lost in REASONING and reasoning else ""
         raise ValueError(f"a message has {lost!r}, which this template does not write{drops}")
     if tools and "tools" not in read:
         raise ValueError("it has tools, which this template does not write; leave them out")

@@ -137,7 +137,7 @@ class PromptData(Templated, DataConfig):
                 raise ValueError(f"its {self.prompt_field} is no text and no list of messages")
             if reason := unusable(messages):
                 raise ValueError(reason)
-            messages = for_template(messages, "keep", template, tools)
+            messages = for_template(messages, None, template, tools)
             return chat.prompt(template, messages, tokenizer, tools=tools)
         if not text:
             raise ValueError("its prompt is messages, which need data.template_path")

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bigmodel_jax.data.base import log_truncated
 from bigmodel_jax.data.text.text_classification import LabelledTexts, TextClassificationData, vocabulary
 from bigmodel_jax.data.tokenizers import special_tokens
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer
@@ -32,10 +33,13 @@ class SubwordClassificationData(TextClassificationData):
     def open(self, split: str) -> LabelledTexts:
         tokenizer, (_, labels) = self.open_tokenizer(), vocabulary(self)
         examples, skipped = self.examples(split)
-        tokens = np.zeros((len(examples), self.seq_len), np.int32)  # id 0 is [PAD] in BERT's vocabularies
+        tokens, long = np.zeros((len(examples), self.seq_len), np.int32), 0  # id 0 is [PAD] in BERT's vocabularies
         for row, (text, _) in enumerate(examples):
             ids = tokenizer.encode_whole(text, self.seq_len)
             tokens[row, : len(ids)] = ids
+            # A row that is full may hold a whole text.
+            long += len(ids) == self.seq_len < len(tokenizer.encode_whole(text, self.seq_len + 1))
+        log_truncated(split, long, len(examples), self.seq_len)
         return LabelledTexts(tokens, np.array([labels.index(label) for _, label in examples], np.int32), skipped)
 
     def open_tokenizer(self) -> Tokenizer:

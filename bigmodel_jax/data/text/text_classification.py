@@ -14,7 +14,7 @@ import numpy as np
 from bigmodel_jax.core import files
 from bigmodel_jax.core.metrics import Metric
 from bigmodel_jax.core.ranges import Count, CountOrZero, ProperShare
-from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped
+from bigmodel_jax.data.base import BadRecords, DataConfig, lacks, log_skipped, log_truncated
 from bigmodel_jax.data.fields import Field, per_row, per_token
 from bigmodel_jax.data.holdout import check_fraction, held_out
 from bigmodel_jax.data.sources.opened import opened
@@ -110,6 +110,8 @@ class TextClassificationData(DataConfig):
         words, labels = vocabulary(self)
         examples, skipped = self.examples(split)
         tokens, numbers = encode(examples, words, labels, self.seq_len)
+        long = sum(len(split_words(text)) > self.seq_len for text, _ in examples)
+        log_truncated(split, long, len(examples), self.seq_len)
         return LabelledTexts(tokens, numbers, skipped, char_ngrams(examples, self) if self.max_chars else None)
 
     def examples(self, split: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -116,7 +116,8 @@ def _shard(job: Job, folder: Path, shards: Sequence[Source], threads: int, numbe
         bad = BadRecords(job.limit)
         texts = (text for _, text in documents.usable(shards[number], job.split, job.root, bad))
         try:
-            token_shards.write(folder, number, texts, _tokenizer(job.tokenizer), bad.skipped)
+            with cache.filling(folder):
+                token_shards.write(folder, number, texts, _tokenizer(job.tokenizer), bad.skipped)
         except OSError:
             if not _is_made(folder, number):  # otherwise another host finished first with the same content
                 raise

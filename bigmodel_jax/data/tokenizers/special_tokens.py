@@ -83,7 +83,7 @@ def read(folder: Path) -> SpecialTokens:
 def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
     """Return the special tokens of a GGUF file.
 
-    A turn also ends with its `eot` token, where that differs from `eos`.
+    A text also ends with its `eot` and `eom` tokens, where they differ from `eos`.
     """
     tokens = metadata.get("tokenizer.ggml.tokens", [])
 
@@ -96,7 +96,7 @@ def from_gguf(metadata: dict[str, Any]) -> SpecialTokens:
     if "tokenizer.ggml.add_bos_token" in metadata:
         names["add_bos_token"] = bool(metadata["tokenizer.ggml.add_bos_token"])
     # `eos` comes first, because the first stop token is the one that a model learns to write.
-    ends = [i for i in dict.fromkeys((number("eos"), number("eot"))) if i is not None]
+    ends = [i for i in dict.fromkeys(map(number, ("eos", "eot", "eom"))) if i is not None]
     model = {f"{ours}_token_id": number(kinds[ours]) for ours in ("bos", "pad") if number(kinds[ours]) is not None}
     return SpecialTokens(names, {}, model | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {}))
 

@@ -129,14 +129,16 @@ def named_tokens(about: About, defaults: dict[str, str]) -> dict[str, str]:
 def added_tokens(about: About, named: dict[str, str]) -> list[Token]:
     """Return the tokens that the folder adds, in the order in which transformers numbers them."""
     out = []
-    decoder = about.config.get("added_tokens_decoder") or {}
-    beside = read_object(about.folder / "added_tokens.json")
+    decoder = token_decoder(about)
+    # transformers reads the older file alone where there is no decoder.
+    beside = {} if decoder else read_object(about.folder / "added_tokens.json")
     extra = [*_list(about, "additional_special_tokens"), *_list(about, "extra_special_tokens")]
     special = {*named.values(), *(_content(token) for token in extra)}
     try:
         # Keys of JSON are texts, and as a text "10" would come before "9".
         out += [_token(token, int(i)) for i, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
-        out += [Token(name, i, name in special) for name, i in sorted(beside.items(), key=lambda item: item[1])]
+        ordered = sorted(beside.items(), key=lambda item: item[1])
+        out += [Token(name, i, name in special, normalized=name not in special) for name, i in ordered]
         said = [about.config[key] for key in NAMED if about.config.get(key)]
         out += [_token(token, None) for token in [*said, *extra]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -146,6 +148,11 @@ def added_tokens(about: About, named: dict[str, str]) -> list[Token]:
     for token in out:
         first.setdefault(token.content, token)
     return list(first.values())
+
+
+def token_decoder(about: About) -> dict:
+    """Return the config's {id: added token with its flags}."""
+    return about.config.get("added_tokens_decoder") or {}
 
 
 def _list(about: About, key: str) -> list:
@@ -160,11 +167,12 @@ def _content(token: Any) -> Any:
 def _token(token: Any, token_id: int | None) -> Token:
     if isinstance(token, str):
         return Token(token, token_id)
-    flags = ("lstrip", "rstrip", "single_word", "normalized")
+    flags = ("lstrip", "rstrip", "single_word")
     # An entry without an id only names a special token, so it is special. An entry of a decoder has
     # a flag for this.
     special = bool(token.get("special", token_id is None)) or token_id is None
-    return Token(str(token["content"]), token_id, special, *(bool(token.get(flag, False)) for flag in flags))
+    stripped = (bool(token.get(flag, False)) for flag in flags)
+    return Token(str(token["content"]), token_id, special, *stripped, bool(token.get("normalized", not special)))
 
 
 def add_tokens(model: Any, about: About, defaults: dict[str, str]) -> None:

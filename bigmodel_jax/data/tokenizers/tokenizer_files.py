@@ -13,7 +13,15 @@ from bigmodel_jax.data.tokenizers import sentencepiece_model, tokenizer_config
 from bigmodel_jax.data.tokenizers.byte_level_files import from_tiktoken, from_vocab_and_merges
 from bigmodel_jax.data.tokenizers.gguf_tokenizer import from_gguf_metadata
 from bigmodel_jax.data.tokenizers.sentencepiece_model import Added, SentencePieceModel
-from bigmodel_jax.data.tokenizers.tokenizer_config import About, Token, add_tokens, added_tokens, check_id, named_tokens
+from bigmodel_jax.data.tokenizers.tokenizer_config import (
+    About,
+    Token,
+    add_tokens,
+    added_tokens,
+    check_id,
+    named_tokens,
+    token_decoder,
+)
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer, load_tokenizer, read_json
 
 # `tokenizers` is imported inside functions, because the import takes 0.1 s, which `--help` need not
@@ -91,11 +99,16 @@ def _from_json(about: About, path: Path) -> Any:
                 setattr(model.normalizer, name, about.config[key])
     if isinstance(model.pre_tokenizer, pre_tokenizers.ByteLevel) and about.config.get("add_prefix_space") is not None:
         model.pre_tokenizer.add_prefix_space = bool(about.config["add_prefix_space"])
-    for token in added_tokens(about, named_tokens(about, {})):
-        if token.id is not None:  # a token without an id names one that the file already has
-            if model.token_to_id(token.content) is None:
-                model.add_tokens([AddedToken(token.content, **token.flags())])
-            check_id(about, token, model.token_to_id(token.content))
+    named, there = named_tokens(about, {}), {t.content: t for t in model.get_added_tokens_decoder().values()}
+    for token in added_tokens(about, named):
+        token = token._replace(special=token.special or token.content in named.values())
+        new, old = AddedToken(token.content, **token.flags()), there.get(token.content)
+        # A token without an id names one that the vocabulary has, and that others must not spell.
+        missing = old is None and (token.id is not None or model.token_to_id(token.content) is not None)
+        # The flags in an `added_tokens_decoder` win over those in tokenizer.json.
+        if missing or (old and token.id is not None and token_decoder(about) and repr(new) != repr(old)):
+            model.add_tokens([new])
+        check_id(about, token, model.token_to_id(token.content))
     return model
 
 
