@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from bigmodel_jax.core import ranges
 from bigmodel_jax.core.ranges import NonNegative
 from bigmodel_jax.data.base import DataConfig
 from bigmodel_jax.data.fields import Field
@@ -44,6 +45,7 @@ class MixtureData(DataConfig):
     empty: no limits"""
 
     def __post_init__(self):
+        ranges.check(self, "data.")  # before the checks of sums, which an infinite weight fails with a wrong reason
         steps = [stage.step for stage in self.stages]
         if len(self.parts) < 2:
             raise ValueError(f"data.parts: {len(self.parts)} are given; a mixture has two or more")
@@ -70,10 +72,8 @@ class MixtureData(DataConfig):
             raise ValueError(
                 f"{name}.temperature = {stage.temperature:g}: the weights are given; leave them out to draw by the parts' sizes"
             )
-        if len(stage.weights) != len(self.parts) or min(stage.weights) < 0 or not sum(stage.weights) > 0:
-            raise ValueError(
-                f"{name}.weights = {stage.weights!r}; it must have {len(self.parts)} numbers, none below 0 and not all 0"
-            )
+        if len(stage.weights) != len(self.parts) or not any(stage.weights):
+            raise ValueError(f"{name}.weights = {stage.weights!r}; it must have {len(self.parts)} numbers, not all 0")
         if low := too_low(stage.weights):
             raise ValueError(f"{name}.weights: {low[0]} is less than 1/{SLOTS} of all; give more, or 0")
 

@@ -107,7 +107,7 @@ def _steps(card: dict) -> str:
         reasons = sorted(step["dropped"].items(), key=lambda item: -item[1])
         said = ", ".join(f"{rule} {count:,}" for rule, count in reasons)
         rows.append((step["step"], f"{step['in']:,}", f"{step['out']:,}", said))
-    return _table(("Step", "In", "Out", "Dropped"), rows)
+    return _table(("Step", "In", "Out", "Dropped"), rows, "steps")
 
 
 def _dropped(card: dict, compares: bool) -> str:
@@ -122,7 +122,7 @@ def _dropped(card: dict, compares: bool) -> str:
             for rule, examples in step["examples"].items():
                 rows = [(example["text"], _why(rule, example["why"])) for example in examples]
                 note = f"{step['step']} dropped {step['dropped'][rule]:,}"
-                found += elements.folded(rule, note, _table(("Record", "Why"), rows, texts=True))
+                found += elements.folded(rule, note, _table(("Record", "Why"), rows, "texts"))
     return elements.panel(found)
 
 
@@ -186,7 +186,7 @@ def _tokens(card: dict) -> str:
 def _skipped(card: dict) -> str:
     rows = [entry for entries in card.get("skipped", {}).values() for entry in entries]
     # Only the file's name is shown: the folders above it may be private.
-    return _table(("Where", "Why"), [(Path(where).name, why) for where, why in rows], texts=True)
+    return _table(("Where", "Why"), [(Path(where).name, why) for where, why in rows], "texts")
 
 
 def _settings(card: dict) -> str:
@@ -210,14 +210,13 @@ def _digests(card: dict) -> str:
     return f'<p class="note">Input files{more}.</p>{shown}<p class="note">Written files.</p>{written}'
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, texts: bool = False) -> str:
-    """An HTML table. texts: whether cells hold text, which is aligned to the left."""
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], kind: str = "") -> str:
+    """An HTML table. kind: the table's class in page.css, beside `dense`."""
     if not rows:
         return ""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    kind = "dense texts" if texts else "dense"
-    return elements.panel(f'<table class="{kind}"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>')
+    return elements.panel(f'<table class="dense {kind}"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>')
 
 
 def _cell(text: str) -> str:

@@ -211,11 +211,12 @@ def verify(data) -> None:
     from bigmodel_jax.data.sources import remembered
     from bigmodel_jax.data.text import text, token_shards
 
-    wrong, number, size = [], 0, 0
+    wrong, number, size, known = [], 0, 0, 0
     for name, what in data.reads().items():
         found = what if isinstance(what, list) else []
         number, size = number + len(found), size + sum(paths.stat(path).size for path in found)
-        wrong += [f"{name}: {change}" for change in remembered.changed(found, data.root())]
+        changes, remembers = remembered.changed(found, data.root())
+        wrong, known = wrong + [f"{name}: {change}" for change in changes], known + remembers
     for corpus, part in corpora(data):
         folder = corpus.folder(part.root())
         wrong += changed(folder) if folder.exists() else []
@@ -226,7 +227,9 @@ def verify(data) -> None:
         print(change)
     if wrong:
         raise ValueError(f"--verify: {len(wrong)} of the files that were read have changed: {wrong[0]}")
-    print(f"{number:,} files, {size:,} bytes: as remembered")
+    # Little data is read at each start, so only this verb remembers its digests.
+    new = f" ({number - known:,} not remembered before)" if known < number else ""
+    print(f"{number:,} files, {size:,} bytes: as remembered{new}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 LAUNCH = str(Path(__file__).parents[2] / "launch.py")
+HERE = [sys.executable, LAUNCH, "prepare", "own.py"]
 R = random.Random(0)
 TEXTS = [" ".join(R.choices([f"word{i}" for i in range(900)], k=R.randrange(10, 400))) for i in range(3000)]
 CONFIG = """
@@ -52,36 +53,40 @@ def prepared(folder, command, name):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / name).iterdir()}
 
 
-@pytest.fixture
-def corpus(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
     """The folder of a corpus; Beam's environment is 450 MB, which the first start downloads.
 
     Twins lie within files, across files and across splits, under two labels.
     """
     pytest.importorskip("rensa")
+    folder = tmp_path_factory.mktemp("corpus")
     everything = R.sample(TEXTS[20:] + [t.replace(" word", " other", 1) for t in TEXTS[:1500]] + TEXTS[20:800], 5000)
     for name, texts in (("held", TEXTS[:40]), ("train-0", everything[:1500]), ("train-1", everything[1500:])):
         rows = [json.dumps({"text": text, "label": R.randrange(8) // 7}) for text in texts]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join([*rows, "{"]))
-    (tmp_path / "own.py").write_text(CONFIG)
-    monkeypatch.setenv("UV_NO_CONFIG", "1")  # pyproject.toml asks for bytecode, which takes a minute
-    return tmp_path
+        (folder / f"{name}.jsonl").write_text("\n".join([*rows, "{"]))
+    (folder / "own.py").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UV_NO_CONFIG", "1")  # pyproject.toml asks for bytecode, which takes a minute
+        yield folder
 
 
-HERE = [sys.executable, LAUNCH, "prepare", "own.py"]
+@pytest.fixture(scope="module")
+def straight(corpus):
+    """What one process makes of the corpus."""
+    return prepared(corpus, HERE, "straight")
 
 
-def there(folder):
+@pytest.fixture(scope="module")
+def beam(corpus):
     """The command that runs Beam, as the verb says it."""
-    said = subprocess.run([*HERE, "--engine", "beam"], cwd=folder, capture_output=True, text=True).stderr
+    said = subprocess.run([*HERE, "--engine", "beam"], cwd=corpus, capture_output=True, text=True).stderr
     return shlex.split(re.search(r"uv run .*", " ".join(said.split()))[0])
 
 
 @pytest.mark.exhaustive
-def test_beam_gives_the_bytes_of_one_process_and_of_three(corpus):
-    beam = there(corpus)
+def test_beam_gives_the_bytes_of_one_process_and_of_three(corpus, beam, straight):
     assert beam[-4:] == ["prepare", "own.py", "--engine", "beam"]
-    straight = prepared(corpus, HERE, "straight")
     assert prepared(corpus, [*HERE, "--workers", "3"], "three") == straight
     for workers in ("1", "2"):
         assert prepared(corpus, [*beam, "--workers", workers], f"beam-{workers}") == straight
@@ -102,15 +107,14 @@ def killed(folder, command, name, piece, number):
     )
     while len(found := list(finished.glob(piece))) < number:
         assert process.poll() is None, "it ended before it was killed"
-        time.sleep(0.002)
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return {path: path.stat().st_ino for path in found if path.suffix == ""}
 
 
 @pytest.mark.exhaustive
-def test_a_killed_pipeline_goes_on_from_its_finished_chunks_verdicts_and_shards(corpus):
-    beam, straight = there(corpus), prepared(corpus, HERE, "straight")
+def test_a_killed_pipeline_goes_on_from_its_finished_chunks_verdicts_and_shards(corpus, beam, straight):
     kept = killed(corpus, beam, "out", "chunks/*/[0-9]", 3)
     for piece, number in (("verdicts/*/*", 1), ("shards/*", 2)):
         more = killed(corpus, beam, "out", piece, number)

@@ -115,7 +115,7 @@ def test_a_digest_is_remembered_until_the_object_is_another_one(served, tmp_path
         assert remembered.digests([paths.remote(address)], tmp_path) == first
     paths.write(address, b"two")
     assert remembered.digests([paths.remote(address)], tmp_path) != first
-    assert remembered.changed([paths.remote(address)], tmp_path) == []
+    assert remembered.changed([paths.remote(address)], tmp_path) == ([], 1)
 
 
 def test_what_is_not_there_or_refused_is_one_line(served, tmp_path, monkeypatch):

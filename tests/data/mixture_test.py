@@ -2,6 +2,7 @@
 what parts must share."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -151,6 +152,7 @@ def wide():
         ({"stages": (Stage(0, (1, 1)), Stage(0, (1, 2)))}, r"data\.stages: steps \[0, 0\]"),
         ({"stages": (Stage(0, (1,)),)}, r"data\.stages\.0\.weights = \(1,\); it must have 2 numbers"),
         ({"stages": (Stage(0, (0, 0)),)}, r"data\.stages\.0\.weights = \(0, 0\); .* not all 0"),
+        ({"stages": (Stage(0, (1, math.inf)),)}, r"data\.stages\.0\.weights = inf; it must be a finite number"),
         ({"stages": (Stage(0, (1, 1e-6)),)}, r"data\.stages\.0\.weights: 1e-06 is less than 1/65536 of all"),
     ],
 )

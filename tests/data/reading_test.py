@@ -21,6 +21,7 @@ from bigmodel_jax.data import (
     TextFiles,
     TokenizerConfig,
 )
+from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.corpus.folder import Shards
 from bigmodel_jax.data.sources.array_record_files import json_line
 
@@ -102,6 +103,20 @@ def test_array_record_shards_are_read_by_globs(tmp_path):
         shards.close()
     assert len(list(tmp_path.glob("train-*.array_record"))) == 3
     assert documents(ArrayRecordFiles(f"{tmp_path}/train-*.array_record"), tmp_path) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("source", "end"), [(TableFiles, ".jsonl"), (TarFiles, ".tar"), (ArrayRecordFiles, ".array_record")]
+)
+def test_a_field_that_is_named_and_not_there_is_said_and_no_other_is_read(source, end, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines(TEXTS))
+    (tmp_path / "a.tar").write_bytes(tar(TEXTS))
+    shards = Shards(tmp_path, {})
+    shards.write("a", json_line({"text": "one"}))
+    shards.close()
+    wrong = r"no field 'txt' \(data\.source\.text_field\) \(perhaps you meant 'text'\)"
+    with pytest.raises(ValueError, match=wrong):
+        list(source(f"{tmp_path}/a*{end}", text_field="txt").records("train", tmp_path, BadRecords(0)))
 
 
 def make_dataset():

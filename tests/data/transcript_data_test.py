@@ -54,5 +54,7 @@ def test_what_does_not_fit_is_one_line_with_its_place(data):
         dataclasses.replace(data, max_seconds=0.5).open("train")
     with pytest.raises(ValueError, match=r"data.max_seconds = 0.01 gives 1 frames"):
         dataclasses.replace(data, max_seconds=0.01)
+    with pytest.raises(ValueError, match=r"^data\.max_seconds = inf; it must be a finite number$"):
+        dataclasses.replace(data, max_seconds=float("inf"))
     with pytest.raises(ValueError, match=r"data.tokenizer.path = '' is no file"):
         dataclasses.replace(data, tokenizer=TokenizerConfig()).open("train")

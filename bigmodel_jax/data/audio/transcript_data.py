@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bigmodel_jax.core import ranges
 from bigmodel_jax.core.ranges import Count, Positive
 from bigmodel_jax.data import cache
 from bigmodel_jax.data.audio import transcript_start, windows
@@ -68,6 +69,7 @@ class TranscriptData(DataConfig):
     "the language's code, such as de; empty for a model of English alone"
 
     def __post_init__(self):
+        ranges.check(self, "data.")
         if self.num_frames % 2:
             # The encoder halves the number of frames, so it must be even.
             raise ValueError(

@@ -67,6 +67,9 @@ class Corpus(Source):
     licence: str = ""
     "the licence that the data card states"
 
+    def __str__(self):  # for messages: the fields of all steps would make them a page long
+        return f"{self.source} after data.source.steps"
+
     def short_name(self):
         return self.source.short_name()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from array_record.python import array_record_module
 
 from bigmodel_jax.core import files
-from bigmodel_jax.data.sources.lines import parse_json
+from bigmodel_jax.data.sources.lines import parse_json, with_text
 from bigmodel_jax.data.sources.opened import on_disk
 from bigmodel_jax.data.sources.sources import Files
 
@@ -34,11 +34,12 @@ class ArrayRecordFiles(Files):
                 record, reason = parse_json(line)
                 if not reason and not isinstance(record, dict):
                     reason = f"a JSON object is needed, not {type(record).__name__}"
+                if not reason:
+                    record, reason = with_text(record, self.text_field)
                 if reason:
                     bad.skip(f"{path} record {number}", reason)
                 else:
-                    own = {"text": record[self.text_field]} if self.text_field in record else {}
-                    yield f"{path} record {number}", record | own
+                    yield f"{path} record {number}", record
 
 
 def read(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.sources.opened import opened
 
 MOST_BYTES = 1 << 28  # limit for a line and for a document, because a tokenizer holds a whole document in memory
@@ -31,6 +32,15 @@ def read_lines(path: Path, most: int = MOST_BYTES) -> Iterator[tuple[int, bytes,
             line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 yield number, line, ""
+
+
+def with_text(record: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
+    """Return (the record whose "text" is its field `field`, ""), or (the record, what is wrong)."""
+    if field in record:
+        return record | {"text": record[field]}, ""
+    # The default is no mistake: tables of numbers have no text.
+    wrong = f"no field {field!r} (data.source.text_field){nearest(field, record)}"
+    return record, "" if field == "text" else wrong
 
 
 @contextlib.contextmanager

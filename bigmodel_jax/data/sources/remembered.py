@@ -37,12 +37,13 @@ def digests(given: list[Path], root: Path) -> list[str]:
     return [found[path] for path in given]
 
 
-def changed(given: list[Path], root: Path) -> list[str]:
-    """Read all files again, and return those whose content differs from the remembered one.
+def changed(given: list[Path], root: Path) -> tuple[list[str], int]:
+    """Read all files again. Return those whose content differs from the remembered one, and how
+    many files were remembered.
 
     The new content is remembered.
     """
-    found = []
+    found, known = [], 0
     for folder, names in _by_folder(given).items():
         before, now = _load(root, folder), {}
         for name, path in names.items():
@@ -50,8 +51,9 @@ def changed(given: list[Path], root: Path) -> list[str]:
             if name in before and before[name][2] != now[name][2]:
                 found.append(f"{path} has other content: {_difference(before[name], now[name])}")
             cache.know_digest(os.path.join(folder, name), *now[name])
+        known += len(names.keys() & before.keys())
         _save(root, folder, before, now)
-    return found
+    return found, known
 
 
 def _difference(before: list, now: list) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bigmodel_jax.data.sources.lines import BOM, MOST_BYTES, opened_text, parse_json, read_lines, read_rows
+from bigmodel_jax.data.sources.lines import BOM, MOST_BYTES, opened_text, parse_json, read_lines, read_rows, with_text
 from bigmodel_jax.data.sources.opened import COMPRESSED, kind, opened, raw
 from bigmodel_jax.data.sources.sources import Files
 
@@ -33,11 +33,12 @@ class TableFiles(Files):
                 endings = f"{', '.join(READERS)}; all but the last also with {' or '.join(COMPRESSED)} after it"
                 raise ValueError(f"data.source.{split}: {str(path)!r} must end in {endings}")
             for where, record, reason in READERS[kind(path)](path):
+                if not reason:
+                    record, reason = with_text(record, self.text_field)
                 if reason:
                     bad.skip(where, reason)
                 else:
-                    own = {"text": record[self.text_field]} if self.text_field in record else {}
-                    yield where, record | own
+                    yield where, record
 
 
 def read_jsonl(path: Path) -> Rows:

@@ -13,7 +13,7 @@ import numpy as np
 from bigmodel_jax.core.ranges import CountOrZero
 from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images import pictures
-from bigmodel_jax.data.sources.lines import MOST_BYTES
+from bigmodel_jax.data.sources.lines import MOST_BYTES, with_text
 from bigmodel_jax.data.sources.opened import opened
 from bigmodel_jax.data.sources.source import Records
 from bigmodel_jax.data.sources.sources import Files
@@ -71,8 +71,9 @@ class TarFiles(Files):
                 record["image"] = read(content, extension)
             elif kind in READERS:
                 record |= _read(kind, extension, content)
-        if self.text_field in record:
-            record["text"] = record[self.text_field]
+        record, reason = with_text(record, self.text_field) if record else (record, "")
+        if reason:
+            raise ValueError(reason)
         return record
 
 
