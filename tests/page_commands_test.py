@@ -39,7 +39,13 @@ SCENES = f"--data.source.train 32 --data.source.validation 16 {FEW}"
 IMAGES = "--eval.images.num 4 --eval.images.steps 2"
 TOWERS = "--model.vision.num_layers 1 --model.text.num_layers 1"
 CODES = f"--model.channels 8 8 8 --train.batch_size 32 {FEW}"
-WEIGHTS = ROOT / "tests/parity/fixtures/sft"  # of a tiny Llama
+# A tiny Llama of bytes: what changes in the files of its fixture. With the merge, the texts that
+# docs/explain.md compares have equally many tokens.
+LLAMA_CHANGES = (
+    ("config.json", '"max_position_embeddings": 64', '"max_position_embeddings": 256'),
+    ("tokenizer.json", ": 258", ': 258, "Fr": 259'),
+    ("tokenizer.json", '"merges": []', '"merges": ["F r"]'),
+)
 SIZES = {"vocab_size": 260, "num_layers": 2, "embed_dim": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 4}
 SIZES |= {"mlp_dim": 24, "max_seq_len": 256, "tied_embeddings": False}
 LLAMA = " ".join(f"--model.{name} {value}" for name, value in SIZES.items())
@@ -65,7 +71,8 @@ CONFIGS = {
     "configs/dalle_emoji.py": f"--model.num_layers 1 --objective.autoencoder_model.channels 8 8 8 {FEW}",
     "configs/clip_emoji.py": f"{TOWERS} {FEW}",
     "configs/caption_emoji.py": f"{TOWERS} {FEW}",
-    **dict.fromkeys((f"configs/{name}.py" for name in ("dpo_smollm2", "reward_model", "lora_smollm2")), CHAT),
+    **dict.fromkeys(("configs/dpo_smollm2.py", "configs/reward_model.py"), CHAT),
+    "configs/lora_smollm2.py": f"{CHAT} --adapters.rank 4",
     "configs/distill_smollm2.py": f"{CHAT} {LAYERS} {LLAMA.replace('model', 'objective.teacher_model')}",
 }
 # Pages whose commands name the saves of steps 400 and 600.
@@ -142,9 +149,10 @@ def make_stand_ins(folder: Path, page: str) -> None:
         lines = [f"{split} {n} was a joy\tgood\n{split} {n} was a bore\tbad\n" for n in range(30)]
         (folder / "data" / f"{split}.txt").write_text("".join(lines))
     # `import` prefers a folder of this name to the package, whose model has 135 million parameters.
-    shutil.copytree(WEIGHTS, folder / "smollm2-135m-instruct")
-    config = (WEIGHTS / "config.json").read_text().replace('embeddings": 64', 'embeddings": 256')
-    (folder / "smollm2-135m-instruct/config.json").write_text(config)
+    llama = folder / "smollm2-135m-instruct"
+    shutil.copytree(ROOT / "tests/parity/fixtures/sft", llama)
+    for name, old, new in LLAMA_CHANGES:
+        (llama / name).write_text((llama / name).read_text().replace(old, new))
     PIL.Image.new("RGB", (40, 30), "orange").save(folder / "cat.png")
     with wave.open(str(folder / "talk.wav"), "wb") as talk:
         talk.setparams((1, 2, 16_000, 0, "NONE", ""))
