@@ -6,22 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from bigmodel_jax.cli import main
+from page_commands_test import call, make_stand_ins
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("eval", "report", "explain", "generate", "tune")
-DECODER = ["--model.embed_dim", "16", "--model.head_dim", "4", "--model.mlp_dim", "32", "--model.vocab_size", "300"]
-SHORT = [
-    "--train.steps",
-    "4",
-    "--optim.warmup_steps",
-    "0",
-    "--data.tokenizer.vocab_size",
-    "300",
-    "--eval.sample.max_tokens",
-    "4",
-]
 
 
 def snippets(page: str) -> list[str]:
@@ -39,8 +27,8 @@ def test_each_page_has_one():
 @pytest.mark.slow
 def test_each_snippet_runs_as_it_is_pasted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    main(["train", "configs/lm_tiny.py", *DECODER, *SHORT])
+    make_stand_ins(tmp_path, "docs/generate")
+    call("train configs/lm_tiny.py --train.steps 4", monkeypatch)  # on one device, as the snippets after it
     shutil.copytree("runs/lm_tiny", "runs/other")
     for page in PAGES:
         for code in snippets(page):

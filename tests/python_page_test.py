@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from page_commands_test import DEVICES, see
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -12,6 +13,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 @pytest.mark.slow
 def test_the_snippets_of_the_page_run_and_say_what_they_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    see(DEVICES[:1], monkeypatch)  # eight devices on a few cores are slow
     known: dict = {}
     for snippet in SNIPPETS:
         exec(compile(snippet, "docs/python.md", "exec"), known)

@@ -204,7 +204,7 @@ def mixture(cfg: DeepseekConfig, p, h_BTD, mask_BT, *, train: bool):
         normalize=cfg.normalize_weights,
         scale=cfg.routed_scale,
     )
-    # Tokens are dropped in training alone: elsewhere the output must not depend on other rows.
+    # Only training drops tokens: elsewhere the output must not depend on other rows.
     y = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer if train else 0.0)
     y += feedforward.swiglu(p["shared"], h_BTD)
     balance = bias_routing.sequence_balance(routing, mask_BT)

@@ -67,7 +67,7 @@ class Phi3Config(LlamaConfig):
 
 
 def embed(cfg: Phi3Config, p, tokens, positions, rng):
-    """As `llama.embed`; with LongRoPE, the angles of short rows and those of long ones."""
+    """As `llama.embed`. With LongRoPE, `shared` holds the angles of short and of long rows."""
     x_BTD, xs, shared = llama.embed(cfg, p, tokens, positions, rng)
     if cfg.long_rope.short:
         shared = (position.long_rope_angles(positions, cfg.rotary_dim, cfg.rope_theta, cfg.long_rope),)

@@ -122,8 +122,8 @@ def sequential(
 class Apart:
     """Inputs or outputs of unstacked layers, one per layer.
 
-    If they were stacked, every turn of a loop would copy them. An `Apart` stands in the tuple of a
-    stack's xs, and the layers' results in its place are unstacked too.
+    If they were stacked, every turn of a loop would copy them. An entry of a stack's xs may be
+    an `Apart`. The layers' outputs at that place in the tuple are then an `Apart` too.
     """
 
     layers: tuple

@@ -11,7 +11,7 @@ def model_of(run: str, name: str, model: ModelConfig | None = None) -> ModelConf
     """The model of the run that the config's field `name` gives as FOLDER, FOLDER@STEP or
     FOLDER@best.
 
-    model: the run's model if the config has it, and the folder is not read. Raises a one-line
+    model: the run's model, if the config has it; then the folder is not read. Raises a one-line
     ValueError where no run is given, the folder is not a run's, or the run has adapters.
     """
     if not run:

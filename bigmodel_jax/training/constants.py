@@ -116,9 +116,9 @@ def _parts(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[list[str]]:
 def keep(run_dir: Path, config: Config, constants: params.Tree, found: Places) -> None:
     """Writes the constants before the run's first checkpoint.
 
-    It replaces what an earlier start without a save has left. `found` has the constants that lie in
-    another run. Only their places are written. All processes call this together. Raises OSError if
-    they cannot be written.
+    It replaces what an earlier start without a save has left. `found` gives the places of the
+    constants that lie in another run; of these constants, only the places are written. All
+    processes call this together. Raises OSError if the files cannot be written.
     """
     if not constants:
         return

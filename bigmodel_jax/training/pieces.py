@@ -27,7 +27,7 @@ def with_token_share(batch: dict, total: Callable = lambda x: x) -> dict:
     tokens = held.astype(jnp.float32).sum(tuple(range(1, held.ndim)))
     weight = total(batch["weights"].astype(jnp.float32).sum())
     # The step divides every sum by the summed loss weight. So a row's share of all tokens is
-    # multiplied by it here.
+    # multiplied by that weight here.
     return batch | {"token_share": tokens * weight / jnp.maximum(total(tokens.sum()), 1.0)}
 
 

@@ -51,7 +51,7 @@ def laid(p: Param, shape: tuple[int, ...], dtype: str, mesh, parallel: ParallelC
 
     A vocabulary of another size is replicated on every device.
     """
-    # The mesh need not divide the other size.
+    # The mesh need not divide a vocabulary of another size than the parameter's.
     rules = parallel.rules if shape == p.shape else dataclasses.replace(parallel.rules, vocab=None)
     array = {"x": dataclasses.replace(p, shape=shape, storage=Dense())}
     where = sharding.placed(array, mesh, dataclasses.replace(parallel, rules=rules))["x"]

@@ -106,7 +106,7 @@ VERBS = {
         (
             "scale configs/lm_tiny.py --layouts data fsdp",
             "scale configs/lm_tiny.py --mode strong --processes 2 --devices 2 4",
-            "scale configs/lm_tiny.py --mup.base embed_dim=64 mlp_dim=192 --coordinates 1 2 4",
+            "scale configs/lm_tiny.py --optim.name adamw --mup.base embed_dim=64 mlp_dim=192 --coordinates 1 2 4",
             "scale --law runs/s runs/m runs/l runs/s2 runs/m2 runs/l2 --expect 1e9,2e10",
             "scale configs/llama3_8b.py --devices --topologies v5e:8x8 v5e:16x16 --layouts fsdp",
         ),

@@ -163,8 +163,7 @@ class TextFiles(Files):
     def records(self, split, root, bad):
         for path in self.paths(split):
             with opened(path) as file:
-                # One byte more than the limit is read. It shows that a file is longer, and the rest
-                # stays unread.
+                # A byte beyond the limit shows that the file is too long. The rest stays unread.
                 content = file.read(MOST_BYTES + 1)
             if len(content) > MOST_BYTES:
                 bad.skip(str(path), f"longer than {MOST_BYTES} bytes")

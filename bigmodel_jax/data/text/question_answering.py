@@ -175,7 +175,8 @@ def parts_of(tokenizer: Tokenizer, example: Example, length: int, overlap: int) 
     if room <= overlap:  # the package would crash
         raise ValueError(f"{room} of {length} tokens are left for a part of the text; more than {overlap} are needed")
     model.enable_truncation(length, stride=overlap, strategy="only_second")
-    # `first` is the first part. `overflowing` holds the others, each with the question in front.
+    # The result is the question and the first part of the text. Its `overflowing` holds the other
+    # parts, each with the question in front.
     found = model.encode(example.question, example.context)
     # The setting would also truncate the next question, when its length is counted.
     model.no_truncation()

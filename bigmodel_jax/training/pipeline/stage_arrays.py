@@ -61,7 +61,7 @@ def zeros(like: Any, more: tuple[int, ...] = (), *, slots: int = 0, dtype: Any =
 
 
 def to_homes(y: jax.Array, half: jax.Array, rounds: int) -> jax.Array:
-    """Sends the layers' outputs of one of two waves to the homes of their microbatches.
+    """Sends the outputs of one wave's layers to the devices that hold their microbatches.
 
     (n, 2 n r, l, ...), indexed by stage and by wave, microbatch and round, becomes (n, L, ...),
     indexed by microbatch and layer.
