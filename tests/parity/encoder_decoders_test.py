@@ -130,7 +130,7 @@ def test_training_curve(name, reference, measured):
         updates, state = tx.update(gradient, state, tree)
         return optax.apply_updates(tree, updates), state, value
 
-    tree, state, losses = trained, tx.init(trained), []
+    tree, state, losses = trained, jax.jit(tx.init)(trained), []
     for batch in zip(ref.arrays["train/encoder_tokens"], ref.arrays["train/tokens"], strict=True):
         tree, state, value = step(tree, state, *batch)
         losses.append(float(value))

@@ -96,6 +96,7 @@ def test_running_statistics_after_a_training_step(name, reference, measured):
     assert measured(name, "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.exhaustive  # its gradients and statistics are compared above, and AdamW by the decoders' curves
 @pytest.mark.parametrize("name", ["conformer"])
 def test_training_curve(name, reference, measured):
     """Both sides take 20 steps of AdamW from the same weights on the same batch, and batch norm
