@@ -35,6 +35,8 @@ def get_config():
         checkpoint=CheckpointConfig(every=4, keep=3),
     )
 """
+# Options of a run whose endings are no part of the test.
+BARE = ("--eval.baselines", "False", "--eval.sample.prompt", "")
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs. "
 
 

@@ -203,6 +203,26 @@ def test_a_shorter_slot_is_named_with_the_prompt_that_it_has_room_for(length, pr
     assert serving.unpadded < serving.length
 
 
+def test_the_largest_batch_is_found_between_one_that_fits_and_one_that_does_not(monkeypatch):
+    """A slot takes 0.01 GiB of cache, and from 1,000 slots on a gigabyte more."""
+    topology, sizes = parse("v5e:1x1"), []
+
+    def compiled(config, topology, serving, say):
+        sizes.append(serving.slots)
+        used = (2.0 + 0.01 * serving.slots + (serving.slots >= 1000)) * GIB
+        mesh = dict.fromkeys(("data", "fsdp", "expert", "tensor"), 1)
+        one = SimpleNamespace(sizes={"cache": 0.01 * serving.slots * GIB}, mesh=mesh)
+        fits = lambda topology: used <= topology.chip.hbm  # noqa: E731
+        return SimpleNamespace(config=config, serving=serving, programs={"decode": one}, used=used, fits=fits)
+
+    monkeypatch.setattr(serving_limits, "compile_server", compiled)
+    found, more = serving_limits.largest(compiled(None, topology, Serving(slots=16), print), topology, print)
+    assert len(sizes) <= serving_limits.TRIES
+    assert found.fits(topology)
+    assert 1200 < found.serving.slots < 1276
+    assert not compiled(None, topology, Serving(slots=more), print).fits(topology)
+
+
 def test_the_screen_fits_eighty_columns_and_says_all_that_is_asked(capsys):
     serving_screen.show(PLAN, Console(width=80))
     out = capsys.readouterr().out
