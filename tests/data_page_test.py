@@ -41,7 +41,7 @@ def test_the_walk_does_what_the_page_says(tmp_path, monkeypatch):
     subprocess.run([sys.executable, *raw], cwd=tmp_path, check=True)
     with Commands(tmp_path / "said", cwd=tmp_path) as commands:
         for _, *args in others:
-            done = commands.run(*args)
+            done = commands.start(*args).wait(800)
             assert done.code == 0, f"{args}\n{done.out}{done.err}"
     cards = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("corpus-*/*/data_card.json")]
     assert sorted(card["licence"] for card in cards) == ["PSF License", "public domain"]

@@ -64,7 +64,10 @@ def test_the_page_tells_of_vllm():
 
 
 def ran(commands: Commands, number: int, *instead: str) -> str:
-    """What the command says, which must end well. instead: a part of it, and what takes its place."""
+    """What the command says, which must end well.
+
+    instead: a part of the command, and what takes its place.
+    """
     done = commands.start(*shlex.split(OURS[number].replace(*instead) if instead else OURS[number])).wait(800)
     assert done.code == 0, f"{COMMANDS[number - 1]}\n{done.out}{done.err}"
     return done.out

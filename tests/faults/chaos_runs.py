@@ -98,8 +98,8 @@ class Command:
 
 
 class Commands:
-    """Starts commands in the folder `cwd`; a context manager. Every start has its own files for what
-    it says."""
+    """Starts commands, in the folder `cwd`; a context manager. Every start has files of its own for
+    what it says."""
 
     def __init__(self, folder: Path, devices: int = 1, cwd: Path | None = None):
         self._cwd = cwd
