@@ -28,8 +28,8 @@ FORWARD = {
 # slow suite; their gradients, which follow from the same code, and their other comparisons are
 # exhaustive.
 KIN = {
-    "llama31", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3", "granite", "glm4", "gemma", "gemma2",
-    "moonlight", "t5_v11", "distilbert", "roberta", "siglip", "dinov2", "smolvlm", "text_to_image",
+    "llama31", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3", "granite", "glm4", "phi4_mini", "gemma",
+    "gemma2", "moonlight", "t5_v11", "opus_mt", "distilbert", "roberta", "siglip", "dinov2", "smolvlm", "text_to_image",
     "alexnet", "vgg", "vgg_bn",
 }  # fmt: skip
 OF_KIN = {"test_logits", "test_outputs", "test_an_export_reloaded_computes_the_same"}

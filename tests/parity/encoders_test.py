@@ -184,7 +184,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert measured(family(name), "backward", errors[worst]) <= TOLERANCE, worst
 
 
-@pytest.mark.few("bert")
+@pytest.mark.exhaustive  # their gradients are compared above, and AdamW by the decoders' curves
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """Both sides take 20 steps of AdamW on masked tokens from the same weights on the same

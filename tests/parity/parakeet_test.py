@@ -65,6 +65,7 @@ def test_hidden_states(reference, measured, monkeypatch):
     assert measured("conformer", "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.few("conformer")
 @every_form
 def test_gradients_of_every_parameter(name, reference, measured):
     """Errors are relative to the norm of the parameter's gradient. The model uses running
