@@ -76,7 +76,7 @@ def test_the_pages_show_reconstructions_and_drawn_names(runs):
 
 
 def test_a_run_in_two_parts_ends_as_one_and_refers_to_the_autoencoder(runs, tmp_path):
-    config = config_of(runs, pictures=0)
+    config = config_of(runs)
     train(config, killed(runs / "dalle", 4, tmp_path / "parts"))
     whole, parts = (opened(config, folder)[0] for folder in (runs / "dalle", tmp_path / "parts"))
     for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
