@@ -17,7 +17,7 @@ RANK = 3
 
 
 def draw(seed: int, *shape: int) -> jax.Array:
-    """Normal numbers, by numpy: some are drawn at import, where JAX would compile for each shape."""
+    """Normal numbers, by numpy: some are drawn at import, where JAX would compile for each."""
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
