@@ -115,15 +115,15 @@ def heads() -> dict:
 
 
 def steps() -> dict:
-    few = devices("v5e:2x2")
+    few, more = devices("v5e:2x2"), devices("v5e:2x4")
     return {
         "plain": step(few, model=SHORT),
         "offload_input": step(few, model=SHORT | {"compute": Compute(remat="offload_input")}),
         "offload_optimizer": step(few, model=SHORT, parallel={"offload_optimizer": True}),
-        "wide": step(few, model=WIDE),
-        "wide_offload_optimizer": step(few, model=WIDE, parallel={"offload_optimizer": True}),
+        "wide": step(more, model=WIDE),
+        "wide_offload_optimizer": step(more, model=WIDE, parallel={"offload_optimizer": True}),
         "int8": step(few, model=SHORT, precision={"matmul": "int8"}),
-        "float8": step(few, precision={"matmul": "float8"}),
+        "float8": step(more, precision={"matmul": "float8"}),
     }
 
 
