@@ -168,16 +168,6 @@ def few_programs():
         gc.collect()
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    """One device, as most runs on a laptop have it: eight that share two cores take minutes."""
-    import jax  # not before its environment is set
-
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
-    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
-
-
 @pytest.fixture(scope="module")
 def reference(request, tmp_path_factory):
     """reference(family): its weights and what the reference implementation computed, read once for

@@ -133,7 +133,7 @@ def test_a_run_trained_for_it_is_evaluated_as_its_quantised_run_is(run, tmp_path
     assert evaluated(capsys, tmp_path / "small") == pytest.approx(evaluated(capsys, tmp_path / "aware"), abs=1e-4)
 
 
-def test_kinds_and_a_distilled_run_are_compared_on_a_page(run, alone, tmp_path, capsys, monkeypatch):
+def test_kinds_and_a_distilled_run_are_compared_on_a_page(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compare, "TOKENS", 2)  # of which the seconds are measured
     monkeypatch.setattr(compare, "ROUNDS", 1)
     student, teacher = tmp_path / "student", config_file.load(run)

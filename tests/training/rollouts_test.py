@@ -63,6 +63,14 @@ def config(tokenizer):
     )
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """One device, as most runs on a laptop have it: eight that share two cores take minutes."""
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+
+
 def changed(config, **parts):
     return dataclasses.replace(config, **{k: dataclasses.replace(getattr(config, k), **v) for k, v in parts.items()})
 
