@@ -2,7 +2,6 @@
 folder."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -10,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from chaos_runs import Commands
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "data.md").read_text()
@@ -31,25 +32,24 @@ def test_the_walk_has_every_station():
 
 
 @pytest.mark.slow
-def test_the_walk_does_what_the_page_says(tmp_path):
+def test_the_walk_does_what_the_page_says(tmp_path, monkeypatch):
     pytest.importorskip("rensa")
-    (tmp_path / "launch.py").symlink_to(ROOT / "launch.py")
     for name, content in FILES.items():
         (tmp_path / name).write_text(content)
-    here = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "BIGMODEL_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    said = []
-    for command in COMMANDS:
-        program = [sys.executable, *shlex.split(command.removeprefix("python "))]
-        done = subprocess.run(program, cwd=tmp_path, env=here, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        said.append(done.stdout)
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path / "cache"))
+    raw, *others = (shlex.split(command.removeprefix("python ")) for command in COMMANDS)
+    subprocess.run([sys.executable, *raw], cwd=tmp_path, check=True)
+    with Commands(tmp_path / "said", cwd=tmp_path) as commands:
+        for _, *args in others:
+            done = commands.start(*args).wait(800)
+            assert done.code == 0, f"{args}\n{done.out}{done.err}"
     cards = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("corpus-*/*/data_card.json")]
     assert sorted(card["licence"] for card in cards) == ["PSF License", "public domain"]
     speeches = next(card for card in cards if card["licence"] == "public domain")
     assert {rule for step in speeches["steps"] for rule in step["dropped"]} >= {"exact duplicate", "near duplicate"}
     assert all(card["tokens"]["train"]["tokens"] for card in cards)
     assert len(list((tmp_path / "cache").glob("corpus-*/*/data_card.html"))) == 2
-    assert "as remembered" in said[-1]
+    assert "as remembered" in done.out
     run = tmp_path / "runs" / "mixture"
     assert len(list((run / "data_cards").iterdir())) == 2
     page = (run / "report.html").read_text()

@@ -2,20 +2,20 @@
 are read."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+
+from chaos_runs import Command, Commands
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
@@ -63,15 +63,14 @@ def test_the_page_tells_of_vllm():
     assert "vllm serve exported/smollm2" in PAGE
 
 
-def ran(folder: Path, number: int) -> str:
-    """What the command says, which must end well."""
-    program = [sys.executable, "launch.py", *shlex.split(OURS[number])]
-    done = subprocess.run(program, cwd=folder, env=ENV, capture_output=True, text=True)
-    assert done.returncode == 0, f"{COMMANDS[number - 1]}\n{done.stdout}{done.stderr}"
-    return done.stdout
+def ran(commands: Commands, number: int, *instead: str) -> str:
+    """What the command says, which must end well.
 
-
-ENV = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    instead: a part of the command, and what takes its place.
+    """
+    done = commands.start(*shlex.split(OURS[number].replace(*instead) if instead else OURS[number])).wait(800)
+    assert done.code == 0, f"{COMMANDS[number - 1]}\n{done.out}{done.err}"
+    return done.out
 
 
 def free_port() -> str:
@@ -80,7 +79,7 @@ def free_port() -> str:
         return str(one.getsockname()[1])
 
 
-def until_ready(port: str, server: subprocess.Popen, seconds: float = 300.0) -> None:
+def until_ready(port: str, server: Command, seconds: float = 300.0) -> None:
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         assert server.poll() is None, "the server ended"
@@ -97,26 +96,27 @@ def until_ready(port: str, server: subprocess.Popen, seconds: float = 300.0) -> 
 def test_the_commands_do_what_the_page_says(tmp_path):
     """The test runs all commands but those that need a daemon. The server listens on a free port,
     and the weights come from the index's cache."""
-    for name in ("launch.py", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    ran(tmp_path, 1)
-    ran(tmp_path, 2)
-    assert ran(tmp_path, 3).strip()
-    assert "FITS" in ran(tmp_path, 4)
-    ran(tmp_path, 5)
-    assert (tmp_path / "exported" / "smollm2" / "model.safetensors").is_file()
-    port = free_port()
-    serve = [sys.executable, "launch.py", *shlex.split(OURS[6].replace("8000", port))]
-    server = subprocess.Popen(serve, cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL)
-    try:
-        until_ready(port, server)
-        asked = shlex.split(COMMANDS[6].replace("8000", port))
-        answer = subprocess.run(asked, capture_output=True, text=True, check=True)
-        assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
-    finally:
-        server.kill()
-        server.wait()
-    ran(tmp_path, 10)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    with Commands(tmp_path / "said", cwd=tmp_path) as commands:
+        ran(commands, 1)
+        ran(commands, 2)
+        assert ran(commands, 3).strip()
+        # As many slots as the page says that fit, because a search for them compiles for a minute.
+        slots = re.search(r"largest batch +(\d+) slots fit", SECTION)[1]
+        assert "FITS" in (said := ran(commands, 4, "--slots 16", f"--slots {slots}"))
+        assert re.search(rf"largest batch +{slots} slots fit", said)
+        ran(commands, 5)
+        assert (tmp_path / "exported" / "smollm2" / "model.safetensors").is_file()
+        port = free_port()
+        server = commands.start(*shlex.split(OURS[6].replace("8000", port)))
+        try:
+            until_ready(port, server)
+            asked = shlex.split(COMMANDS[6].replace("8000", port))
+            answer = subprocess.run(asked, capture_output=True, text=True, check=True)
+            assert json.loads(answer.stdout)["choices"][0]["message"]["content"]
+            server.send(signal.SIGTERM)
+            assert server.wait(60).code == 0
+        finally:
+            server.send(signal.SIGKILL)
+        ran(commands, 10)
     assert (tmp_path / "runs" / "small" / "deployment.yaml").is_file()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def saved(tmp_path_factory):
     """The folder of a run of 6 steps with its saves of steps 3 and 6."""
     folder = tmp_path_factory.mktemp("kept")
-    options = ["--train.steps", "6", "--checkpoint.every", "3", "--checkpoint.best_metric", "eval/loss"]
+    options = ["--train.steps", "6", "--checkpoint.every", "3", "--checkpoint.best_metric", "eval/loss", *runs.BARE]
     cli.main(["train", str(runs.write(folder)), "--run_dir", str(folder / "run"), "--eval.every", "3", *options])
     return folder / "run"
 

@@ -16,14 +16,12 @@ from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.optim.pruning import PruneConfig, targets
 from bigmodel_jax.training.saved import load_weights
 
-SHORT = ("--eval.baselines", "False", "--eval.sample.max_tokens", "1")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The folder with tiny.py and its run of 12 steps."""
     folder = tmp_path_factory.mktemp("prune")
-    cli.main(["train", str(runs.write(folder)), "--run_dir", str(folder / "run"), *SHORT])
+    cli.main(["train", str(runs.write(folder)), "--run_dir", str(folder / "run"), *runs.BARE])
     return folder
 
 
@@ -62,7 +60,7 @@ def test_a_sparse_run_heals_and_is_fine_tuned_with_its_zeros(folder, capsys):
     assert "healed" in (run / "prune.html").read_text()
     assert said(capsys, "generate", run, "--prompt", "the ", "--max_tokens", "3").startswith("the ")
     # The folder's config keeps zeros: a fine-tune from it does.
-    config = ("train", run, "--run_dir", folder / "tuned", "--train.init_from", run, "--train.steps", "3", *SHORT)
+    config = ("train", run, "--run_dir", folder / "tuned", "--train.init_from", run, "--train.steps", "3", *runs.BARE)
     said(capsys, *config)
     for path, zero in zeros(folder / "tuned").items():
         np.testing.assert_array_equal(zero, sparse[path])
@@ -98,7 +96,7 @@ def test_a_smaller_run_is_a_run(folder, capsys, kind, field, size):
 @pytest.mark.slow
 def test_a_run_that_prunes_itself_resumes_bit_for_bit(folder, capsys):
     prune = ("--optim.prune.sparsity", "0.5", "--optim.prune.every", "2", "--optim.ema_decay", "0.9")
-    command = ("train", folder / "tiny.py", "--run_dir", folder / "gradual", *prune, *SHORT)
+    command = ("train", folder / "tiny.py", "--run_dir", folder / "gradual", *prune, *runs.BARE)
     said(capsys, *command)
     whole, losses = weights(folder / "gradual"), runs.losses(folder / "gradual")
     assert all(zero.mean() == 0.5 for zero in zeros(folder / "gradual").values())

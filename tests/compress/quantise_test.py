@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from bigmodel_jax import cli, config_file
+from bigmodel_jax.compress import compare
 from bigmodel_jax.compress.quantise import stored_bytes
 from bigmodel_jax.config import Config, EvalConfig, SampleConfig, TrainConfig
 from bigmodel_jax.core import params, sharding
@@ -34,8 +35,8 @@ MODEL = LlamaConfig(
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantise")
     lines = "".join(f"{a} and {b} are {a + b}.\n" for a in range(30) for b in range(30))
-    for name in ("train", "validation"):
-        (folder / f"{name}.txt").write_text(lines)
+    (folder / "train.txt").write_text(lines)
+    (folder / "validation.txt").write_text("".join(lines.splitlines(True)[::9]))
     data = TextData(
         source=TextFiles(train=str(folder / "train.txt"), validation=str(folder / "validation.txt")),
         tokenizer=TokenizerConfig(vocab_size=300),
@@ -132,11 +133,13 @@ def test_a_run_trained_for_it_is_evaluated_as_its_quantised_run_is(run, tmp_path
     assert evaluated(capsys, tmp_path / "small") == pytest.approx(evaluated(capsys, tmp_path / "aware"), abs=1e-4)
 
 
-def test_kinds_and_a_distilled_run_are_compared_on_a_page(run, tmp_path, capsys):
+def test_kinds_and_a_distilled_run_are_compared_on_a_page(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "TOKENS", 2)  # of which the seconds are measured
+    monkeypatch.setattr(compare, "ROUNDS", 1)
     student, teacher = tmp_path / "student", config_file.load(run)
     small = dataclasses.replace(MODEL, num_layers=1)
     config = dataclasses.replace(teacher, model=small, objective=Distillation(teacher=str(run)))
-    runs.train(dataclasses.replace(config, train=TrainConfig(steps=10, batch_size=16)), student)
+    runs.train(dataclasses.replace(config, train=TrainConfig(steps=2, batch_size=16)), student)
     sizes = ("--rows", "16", "--eval_rows", "4096")
     out = said(
         capsys, "quantize", str(run), str(tmp_path / "kinds"), "--compare", "True", *sizes, "--beside", str(student)

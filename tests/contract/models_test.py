@@ -107,7 +107,7 @@ PAIRS = [(name, objective) for name, cfg in CONFIGS.items() for objective in OBJ
 # in the slow one.
 FAST = {"llama", "mlp", "cnn"}
 # One model of each kind of layer learns and is evaluated in the slow suite.
-OF_EACH_KIND = {"bert", "clip", "conformer", "deepseek", "dit", "mixtral", "resnet", "rnn", "t5", "unet"}
+OF_EACH_KIND = {"bert", "clip", "conformer", "deepseek", "dit", "resnet", "rnn", "t5", "unet"}
 # These have no reference in tests/parity, or an objective that no other model fits. The gradients
 # of all others are compared with their reference there, so that their pairs are exhaustive.
 ALONE = {"linear", "bag_of_embeddings", "rnn_classifier", "cnn-linen", "discrete_autoencoder", "autoencoder", "mmdit"}
@@ -376,7 +376,7 @@ def test_apply_is_pure(pair):
     first, second = apply(c.params, c.batch), apply(c.params, c.batch)
     chex.assert_trees_all_equal(first, second)
     keys = set(c.batch)
-    c.model.apply(c.params, c.batch)
+    jax.eval_shape(lambda: c.model.apply(c.params, c.batch)[:2])  # its Python, with no operation compiled
     assert set(c.batch) == keys
     chex.assert_trees_all_equal((c.params, c.batch), before)
 

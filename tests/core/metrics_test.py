@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import metrics as oracle
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Mean
@@ -64,6 +63,8 @@ def test_add_is_key_wise():
 
 
 def test_accuracy():
+    from sklearn import metrics as oracle
+
     got = metrics.weighted(metrics.correct(LOGITS, LABELS), WEIGHTS).compute()
     assert got == pytest.approx(oracle.accuracy_score(LABELS, LOGITS.argmax(-1), sample_weight=WEIGHTS))
 
@@ -77,11 +78,15 @@ def test_correct_over_positions():
 
 
 def test_confusion_counts_label_by_prediction():
+    from sklearn import metrics as oracle
+
     got = metrics.confusion(LOGITS, LABELS, WEIGHTS).compute()
     np.testing.assert_allclose(got, oracle.confusion_matrix(LABELS, LOGITS.argmax(-1), sample_weight=WEIGHTS))
 
 
 def test_precision_recall_f1():
+    from sklearn import metrics as oracle
+
     matrix = metrics.confusion(LOGITS, LABELS, WEIGHTS).compute()
     got = metrics.precision_recall_f1(matrix)
     want = oracle.precision_recall_fscore_support(LABELS, LOGITS.argmax(-1), sample_weight=WEIGHTS)

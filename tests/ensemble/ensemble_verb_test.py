@@ -22,11 +22,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ensemble")
     short = (
         "--train.steps",
-        "60",
+        "15",
         "--optim.warmup_steps",
         "5",
         "--checkpoint.every",
-        "20",
+        "5",
         "--checkpoint.keep",
         "3",
         "--eval.baselines",
@@ -83,8 +83,8 @@ def test_a_soup_is_a_run_that_is_no_worse_than_its_best_member(folder, capsys):
 def test_saves_of_one_run_averaged_are_a_run_from_which_another_starts(folder, capsys):
     run = folder / "averaged"
     found = made(capsys, folder, folder / "seed0", "--last", "3", "--how", "weights", "--run_dir", run)
-    assert [one["name"].rpartition("@")[2] for one in found["members"]] == ["20", "40", "60"]
-    wanted = [weights(folder / "seed0", step) for step in ("20", "40", "60")]
+    assert [one["name"].rpartition("@")[2] for one in found["members"]] == ["5", "10", "15"]
+    wanted = [weights(folder / "seed0", step) for step in ("5", "10", "15")]
     for path, x in weights(run).items():
         exact = np.mean([np.asarray(one[path], np.float64) for one in wanted], axis=0).astype(np.float32)
         np.testing.assert_array_equal(x, exact)

@@ -102,7 +102,7 @@ def test_a_process_with_jax_alone_computes_the_models_outputs(tmp_path, capsys):
 
 
 # Slow: each kind of inputs and outputs once.
-SLOW = ("rnn", "bert_classifier", "t5", "xlnet", "clip", "dit", "resnet", "autoencoder")
+SLOW = ("bert_classifier", "t5", "xlnet", "clip", "dit", "autoencoder")
 # Their exports take long, because their programs are large.
 LONG = ("segformer", "unet", "conformer", "whisper", "detr", "mmdit_text")
 

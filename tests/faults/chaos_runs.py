@@ -98,9 +98,11 @@ class Command:
 
 
 class Commands:
-    """Starts commands; a context manager. Every start has its own files for what it says."""
+    """Starts commands, in the folder `cwd`; a context manager. Every start has files of its own for
+    what it says."""
 
-    def __init__(self, folder: Path, devices: int = 1):
+    def __init__(self, folder: Path, devices: int = 1, cwd: Path | None = None):
+        self._cwd = cwd
         self._folder, self._lock, self._count = folder, threading.Lock(), 0
         self._env = dict(os.environ, JAX_NUM_CPU_DEVICES=str(devices), COLUMNS="120")
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,8 @@ class Commands:
     def __enter__(self) -> "Commands":
         env = dict(self._env, OPENBLAS_NUM_THREADS="1", PYTHONPATH=str(runs.ROOT))
         program = [sys.executable, str(Path(__file__).with_name("chaos_server.py"))]
-        self._server = subprocess.Popen(program, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._server = subprocess.Popen(program, env=env, cwd=self._cwd, text=True, **pipes)
         assert json.loads(self._server.stdout.readline()) == "ready"
         return self
 
@@ -137,7 +140,7 @@ class Commands:
         with open(out, "w") as stdout, open(err, "w") as stderr:
             process = subprocess.Popen(
                 [sys.executable, str(runs.ROOT / "launch.py"), *args],
-                env=self._env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                env=self._env, cwd=self._cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
         return Command(process.pid, process.poll, out, err)
 
@@ -192,12 +195,11 @@ class Whole:
 
 def undisturbed(commands: Commands, folder: Path) -> Whole:
     path, run_dir, half = runs.write(folder), folder / "whole", folder / "half"
-    commands.run("train", path, "--run_dir", folder / "first", *OPTIONS)  # fills the caches
+    done = commands.run("train", path, "--run_dir", half, *OPTIONS, "--train.steps", "16")  # fills the caches
+    assert done.code == 0, done.err
     began = time.monotonic()
     done = commands.run("train", path, "--run_dir", run_dir, *OPTIONS)
     seconds = time.monotonic() - began
-    assert done.code == 0, done.err
-    done = commands.run("train", path, "--run_dir", half, *OPTIONS, "--train.steps", "16")
     assert done.code == 0, done.err
     evaluated = json.loads(commands.run("eval", half, "--json").out.splitlines()[-1])["eval/loss"]
     return Whole(path, rows(run_dir), parameters(path, run_dir), half, evaluated, seconds)

@@ -19,6 +19,7 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.report import goodput
 from bigmodel_jax.training.state import abstract_state
+from chaos_runs import Commands
 
 
 def final_state(path, run_dir):
@@ -41,6 +42,13 @@ def whole(tmp_path_factory):
     assert [line for line in lines if line.endswith(" ...")] == [f"{stage} ..." for stage in stages]
     assert lines[0] == "Importing packages ..."
     return path, folder / "run"
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """Starts commands without the seconds of their imports."""
+    with Commands(tmp_path_factory.mktemp("said")) as commands:
+        yield commands
 
 
 def wait_for_step(process, run_dir, step):
@@ -108,22 +116,24 @@ def test_sigterm_saves_and_exits_0_and_the_rest_is_the_same(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, tmp_path):
+def test_another_mesh_and_more_steps_continue_with_the_same_batches(whole, commands, tmp_path):
     """The run trains on 8 devices to step 4 and on 1 device to step 12. It equals the one-device
     run up to rounding."""
     path, uninterrupted = whole
     run_dir = tmp_path / "run"
-    for devices, steps, (data, fsdp) in ((8, 4, "24"), (1, 12, "11")):
-        args = ("--train.steps", str(steps), "--parallel.data", data, "--parallel.fsdp", fsdp)
-        done = runs.launch("train", path, "--run_dir", run_dir, *args, devices=devices)
-        assert done.returncode == 0, done.stderr
-        assert ("Resuming at step 4" in done.stdout) == (steps > 4)
+    args = ("--train.steps", "4", "--parallel.data", "2", "--parallel.fsdp", "4")
+    eight = runs.launch("train", path, "--run_dir", run_dir, *args, devices=8)
+    assert eight.returncode == 0, eight.stderr
+    args = ("--train.steps", "12", "--parallel.data", "1", "--parallel.fsdp", "1")
+    done = commands.run("train", path, "--run_dir", run_dir, *args)
+    assert done.code == 0, done.err
+    assert "Resuming at step 4" in done.out
     got, want = runs.losses(run_dir), runs.losses(uninterrupted)
     np.testing.assert_allclose([got[s] for s in sorted(want)], [want[s] for s in sorted(want)], rtol=1e-5)
     (run_dir / "report.html").unlink()  # as if killed between the last save and the page
-    again = runs.launch("train", path, "--run_dir", run_dir)
-    assert again.returncode == 0
-    assert "is complete" in again.stdout
+    again = commands.run("train", path, "--run_dir", run_dir)
+    assert again.code == 0
+    assert "is complete" in again.out
     assert (run_dir / "report.html").stat().st_size > 10_000
 
 
@@ -152,36 +162,36 @@ def test_the_folder_of_a_run_holds_what_it_should(whole):
 
 
 @pytest.mark.slow
-def test_config_json_alone_repeats_the_run(whole, tmp_path):
+def test_config_json_alone_repeats_the_run(whole, commands, tmp_path):
     _, run_dir = whole
     again = tmp_path / "again"
-    done = runs.launch("train", run_dir / "config.json", "--run_dir", again)
-    assert done.returncode == 0, done.stderr
+    done = commands.run("train", run_dir / "config.json", "--run_dir", again)
+    assert done.code == 0, done.err
     assert runs.losses(again) == runs.losses(run_dir)
 
 
 @pytest.mark.slow
-def test_the_last_line_is_the_last_evaluation_where_json_is_asked_for(whole):
+def test_the_last_line_is_the_last_evaluation_where_json_is_asked_for(whole, commands):
     path, run_dir = whole
-    done = runs.launch("train", path, "--run_dir", run_dir, "--json")  # complete: it only says so
-    assert done.returncode == 0, done.stderr
-    *_, last = done.stdout.splitlines()
+    done = commands.run("train", path, "--run_dir", run_dir, "--json")  # complete: it only says so
+    assert done.code == 0, done.err
+    *_, last = done.out.splitlines()
     assert json.loads(last) == json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_eval_and_generate_read_the_run(whole, capsys):
+def test_eval_and_generate_read_the_run(whole, commands, capsys):
     _, run_dir = whole
     record = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
-    done = runs.launch("eval", run_dir)
-    assert done.returncode == 0, done.stderr
-    assert f"{record['eval/bits_per_byte']:.5g}" in done.stdout
+    done = commands.run("eval", run_dir)
+    assert done.code == 0, done.err
+    assert f"{record['eval/bits_per_byte']:.5g}" in done.out
     cli.main(["eval", str(run_dir), "--json"])  # here, on eight devices
     as_json = json.loads(capsys.readouterr().out)
     np.testing.assert_allclose(as_json["eval/bits_per_byte"], record["eval/bits_per_byte"], rtol=1e-5)
     args = ("generate", str(run_dir), "--prompt", "the quick", "--max_tokens", "5", "--temperature", "0")
-    done = runs.launch(*args)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("the quick")
+    done = commands.run(*args)
+    assert done.code == 0, done.err
+    assert done.out.startswith("the quick")
     cli.main(args)
-    assert capsys.readouterr().out == done.stdout
+    assert capsys.readouterr().out == done.out

@@ -3,6 +3,7 @@ own."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def get_config():
         checkpoint=CheckpointConfig(every=4, keep=3),
     )
 """
+# Options of a run whose endings are no part of the test.
+BARE = ("--eval.baselines", "False", "--eval.sample.prompt", "")
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs. "
 
 
@@ -75,6 +78,13 @@ def launch(*args: str, devices: int = 1, **environment: str) -> subprocess.Compl
     process = start(*args, devices=devices, **environment)
     out, err = process.communicate(timeout=400)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def killed(run_dir: Path, step: int, folder: Path) -> Path:
+    """A copy of a run in `folder`, as a kill before the save of `step`, its last one, leaves it."""
+    shutil.copytree(run_dir, folder)
+    shutil.rmtree(folder / "checkpoints" / str(step))
+    return folder
 
 
 def losses(run_dir: Path) -> dict[int, float]:

@@ -93,20 +93,22 @@ def test_log_probabilities_are_those_of_the_whole_text_and_a_stop_token_is_given
         np.testing.assert_allclose([token.log_prob for token in tokens], expected, atol=1e-4)
 
 
+WHOLE, CUT = ParallelConfig(data=4, stage=2), ParallelConfig(data=2, fsdp=2, tensor=2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("slots", few((8, 1), 8))
-def test_the_mesh_changes_no_text(llama, slots):
+@pytest.mark.parametrize(("slots", "parallel"), few([(8, CUT), (8, WHOLE), (1, CUT), (1, WHOLE)], (8, CUT)))
+def test_the_mesh_changes_no_text(llama, slots, parallel):
     cfg = dataclasses.replace(LlamaConfig.tiny(), init_std=0.5, num_heads=8, head_dim=4)
     model = cfg.make()
     weights = params.init(model.spec, jax.random.key(0))
     here = texts(engine(model, weights, SAMPLED, slots=2, turns=16))
-    for parallel in (ParallelConfig(data=4, stage=2), ParallelConfig(data=2, fsdp=2, tensor=2)):
-        mesh = sharding.make_mesh(parallel)
-        there = jax.device_put(weights, sharding.shardings(model.spec, mesh, Rules()))
-        made = engine(model, there, SAMPLED, slots=slots, turns=16, layout=Layout(mesh))
-        assert texts(made) == here
-        keys = made._slots.cache.layers["k"].sharding.spec
-        assert slots == 1 or "data" in jax.tree.leaves(tuple(keys))
+    mesh = sharding.make_mesh(parallel)
+    there = jax.device_put(weights, sharding.shardings(model.spec, mesh, Rules()))
+    made = engine(model, there, SAMPLED, slots=slots, turns=16, layout=Layout(mesh))
+    assert texts(made) == here
+    keys = made._slots.cache.layers["k"].sharding.spec
+    assert slots == 1 or "data" in jax.tree.leaves(tuple(keys))
     assert texts(engine(model, there, SAMPLED, slots=2, turns=16)) == here, "as the compiler lays it out"
 
 

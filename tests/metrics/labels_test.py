@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import metrics as oracle
 
 from bigmodel_jax.core.metrics import precision_recall_f1
 from bigmodel_jax.metrics import labels
@@ -22,6 +21,8 @@ def test_the_k_likeliest_are_those_of_scikit_learns_documentation():
 
 def test_averages_are_those_of_scikit_learns_documentation():
     # precision_recall_fscore_support: macro (0.22, 0.33, 0.26), micro (0.33, 0.33, 0.33)
+    from sklearn import metrics as oracle
+
     truth, predicted = [0, 1, 2, 0, 1, 2], [0, 2, 1, 0, 0, 1]
     matrix = oracle.confusion_matrix(truth, predicted)
     found = labels.averages(precision_recall_f1(matrix), matrix)
@@ -34,6 +35,8 @@ def test_averages_are_those_of_scikit_learns_documentation():
 
 def test_overlap_is_the_jaccard_score_of_scikit_learns_documentation():
     # jaccard_score(y_true, y_pred, average=None) of three classes: [1, 0, 0.33]
+    from sklearn import metrics as oracle
+
     matrix = oracle.confusion_matrix([0, 1, 2], [0, 2, 2])
     np.testing.assert_allclose(labels.overlap(matrix), [1.0, 0.0, 0.5])
     np.testing.assert_allclose(
@@ -44,6 +47,8 @@ def test_overlap_is_the_jaccard_score_of_scikit_learns_documentation():
 
 
 def test_confusion_of_places_leaves_out_what_is_not_labelled():
+    from sklearn import metrics as oracle
+
     rng = np.random.default_rng(0)
     logits, truth = rng.normal(size=(4, 5, 3)).astype(np.float32), rng.integers(0, 3, (4, 5))
     truth[0, :2] = 255

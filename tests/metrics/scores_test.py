@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import calibration
-from sklearn import metrics as oracle
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.metrics import scores
@@ -61,6 +59,8 @@ def rounded(probabilities):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_random_scores_have_scikit_learns_areas(num_classes):
+    from sklearn import metrics as oracle
+
     rng = np.random.default_rng(num_classes)
     labels = rng.integers(0, num_classes, 500)
     logits = rng.normal(size=(500, num_classes)) + 1.5 * np.eye(num_classes)[labels]
@@ -79,6 +79,8 @@ def test_random_scores_have_scikit_learns_areas(num_classes):
 
 
 def test_reliability_of_two_classes_is_scikit_learns():
+    from sklearn import calibration
+
     rng = np.random.default_rng(0)
     p = rng.uniform(0.5, 1, 300)
     hit = rng.uniform(size=300) < p

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import TrainConfig
@@ -93,6 +92,8 @@ def test_the_page_about_regression_on_its_ten_points(tmp_path, monkeypatch):
 def test_logistic_regression_is_scikit_learns(num_classes, tmp_path):
     """Both fit an unregularised softmax regression to the diabetes' progression cut into classes.
     The tolerance is 1e-4 for weights near 1."""
+    from sklearn.linear_model import LogisticRegression
+
     table = read_split(TabularData(), "train")
     label = np.digitize(table.targets[:, 0], np.quantile(table.targets, np.linspace(0, 1, num_classes + 1)[1:-1]))
     # The blood measurements s1 to s6 nearly follow from one another; without two of them the

@@ -18,7 +18,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models import Compute, LlamaConfig
 from bigmodel_jax.models.adapters import Lora
-from bigmodel_jax.training.state import init_constants, init_state
+from bigmodel_jax.training.state import abstract_constants, abstract_state, init_constants, init_state
 from bigmodel_jax.training.step import make_train_step
 from configs import llama3_70b_lora
 
@@ -110,7 +110,7 @@ def products(config: Config) -> set[str]:
     """Shapes of the results of the compiled step's products that have the 256 tokens, dimensions in
     order of size."""
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
-    args = init_state(config, mesh), layout_runs.text_batch(0), init_constants(config, mesh)
+    args = abstract_state(config, mesh), layout_runs.text_batch(0), abstract_constants(config, mesh)
     text = make_train_step(config, mesh).lower(*args).compile().as_text()
     shapes = {name: size.split(",") for name, size in re.findall(r"(%[\w.-]+) = \w+\[([\d,]*)\]", text)}
     dots = re.findall(r"(%[\w.-]+) = [^\n]* dot\((?:\S+ )?(%[\w.-]+), (?:\S+ )?(%[\w.-]+)\)", text)

@@ -117,7 +117,7 @@ def owed(case: str, parallel: ParallelConfig) -> dict[str, tuple[float, str]] | 
     return out
 
 
-@pytest.mark.few("llama-fsdp_tp", "llama-hybrid", "mixtral-fsdp_tp", "cnn_nnx-pmap", "cnn_linen-fsdp_tp")
+@pytest.mark.few("llama-fsdp_tp", "llama-hybrid", "mixtral-fsdp_tp", "cnn_nnx-pmap")
 @pytest.mark.parametrize(("case", "layout"), PAIRS)
 def test_layout_equals_one_device(case, layout, prove):
     prove(layout, case, LAYOUTS[layout], owed=owed(case, LAYOUTS[layout]))

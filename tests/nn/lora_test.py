@@ -17,7 +17,8 @@ RANK = 3
 
 
 def draw(seed: int, *shape: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+    """Normal numbers, by numpy: some are drawn at import, where JAX would compile for each."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 def node(inner: tuple, outer: tuple, *, lead: tuple = (), dora=False, turned=False, storage=None, **more) -> Adapted:

@@ -30,8 +30,6 @@ from bigmodel_jax.training.step import make_train_step
 LENGTH = 1024
 QUICK = {"optimization_level": "O0"}  # the program need not be the fastest
 CASES = {
-    "causal": {},
-    "window": {"window": 256},
     "window_in_some_layers": {"window": 256, "local": True},
     "softcap": {"softcap": 50.0},
     "sinks": {"sinks": True},

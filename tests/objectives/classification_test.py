@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import metrics as oracle
 
 from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.objectives import Classification
@@ -21,6 +20,8 @@ def loss(logits=LOGITS, batch=BATCH, train=False, **options):
 
 @pytest.mark.slow
 def test_scalars_are_sklearns():
+    from sklearn import metrics as oracle
+
     scalars = Classification().summarize(loss().metrics)
     predicted = np.asarray(LOGITS).argmax(-1)
     probs = np.asarray(jax.nn.softmax(LOGITS))
@@ -38,6 +39,8 @@ def test_scalars_are_sklearns():
 
 @pytest.mark.slow
 def test_the_likeliest_five_of_many_classes_are_sklearns():
+    from sklearn import metrics as oracle
+
     logits = RNG.normal(size=(12, 9)).astype(np.float32)
     scalars = Classification().summarize(loss(jnp.asarray(logits)).metrics)
     expected = oracle.top_k_accuracy_score(BATCH["label"], logits, k=5, labels=range(9))

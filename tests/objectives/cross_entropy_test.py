@@ -6,8 +6,9 @@ import pytest
 
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
-LOGITS = jax.random.normal(jax.random.key(0), (3, 5, 7))
-TARGETS = jax.random.randint(jax.random.key(1), (3, 5), 0, 7)
+RNG = np.random.default_rng(0)
+LOGITS = jnp.asarray(RNG.standard_normal((3, 5, 7)), jnp.float32)
+TARGETS = jnp.asarray(RNG.integers(0, 7, (3, 5)), jnp.int32)
 
 
 @pytest.mark.slow

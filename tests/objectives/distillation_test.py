@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grids import few
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config, TrainConfig
@@ -151,9 +150,8 @@ def test_every_layout_equals_one_device(alone, layout):
     equal(gradients(config_of(objective, LAYOUTS[layout]), batch_of()), alone)
 
 
-@pytest.mark.few("more1-fsdp_tp")
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", few(("fsdp_tp", "data", "fsdp"), "fsdp_tp"))
+@pytest.mark.exhaustive  # nn/head_losses_test.py has both forms of top k on a mesh in the slow suite
+@pytest.mark.parametrize("layout", ["fsdp_tp", "data", "fsdp"])
 @pytest.mark.parametrize("more", [{"top_k": 5}, {"top_k": 5, "rest": "renormalised", "kind": "reverse_kl"}])
 def test_top_k_on_every_layout_equals_one_device(layout, more):
     objective = dataclasses.replace(EVERYTHING, **more)

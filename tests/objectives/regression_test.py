@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import metrics as sklearn_metrics
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.models import LinearConfig
@@ -26,6 +25,8 @@ def loss(part, train=False, **more):
 
 @pytest.mark.slow
 def test_metrics_are_scikit_learns_and_batches_add_up():
+    from sklearn import metrics as sklearn_metrics
+
     whole = slice(None)
     sums = metrics.add(
         loss(slice(0, 11), target_scale=SCALE[:11]).metrics, loss(slice(11, 30), target_scale=SCALE[11:]).metrics

@@ -38,6 +38,7 @@ def test_latents_and_reconstructions(name, reference, measured):
     np.testing.assert_allclose(divergence_of(mean, log_variance), ref.arrays["kl"], rtol=1e-4)
 
 
+@pytest.mark.few("autoencoder")
 @every_form
 def test_gradients_of_every_parameter(name, reference, measured):
     """Errors are relative to the norm of the parameter's gradient."""

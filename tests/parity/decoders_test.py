@@ -160,7 +160,7 @@ def test_training_curve(name, reference, measured):
         updates, state = tx.update(gradient, state, tree)
         return optax.apply_updates(tree, updates), state, value
 
-    state, losses = tx.init(trainable), []
+    state, losses = jax.jit(tx.init)(trainable), []
     for tokens in ref.arrays["train/tokens"]:
         trainable, state, value = step(trainable, state, tokens)
         losses.append(float(value))

@@ -101,7 +101,8 @@ def test_loss_and_gradients_of_a_student_are_those_of_trl(theirs, case, logits):
         assert reference.distance(gradient / mean.count, expected[path]) <= 1e-5, path
 
 
-@pytest.mark.parametrize("case", few(TRAINER, "jsd", marks=pytest.mark.slow))
+@pytest.mark.exhaustive  # the loss and its gradients are compared above
+@pytest.mark.parametrize("case", TRAINER)
 def test_twenty_steps_are_those_of_trl(theirs, case):
     """Both sides take AdamW's steps on one batch, from the same weights."""
     _, (cfg, tree), (teacher, constants), arrays = theirs

@@ -65,6 +65,7 @@ def test_hidden_states(reference, measured, monkeypatch):
     assert measured("conformer", "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.few("conformer")
 @every_form
 def test_gradients_of_every_parameter(name, reference, measured):
     """Errors are relative to the norm of the parameter's gradient. The model uses running
@@ -96,6 +97,7 @@ def test_running_statistics_after_a_training_step(name, reference, measured):
     assert measured(name, "forward", worst) <= TOLERANCE
 
 
+@pytest.mark.exhaustive  # its gradients and statistics are compared above, and AdamW by the decoders' curves
 @pytest.mark.parametrize("name", ["conformer"])
 def test_training_curve(name, reference, measured):
     """Both sides take 20 steps of AdamW from the same weights on the same batch, and batch norm

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grids import few
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params
@@ -135,11 +136,8 @@ def test_loss_and_gradients(name, case):
     assert max(float(jnp.abs(got[path] - wanted[path]).max()) for path in wanted) <= 1e-4 * largest
 
 
-# DPO is quick. Slow is KTO, whose loss has a term of the whole batch.
-IN_SUITES = {"dpo_sigmoid": [], "kto": pytest.mark.slow}
-
-
-@pytest.mark.parametrize("name", [pytest.param(x, marks=IN_SUITES.get(x, pytest.mark.exhaustive)) for x in OBJECTIVES])
+# Slow is KTO, whose loss has a term of the whole batch.
+@pytest.mark.parametrize("name", few(OBJECTIVES, "kto", marks=pytest.mark.slow))
 def test_twenty_steps(name, case):
     """Both sides take AdamW's steps on one batch, from the same weights."""
     weights, _ = weights_of(case, name)

@@ -79,7 +79,7 @@ def test_gradients_of_every_parameter(reference, measured):
     assert measured(NAME, "backward", errors[worst]) <= TOLERANCE, worst
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_running_statistics_after_a_training_step(reference, measured):
     """torch keeps the unbiased variance and Flax the biased one. The test removes the factor n / (n
     - 1), for n values a channel."""
@@ -97,7 +97,7 @@ def test_running_statistics_after_a_training_step(reference, measured):
     assert measured(NAME, "forward", worst) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # its gradients are compared above, and AdamW by the decoders' curves
 def test_training_curve(reference, measured):
     """Both sides take 20 steps of AdamW from the same weights on the same batches."""
     ref = reference(NAME)

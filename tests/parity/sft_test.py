@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from grids import few
 
 from bigmodel_jax.config import Config, TrainConfig
 from bigmodel_jax.core import params, sharding
@@ -148,8 +147,8 @@ def step_batches(arrays, rows=8):
         yield {name: np.stack([x] + [np.zeros_like(x)] * (rows - 1)) for name, x in row.items()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", few(LAYOUTS, "fsdp_tensor"))
+@pytest.mark.exhaustive  # the loss and its gradients are compared above
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_twenty_steps(layout, path, arrays, measured):
     """This package's train step takes the steps with the constants of TRL's AdamW on TRL's batches,
     on one device and on eight."""

@@ -111,7 +111,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
     assert not any(np.any(theirs[path]) for path in params.paths(frozen))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # its gradients are compared above, and AdamW by the decoders' curves
 def test_training_curve(reference, measured):
     """Both sides take 20 steps of AdamW from the same weights on the same batch."""
     ref = reference("llava")

@@ -210,7 +210,7 @@ def test_training_curve(name, reference, measured):
         updates, state = tx.update(gradient, state, tree)
         return optax.apply_updates(tree, updates), state, value
 
-    state, losses = tx.init(trainable), []
+    state, losses = jax.jit(tx.init)(trainable), []
     batches = batch_of(ref, "train/")
     for n in range(STEPS):
         batch = {k: v[n % len(v)] for k, v in batches.items()}

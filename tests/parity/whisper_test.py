@@ -65,7 +65,7 @@ def test_gradients_of_every_parameter(ref, measured):
     assert measured("whisper", "backward", errors[worst]) <= TOLERANCE, worst
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # its gradients are compared above, and AdamW by the decoders' curves
 def test_training_curve(ref, measured):
     """Both sides take 20 steps of AdamW from the same weights on the same batch."""
     # Theirs is a matrix to AdamW; a bias of heads is none.

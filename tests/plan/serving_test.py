@@ -203,6 +203,45 @@ def test_a_shorter_slot_is_named_with_the_prompt_that_it_has_room_for(length, pr
     assert serving.unpadded < serving.length
 
 
+@pytest.fixture
+def compiled(monkeypatch):
+    """A compiler for which a slot takes 0.01 GiB of cache, and from 1,000 slots on a gigabyte more.
+
+    compiled.sizes: the numbers of slots that were compiled.
+    """
+
+    def compiled(config, topology, serving, say):
+        compiled.sizes.append(serving.slots)
+        used = (2.0 + 0.01 * serving.slots + (serving.slots >= 1000)) * GIB
+        mesh = dict.fromkeys(("data", "fsdp", "expert", "tensor"), 1)
+        one = SimpleNamespace(sizes={"cache": 0.01 * serving.slots * GIB, "weights": 2.0 * GIB}, mesh=mesh)
+        fits = lambda topology: used <= topology.chip.hbm  # noqa: E731
+        return SimpleNamespace(config=config, serving=serving, programs={"decode": one}, used=used, fits=fits)
+
+    compiled.sizes = []
+    monkeypatch.setattr(serving_limits, "compile_server", compiled)
+    monkeypatch.setattr(serving_limits, "check", lambda *_: None)
+    return compiled
+
+
+def test_the_largest_batch_is_found_between_one_that_fits_and_one_that_does_not(compiled):
+    topology = parse("v5e:1x1")
+    found, more = serving_limits.largest(compiled(None, topology, Serving(slots=16), print), topology, print)
+    assert len(compiled.sizes) <= serving_limits.TRIES
+    assert found.fits(topology)
+    assert 1200 < found.serving.slots < 1276
+    assert not compiled(None, topology, Serving(slots=more), print).fits(topology)
+
+
+def test_changes_are_compiled_up_to_the_first_that_fits(compiled):
+    topology = parse("v5e:1x1")
+    server = compiled(config_file.load(CONFIG), topology, Serving(slots=2000), print)
+    found = list(serving_limits.changes(server, topology, print))
+    assert [one["fits"] for one in found] == [True]
+    assert found[0]["options"] == f"--slots {compiled.sizes[-1]}"
+    assert 1000 < compiled.sizes[-1] < 1276
+
+
 def test_the_screen_fits_eighty_columns_and_says_all_that_is_asked(capsys):
     serving_screen.show(PLAN, Console(width=80))
     out = capsys.readouterr().out
@@ -282,7 +321,7 @@ def test_the_compiled_programs_read_the_weights_as_they_are_stored(tmp_path):
     assert wide["decode"]["flops_per_device"] == pytest.approx(products, rel=0.15)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # deploy_page_test.py plans a server by the real compiler in the slow suite
 @NEEDS_LIBTPU
 def test_what_does_not_fit_ends_with_a_change_that_was_compiled_and_fits(tmp_path):
     code, plan = planned(tmp_path, "--serve", "v5e:1x1", "--slots", "20000", "--length", "256")

@@ -133,7 +133,7 @@ def test_the_verb_prints_tables_and_keeps_no_checkpoint(config, tmp_path, capsys
     assert "Roofline: the time of arithmetic and memory" in said
     assert json.loads((run_dir / "profile.json").read_text())["window"] == "1:3"
     assert not list((run_dir / "checkpoints").glob("[0-9]*"))
-    cli.main(["profile", str(path), *options, "--train.batch_size", "16"])  # takes the place of the one before
+    cli.main(["profile", str(path), *options])  # takes the place of the one before
     (run_dir / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(SystemExit, match="2"):
         cli.main(["profile", str(path), *options])

@@ -4,7 +4,6 @@
 import dataclasses
 
 import numpy as np
-import openai
 import pytest
 
 from bigmodel_jax.config import SampleConfig
@@ -26,6 +25,8 @@ def written(server, prompt: list[int], *, max_tokens: int = 24, temperature: flo
 
 
 def test_models_are_listed_and_found_by_name(server):
+    import openai
+
     client = server.client()
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "bigmodel_jax"
@@ -116,6 +117,8 @@ def test_a_chat_is_the_template_continued(server):
 
 
 def test_a_client_that_hangs_up_frees_its_slot(server):
+    import openai
+
     long = {"model": "tiny", "prompt": "x", "max_tokens": 100, "extra_body": {"ignore_eos": True}}
     stream = server.client().completions.create(stream=True, n=4, **long)
     next(iter(stream))

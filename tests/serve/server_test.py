@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import httpx
-import openai
 import pytest
 
 import runs
@@ -88,8 +87,10 @@ def test_what_cannot_be_served_is_one_line(tmp_path, capsys):
 def test_a_run_from_the_command_line_and_its_end(tmp_path):
     """After SIGTERM, the server finishes the answers that have begun, refuses new requests, and
     exits with code 0."""
+    import openai
+
     path, run = runs.write(tmp_path), tmp_path / "run"
-    cli.main(["train", str(path), "--run_dir", str(run), "--train.steps", "2"])
+    cli.main(["train", str(path), "--run_dir", str(run), "--train.steps", "2", *runs.BARE])
     config = config_file.load(run)
     sample = SampleConfig(prompt="the quick", max_tokens=6, temperature=0)
     (expected,) = generate_from_run(config, run, sample, seed=0, num_samples=1)

@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import jax
 import numpy as np
-import openai
 import uvicorn
 
 from bigmodel_jax.config import Config
@@ -39,7 +38,10 @@ class Running:
     def __init__(self, url: str, app: App):
         self.url, self.app, self.served = url, app, app.served
 
-    def client(self, **options) -> openai.OpenAI:
+    def client(self, **options):
+        """OpenAI's client."""
+        import openai  # not before it is needed: a second
+
         return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0} | options)
 
     def post(self, path: str, **body) -> httpx.Response:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from grids import few
 from optuna.trial import TrialState
 
 from bigmodel_jax import config_file
@@ -150,16 +151,17 @@ def test_a_sweep_goes_to_another_process_as_json(tmp_path):
 
 
 @pytest.mark.slow
-def test_sixteen_trials_killed_twice_find_what_they_would_have_found(tmp_path):
+@pytest.mark.parametrize(("trials", "kills"), few([(8, (2, 5)), (16, (4, 11))], (8, (2, 5))))
+def test_trials_killed_twice_find_what_they_would_have_found(tmp_path, trials, kills):
     """SIGKILL ends a sweep twice, in the middle of a trial. Every trial and the best config are the
     same to the last bit."""
     found = {}
-    for name, kills in (("whole", ()), ("killed", (4, 11))):
+    for name, starts in (("whole", ()), ("killed", kills)):
         folder = tmp_path / name
-        command = [sys.executable, "launch.py", "sweep", str(FILE), "--trials", "16", "--run_dir", str(folder)]
+        command = [sys.executable, "launch.py", "sweep", str(FILE), "--trials", str(trials), "--run_dir", str(folder)]
         command += ["--data.cache_dir", str(tmp_path / "cache"), "--parallel.data", "1"]
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-        for number in kills:
+        for number in starts:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
             while not (folder / "trials" / f"{number:04d}" / "metrics.jsonl").is_file():
                 assert process.poll() is None
@@ -168,7 +170,7 @@ def test_sixteen_trials_killed_twice_find_what_they_would_have_found(tmp_path):
             process.wait()
         subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
         record = json.loads((folder / "sweep.json").read_text())
-        trials = [{k: v for k, v in t.items() if k != "seconds"} for t in record["trials"]]
-        found[name] = trials, (folder / "best.json").read_text()
-    assert len(found["whole"][0]) == 16
+        without = [{k: v for k, v in t.items() if k != "seconds"} for t in record["trials"]]
+        found[name] = without, (folder / "best.json").read_text()
+    assert len(found["whole"][0]) == trials
     assert found["whole"] == found["killed"]

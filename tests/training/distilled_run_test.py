@@ -11,6 +11,7 @@ import runs
 from bigmodel_jax import config_file
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.storage import Blocks
+from bigmodel_jax.data import save_tokenizer
 from bigmodel_jax.data.sources.table_files import TableFiles
 from bigmodel_jax.data.text.prompt_data import PromptData
 from bigmodel_jax.inference.recorded import Recorded
@@ -29,11 +30,15 @@ pytestmark = pytest.mark.slow
 def teacher(tmp_path_factory):
     """(config, folder) of a GPT-2 of four steps."""
     folder = tmp_path_factory.mktemp("taught")
-    config = config_file.load(runs.write(folder))
-    model = GPT2Config(vocab_size=264, num_layers=2, embed_dim=48, num_heads=4, max_seq_len=48)
-    config = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, steps=4))
+    config = teacher_of(folder)
     run(config, folder / "teacher")
     return config, folder / "teacher"
+
+
+def teacher_of(folder):
+    config = config_file.load(runs.write(folder))
+    model = GPT2Config(vocab_size=264, num_layers=2, embed_dim=48, num_heads=4, max_seq_len=48)
+    return dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, steps=4))
 
 
 def student_of(teacher, steps, **fields):
@@ -70,12 +75,12 @@ def test_a_student_learns_resumes_and_is_evaluated_beside_its_teacher(teacher, t
 # ---------------------------------------------------------------------------------------- on-policy
 
 
-def prompts_of(teacher, folder, recorded):
+def prompts_of(tokenizer, folder, recorded):
     lines = [json.dumps({"prompt": f"the {n}", "completion": " fox"}) for n in range(24)]
     (folder / "prompts.jsonl").write_text("\n".join(lines))
     source = TableFiles(train=str(folder / "prompts.jsonl"), validation=str(folder / "prompts.jsonl"))
     sizes = {"max_prompt": 8, "max_tokens": 6, "group": 1, "recorded": recorded}
-    return PromptData(source=source, tokenizer_path=str(teacher[1] / "tokenizer.json"), **sizes)
+    return PromptData(source=source, tokenizer_path=str(tokenizer), **sizes)
 
 
 class Echo:
@@ -85,8 +90,10 @@ class Echo:
         yield from ((n, Rollout([ask.key[1]], [-1.0], False)) for n, ask in enumerate(asks))
 
 
-def test_a_share_of_the_answers_is_the_records_own(teacher, tmp_path):
-    config = dataclasses.replace(teacher[0], data=prompts_of(teacher, tmp_path, 0.4))
+def test_a_share_of_the_answers_is_the_records_own(tmp_path):
+    config = teacher_of(tmp_path)
+    save_tokenizer(config.data, tmp_path / "tokenizer.json")
+    config = dataclasses.replace(config, data=prompts_of(tmp_path / "tokenizer.json", tmp_path, 0.4))
     tokenizer = config.data.open_tokenizer()
     own = [*tokenizer.encode(" fox"), tokenizer.stops[0]]
     asks = [Ask([1], {"completion": " fox"}, (0, n)) for n in range(400)]
@@ -101,7 +108,7 @@ def test_a_share_of_the_answers_is_the_records_own(teacher, tmp_path):
 @pytest.mark.exhaustive
 def test_a_student_learns_from_its_own_answers(teacher, tmp_path):
     base = student_of(teacher, 4, kind="reverse_kl", alpha=1.0)
-    config = dataclasses.replace(base, data=prompts_of(teacher, tmp_path, 0.5))
+    config = dataclasses.replace(base, data=prompts_of(teacher[1] / "tokenizer.json", tmp_path, 0.5))
     run(config, tmp_path / "student")
     logged = records(tmp_path / "student")
     assert logged[4]["divergence"] > 0

@@ -1,7 +1,6 @@
 """A run on picture files with augmentation: resumed bit for bit, evaluated with its own mean and
 spread, shown as trained."""
 
-import dataclasses
 import json
 import re
 
@@ -9,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import runs
 from bigmodel_jax import config_file
-from bigmodel_jax.config import Config, EvalConfig, TrainConfig
+from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
 from bigmodel_jax.core.params import paths
 from bigmodel_jax.core.sharding import make_mesh
 from bigmodel_jax.data import ImageData, ImageFolders
@@ -52,15 +52,14 @@ def config(tmp_path):
         data=data,
         train=TrainConfig(steps=6, batch_size=8),
         eval=EvalConfig(every=6),
+        checkpoint=CheckpointConfig(every=3),
         optim=OptimConfig(schedule="constant"),
     )
 
 
 def test_a_run_is_resumed_evaluated_and_shown_as_it_was_trained(config, tmp_path):
     scalars = train(config, tmp_path / "whole")
-    short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=3))
-    train(short, tmp_path / "parts")
-    train(config, tmp_path / "parts")
+    train(config, runs.killed(tmp_path / "whole", 6, tmp_path / "parts"))
     mesh = make_mesh(config.parallel)
     whole, parts = (paths(load_weights(config, tmp_path / name, mesh)[0]) for name in ("whole", "parts"))
     for path in whole:

@@ -52,6 +52,7 @@ def records(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.exhaustive  # text_then_image_run_test.py has the page of a discrete one
 def test_the_page_of_an_autoencoder_shows_its_reconstructions(autoencoder):
     report = [r for r in records(autoencoder) if "eval/psnr" in r][-1]
     assert report["eval/latent_std"] > 0

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from grids import few
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import TrainConfig
@@ -60,8 +59,8 @@ MESHES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", few(MESHES, "all"))
+@pytest.mark.exhaustive  # multidevice/pairs_layouts_test.py has rows of two texts on a mesh in the slow suite
+@pytest.mark.parametrize("case", MESHES)
 def test_pairs_train_alike_on_every_mesh_and_in_pieces(case):
     parallel, microbatches, shard = MESHES[case]
     losses, weights, shards = trained(parallel, microbatches)

@@ -29,6 +29,7 @@ from bigmodel_jax.training.evaluate_saved import evaluate_run
 from bigmodel_jax.training.run import train
 from bigmodel_jax.training.state import init_constants, init_state
 from bigmodel_jax.training.step import make_train_step
+from runs import killed
 
 FILES = Path(__file__).parents[1] / "parity" / "fixtures" / "preference"
 MODEL = dataclasses.replace(LlamaConfig.tiny(), num_layers=1, embed_dim=16, mlp_dim=24, vocab_size=32)
@@ -130,9 +131,8 @@ def test_each_row_has_its_own_value(begun):
 
 @pytest.mark.slow
 def test_a_resumed_run_computes_nothing_and_goes_on_as_if_it_had_not_stopped(done, tmp_path, monkeypatch):
-    config, _, records = done
-    half = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
-    run(half, tmp_path / "run")
+    config, folder, records = done
+    killed(folder / "run", 4, tmp_path / "run")
     monkeypatch.setattr(reference, "_compute", lambda *_: pytest.fail("computed again"))
     monkeypatch.setattr(reference, "fresh_state", lambda *_: pytest.fail("weights read again"))
     assert losses(run(config, tmp_path / "run"))[2:] == pytest.approx(losses(records)[2:], rel=1e-6)

@@ -34,12 +34,12 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("several")
     config = str(runs.write(folder))
     several = f'Several(({ONE}, {TWO}), trained="two")'
-    cli.main(["train", config, "--run_dir", str(folder / "base"), "--train.steps", "2"])
+    cli.main(["train", config, "--run_dir", str(folder / "base"), "--train.steps", "2", *runs.BARE])
     first = write(folder, "first", ONE, folder / "base")
-    cli.main(["train", first, "--run_dir", str(folder / "first"), "--train.steps", "4"])
+    cli.main(["train", first, "--run_dir", str(folder / "first"), "--train.steps", "4", *runs.BARE])
     second = write(folder, "second", several, folder / "first")
     for steps in ("2", "4"):  # once more: it resumes
-        cli.main(["train", second, "--run_dir", str(folder / "second"), "--train.steps", steps])
+        cli.main(["train", second, "--run_dir", str(folder / "second"), "--train.steps", steps, *runs.BARE])
     return folder
 
 

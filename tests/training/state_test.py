@@ -128,6 +128,7 @@ def moments(state):
 
 
 @pytest.mark.slow
+@pytest.mark.few("mesh")
 @pytest.mark.parametrize(
     "parallel", [ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2)], ids=["one", "mesh"]
 )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bigmodel_jax.config import Config, EvalConfig, TrainConfig
+from bigmodel_jax.config import CheckpointConfig, Config, EvalConfig, TrainConfig
 from bigmodel_jax.core import sharding
 from bigmodel_jax.data import ImageTextData
 from bigmodel_jax.models import DiscreteAutoencoderConfig, GPT2Config
@@ -20,6 +20,7 @@ from bigmodel_jax.training import reference
 from bigmodel_jax.training.drawing_ending import best, check_judge, drawn, names_to_draw, open_judge
 from bigmodel_jax.training.run import train
 from bigmodel_jax.training.saved import generate_from_run, load_weights
+from runs import killed
 
 pytestmark = pytest.mark.slow
 DATA = ImageTextData(image_size=8, seq_len=8)
@@ -51,6 +52,7 @@ def config_of(folder, **changes) -> Config:
         model=GPT2Config(vocab_size=16 + 1024, num_layers=2, embed_dim=32, num_heads=4, max_seq_len=8 + 16),
         objective=TextThenImage(**(places | {"pictures": 2, "candidates": 3} | changes)),
         train=TrainConfig(steps=4, batch_size=16),
+        checkpoint=CheckpointConfig(every=2),
         **SHORT,
     )
 
@@ -74,9 +76,8 @@ def test_the_pages_show_reconstructions_and_drawn_names(runs):
 
 
 def test_a_run_in_two_parts_ends_as_one_and_refers_to_the_autoencoder(runs, tmp_path):
-    config = config_of(runs, pictures=0)
-    train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2)), tmp_path / "parts")
-    train(config, tmp_path / "parts")
+    config = config_of(runs)
+    train(config, killed(runs / "dalle", 4, tmp_path / "parts"))
     whole, parts = (opened(config, folder)[0] for folder in (runs / "dalle", tmp_path / "parts"))
     for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_array_equal(x, y)
