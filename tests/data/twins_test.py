@@ -78,7 +78,7 @@ def test_a_kill_between_two_twins_changes_nothing(at, corpus, tmp_path, monkeypa
     assert made(corpus, tmp_path, "cut")[1] == expected
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # prepare_test compares two processes, near duplicates included
 def test_three_processes_agree_on_twins(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(preparing, "CHUNK_RECORDS", 50)
     assert made(corpus, tmp_path, "three", workers=3)[1] == made(corpus, tmp_path, "one")[1]

@@ -70,6 +70,7 @@ def test_the_test_ends_where_the_loss_is_not_finite():
 
 
 @pytest.mark.slow
+@pytest.mark.few("digits")
 @pytest.mark.parametrize("task", ["digits", "decoder"])
 def test_a_suggestion_is_within_a_factor_of_three_of_the_best_rate_of_a_sweep(task):
     """Each run of the sweep has a cosine schedule. One program trains all of them, with the range

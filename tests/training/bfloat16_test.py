@@ -53,7 +53,7 @@ def test_an_average_of_bfloat16_weights_moves():
     assert min(moved) > 0.9, moved
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # docs/results.md has these shares for a run
 def test_a_small_rate_loses_updates_by_rounding_to_the_nearest_and_few_by_chance():
     small = dataclasses.replace(BFLOAT16, optim=OptimConfig(lr=1e-5, weight_decay=0.0, schedule="constant"))
     by_chance = dataclasses.replace(small, precision=Policy(param="bfloat16", rounding="stochastic"))
