@@ -116,19 +116,22 @@ ALONE |= {"bert-pretraining"}
 UNREAD = ("last/text/attn/q",)
 
 
-def pairs(slow: set[str]) -> pytest.MarkDecorator:
-    """Every pair: quick for the models of FAST, slow for those of `slow`, else exhaustive."""
+def pairs(slow: set[str], left_out: set[str] = frozenset()) -> pytest.MarkDecorator:
+    """Every pair: quick for the models of FAST, slow for those of `slow`, else exhaustive, as are
+    the objectives of `left_out`."""
 
-    def marks(name: str) -> list:
-        return [] if name in FAST else [pytest.mark.slow if name in slow else pytest.mark.exhaustive]
+    def marks(name: str, objective: str) -> list:
+        if name in FAST and objective not in left_out:
+            return []
+        return [pytest.mark.slow if name in slow and objective not in left_out else pytest.mark.exhaustive]
 
-    return pytest.mark.parametrize("pair", [pytest.param(p, marks=marks(p[0]), id="-".join(p)) for p in PAIRS])
+    return pytest.mark.parametrize("pair", [pytest.param(p, marks=marks(*p), id="-".join(p)) for p in PAIRS])
 
 
 every_pair, of_each_kind = pairs(OF_EACH_KIND | ALONE), pairs(OF_EACH_KIND)
 # These also compute in bfloat16, without jit and on eight devices. Others are laid out as one of
 # them; tests/multidevice has layouts of bert, vit, t5, dit and the decoders.
-of_few = pairs({"deepseek", "resnet"})
+of_few = pairs({"deepseek", "resnet"}, left_out={"policy_gradient"})
 
 
 def make_batch(cfg: ModelConfig, objective: str) -> dict[str, np.ndarray]:
