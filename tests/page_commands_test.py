@@ -24,6 +24,8 @@ from bigmodel_jax.config import override
 from bigmodel_jax.core.user_code import import_file
 
 shipped = import_file(Path(__file__).with_suffix(".shipped.py"))
+if hasattr(shipped, "SPACE"):
+    SPACE = shipped.SPACE
 
 
 def get_config():
@@ -57,6 +59,7 @@ CONFIGS = {
     "configs/mnist_mlp.py": "--model.hidden_dims 32 --train.steps 100 --optim.warmup_steps 4",
     "configs/mnist_cnn.py": "--model.channels 4 4 4 --model.hidden_dim 8 --train.steps 8 --optim.warmup_steps 2",
     "configs/linear_regression.py": "",
+    "configs/mnist_mlp_sweep.py": "--train.steps 8 --eval.every 4 --optim.warmup_steps 2",
     "configs/text_classification.py": "--train.steps 20 --train.batch_size 16 --eval.every 0",
     "tests/examples/one_file_model.py": "--model.vocab_size 300 --data.tokenizer.vocab_size 300 --data.seq_len 32",
     "configs/detect_digits.py": f"--model.embed_dim 16 --model.mlp_dim 16 --model.num_decoder_layers 1 {SCENES}",
@@ -90,17 +93,16 @@ PAGES = (
     *("docs/profile", "docs/prune", "docs/quantize", "docs/report", "docs/sharding", "docs/text_classification"),
     *("docs/train", "docs/tune", "docs/detection", "docs/images", "docs/segmentation", "docs/self_play"),
     *("docs/vision_language", "docs/distill", "docs/import", "docs/preference", "docs/transcribe"),
+    *("docs/scale", "docs/sweep"),
 )
 # Other pages with commands -> the test that runs them.
 OTHERS = {
     "docs/cluster": "cluster/train_test.py and slurm_test.py, with ports and nodes of their own",
     "docs/deploy": "deploy_page_test.py",
     "docs/finetune": "finetune_page_test.py",
-    "docs/regression": "models/linear_test.py",
     "docs/onnx_litert": "export/onnx_export_test.py and litert_export_test.py",
-    "docs/scale": "scaling/measure_test.py and law_test.py, on fewer devices",
+    "docs/regression": "models/linear_test.py",
     "docs/serve": "serve/, on a small run",
-    "docs/sweep": "sweep/sweep_test.py and seeds_test.py, with fewer trials",
     "docs/security": "faults/, with runs that hold code",
     "docs/speech": "training/speech_ending_test.py, on tones instead of words",
 }
@@ -115,7 +117,9 @@ ELSEWHERE = {
     "runs/two": "models/adapters_test.py",
     "runs/notes": "the reader's files",
     "--harness": "harness/",
-    "plan configs/llama3_8b.py": "plan/",
+    "configs/llama3_8b.py": "plan/ and scaling/, with smaller models",
+    "$width": "scaling/law_test.py, on published runs",
+    "runs/law": "scaling/law_test.py",
     "/dev/shm": "faults/, on other folders",
 }
 
