@@ -25,8 +25,8 @@ FORWARD = {
     "speech_test": "test_logits_of_rows_with_padding",
 }
 # Families that are another's code with other fields. Their outputs and exports are compared in the
-# slow suite; their gradients, which follow from the same code, and their other comparisons are
-# exhaustive.
+# slow suite. Their gradients follow from the same code: they are exhaustive, as are all other
+# comparisons.
 KIN = {
     "llama31", "mistral", "qwen2", "qwen3", "qwen3_moe", "smollm3", "olmo2", "olmo3", "granite", "glm4", "phi4_mini", "gemma",
     "gemma2", "moonlight", "t5_v11", "opus_mt", "distilbert", "roberta", "siglip", "dinov2", "smolvlm", "text_to_image",

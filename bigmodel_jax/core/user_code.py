@@ -56,7 +56,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def name_of(option: str, function: Callable | str) -> str:
-    """The text that names a function. A given text stays as it is, with an absolute file path."""
+    """The text that names a function. Given a text, it only makes a file's path absolute."""
     if isinstance(function, str):
         file, colon, name = function.rpartition(":")
         return f"{Path(file).resolve()}:{name}" if colon and file.endswith(".py") else function

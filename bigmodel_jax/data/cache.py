@@ -66,7 +66,7 @@ def filling(folder: Path):
 
 
 def has_other_digest(path: str | Path, stat: paths.Stat) -> bool:
-    """Tell whether a folder is being filled whose name has the digest of older content."""
+    """Tell whether this process fills a folder and last asked for the digest of older content."""
     return bool(_writing) and _asked.get(paths.absolute(path), stat) != stat
 
 

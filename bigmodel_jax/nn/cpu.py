@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 
-LEAST_ROWS, MOST_ROWS = 64, 256  # of a block of queries
+LEAST_ROWS, MOST_ROWS = 64, 256  # limits of the rows of a block of queries
 WIDE = 2048  # from this many columns of a weight on, x^T dy is faster with x^T materialised
 
 
@@ -106,8 +106,9 @@ adapted.defvjp(_adapted_forward, _adapted_backward)
 def block_rows(num_rows: int) -> int:
     """The rows of a block of queries, where a block sees no keys after it.
 
-    More blocks skip more products. Narrow blocks lose more than they skip, and a row has a few
-    blocks at most, because each is a program of its own."""
+    More blocks leave out more products. But a product of fewer rows than LEAST_ROWS is slow, and
+    each block takes time to compile, so a block has half of the rows, up to MOST_ROWS.
+    """
     return max(LEAST_ROWS, min(MOST_ROWS, -(-num_rows // 2)))
 
 

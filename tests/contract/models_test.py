@@ -117,8 +117,9 @@ UNREAD = ("last/text/attn/q",)
 
 
 def pairs(slow: set[str], left_out: set[str] = frozenset()) -> pytest.MarkDecorator:
-    """Every pair: quick for the models of FAST, slow for those of `slow`, else exhaustive, as are
-    the objectives of `left_out`."""
+    """Every pair: quick for the models of FAST, slow for those of `slow`, else exhaustive.
+
+    A pair with an objective of `left_out` is exhaustive whatever its model."""
 
     def marks(name: str, objective: str) -> list:
         if name in FAST and objective not in left_out:

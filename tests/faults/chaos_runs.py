@@ -98,8 +98,8 @@ class Command:
 
 
 class Commands:
-    """Starts commands, in the folder `cwd`; a context manager. Every start has files of its own for
-    what it says."""
+    """A context manager that starts commands in the folder `cwd`. Each command writes what it says
+    to files of its own."""
 
     def __init__(self, folder: Path, devices: int = 1, cwd: Path | None = None):
         self._cwd = cwd

@@ -205,7 +205,8 @@ def test_a_shorter_slot_is_named_with_the_prompt_that_it_has_room_for(length, pr
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """A compiler for which a slot takes 0.01 GiB of cache, and from 1,000 slots on a gigabyte more.
+    """A stand-in of the compiler. Each slot takes 0.01 GiB of cache, and 1,000 slots or more take
+    another gigabyte.
 
     compiled.sizes: the numbers of slots that were compiled.
     """

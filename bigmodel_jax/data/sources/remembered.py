@@ -38,10 +38,11 @@ def digests(given: list[Path], root: Path) -> list[str]:
 
 
 def changed(given: list[Path], root: Path) -> tuple[list[str], int]:
-    """Read all files again. Return those whose content differs from the remembered one, and how
-    many files were remembered.
+    """Read all files again. Return (a line for each file that has changed, the number of files that
+    were remembered).
 
-    The new content is remembered.
+    A file has changed if its content differs from the remembered one. Then the new content is
+    remembered.
     """
     found, known = [], 0
     for folder, names in _by_folder(given).items():

@@ -109,8 +109,7 @@ class TextClassificationData(DataConfig):
     def open(self, split: str) -> "LabelledTexts":
         words, labels = vocabulary(self)
         examples, skipped = self.examples(split)
-        tokens, numbers = encode(examples, words, labels, self.seq_len)
-        long = sum(len(split_words(text)) > self.seq_len for text, _ in examples)
+        tokens, numbers, long = encode(examples, words, labels, self.seq_len)
         log_truncated(split, long, len(examples), self.seq_len)
         return LabelledTexts(tokens, numbers, skipped, char_ngrams(examples, self) if self.max_chars else None)
 
@@ -265,14 +264,18 @@ def _vocabulary(cfg: TextClassificationData, _fingerprint: str) -> tuple[tuple[s
     return (*SPECIAL, *words), tuple(labels)
 
 
-def encode(examples, words: tuple[str, ...], labels: tuple[str, ...], seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (tokens (N, seq_len), labels (N,)), both int32."""
+def encode(
+    examples, words: tuple[str, ...], labels: tuple[str, ...], seq_len: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return (tokens (N, seq_len) int32, labels (N,) int32, number of texts longer than a row)."""
     number = {word: i for i, word in enumerate(words)}
-    tokens = np.full((len(examples), seq_len), PADDING, np.int32)
+    tokens, long = np.full((len(examples), seq_len), PADDING, np.int32), 0
     for row, (text, _) in enumerate(examples):
-        ids = [number.get(word, UNKNOWN) for word in split_words(text)[:seq_len]]
+        found = split_words(text)
+        ids = [number.get(word, UNKNOWN) for word in found[:seq_len]]
         tokens[row, : len(ids)] = ids
-    return tokens, np.array([labels.index(label) for _, label in examples], np.int32)
+        long += len(found) > seq_len
+    return tokens, np.array([labels.index(label) for _, label in examples], np.int32), long
 
 
 def char_ngrams(examples, cfg: TextClassificationData) -> np.ndarray:

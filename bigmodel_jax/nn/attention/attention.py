@@ -189,8 +189,8 @@ def _turns(implementation, rule, axis: str, q, k) -> context.Turns:
 def _plain(rule, q, k, v, sinks, q_where, k_where, local, bias=None):
     mask = visible(q_where, k_where, rule.causal, reach(rule, local))
     if cpu.active() and not rule.softcap and sinks is None and bias is None:
-        # The same rows as queries and keys stand in one order. Remat copies q_where and k_where, so
-        # that they are no longer the same.
+        # If queries and keys are the same rows, positions grow from slot to slot (`Where`). Remat
+        # makes two copies of the one object. The queries then stay in one block.
         in_order = rule.causal and q_where is k_where
         return checkpoint_name(_plain_on_cpu(q, k, v, mask, in_order), KEPT)
 
