@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.inference.slots import Programs, Slots, trimmed
-from bigmodel_jax.nn import stack
+from bigmodel_jax.nn import stack, stored
 
 # From this many bytes of weights on, a CPU decodes with unstacked layers. That halves the time per
 # token (SmolLM2-135M), but the program has a copy of the layer per layer and takes longer to
@@ -139,11 +139,11 @@ def on_gpus(weights: Any) -> bool:
 
 
 def apart_on_gpus(spec: params.Tree, weights: Any) -> Any:
-    """The weights for decoding: on GPUs with unstacked layers, elsewhere unchanged.
+    """The weights for decoding: on GPUs with unstacked layers and flat scales, elsewhere unchanged.
 
     The memory of the stacks is free as soon as the caller drops them.
     """
-    return stack.apart(spec, weights) if on_gpus(weights) else weights
+    return stored.flat_scales(stack.apart(spec, weights)) if on_gpus(weights) else weights
 
 
 def large_on_one_cpu(weights: Any) -> bool:

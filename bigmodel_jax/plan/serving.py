@@ -14,9 +14,9 @@ from bigmodel_jax.inference.compiled import APART_ON, Layout, uncut
 from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.inference.slots import Programs
 from bigmodel_jax.models.quantize import QuantizeConfig
-from bigmodel_jax.nn import stack
+from bigmodel_jax.nn import stack, stored
 
-Weights = Literal["", "float32", "bfloat16", "int8", "int4", "nf4"]
+Weights = Literal["", "float32", "bfloat16", "int8", "int8_dynamic", "int4", "nf4"]
 DENSE = ("float32", "bfloat16")
 
 
@@ -77,7 +77,7 @@ def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
     shapes = jax.eval_shape(lambda tree: cast(tree, dtype), params.abstract(spec))
     places = sharding.shardings(spec, layout.mesh, layout.rules)
     weights = jax.tree.map(_placed, shapes, places)
-    return stack.apart(spec, weights, _layers_of) if is_apart(layout) else weights
+    return stored.flat_scales(stack.apart(spec, weights, _layers_of)) if is_apart(layout) else weights
 
 
 def is_apart(layout: Layout) -> bool:
