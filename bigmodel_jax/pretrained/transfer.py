@@ -95,9 +95,9 @@ def open_source(path: Path) -> Opened:
 def _chat_template(path: Path) -> str:
     if (path / CHAT_TEMPLATE).is_file():
         return (path / CHAT_TEMPLATE).read_text()
-    config = path / "tokenizer_config.json"
-    found = config_json.read_table(config).get("chat_template") if config.is_file() else ""
-    if isinstance(found, list):  # named templates: conversations use the one called "default"
+    tables = [path / name for name in ("chat_template.json", "tokenizer_config.json") if (path / name).is_file()]
+    found = next(filter(None, (config_json.read_table(table).get("chat_template") for table in tables)), "")
+    if isinstance(found, list):  # named templates: conversations use the "default"
         found = next((t.get("template") for t in found if isinstance(t, dict) and t.get("name") == "default"), "")
     return found if isinstance(found, str) else ""
 

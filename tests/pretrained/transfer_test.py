@@ -22,7 +22,7 @@ from bigmodel_jax.data.tokenizers import tokenizers
 from bigmodel_jax.data.tokenizers.tokenizers import load_tokenizer, make_bytes
 from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.pretrained import folder
-from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights
+from bigmodel_jax.pretrained.transfer import export_weights, family_of, import_weights, open_source
 from bigmodel_jax.training.beginning import begin
 from bigmodel_jax.training.checks import check_sample
 from bigmodel_jax.training.fresh import fresh_state
@@ -289,6 +289,15 @@ def test_special_tokens_are_kept_from_source_to_run_to_export(tmp_path):
     assert about["bos_token"] == {"__type": "AddedToken", "content": "<s>"}
     assert (about["eos_token"], about["add_bos_token"]) == ("<stop>", True)
     assert (out / "chat_template.jinja").read_text() == (run / "chat_template.jinja").read_text()
+
+
+def test_a_chat_template_is_found_in_each_file_that_may_hold_it(tmp_path):
+    source = published(tmp_path / "hf")
+    assert open_source(source).chat_template == "{{ bos_token }}{{ messages[0].content }}"
+    (source / "chat_template.json").write_text('{"chat_template": "of a processor"}')
+    assert open_source(source).chat_template == "of a processor"
+    (source / "chat_template.jinja").write_text("of a file")
+    assert open_source(source).chat_template == "of a file"
 
 
 def test_rows_evaluation_and_generation_begin_with_the_same_token(tmp_path):
