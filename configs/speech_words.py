@@ -2,9 +2,8 @@
 docs/speech.md.
 
 The training split is spoken by 57 voices of eSpeak NG, the validation split by 12 others. It needs
-the extra `metrics`, and downloads the voices once. A first run of 1,200 steps with wider masks and
-louder noise reached a word error rate of 14.6 % on the held-out voices, with 33 minutes of steps on
-2 busy cores. The goal for these 2,500 steps is 10 %.
+the extra `metrics`, and downloads the voices once. The word error rate on the held-out voices is
+6.5 % (one seed), after 23 CPU minutes.
 """
 
 from bigmodel_jax.config import Config, EvalConfig, TrainConfig
