@@ -73,7 +73,8 @@ def test_the_commands_do_what_the_page_says(tmp_path):
         said = commands.ran(*ours[4]).splitlines()
         # The page shows the first columns of some lines.
         assert all(
-            any(line.startswith(shown) for line in said) for shown in re.findall(r"^(?:FITS|largest).*$", SECTION, re.M)
+            any(line.startswith(shown) for line in said)
+            for shown in re.findall(r"^(?:FITS|tokens/s|largest).*$", SECTION, re.M)
         )
         commands.ran(*ours[5])
         assert (tmp_path / "exported" / "smollm2" / "model.safetensors").is_file()
