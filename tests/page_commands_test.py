@@ -29,7 +29,7 @@ RUNS = {
     "mine": "train configs/mnist_mlp.py --run_dir runs/mine --checkpoint.every 20 --checkpoint.keep 5",
     "fsdp": "train configs/mnist_cnn.py --run_dir runs/fsdp --parallel.fsdp 8",
     **{name: f"import smollm2-135m-instruct --run_dir runs/{name}" for name in ("smollm2", "chat")},
-    "notes": "train notes.py",
+    "notes": "train notes.py --train.steps 8",
 }
 COPIES = dict.fromkeys(("seed0", "seed1", "seed2", "a", "b", "c"), "mnist_mlp") | {"my_model": "lm_tiny"}
 PAGES = (

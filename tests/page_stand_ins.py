@@ -29,13 +29,14 @@ def get_config():
 # A run of text files, for the command that evaluates it on others.
 NOTES = """
 import dataclasses
+from pathlib import Path
 
 from bigmodel_jax.core.user_code import import_file
 from bigmodel_jax.data import TextFiles
 
 
 def get_config():
-    config = import_file("configs/lm_tiny.py").get_config()
+    config = import_file(Path("configs/lm_tiny.py")).get_config()
     return dataclasses.replace(config, data=dataclasses.replace(config.data, source=TextFiles("*/*.txt", "*/*.txt")))
 """
 LM = (
