@@ -39,10 +39,11 @@ def get_config():
     config = import_file(Path("configs/lm_tiny.py")).get_config()
     return dataclasses.replace(config, data=dataclasses.replace(config.data, source=TextFiles("*/*.txt", "*/*.txt")))
 """
+TEXT = "--model.vocab_size 300 --data.tokenizer.vocab_size 300 --data.seq_len 32"
 LM = (
-    "--model.embed_dim 16 --model.num_heads 4 --model.num_kv_heads 2 --model.head_dim 4 --model.mlp_dim 32 "
-    "--model.vocab_size 300 --data.tokenizer.vocab_size 300 --data.seq_len 32 --eval.batch_size 1024 "
-    "--eval.sample.max_tokens 4 --optim.warmup_steps 4 --data.source.eval_split validation[:10%]"
+    f"{TEXT} --model.embed_dim 16 --model.num_heads 4 --model.num_kv_heads 2 --model.head_dim 4 --model.mlp_dim 32 "
+    "--eval.batch_size 1024 --eval.sample.max_tokens 4 --optim.name adamw --optim.warmup_steps 4 "
+    "--data.source.train_split train[:10%] --data.source.eval_split validation[:10%]"
 )
 FEW = "--train.steps 4 --train.batch_size 8 --optim.warmup_steps 2 --eval.every 0"
 SCENES = f"--data.source.train 32 --data.source.validation 16 {FEW}"
@@ -72,7 +73,7 @@ CONFIGS = {
     "configs/linear_regression.py": "",
     "configs/mnist_mlp_sweep.py": "--train.steps 8 --eval.every 4 --optim.warmup_steps 2",
     "configs/text_classification.py": "--train.steps 20 --train.batch_size 16 --eval.every 0",
-    "tests/examples/one_file_model.py": "--model.vocab_size 300 --data.tokenizer.vocab_size 300 --data.seq_len 32",
+    "tests/examples/one_file_model.py": f"{TEXT} --train.steps 20",
     "configs/detect_digits.py": f"--model.embed_dim 16 --model.mlp_dim 16 --model.num_decoder_layers 1 {SCENES}",
     "configs/segment_digits.py": f"--model.channels 4 8 {SCENES}",
     "configs/segment_digits_vit.py": f"--model.num_layers 1 --model.embed_dim 16 {SCENES}",
@@ -91,10 +92,9 @@ CONFIGS = {
     "configs/distill_smollm2.py": f"{CHAT} {LAYERS} {LLAMA.replace('model', 'objective.teacher_model')}",
 }
 # Pages whose commands name the saves of steps 400 and 600.
-# Muon's steps cost most where a command widens the model.
 LONG = dict.fromkeys(
     ("docs/eval", "docs/train"),
-    f"{LM} --train.steps 600 --train.batch_size 2 --optim.name adamw --checkpoint.every 200 --checkpoint.keep 5",
+    f"{LM} --train.steps 600 --train.batch_size 2 --checkpoint.every 200 --checkpoint.keep 5",
 )
 
 
