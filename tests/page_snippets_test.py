@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from page_commands_test import call, make_stand_ins
+from page_commands_test import call
+from page_stand_ins import make_stand_ins
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("eval", "report", "explain", "generate", "tune")

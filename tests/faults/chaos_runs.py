@@ -1,6 +1,7 @@
 """Commands that can be disturbed, as processes of their own or forked from one that has imported
 everything, and what each of them left: its exit code, its lines, its records, its parameters."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,6 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,6 +150,36 @@ class Commands:
 
     def run(self, *args, **how) -> Ended:
         return self.start(*args, **how).wait()
+
+    def ran(self, *args, **how) -> str:
+        """What the command says, which must end well."""
+        done = self.start(*args, **how).wait(800)
+        assert done.code == 0, f"{args}\n{done.out}{done.err}"
+        return done.out
+
+    @contextlib.contextmanager
+    def serving(self, port: str, *args, **how) -> Iterator[None]:
+        """A server that is ready at this port; at the end it gets SIGTERM, and must end well."""
+        server = self.start(*args, **how)
+        try:
+            _until_ready(server, f"http://127.0.0.1:{port}/ready")
+            yield
+            server.send(signal.SIGTERM)
+            assert server.wait(60).code == 0
+        finally:
+            server.send(signal.SIGKILL)
+
+
+def _until_ready(server: Command, url: str) -> None:
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        assert server.poll() is None, f"the server ended: {server.wait().err}"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(f"{url} does not answer")
 
 
 # ---------------------------------------------------------------- what a run left

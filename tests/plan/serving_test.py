@@ -208,18 +208,21 @@ def compiled(monkeypatch):
     """A stand-in of the compiler. Each slot takes 0.01 GiB of cache, and 1,000 slots or more take
     another gigabyte.
 
-    compiled.sizes: the numbers of slots that were compiled.
+    compiled.sizes: the numbers of slots that were compiled. compiled.programs: how many programs.
     """
 
-    def compiled(config, topology, serving, say):
+    def compiled(config, topology, serving, say, names=serving_compile.PROGRAMS):
         compiled.sizes.append(serving.slots)
-        used = (2.0 + 0.01 * serving.slots + (serving.slots >= 1000)) * GIB
+        compiled.programs += len(names)
+        cache = 0.01 * serving.slots * GIB
+        memory = dict.fromkeys(("temp", "output", "alias", "peak_memory", "generated_code"), 0.0)
+        memory["argument"] = 2.0 * GIB + cache + (serving.slots >= 1000) * GIB
+        sizes = {"cache": cache, "weights": 2.0 * GIB, "rollout_cache": 0.0}
         mesh = dict.fromkeys(("data", "fsdp", "expert", "tensor"), 1)
-        one = SimpleNamespace(sizes={"cache": 0.01 * serving.slots * GIB, "weights": 2.0 * GIB}, mesh=mesh)
-        fits = lambda topology: used <= topology.chip.hbm  # noqa: E731
-        return SimpleNamespace(config=config, serving=serving, programs={"decode": one}, used=used, fits=fits)
+        one = SimpleNamespace(sizes=sizes, memory=memory, mesh=mesh, refused="")
+        return serving_compile.Server(config, serving, dict.fromkeys(names, one))
 
-    compiled.sizes = []
+    compiled.sizes, compiled.programs = [], 0
     monkeypatch.setattr(serving_limits, "compile_server", compiled)
     monkeypatch.setattr(serving_limits, "check", lambda *_: None)
     return compiled
@@ -228,7 +231,8 @@ def compiled(monkeypatch):
 def test_the_largest_batch_is_found_between_one_that_fits_and_one_that_does_not(compiled):
     topology = parse("v5e:1x1")
     found, more = serving_limits.largest(compiled(None, topology, Serving(slots=16), print), topology, print)
-    assert len(compiled.sizes) <= serving_limits.TRIES
+    assert len(set(compiled.sizes)) <= serving_limits.TRIES
+    assert compiled.programs == len(set(compiled.sizes)) + 2, "prefill of the first size and of the found one"
     assert found.fits(topology)
     assert 1200 < found.serving.slots < 1276
     assert not compiled(None, topology, Serving(slots=more), print).fits(topology)

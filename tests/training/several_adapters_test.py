@@ -3,6 +3,7 @@ a time."""
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -72,9 +73,15 @@ def test_the_second_adapter_trains_beside_the_first_which_stays(trained):
 
 
 @pytest.mark.slow
-def test_a_name_chooses_what_is_evaluated_generated_and_exported(trained, tmp_path, capsys):
+def test_a_name_chooses_what_is_evaluated_generated_and_exported(trained, tmp_path, capsys, monkeypatch):
     first, second, base = (trained / name for name in ("first", "second", "base"))
-    alone, both, two = (evaluated(capsys, second, *args) for args in (("--adapter", "one"), (), ("--adapter", "two")))
+    both, two = (evaluated(capsys, second, *args) for args in ((), ("--adapter", "two")))
+    # The command of docs/eval.md.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/two").symlink_to(second)
+    command = re.search(r"launch.py eval (runs/two .*?)  #", (runs.ROOT / "docs/eval.md").read_text())[1]
+    alone = evaluated(capsys, *command.split())
     assert alone == pytest.approx(evaluated(capsys, first), rel=1e-6)
     assert both == pytest.approx(evaluated(capsys, second, "--adapter", "two,one"), rel=1e-6)
     assert len({round(x, 3) for x in (alone, both, two)}) == 3
