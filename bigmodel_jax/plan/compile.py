@@ -20,6 +20,7 @@ from typing import Any
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.data import cache
+from bigmodel_jax.plan.chips import GIB
 from bigmodel_jax.plan.topology import Topology
 
 FORMAT = 2  # raise this number when the files that the worker writes into the cache change
@@ -70,6 +71,16 @@ def used_bytes(compiled: Compiled) -> float:
     m = compiled.memory
     allocated = m["argument"] + m["temp"] + m["output"] - m["alias"]
     return max(m["peak_memory"] - 2**27, allocated) + m["generated_code"] + compiled.sizes["rollout_cache"]
+
+
+def stated_bytes(refused: str, arguments: float) -> float:
+    """Bytes of one device's memory that a refused program needs, at least those of its arguments.
+
+    refused: the compiler's message. libtpu states the bytes there alone. It calls them temporaries,
+    but a program that only reads 17 GiB of arguments is refused with 17 GiB of temporaries.
+    """
+    stated = re.search(r"temporaries \(([\d.]+)G\)", refused)
+    return max(arguments, float(stated[1]) * GIB if stated else 0.0)
 
 
 def compile_step(config: Config, topology: Topology) -> Compiled:

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import datetime
-import re
 import tomllib
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from bigmodel_jax.config import Config
 from bigmodel_jax.config_checks import validate
 from bigmodel_jax.core import params
 from bigmodel_jax.plan import changes, sampling
-from bigmodel_jax.plan.chips import GIB
-from bigmodel_jax.plan.compile import Compiled, compile_step, used_bytes
+from bigmodel_jax.plan.compile import Compiled, compile_step, stated_bytes, used_bytes
 from bigmodel_jax.plan.failures import Failures, forecast
 from bigmodel_jax.plan.roofline import Roofline, line_of
 from bigmodel_jax.plan.topology import Topology, check_installed, roomier
@@ -130,10 +128,8 @@ def refused_memory(config: Config, topology: Topology, compiled: Compiled, say) 
     If a chip with more memory exists, compile for it to list the largest buffers.
     """
     sizes = compiled.sizes
-    # The compiler's message states the temporaries in GiB.
-    need = re.search(r"temporaries \(([\d.]+)G\)", compiled.refused)
-    used = sum(sizes[name] for name in ("parameters", "optimizer", "average", "batch", "rollout_cache"))
-    used += float(need[1]) * GIB if need else 0.0
+    used = stated_bytes(compiled.refused, sum(sizes[name] for name in ("parameters", "optimizer", "average", "batch")))
+    used += sizes["rollout_cache"]
     out = {"used": used, "headroom": topology.chip.hbm - used, "largest": []}
     larger = roomier(topology)
     if larger is not None:

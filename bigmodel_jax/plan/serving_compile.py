@@ -1,15 +1,13 @@
 """Check a server's config, and compile its two programs for absent devices."""
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Sequence
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import AXES, ParallelConfig, factor
-from bigmodel_jax.plan.chips import GIB
-from bigmodel_jax.plan.compile import Compiled, ask, read, root, used_bytes
+from bigmodel_jax.plan.compile import Compiled, ask, read, root, stated_bytes, used_bytes
 from bigmodel_jax.plan.serving import Serving, for_options, stored_config
 from bigmodel_jax.plan.topology import Topology, divisors
 
@@ -34,8 +32,7 @@ class Server:
     def used(self) -> float:
         """Bytes of one device's memory that the larger program needs.
 
-        For a refused program: its arguments, plus the temporaries that the compiler's message
-        states.
+        For a refused program: what the compiler's message states.
         """
         return max(used_bytes(one) if one.memory else _refused_bytes(one) for one in self.programs.values())
 
@@ -45,9 +42,7 @@ class Server:
 
 
 def _refused_bytes(one: Compiled) -> float:
-    # libtpu states the missing temporaries in its message alone.
-    need = re.search(r"temporaries \(([\d.]+)G\)", one.refused)
-    return one.sizes["weights"] + one.sizes["cache"] + (float(need[1]) * GIB if need else 0.0)
+    return stated_bytes(one.refused, one.sizes["weights"] + one.sizes["cache"])
 
 
 def with_layout(config: Config, topology: Topology) -> Config:

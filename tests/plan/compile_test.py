@@ -4,6 +4,9 @@ This machine's compiler stands in for the chip's.
 """
 
 import dataclasses
+import importlib.util
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -16,6 +19,7 @@ from bigmodel_jax.models import LlamaConfig
 from bigmodel_jax.objectives import NextToken
 from bigmodel_jax.plan import compile as compiling
 from bigmodel_jax.plan import serving_worker, worker
+from bigmodel_jax.plan.chips import GIB
 
 CONFIG = Config(
     model=dataclasses.replace(LlamaConfig.tiny(), num_layers=1),
@@ -43,3 +47,26 @@ def test_a_program_of_the_cache_has_the_times_of_its_own_compilation(module, tmp
     assert first.lower_seconds > 0
     for name in ("lower_seconds", "compile_seconds", "cpu_seconds"):
         assert getattr(first, name) == getattr(second, name), name
+
+
+REFUSED = """
+import jax, jax.numpy as jnp
+from bigmodel_jax.plan import topology
+place = jax.sharding.SingleDeviceSharding(topology.compile_devices(topology.parse("v5e:1x1", 1))[0])
+halves = [jax.ShapeDtypeStruct((gib * 1024, 1024, 512), jnp.bfloat16, sharding=place) for gib in (9, 8)]
+try:
+    jax.jit(lambda a, b: a.sum() + b.sum()).lower(*halves).compile()
+except jax.errors.JaxRuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the extra plan is not installed")
+def test_a_refused_program_states_the_bytes_of_its_arguments_too(tmp_path):
+    environment = compiling.environment("tpu", str(tmp_path))
+    command = [sys.executable, "-c", REFUSED]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert compiling.stated_bytes(done.stdout, 0.0) == 17 * GIB
+    assert compiling.stated_bytes(done.stdout, 18 * GIB) == 18 * GIB
+    assert compiling.stated_bytes("another message", 2.0) == 2.0
