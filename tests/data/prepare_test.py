@@ -79,7 +79,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(preparing, "CHUNK_RECORDS", 64)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # cluster/prepared_by_hosts_test.py compares two processes with one
 def test_two_processes_give_the_bytes_of_one(corpus, tmp_path, small_chunks):
     _, one = made(corpus, tmp_path / "one")
     _, two = made(corpus, tmp_path / "two", workers=2)

@@ -19,7 +19,7 @@ from bigmodel_jax.models.mixtral import MixtralConfig
 from bigmodel_jax.models.quantize import QuantizeConfig
 from bigmodel_jax.nn import linear, stack
 
-FAST = {"llama", "cnn"}
+FAST = {"llama"}
 MARKED = [
     n if n in FAST else pytest.param(n, marks=pytest.mark.slow if n == "t5" else pytest.mark.exhaustive) for n in MODELS
 ]

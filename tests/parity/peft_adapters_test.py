@@ -84,7 +84,7 @@ def as_ours(arrays: dict, prefix: str, spec: dict) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 # The adapters of tables stand in dora_tables, those of products in lora.
-@pytest.mark.parametrize("case", few(CASES, "lora", "rslora", "dora_tables", "saved", "patterns"))
+@pytest.mark.parametrize("case", few(CASES, "lora", "dora_tables", "patterns"))
 def test_logits_and_gradients_are_pefts(case, reference):
     base, weights, arrays = reference
     model = CASES[case].adapt(base)

@@ -139,7 +139,7 @@ def test_training_curve(reference, measured):
     assert measured("llava", "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
 
 
-@pytest.mark.few("llava", "paligemma")
+@pytest.mark.few("llava")
 @every_family
 def test_greedy_generation(name, reference, measured):
     ref = reference(name)
