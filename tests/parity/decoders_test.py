@@ -62,7 +62,8 @@ def test_logits(name, reference, measured):
 
 
 @every_family
-@pytest.mark.few(*(f"left-{name}" for name in FAMILIES), "right-llama")
+# Padding is masked as other documents are, which the quick suite compares for every decoder.
+@pytest.mark.few("left-gemma3", "left-deepseek", "right-llama")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_with_padding(name, side, reference, measured):
     ref = reference(name)
