@@ -129,20 +129,21 @@ def measured(record_property):
     return note
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_pictures(request):
-    """Replaces pictures: all of them in quick tests, and those of dark pages in slow tests.
+    """Replaces pictures: those of dark pages in the slow tests of tests/report, and all of them in
+    other tests.
 
-    This saves two seconds for each run of a quick test, and one for each run of a slow test. The
-    other tests only check where a picture goes. report/plots_test.py draws, and so do runs in
-    processes of their own.
+    This saves two seconds for each run. The other tests only check where a picture goes. Runs in
+    processes of their own draw.
     """
     from bigmodel_jax.report import plot_style, plots, plots_together
 
     quick, draw = "not slow" in request.config.option.markexpr, plot_style.render
+    elsewhere = request.path.parent.name != "report"
 
     def render(figures, subject, theme):
-        left_out = quick or theme is plot_style.DARK
+        left_out = quick or elsewhere or theme is plot_style.DARK
         return dict.fromkeys(figures, theme.paper.encode()) if left_out else draw(figures, subject, theme)
 
     with pytest.MonkeyPatch.context() as patch:

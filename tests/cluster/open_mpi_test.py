@@ -22,7 +22,7 @@ def test_mpirun_starts_one_run_of_two_processes(tmp_path):
     run_dir = tmp_path / "run"
     command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
     command += [str(jobs.ROOT / "launch.py"), "train", str(runs.write(tmp_path)), "--run_dir", str(run_dir)]
-    command += ["--train.steps", "2", "--eval.baselines", "False", "--eval.sample.max_tokens", "1"]
+    command += ["--train.steps", "2", "--eval.baselines", "False", "--eval.sample.prompt", ""]
     env = dict(os.environ, JAX_NUM_CPU_DEVICES="2")
     run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stdout + run.stderr

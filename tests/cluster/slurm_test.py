@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(slurm.why_not()), reason
 
 STEPS = 400
 OPTIONS = ("--train.steps", str(STEPS), "--train.batch_size", "32", "--optim.lr", "1e-4", "--checkpoint.every", "0")
+OPTIONS += ("--eval.baselines", "False", "--eval.sample.max_tokens", "1")
 
 
 @pytest.fixture(scope="module")

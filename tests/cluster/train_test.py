@@ -48,6 +48,7 @@ class CountedText(TextData):
         return Noted(super().open(split), f"{self.notes}/{split}_{jax.process_index()}of{jax.process_count()}.jsonl")
 """
 STEPS, ROWS = 12, 8
+SHORT = ("--eval.baselines", "False", "--eval.sample.max_tokens", "1")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(path):
     """The folder of the run in one process with one device."""
-    done = runs.launch("train", path, "--run_dir", path.parent / "alone")
+    done = runs.launch("train", path, "--run_dir", path.parent / "alone", *SHORT)
     assert done.returncode == 0, done.stderr
     return path.parent / "alone"
 
@@ -73,7 +74,7 @@ def alone(path):
 def four(path):
     """(folder, job) of the run in four processes with two devices each."""
     folder = path.parent / "four"
-    options = ("--parallel.fsdp", "4", "--train.profile", "6:8")
+    options = ("--parallel.fsdp", "4", "--train.profile", "6:8", *SHORT)
     with jobs.job(4, "train", path, "--run_dir", folder, *options, devices=2) as job:
         assert job.wait() == [0] * 4, job.everything()
         yield folder, job
@@ -83,7 +84,7 @@ def four(path):
 def two(path):
     """The folder of the run in two processes with four devices each."""
     folder = path.parent / "two"
-    with jobs.job(2, "train", path, "--run_dir", folder, "--parallel.tensor", "2", devices=4) as job:
+    with jobs.job(2, "train", path, "--run_dir", folder, "--parallel.tensor", "2", *SHORT, devices=4) as job:
         assert job.wait() == [0, 0], job.everything()
     return folder
 

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from grids import few
 
 import runs
 from bigmodel_jax import cli, config_file
@@ -81,7 +82,8 @@ def test_two_of_every_four_stay(folder, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "field", "size"), [("structured_layers", "num_layers", 1), ("mlp_channels", "mlp_dim", 32)]
+    ("kind", "field", "size"),
+    few([("structured_layers", "num_layers", 1), ("mlp_channels", "mlp_dim", 32)], ("mlp_channels", "mlp_dim", 32)),
 )
 def test_a_smaller_run_is_a_run(folder, capsys, kind, field, size):
     run = folder / kind

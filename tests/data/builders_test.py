@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ from bigmodel_jax.data.base import BadRecords
 from bigmodel_jax.data.images.image import ImageData
 from bigmodel_jax.data.sources.sources import Tfds
 
-sklearn_datasets = pytest.importorskip("sklearn.datasets")
+# Imported where it is read, and not while tests are collected: that takes 1.5 s of every worker.
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("sklearn"), reason="scikit-learn is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,9 @@ def digits(cache_dir):
 
 
 def test_digits_are_scikit_learns(digits):
-    images, labels = sklearn_datasets.load_digits(return_X_y=True)
+    from sklearn import datasets
+
+    images, labels = datasets.load_digits(return_X_y=True)
     mine = np.concatenate([r.images for r in digits.values()]).reshape(-1, 64)
     expected = np.round(images * 255 / 16).astype(np.uint8)
     assert sorted(map(bytes, mine)) == sorted(map(bytes, expected))

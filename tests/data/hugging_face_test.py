@@ -1,6 +1,7 @@
 """Objects of Hugging Face's `datasets`, made in memory or kept on disk, as the source of every kind
 of data."""
 
+import importlib.util
 import io
 
 import numpy as np
@@ -14,7 +15,14 @@ from bigmodel_jax.data.text.question_answering import QuestionAnsweringData
 from bigmodel_jax.data.text.text_pairs import TextPairData
 from bigmodel_jax.data.text.token_labels import TokenLabelData
 
-datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="datasets is not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    """Not while tests are collected, by every worker: the package imports pandas."""
+    global datasets
+    import datasets
 
 
 def picture(color) -> np.ndarray:

@@ -79,7 +79,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(preparing, "CHUNK_RECORDS", 64)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the test of the killed verb compares two processes with one
 def test_two_processes_give_the_bytes_of_one(corpus, tmp_path, small_chunks):
     _, one = made(corpus, tmp_path / "one")
     _, two = made(corpus, tmp_path / "two", workers=2)
@@ -402,7 +402,8 @@ def test_the_verb_shows_what_steps_dropped_and_says_where_there_is_nothing_to_do
 
 @pytest.mark.slow
 def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
-    """The test kills a run of two processes. The 4 MB of data make several shards."""
+    """The test kills a run of two processes, which goes on to the bytes of one process. The 4 MB of
+    data make several shards."""
     with open(tmp_path / "train-2.jsonl", "w") as file:
         file.writelines(json.dumps({"text": f"{i} " + "x" * 5000}) + "\n" for i in range(800))
     twins = "ExactDuplicates(), NearDuplicates(words=1)"
@@ -411,11 +412,11 @@ def test_the_verb_is_killed_and_goes_on(corpus, tmp_path):
     )
     (tmp_path / "own.py").write_text(config.format(tmp_path))
 
-    def command(output):
+    def command(output, workers="2"):
         launch = [sys.executable, str(Path(__file__).parents[2] / "launch.py"), "prepare", "own.py"]
-        return [*launch, "--workers", "2", "--output", output]
+        return [*launch, "--workers", workers, "--output", output]
 
-    subprocess.run(command("straight"), cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(command("straight", "1"), cwd=tmp_path, check=True, capture_output=True)
     process = subprocess.Popen(command("cut"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "cut.partial").glob("train-*.array_record")) and time.monotonic() < deadline:

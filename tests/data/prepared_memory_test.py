@@ -11,10 +11,10 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "corpus.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_two_gigabytes_take_the_memory_of_half_of_one():
+def test_a_gigabyte_takes_the_memory_of_a_quarter():
     spec = importlib.util.spec_from_file_location("benchmark_of_corpora", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    small, large = module.memory(500, 2000, starts=(), workers=1, words=100, letters=250)
+    small, large = module.memory(250, 1000, starts=(), workers=1, words=100, letters=250)
     assert large <= 1.05 * small
     assert large <= 1024

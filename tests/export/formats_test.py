@@ -140,6 +140,7 @@ def test_the_script_of_peft_adds_the_adapters_to_their_base(tmp_path, request):
 
 
 @pytest.mark.slow
+@pytest.mark.few("bfloat16")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_script_of_orbax_restores_the_weights(dtype, run, tmp_path):
     cli.main(["export", str(run), str(tmp_path / "out"), "--format", "orbax", "--dtype", dtype])

@@ -6,6 +6,7 @@ It reads one JSON request a line and answers with one: {"args": ..., "out": ...,
 lives. It starts no backend of JAX and no thread, which a fork would not survive.
 """
 
+import gc
 import json
 import os
 import resource
@@ -65,6 +66,7 @@ def poll(pid: int) -> int | None:
 def main() -> None:
     preload()
     assert len(os.listdir("/proc/self/task")) == 1, "a thread does not survive a fork"
+    gc.freeze()  # so that no child looks for cycles in what was imported
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what an import prints is no answer
     print(json.dumps("ready"), file=answers)

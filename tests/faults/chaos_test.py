@@ -90,7 +90,7 @@ def chaos(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count"),
-    few([("signals", 3), ("damages", 2), ("full_disks", 1), ("starters", 1)], ("signals", 3), ("damages", 2)),
+    few([("signals", 3), ("damages", 1), ("full_disks", 1), ("starters", 1)], ("signals", 3), ("damages", 1)),
 )
 def test_nothing_is_lost(chaos, kind, count):
     result = chaos.all(kind, count, 2, lambda _: None)

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM at a few times of a run: one line, the right code, within seconds.
 chaos_test.py has many moments."""
 
+import itertools
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from grids import few
 
 import runs
 
@@ -42,7 +44,11 @@ def check(tmp_path, number, after):
     assert seconds < SECONDS
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [0.5, 1.5, 3.0])
+MOMENTS = ((signal.SIGINT, 0.5), (signal.SIGTERM, 1.5), (signal.SIGINT, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("number", "after"), few(itertools.product((signal.SIGINT, signal.SIGTERM), (0.5, 1.5, 3.0)), *MOMENTS)
+)
 def test_a_run_is_told_to_end(tmp_path, number, after):
     check(tmp_path, number, after)

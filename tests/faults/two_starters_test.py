@@ -30,9 +30,9 @@ def test_a_second_start_is_refused_and_the_first_one_loses_no_record(tmp_path):
 @pytest.mark.slow
 def test_a_run_whose_config_file_was_cut_is_resumed(tmp_path, capsys):
     path, run_dir = runs.write(tmp_path), tmp_path / "run"
-    cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "4"])
+    cli.main(["train", str(path), "--run_dir", str(run_dir), "--train.steps", "4", *runs.BARE])
     config = run_dir / "config.json"
     config.write_text(config.read_text()[:200])
-    cli.main(["train", str(run_dir), "--train.steps", "8"])
+    cli.main(["train", str(run_dir), "--train.steps", "8", *runs.BARE])
     assert "Resuming at step 4" in capsys.readouterr().out
     assert list(runs.losses(run_dir)) == list(range(1, 9))

@@ -34,7 +34,10 @@ PAIRS = [(RNG.integers(1, 60, a).tolist(), RNG.integers(1, 60, b).tolist()) for 
 def by_hand(model, tree, context, continuation):
     whole = [*context, *continuation][-(MOST + 1) :]
     scored = min(len(continuation), len(whole) - 1)
-    logits = np.asarray(model.apply(tree, {"tokens": jnp.array([whole[:-1]])}).value[0], np.float64)[-scored:]
+    tokens = np.zeros((1, MOST), np.int32)  # one length, so one program
+    tokens[0, : len(whole) - 1] = whole[:-1]
+    logits = jax.jit(model.apply)(tree, {"tokens": tokens}).value[0, len(whole) - 1 - scored : len(whole) - 1]
+    logits = np.asarray(logits, np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = whole[-scored:]
     return log_p[np.arange(scored), targets].sum(), bool((logits.argmax(-1) == targets).all())
@@ -67,7 +70,8 @@ def test_each_continuation_is_scored_given_its_context_in_the_order_of_the_pairs
 def test_the_likeliest_continuation_is_greedy_and_an_empty_one_costs_nothing(state):
     model, text = CONFIG.make_model(), [3, 7]
     for _ in range(4):
-        text.append(int(model.apply(state, {"tokens": jnp.array([text])}).value[0, -1].argmax()))
+        tokens = jnp.array([text + [0] * (MOST - len(text))])  # one length, so one program
+        text.append(int(jax.jit(model.apply)(state, {"tokens": tokens}).value[0, len(text) - 1].argmax()))
     best, other, none = scorer(state)([(text[:2], text[2:]), (text[:2], [*text[2:5], (text[5] + 1) % 64]), ([3], [])])
     assert (best.greedy, other.greedy) == (True, False)
     assert none == (0.0, True)

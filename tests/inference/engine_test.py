@@ -87,9 +87,10 @@ def test_log_probabilities_are_those_of_the_whole_text_and_a_stop_token_is_given
         said = [token.token for token in tokens]
         assert stop not in said[:-1]
         assert len(said) == request.max_tokens or said[-1] == stop
-        whole = jnp.array([[*request.prompt, *said]])
-        logits = model.apply(weights, {"tokens": whole}).value[0]
-        expected = jax.nn.log_softmax(logits)[np.arange(len(request.prompt) - 1, whole.shape[1] - 1), said]
+        whole = [*request.prompt, *said]
+        tokens_of_all = jnp.array([whole + [0] * (LENGTH - len(whole))])  # one length, so one program
+        logits = jax.jit(model.apply)(weights, {"tokens": tokens_of_all}).value[0]
+        expected = jax.nn.log_softmax(logits)[np.arange(len(request.prompt) - 1, len(whole) - 1), said]
         np.testing.assert_allclose([token.log_prob for token in tokens], expected, atol=1e-4)
 
 

@@ -70,7 +70,7 @@ def check(lora: str, parallel: ParallelConfig, num_devices: int = 8, microbatche
 
 
 @pytest.mark.slow
-# Two axes at once; training/constants_test.py has a step beside constants under 1F1B.
+# Two axes at once; optim/groups_test.py has steps beside frozen parameters under 1F1B.
 @pytest.mark.parametrize(("lora", "layout"), few(itertools.product(LORAS, LAYOUTS), ("lora", "fsdp_tp")))
 def test_every_layout_equals_one_device(lora, layout):
     check(lora, LAYOUTS[layout])

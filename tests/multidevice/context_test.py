@@ -209,6 +209,7 @@ def compiled(parallel: ParallelConfig, length: int, *, backward: bool, num_kv_he
 
 
 @pytest.mark.slow
+@pytest.mark.few("ring-4")
 @pytest.mark.parametrize(("kind", "n"), [("ring", 4), ("ulysses", 2)])
 def test_memory_goes_with_the_part_of_a_device(kind, n, monkeypatch):
     """At 65,536 tokens the (T, T) logits of one head are 16 GiB. Twice the length on twice the

@@ -81,7 +81,7 @@ def owed(case: str, parallel: ParallelConfig) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["mixtral_experts", "mixtral_capacity"])
+@pytest.mark.parametrize("case", few(["mixtral_experts", "mixtral_capacity"], "mixtral_experts"))
 def test_tokens_travel_and_no_weight_does(case, note):
     parallel = LAYOUTS["expert_fsdp"]
     found = program(case, parallel)

@@ -25,7 +25,9 @@ def marks(name: str) -> list:
 DECODERS = [
     pytest.param(name, marks=marks(name))
     for name, config in MODELS.items()
-    if config.tiny().make().make_cache and not hasattr(config, "num_decoder_layers")
+    if hasattr(config.tiny(), "max_seq_len")
+    and not hasattr(config, "num_decoder_layers")
+    and config.tiny().make().make_cache
 ]
 
 

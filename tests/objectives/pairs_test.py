@@ -101,7 +101,7 @@ def test_rows_that_fill_up_a_batch_change_nothing(objective):
 
 
 @pytest.mark.slow
-@pytest.mark.few("DPOsigmoid", "RewardModel")
+@pytest.mark.few("DPOsigmoid")
 @of_each([DPO(), SimPO(), RewardModel()])
 def test_microbatches_part_no_pair(objective):
     np.testing.assert_allclose(

@@ -40,6 +40,8 @@ def test_embeddings_and_logits(name, reference, measured):
     assert measured(name, "forward", distance(pair_logits(ref.tree, ours), ref.arrays["logits"])) <= TOLERANCE
 
 
+# The embeddings and the gradients of every parameter pass through all layers of both towers.
+@pytest.mark.exhaustive
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """The test compares the input of each layer of the image's tower, then of the text's."""

@@ -44,8 +44,6 @@ FAMILIES = [
 TRAINED = ["gpt2", "llama", "phi3", "mixtral", "qwen3_moe", "gpt_oss"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
-# Where every family's logits and gradients are compared, one of each kind of attention and cache.
-of_each_kind = pytest.mark.few("gpt2", "llama", "gemma3", "deepseek")
 
 
 def logits(ref, tokens, **batch):
@@ -64,7 +62,8 @@ def test_logits(name, reference, measured):
 
 
 @every_family
-@pytest.mark.few(*(f"left-{name}" for name in FAMILIES), "right-llama")
+# Padding is masked as other documents are, which the quick suite compares for every decoder.
+@pytest.mark.few("left-gemma3", "left-deepseek", "right-llama")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_with_padding(name, side, reference, measured):
     ref = reference(name)
@@ -91,7 +90,7 @@ def test_logits_of_packed_documents(name, reference, measured):
 
 
 @pytest.mark.slow
-@of_each_kind
+@pytest.mark.few("llama", "gemma3")  # the logits and gradients of the others pass through all layers
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """The test compares the input of each layer. The reference's last hidden state is normed, and
@@ -140,7 +139,7 @@ def test_gradients_of_every_parameter(name, reference, measured):
 
 
 @pytest.mark.slow
-@pytest.mark.few("llama", "mixtral")
+@pytest.mark.few("llama")
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """Both sides take 20 steps of AdamW from the same weights on the same batches."""
@@ -169,7 +168,7 @@ def test_training_curve(name, reference, measured):
 
 
 @pytest.mark.slow
-@of_each_kind
+@pytest.mark.few("llama", "deepseek")  # the next test decodes with every family's cache
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
     """The layers are separate, as large models have them on a CPU; the next test decodes from

@@ -65,7 +65,7 @@ def test_logits_of_packed_pairs(name, reference, measured):
     assert measured(name, "forward", distance(logits(ref, **batch)[:, :-3], theirs)) <= TOLERANCE
 
 
-@pytest.mark.few("t5", "transformer")
+@pytest.mark.few("t5")
 @every_family
 def test_hidden_states(name, reference, measured, monkeypatch):
     """The test compares the input of each layer of both stacks. The logits check the last hidden
@@ -138,7 +138,7 @@ def test_training_curve(name, reference, measured):
     assert measured(name, "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
 
 
-@pytest.mark.few("t5", "bart")
+@pytest.mark.few("bart")  # whose start is forced; the next test decodes with the others' caches
 @every_family
 def test_greedy_generation(name, reference, measured, monkeypatch):
     """A batch holds prompts of different lengths. The layers are separate, as large models have
@@ -155,6 +155,7 @@ def test_greedy_generation(name, reference, measured, monkeypatch):
     assert measured(name, "decode", int(np.sum(np.asarray(ours) != theirs))) == 0
 
 
+@pytest.mark.few("t5", "transformer")  # greedy generation decodes with BART's cache
 @every_family
 def test_decoding_equals_the_full_forward(name, reference, measured):
     """The first call encodes and prefills. Later calls have neither the encoder's tokens nor its

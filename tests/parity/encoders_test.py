@@ -98,6 +98,8 @@ def test_outputs(name, reference, measured):
     assert measured(family(name), "forward", worst) <= TOLERANCE
 
 
+# Padding is masked as other documents are, which the quick suite compares for every encoder.
+@pytest.mark.few("bert", "deberta", "modernbert", "xlnet")
 @every_family
 def test_outputs_with_padding(name, reference, measured):
     ref = reference(name)

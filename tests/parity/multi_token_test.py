@@ -50,7 +50,7 @@ def logits_of_modules(cfg, weights, tokens, monkeypatch):
     return found[0]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the loss of the same logits and its gradients are compared below
 def test_logits(case, measured, monkeypatch):
     cfg, _, weights, _, arrays, tokens = case
     ours = logits_of_modules(cfg, weights, tokens, monkeypatch)
@@ -88,11 +88,15 @@ def test_the_objective_adds_the_loss_of_the_modules(case):
     cfg, _, weights, _, arrays, tokens = case
     cfg = dataclasses.replace(cfg, mtp_loss=0.3)
     batch = batch_of(tokens)
-    with_modules = NextToken().loss(cfg.make(), weights, batch, rng=None, train=True)
-    alone = NextToken().loss(dataclasses.replace(cfg, num_mtp_layers=0).make(), weights, batch, rng=None, train=True)
+
+    def means(cfg):
+        model = cfg.make()
+        return jax.jit(lambda tree: NextToken().loss(model, tree, batch, rng=None, train=True).mean)(weights)
+
+    both, alone = means(cfg), means(dataclasses.replace(cfg, num_mtp_layers=0))
     added = 0.3 * arrays["mtp/loss_sum"] / MODULES
-    np.testing.assert_allclose(with_modules.mean.total - alone.mean.total, added, rtol=1e-4)
-    assert float(with_modules.mean.count) == float(alone.mean.count)
+    np.testing.assert_allclose(both.total - alone.total, added, rtol=1e-4)
+    assert float(both.count) == float(alone.count)
 
 
 @pytest.mark.slow

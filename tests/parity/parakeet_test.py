@@ -52,7 +52,7 @@ def test_logits_of_rows_with_padding(name, reference, measured):
     assert measured(name, "forward", max(distance(a[:n], b[:n]) for a, b, n in pairs)) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the logits and the gradients of every parameter pass through all layers
 def test_hidden_states(reference, measured, monkeypatch):
     """The test compares the input of each layer, and the output of the last."""
     ref = reference("conformer")

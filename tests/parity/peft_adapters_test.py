@@ -84,7 +84,7 @@ def as_ours(arrays: dict, prefix: str, spec: dict) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 # The adapters of tables stand in dora_tables, those of products in lora.
-@pytest.mark.parametrize("case", few(CASES, "lora", "rslora", "dora_tables", "saved", "patterns"))
+@pytest.mark.parametrize("case", few(CASES, "lora", "dora_tables", "patterns"))
 def test_logits_and_gradients_are_pefts(case, reference):
     base, weights, arrays = reference
     model = CASES[case].adapt(base)
@@ -113,6 +113,7 @@ def test_logits_and_gradients_are_pefts(case, reference):
     for path, want in as_ours(arrays, f"{case}/gradient/", spec).items():
         got = params.paths(gradients)[path]
         assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want), path
-    merged = base.apply(merge(model, weights | trained), {"tokens": tokens}).value
+    of_base = jax.jit(base.apply)
+    merged = of_base(merge(model, weights | trained), {"tokens": tokens}).value
     assert np.abs(merged - logits).max() <= 1e-5 * scale
-    assert np.abs(base.apply(weights, {"tokens": tokens}).value - logits).max() > 1e-2 * scale
+    assert np.abs(of_base(weights, {"tokens": tokens}).value - logits).max() > 1e-2 * scale

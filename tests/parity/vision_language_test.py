@@ -139,7 +139,7 @@ def test_training_curve(reference, measured):
     assert measured("llava", "training", distance(losses, ref.arrays["train/losses"])) <= 1e-3
 
 
-@pytest.mark.few("llava", "paligemma")
+@pytest.mark.few("llava")
 @every_family
 def test_greedy_generation(name, reference, measured):
     ref = reference(name)
@@ -151,6 +151,7 @@ def test_greedy_generation(name, reference, measured):
     assert measured(name, "decode", int(np.sum(np.asarray(ours) != theirs))) == 0
 
 
+@pytest.mark.few("llava")  # behind the image, the decoders are those of decoders_test.py
 @every_family
 def test_decoding_equals_the_full_forward(name, reference, measured):
     """One call reads the prompt with its image. Then each call reads one token and no image."""

@@ -194,6 +194,7 @@ def test_gradients_with_running_statistics(name, reference, measured):
     assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
 
 
+@pytest.mark.exhaustive  # their gradients are compared above, and AdamW by the decoders' curves
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_curve(name, reference, measured):
     """Both sides take 20 steps of AdamW from the same weights on the same batches."""

@@ -36,7 +36,7 @@ def test_logits(ref, measured):
     assert measured("whisper", "forward", distance(ours, theirs)) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the logits and the gradients of every parameter pass through all layers
 def test_hidden_states(ref, measured, monkeypatch):
     """The test compares the input of each layer of both stacks. The logits check the last hidden
     states."""

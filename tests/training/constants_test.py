@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import text_axes
-from grids import few
 
 import runs
 from bigmodel_jax.checkpoint import store
@@ -79,7 +78,6 @@ class Frozen(LlamaConfig):
 DENSE = Frozen(**vars(dataclasses.replace(LlamaConfig.tiny(), embed_dim=16, mlp_dim=24, num_heads=2, num_kv_heads=1)))
 FIELDS = dataclasses.fields(LlamaConfig)
 PACKED = dataclasses.replace(DENSE, packed=True)
-QUICK = ("microbatches", "1f1b")
 
 
 def config_of(model=PACKED, change=None) -> Config:
@@ -111,9 +109,10 @@ def whole():
     return two_steps(config_of())
 
 
-@pytest.mark.slow
-@pytest.mark.few("1f1b")
-@pytest.mark.parametrize("layout", few(LAYOUTS, *QUICK))
+# optim/groups_test.py has steps beside frozen parameters under 1F1B, and
+# multidevice/adapters_layouts_test.py beside a frozen base on a mesh.
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_step_beside_constants_is_that_of_one_device_in_every_layout(whole, layout):
     trained, statistics, before, after, losses = two_steps(config_of(change=LAYOUTS[layout][0]), LAYOUTS[layout][1])
     assert set(after) == {p for p in params.paths(PACKED.make().spec) if re.fullmatch("layers/(attn|mlp)/.*", p)}

@@ -97,7 +97,7 @@ def size(tree) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "precision"),
-    [(NF4, BFLOAT16), pytest.param(HALF, Policy(), marks=pytest.mark.slow)],
+    [(NF4, BFLOAT16), pytest.param(HALF, Policy(), marks=pytest.mark.exhaustive)],
     ids=["nf4", "bfloat16"],
 )
 def test_a_step_holds_the_base_as_it_is_stored_and_no_copy_of_it(base, precision):

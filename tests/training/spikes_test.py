@@ -17,7 +17,7 @@ from bigmodel_jax.report import spike_records, step_trace
 from bigmodel_jax.report.writers import read_metrics
 from bigmodel_jax.training import run, spikes
 from bigmodel_jax.training.checks import check_spikes
-from bigmodel_jax.training.state import init_state
+from bigmodel_jax.training.state import abstract_state, init_state
 from bigmodel_jax.training.step import make_train_step
 from changed_batches import change_batches
 from step_test import CONFIG, one_device, text_batch
@@ -150,7 +150,7 @@ def trained(tmp_path, name: str, *options: str):
     config = config_file.load(path, [*fixed, "False", *options])
     run.train(config, folder)
     with store.open_store(folder / "checkpoints", config.checkpoint) as saves:
-        return folder, store.restore_params(saves, {"params": init_state(config, one_device()).params})["params"]
+        return folder, store.restore_params(saves, {"params": abstract_state(config, one_device()).params})["params"]
 
 
 def losses(folder) -> dict[int, float]:

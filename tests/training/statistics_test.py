@@ -98,6 +98,7 @@ def test_routing_biases_move_once_a_step_by_the_load_of_the_whole_batch(pieces):
 
 
 @pytest.mark.slow
+@pytest.mark.few("data")  # the z-loss below has sums over pieces in time
 @cut(*[p for p in PIECES if p != "slices"])  # those round gradients
 def test_the_balance_of_sequences_has_the_gradient_of_the_whole_batch(pieces):
     whole, (trained, _, metrics) = deepseek_step(), deepseek_step(pieces)

@@ -13,7 +13,7 @@ from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import Policy
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.data import DataConfig
-from bigmodel_jax.models import Compute, LlamaConfig
+from bigmodel_jax.models import Compute, LlamaConfig, MLPConfig
 from bigmodel_jax.models.cnn import CNNConfig
 from bigmodel_jax.objectives import Classification, NextToken
 from bigmodel_jax.optim import OptimConfig
@@ -30,6 +30,7 @@ CONFIG = Config(
     parallel=ParallelConfig(data=1),
     train=TrainConfig(steps=40, batch_size=ROWS),
 )
+IMAGES = dataclasses.replace(CONFIG, model=MLPConfig.tiny(), objective=Classification())
 
 
 def text_batch(seed: int = 0) -> dict:
@@ -78,7 +79,7 @@ def in_pieces(microbatches: int) -> tuple:
     return jax.tree.map(lambda g: g / mean.count, grads), mean, sums
 
 
-@pytest.mark.parametrize("microbatches", [2, 4])
+@pytest.mark.parametrize("microbatches", few([2, 4], 4))
 def test_microbatches_equal_the_large_batch(microbatches):
     """Gradients, loss and metrics are equal although the microbatches have unequal token counts."""
     whole, parts = in_pieces(1), in_pieces(microbatches)
@@ -222,10 +223,10 @@ def test_the_step_compiles_once():
 def test_the_step_without_a_compiler_is_the_step():
     """The step's Python computes the same without tracing, so nothing in it depends on being
     traced."""
-    batches = [text_batch()]
+    batches = [image_batch()]
     with chex.fake_jit():
-        losses, state, _ = run(CONFIG, batches, make=compiled.__wrapped__)
-    want, compiled_state, _ = run(CONFIG, batches)
+        losses, state, _ = run(IMAGES, batches, make=compiled.__wrapped__)
+    want, compiled_state, _ = run(IMAGES, batches)
     np.testing.assert_allclose(losses, want, rtol=1e-6)
     chex.assert_trees_all_close(state.params, compiled_state.params, atol=1e-4)  # Adam turns rounding into steps
 
@@ -234,11 +235,11 @@ def test_the_step_without_a_compiler_is_the_step():
 def test_pmap_on_devices_that_are_not_there_is_the_step():
     """Four replicas run as one program over a leading dimension. The sum over devices is then a sum
     on one device."""
-    replicated = dataclasses.replace(CONFIG, parallel=ParallelConfig(strategy="pmap", data=4))
+    replicated = dataclasses.replace(IMAGES, parallel=ParallelConfig(strategy="pmap", data=4))
     mesh = sharding.make_mesh(ParallelConfig(data=4), jax.devices()[:4])
     with chex.fake_pmap():
-        state, sums = make_train_step(replicated, mesh)(init_state(CONFIG, one_device()), text_batch())
-    losses, want, _ = run(CONFIG, [text_batch()])
+        state, sums = make_train_step(replicated, mesh)(init_state(IMAGES, one_device()), image_batch())
+    losses, want, _ = run(IMAGES, [image_batch()])
     np.testing.assert_allclose(sums["loss"].compute(), np.repeat(losses, 4), rtol=1e-6)
     for replica in range(4):  # each has the whole state
         mine = jax.tree.map(lambda x: x[replica], state.params)  # noqa: B023
