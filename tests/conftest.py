@@ -71,10 +71,10 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_xdist_auto_num_workers():
-    """One worker more than cores: many tests wait for processes that they have started, or for a
-    clock."""
-    return (os.cpu_count() or 1) + 1
+def pytest_xdist_auto_num_workers(config):
+    """More workers than cores: many tests wait for processes that they have started, or for a
+    clock, and slow tests more so."""
+    return (os.cpu_count() or 1) + (2 if config.option.markexpr.startswith("slow") else 1)
 
 
 def pytest_configure(config):
@@ -93,6 +93,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Marks tests. A test of one family alone is slow, except for the families in QUICK. The cases
     of a grid that its mark `few` does not name are exhaustive."""
+    # A long file that begins last would keep all other workers waiting.
+    items.sort(key=lambda item: item.path.parent.name != "training")
     left = {(item.function, case) for item in items for mark in item.iter_markers("few") for case in mark.args}
     for item in items:
         chosen = item.get_closest_marker("few")

@@ -172,7 +172,7 @@ def kept(tmp_path_factory):
 
 # All pages together take minutes, so most are exhaustive.
 @pytest.mark.slow
-@pytest.mark.few("docs/data", "docs/ensemble", "docs/sharding", "docs/import", "docs/transcribe", "docs/security")
+@pytest.mark.few("docs/sharding", "docs/import", "docs/transcribe", "docs/security")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run(page, kept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
