@@ -31,6 +31,13 @@ RUNS = {
     **{name: f"import smollm2-135m-instruct --run_dir runs/{name}" for name in ("smollm2", "chat")},
     "notes": "train notes.py --train.steps 8",
 }
+# A page -> its own runs of these names; the first commands make what the last one reads.
+OWN = {
+    "docs/export": {
+        "mine": "import smollm2-135m-instruct && benchmarks/finetune_data.py data && "
+        "train configs/lora_smollm2.py --run_dir runs/mine --train.steps 2",
+    },
+}
 COPIES = dict.fromkeys(("seed0", "seed1", "seed2", "a", "b", "c"), "mnist_mlp") | {"my_model": "lm_tiny"}
 PAGES = (
     *("README", "CONTRIBUTING", "docs/data", "docs/ensemble", "docs/eval", "docs/explain", "docs/generate"),
@@ -38,6 +45,7 @@ PAGES = (
     *("docs/train", "docs/tune", "docs/detection", "docs/images", "docs/segmentation", "docs/self_play"),
     *("docs/vision_language", "docs/distill", "docs/import", "docs/preference", "docs/transcribe"),
     *("docs/scale", "docs/sweep", "docs/onnx_litert", "docs/security", "docs/serve", "docs/speech"),
+    "docs/export",
 )
 # Other pages with commands -> the test that reads the commands from the page and runs them.
 OTHERS = {
@@ -73,6 +81,7 @@ def commands(page: str) -> list[tuple[str, str]]:
     blocks = [block for kind, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M) if not kind]
     blocks = [unrolled(block) if block.startswith("for ") else block.replace("\\\n", " ") for block in blocks]
     found = [one for block in blocks for one in re.findall(COMMAND, block, re.M)]
+    found += [(args, "") for args in re.findall(r"^\|[^`\n]*`uv run [^`…]*?launch.py ([^`…]*)`", text, re.M)]
     return [(args.strip(), error) for args, error in found if not any(part in args for part in ELSEWHERE | NOWHERE)]
 
 
@@ -146,7 +155,8 @@ def bring(name: str, kept: Path, monkeypatch) -> None:
     """Puts a run into runs/: a copy of the one in `kept`, where it is made at its first use."""
     own = COPIES.get(name, name)
     if not (kept / own).exists():
-        call(RUNS[own], monkeypatch)
+        for command in RUNS[own].split(" && "):
+            call(command, monkeypatch)
         shutil.copytree(f"runs/{own}", kept / own)
     shutil.copytree(kept / own, f"runs/{name}", dirs_exist_ok=True)
 
@@ -177,8 +187,11 @@ def kept(tmp_path_factory):
 def test_the_commands_of_a_page_run(page, kept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     make_stand_ins(tmp_path, page)
+    for name, command in OWN.get(page, {}).items():
+        monkeypatch.setitem(RUNS, name, command)
+    place = kept / "own" if page in OWN else kept / "long" if page in LONG else kept
     for command, error in commands(page):
         if error:
             refuse(command, error, capsys)
         else:
-            run(command, kept / "long" if page in LONG else kept, monkeypatch)
+            run(command, place, monkeypatch)
