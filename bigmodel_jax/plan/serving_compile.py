@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from bigmodel_jax import config_file
 from bigmodel_jax.config import Config
@@ -97,12 +97,10 @@ def check(config: Config, serving: Serving, topology: Topology) -> None:
     stored_config(config, serving).make_model()
 
 
-def compile_server(
-    config: Config, topology: Topology, serving: Serving, say: Say, names: Sequence[str] = PROGRAMS
-) -> Server:
-    """Compile decode, then prefill, or those in `names`. Stop at the first that does not fit."""
+def compile_server(config: Config, topology: Topology, serving: Serving, say: Say) -> Server:
+    """Compile decode, then prefill. Stop at the first that does not fit."""
     programs = {}
-    for name in names:
+    for name in PROGRAMS:
         say(f"Compiling {name} of {serving.slots} slots")
         programs[name] = compile_program(config, topology, serving, name)
         if programs[name].refused:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from bigmodel_jax.config import Config
 from bigmodel_jax.core.sharding import ParallelConfig
-from bigmodel_jax.plan.compile import used_bytes
 from bigmodel_jax.plan.serving import Serving
 from bigmodel_jax.plan.serving_compile import Say, Server, check, compile_server
 from bigmodel_jax.plan.topology import Topology
@@ -16,25 +15,17 @@ TRIES = 4  # sizes that are compiled to find the largest that fits
 def largest(server: Server, topology: Topology, say: Say) -> tuple[Server, int]:
     """(the server with the most slots that fits, the fewest slots that do not fit, or 0).
 
-    Decode is compiled for each size that is tried, and prefill for the found one: prefill reads one
-    prompt, so of its memory only the cache grows with the slots.
+    Both have been compiled.
     """
     low, high, tried = server, 0, {server.serving.slots: server.used}
-    prefill = server.programs["prefill"]
-    beside = used_bytes(prefill) - prefill.sizes["cache"]
     while len(tried) < TRIES and (slots := _next(low, high, tried, topology)) not in tried:
-        serving = dataclasses.replace(server.serving, slots=slots)
-        found = compile_server(server.config, topology, serving, say, ("decode",))
-        tried[slots] = max(found.used, beside + found.programs["decode"].sizes["cache"])
-        if not found.refused and tried[slots] <= topology.chip.hbm:
+        found = compile_server(server.config, topology, dataclasses.replace(server.serving, slots=slots), say)
+        tried[slots] = found.used
+        if found.fits(topology):
             low = found
         else:
             high = slots
-    if low is server:
-        return server, high
-    whole = compile_server(server.config, topology, low.serving, say, ("prefill",))
-    whole = dataclasses.replace(whole, programs=low.programs | whole.programs)
-    return (whole, high) if whole.fits(topology) else (server, low.serving.slots)
+    return low, high
 
 
 def _next(low: Server, high: int, tried: dict[int, float], topology: Topology) -> int:
@@ -42,16 +33,16 @@ def _next(low: Server, high: int, tried: dict[int, float], topology: Topology) -
 
     It is where the line through the compiled sizes meets the memory limit.
     """
-    slots = low.serving.slots
-    used, others = tried[slots], [n for n in tried if n != slots]
+    slots, room = low.serving.slots, topology.chip.hbm - low.used
+    others = [n for n in tried if n != slots]
     # At first a slot is estimated by its cache; with two compiled sizes, by their difference.
     of_a_slot = low.programs["decode"].sizes["cache"] / slots
     if others:
         near = min(others, key=lambda n: abs(n - slots))
-        of_a_slot = max(of_a_slot, (tried[near] - used) / (near - slots))
+        of_a_slot = max(of_a_slot, (tried[near] - low.used) / (near - slots))
     step = _step(low)
     # Round down to whole steps, so that the mesh divides the slots.
-    guess = slots + int((topology.chip.hbm - used) / of_a_slot) // step * step
+    guess = slots + int(room / of_a_slot) // step * step
     return max(slots, min(guess, high - step) if high else guess)
 
 

@@ -148,7 +148,10 @@ def rate(one: Compiled, topology: Topology, price: dict) -> dict:
 
 
 def most_slots(server: Server, topology: Topology, price: dict, say: Say) -> dict:
-    """The largest batch that fits, its decode rate, and the smallest batch that does not fit."""
+    """The largest batch that fits, its decode rate, and the smallest batch that does not fit.
+
+    Both have been compiled.
+    """
     most, above = serving_limits.largest(server, topology, say)
     decoded = rate(most.programs["decode"], topology, price)
     names = ("step_seconds", "tokens_per_second", "dollars_per_million")
