@@ -133,8 +133,8 @@ def measured(record_property):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_pictures(request):
-    """Replaces pictures: those of dark pages in the slow tests of tests/report, and all of them in
-    other tests.
+    """Replaces the pictures of pages by a few bytes. The slow tests of tests/report keep those of
+    light pages.
 
     This saves two seconds for each run. The other tests only check where a picture goes. Runs in
     processes of their own draw.

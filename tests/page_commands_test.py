@@ -47,14 +47,14 @@ PAGES = (
     *("docs/scale", "docs/sweep", "docs/onnx_litert", "docs/security", "docs/serve", "docs/speech"),
     "docs/export",
 )
-# Other pages with commands -> the test that reads the commands from the page and runs them.
+# These pages have commands as well. Page -> the test that reads its commands and runs them.
 OTHERS = {
     "docs/cluster": "cluster/cluster_page_test.py",
     "docs/deploy": "deploy_page_test.py",
     "docs/finetune": "finetune_page_test.py",
     "docs/regression": "models/linear_test.py",
 }
-# Part of a command -> the test that reads such commands from the page and runs them.
+# A text in a command -> the test that reads the commands with this text and runs them.
 ELSEWHERE = {
     "mixture": "data_page_test.py",
     "prepare corpus.py --workers": "data_page_test.py",

@@ -116,8 +116,9 @@ _project.defvjp(_forward, _backward)
 
 
 def flat_scales(weights: Any) -> Any:
-    """The weights, arrays or their shapes, with the scales of each `Blocked` as a matrix (inputs,
-    blocks). The dense weights stay the same.
+    """The weights with the scales of each `Blocked` reshaped to a matrix (inputs, blocks).
+
+    The leaves are arrays, or their shapes for a plan. The dense weights stay the same.
 
     Only in this form does XLA for GPUs make a weight of several input dimensions inside the product
     that reads it. Otherwise it writes the dense weight to memory for each token. Scales that are

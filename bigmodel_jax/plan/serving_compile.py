@@ -34,15 +34,14 @@ class Server:
 
         For a refused program: what the compiler's message states.
         """
-        return max(used_bytes(one) if one.memory else _refused_bytes(one) for one in self.programs.values())
+        return max(
+            used_bytes(one) if one.memory else stated_bytes(one.refused, one.sizes["weights"] + one.sizes["cache"])
+            for one in self.programs.values()
+        )
 
     def fits(self, topology: Topology) -> bool:
         """Whether both programs fit into one device's memory."""
         return not self.refused and self.used <= topology.chip.hbm
-
-
-def _refused_bytes(one: Compiled) -> float:
-    return stated_bytes(one.refused, one.sizes["weights"] + one.sizes["cache"])
 
 
 def with_layout(config: Config, topology: Topology) -> Config:

@@ -1,4 +1,4 @@
-"""docs/cluster.md: its commands, as they are written, with a small config and a free port."""
+"""The commands of docs/cluster.md run as they are written, with a small config and a free port."""
 
 import re
 import shlex

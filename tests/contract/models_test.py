@@ -118,7 +118,8 @@ UNREAD = ("last/text/attn/q",)
 
 
 def pairs(slow: set[str], left_out: set[str] = frozenset()) -> pytest.MarkDecorator:
-    """Every pair: quick for the models of FAST, slow for those of `slow`, else exhaustive.
+    """Marks every pair: pairs of the models in FAST are quick, those of the models in `slow` are
+    slow, and all others are exhaustive.
 
     A pair with an objective of `left_out` is exhaustive whatever its model."""
 

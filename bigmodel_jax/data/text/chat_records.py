@@ -207,9 +207,10 @@ def tools_of(record: dict[str, Any], name: str) -> list | None:
 def for_template(
     messages: list[Message], reasoning: Reasoning | None, template: str, tools: list | None = None
 ) -> list[Message]:
-    """Return the messages for the template: "keep" keeps their reasoning, "strip" removes it.
+    """Return the messages that the template gets.
 
-    None keeps it as well. The data then have no option `reasoning`, so no error names one.
+    reasoning: "keep" keeps the reasoning in the messages, and "strip" removes it. None keeps it as
+    well. The data then have no option `reasoning`, so no error names one.
 
     Raises ValueError where the template never reads reasoning, tool calls or tools that it should
     get, since they would be lost silently.
