@@ -1,9 +1,6 @@
 """A small discrete autoencoder (0.9 million parameters) of 1,713 emoji of 32x32 pixels.
 
-An image becomes 8x8 codes of 512. `configs/dalle_emoji.py` writes such codes after a name. The
-codebook is that of VQ-VAE. The Gumbel-softmax of DALL-E needs a temperature that falls over the
-run and a weight for its divergence, and both decide whether codes are used; the codebook has one
-loss, and needs no schedule.
+An image becomes 8x8 codes of 512. `configs/dalle_emoji.py` writes such codes after a name.
 """
 
 import dataclasses
@@ -16,12 +13,13 @@ from configs import vae_emoji
 
 def get_config() -> Config:
     config = vae_emoji.get_config()
+    train = dataclasses.replace(config.train, steps=800)
     model = DiscreteAutoencoderConfig(
         image_shape=(32, 32, 3),
         channels=(32, 64, 64),
         blocks_per_level=1,
-        latent_channels=8,
+        latent_channels=3,
+        levels=8,  # 8 ** 3 = 512 codes
         norm_groups=8,
-        num_codes=512,
     )
-    return dataclasses.replace(config, model=model, objective=DiscreteAutoencoding())
+    return dataclasses.replace(config, model=model, objective=DiscreteAutoencoding(), train=train)

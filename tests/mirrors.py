@@ -69,7 +69,7 @@ TESTS = {
         "multidevice/context_test.py",
     ),
     **{f"models/{name}.py": (f"parity/{test}_test.py",) for test, names in FAMILIES.items() for name in names},
-    "models/discrete_autoencoder.py": ("objectives/discrete_autoencoding_test.py", "nn/codebook_test.py"),
+    "models/discrete_autoencoder.py": ("objectives/discrete_autoencoding_test.py", "nn/fsq_test.py"),
     "objectives/reconstruction.py": ("objectives/autoencoding_test.py",),
     "models/decoder.py": ("inference/generate_test.py", "parity/decoders_test.py"),
     "models/gemma.py": ("contract/few_models_test.py", "parity/decoders_test.py"),

@@ -97,7 +97,7 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
   linear model with its closed form (tests/models/linear_test.py), and the layers of the other
   models with Flax's (tests/parity/flax_layers_test.py). text_to_image and mmdit_text combine the
   networks of pixart and mmdit with the text tower of clip; discrete_autoencoder has the networks
-  of autoencoder and a codebook (tests/nn/codebook_test.py); rnn_classifier uses the cells of rnn,
+  of autoencoder and rounded values (tests/nn/fsq_test.py); rnn_classifier uses the cells of rnn,
   lstm and gru. Each of these parts is compared in its own row. *one pass*: only one family of
   each kind trains for 20 steps; the row has the forward and backward figures. *no cache*: the
   model does not generate token by token. *left out*: decoding does not use these modules, in

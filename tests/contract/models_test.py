@@ -40,7 +40,7 @@ FITS = {
     "flow_matching": {"image_shape", "pooled_dim"},
     "self_play": {"board_shape"},
     "autoencoding": {"latent_channels"},
-    "discrete_autoencoding": {"num_codes"},
+    "discrete_autoencoding": {"levels"},
 }
 # Objectives that need a trained model beside their own or before it, and the one of a game's
 # network, which is in no table of families: tests/objectives/pairs_test.py,
@@ -91,7 +91,7 @@ def fits(cfg: ModelConfig, objective: str) -> bool:
     if type(cfg) in {MODELS[name] for name in OF_PIXELS} or objective == "segmentation":
         return type(cfg) in {MODELS[name] for name in OF_PIXELS} and objective == "segmentation"
     if "latent_channels" in names:
-        return objective == ("discrete_autoencoding" if "num_codes" in names else "autoencoding")
+        return objective == ("discrete_autoencoding" if "levels" in names else "autoencoding")
     if "pooled_dim" in names:
         return objective == "flow_matching"
     if "learn_sigma" in names:  # has classes or texts, but to be told, not to find
@@ -335,7 +335,6 @@ def test_fresh_loss_is_that_of_knowing_nothing(pair):
     c = case(pair)
     (loss, (metrics, _)), _ = one_device(pair)
     loss = metrics["class_loss"].compute() if "boxes" in c.batch else loss  # boxes begin anywhere
-    loss = metrics["error"].compute() if hasattr(c.cfg, "num_codes") else loss  # codes begin anywhere
     if "advantages" in c.batch:
         return  # an advantage is above or below a group's mean, whatever is known
     if "target" in c.batch:

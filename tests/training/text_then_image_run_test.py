@@ -24,7 +24,7 @@ from runs import killed
 
 pytestmark = pytest.mark.slow
 DATA = ImageTextData(image_size=8, seq_len=8)
-DVAE = DiscreteAutoencoderConfig((8, 8, 3), (8, 8), blocks_per_level=1, latent_channels=4, norm_groups=4, num_codes=16)
+DVAE = DiscreteAutoencoderConfig((8, 8, 3), (8, 8), blocks_per_level=1, latent_channels=2, norm_groups=4, levels=4)
 TOWER = {"num_layers": 1, "embed_dim": 16, "num_heads": 2, "mlp_dim": 32}
 CLIP = CLIPConfig(
     vision=VisionTower(image_shape=(8, 8, 3), patch_size=4, **TOWER),
