@@ -3,7 +3,9 @@ code.
 
 It learns from 1,713 emoji. First run `launch.py train configs/dvae_emoji.py`, whose codes it
 writes, and `launch.py train configs/clip_emoji.py`, which chooses one of 8 candidates for each
-name. benchmarks/dalle_emoji.py measures the pictures of held-out names.
+name. This run takes half an hour on 2 cores. benchmarks/dalle_emoji.py measures the pictures of
+held-out names: another CLIP has the right name among its first five for 32.6% of the chosen
+pictures, for 14.7% of the first candidates, and for 28.9% of the real pictures (one seed).
 
 A sequence has 16 tokens of text and 64 codes. Positions are learned, since a code's position is its
 place in the picture. The vocabulary is that of both: 512 codes and 1,024 tokens of text.
@@ -35,6 +37,6 @@ def get_config() -> Config:
         ),
         data=ImageTextData(image_size=32),
         optim=OptimConfig(lr=1e-3, warmup_steps=100, weight_decay=0.1, final_lr_ratio=0.02, ema_decay=0.99),
-        train=TrainConfig(steps=2000, batch_size=64),  # 75 epochs
+        train=TrainConfig(steps=1500, batch_size=64),  # 56 epochs
         eval=EvalConfig(every=200, sample=SampleConfig(temperature=1.0)),
     )

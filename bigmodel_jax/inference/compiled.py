@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.inference.slots import Programs, Slots, trimmed
-from bigmodel_jax.nn import stack, stored
+from bigmodel_jax.models.quantize import flat_scales
+from bigmodel_jax.nn import stack
 
 # From this many bytes of weights on, a CPU decodes with unstacked layers. That halves the time per
 # token (SmolLM2-135M), but the program has a copy of the layer per layer and takes longer to
@@ -143,7 +144,7 @@ def apart_on_gpus(spec: params.Tree, weights: Any) -> Any:
 
     The memory of the stacks is free as soon as the caller drops them.
     """
-    return stored.flat_scales(stack.apart(spec, weights)) if on_gpus(weights) else weights
+    return stack.apart(spec, flat_scales(spec, weights)) if on_gpus(weights) else weights
 
 
 def large_on_one_cpu(weights: Any) -> bool:

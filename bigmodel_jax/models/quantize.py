@@ -6,17 +6,19 @@ bfloat16 scale (core/storage.py `Blocks`). Vectors, norms and routers stay as th
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.channels import Channels
 from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.core.ranges import CountOrZero
-from bigmodel_jax.core.storage import Blocks, Dense, Storage, dense, stored
+from bigmodel_jax.core.storage import Blocked, Blocks, Dense, Storage, dense, stored
 from bigmodel_jax.models.adapted import is_table, matrix
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.bases import APART, is_stack_matrix
@@ -28,6 +30,8 @@ TableKind = Literal["int8", "bfloat16", "float32"]
 
 # Tables that nn/linear.py `embed` and nn/head.py read in their stored form.
 TABLES = ("embed/table", "head/table")
+# Values per scale. Rounding to 8 bits loses so little that larger blocks cost no accuracy.
+BLOCK = {"int8": 256, "int4": 32}
 # The smallest block: in smaller ones, the scales take more memory than the values save.
 LEAST = 8
 
@@ -38,9 +42,9 @@ class QuantizeConfig:
 
     kind: "int8_dynamic" and "int8_static" multiply int8 by int8 (core/channels.py) in the stack of
     layers, and store other matrices as "int8".
-    block: values per scale; 0 = 64, or 32 for int4. If this number does not divide a dimension, the
-    block is the dimension's largest smaller divisor. If that divisor is below 8, the weight stays
-    as it is.
+    block: values per scale; 0 = 256 for int8, 32 for int4, otherwise 64. If this number does not
+    divide a dimension, the block is the dimension's largest smaller divisor. If that divisor is
+    below 8, the weight stays as it is.
     tables: storage of the tables of the embeddings and the head.
     keep: a regular expression of whole paths of parameters that stay as they are.
     aware: the weights train, and every pass reads them rounded as they would be stored. The
@@ -95,7 +99,7 @@ class QuantizeConfig:
         return Channels(len(found.lead.shape), len(found.inner.shape), self.kind == "int8_static")
 
     def _blocks(self, kind: Kind, p: Param) -> Storage:
-        blocks = Blocks(kind, self.block or (32 if kind == "int4" else 64), narrow=True)
+        blocks = Blocks(kind, self.block or BLOCK.get(kind, 64), narrow=True)
         odd = kind in ("int4", "nf4") and p.shape[-1] % 2  # `Blocks.check` refuses these
         return blocks if odd or blocks.block(p.shape[-1]) >= min(LEAST, p.shape[-1]) else Dense()
 
@@ -168,3 +172,37 @@ def _apply(read, apply, tree: Tree, batch: dict, *, rng=None, train=False, cache
 def _init(init, spec: Tree, rng: Any) -> Tree:
     """The model's own initial values, stored as `spec` says."""
     return params.map_spec(lambda p, x: p.storage.pack(x.astype(p.dtype)), spec, init(rng))
+
+
+def flat_scales(spec: Tree, weights: Tree) -> Tree:
+    """The weights with the scales of each `Blocked` reshaped to matrices (inputs, blocks).
+
+    The leaves are arrays, or their shapes for a plan. The dense weights stay the same. Flat scales
+    and unstacked layers keep their form.
+
+    Only in this form does XLA for GPUs make a weight of three dimensions inside the product that
+    reads it. Otherwise it writes the dense weight to memory for each token. Scales that are sharded
+    along another dimension than the first input or the first output keep their form, too.
+    """
+    specs = params.paths(spec)
+
+    def flat(path: str, node: Any) -> Any:
+        has_blocks = type(node) is Blocked and node.scales is not None and node.scales.ndim == node.ndim
+        found = has_blocks and path in specs and matrix(path, specs[path])
+        if not found:
+            return node
+        lead, inner = len(found.lead.shape), len(found.outer.shape if found.turned else found.inner.shape)
+        return dataclasses.replace(node, scales=_as_matrices(node.scales, lead, lead + inner))
+
+    return params.from_paths({path: flat(path, node) for path, node in params.paths(weights).items()})
+
+
+def _as_matrices(x: jax.Array | jax.ShapeDtypeStruct, lead: int, split: int) -> jax.Array | jax.ShapeDtypeStruct:
+    shape = (*x.shape[:lead], math.prod(x.shape[lead:split]), math.prod(x.shape[split:]))
+    axes = (*getattr(x.sharding, "spec", ()), *(None,) * x.ndim)[: x.ndim]
+    if any(axes[lead + 1 : split]) or any(axes[split + 1 :]):
+        return x
+    if isinstance(x, jax.Array):
+        return x.reshape(shape)
+    place = NamedSharding(x.sharding.mesh, PartitionSpec(*axes[:lead], axes[lead], axes[split]))
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)

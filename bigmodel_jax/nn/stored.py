@@ -6,7 +6,6 @@ keep the dense weights of all layers, which is the whole model. Here each pass m
 weight again.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.storage import Blocked, stored
@@ -113,33 +111,6 @@ def _backward(product, num_dims, node, dy):
 
 
 _project.defvjp(_forward, _backward)
-
-
-def flat_scales(weights: Any) -> Any:
-    """The weights with the scales of each `Blocked` reshaped to a matrix (inputs, blocks).
-
-    The leaves are arrays, or their shapes for a plan. The dense weights stay the same.
-
-    Only in this form does XLA for GPUs make a weight of several input dimensions inside the product
-    that reads it. Otherwise it writes the dense weight to memory for each token. Scales that are
-    sharded along another dimension than the first or the last keep their form.
-    """
-
-    def flat(node: Any) -> Any:
-        has_blocks = type(node) is Blocked and node.scales is not None and node.scales.ndim > 2
-        return dataclasses.replace(node, scales=_as_matrix(node.scales)) if has_blocks else node
-
-    return jax.tree.map(flat, weights, is_leaf=stored)
-
-
-def _as_matrix(x: jax.Array | jax.ShapeDtypeStruct) -> jax.Array | jax.ShapeDtypeStruct:
-    shape, place = (math.prod(x.shape[:-1]), x.shape[-1]), x.sharding
-    axes = (*getattr(place, "spec", ()), *(None,) * x.ndim)[: x.ndim]
-    if any(axes[1:-1]):
-        return x
-    if isinstance(x, jax.Array):
-        return x.reshape(shape)
-    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(place.mesh, PartitionSpec(axes[0], axes[-1])))
 
 
 def _is_made(w: Any) -> bool:

@@ -13,8 +13,8 @@ from bigmodel_jax.core.ranges import Count, CountOrZero
 from bigmodel_jax.inference.compiled import APART_ON, Layout, uncut
 from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.inference.slots import Programs
-from bigmodel_jax.models.quantize import QuantizeConfig
-from bigmodel_jax.nn import stack, stored
+from bigmodel_jax.models.quantize import QuantizeConfig, flat_scales
+from bigmodel_jax.nn import stack
 
 Weights = Literal["", "float32", "bfloat16", "int8", "int8_dynamic", "int4", "nf4"]
 DENSE = ("float32", "bfloat16")
@@ -28,7 +28,8 @@ class Serving:
     length: tokens of prompt and answer together for which a slot has room.
     prompt: tokens of a prompt; 0: half of `length`. Prefill is compiled for its padded length.
     weights: storage format; "": precision.compute, as for a run's own weights.
-    block: how many values of a weight share one scale; 0: 64, or 32 for int4.
+    block: how many values of a weight share one scale; 0: 256 for int8, 32 for int4, otherwise
+    64.
     """
 
     slots: Count = 16
@@ -77,7 +78,7 @@ def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
     shapes = jax.eval_shape(lambda tree: cast(tree, dtype), params.abstract(spec))
     places = sharding.shardings(spec, layout.mesh, layout.rules)
     weights = jax.tree.map(_placed, shapes, places)
-    return stored.flat_scales(stack.apart(spec, weights, _layers_of)) if is_apart(layout) else weights
+    return stack.apart(spec, flat_scales(spec, weights), _layers_of) if is_apart(layout) else weights
 
 
 def is_apart(layout: Layout) -> bool:

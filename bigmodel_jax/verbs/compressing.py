@@ -23,7 +23,7 @@ class Quantize:
     config: Unnamed
     kind: Literal["int8", "int4", "nf4", "float8", "int8_dynamic", "int8_static"] = "int8"  # type of matrices
     method: Literal["round", "gptq"] = "round"  # how values are rounded; gptq corrects for earlier errors
-    block: CountOrZero = 0  # values that share one scale; 0: 64, or 32 for int4
+    block: CountOrZero = 0  # values that share one scale; 0: 256 for int8, 32 for int4, otherwise 64
     tables: Literal["int8", "bfloat16", "float32"] = "int8"  # type of embeddings and head
     keep: str = ""  # a pattern; parameters whose whole path matches it are not quantised
     rows: Count = 32  # rows of the training split for GPTQ and int8_static
@@ -126,7 +126,7 @@ VERBS = {
         "              are each row's own, or found on --rows rows of the training split\n"
         "--method      round: to the nearest value; gptq: each column corrects the errors\n"
         "              of earlier ones, measured on --rows rows of the training split\n"
-        "--block       values that share one scale; without it: 64, or 32 for int4\n"
+        "--block       values that share one scale; without it: 256 for int8, 32 for int4, otherwise 64\n"
         "--tables      int8, bfloat16 or float32: the type of embeddings and head\n"
         "--keep        a pattern; parameters whose whole path matches it are not quantised\n"
         "--compare True  writes no run but compares all kinds: bytes, a metric on\n"

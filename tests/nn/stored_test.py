@@ -5,13 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-from bigmodel_jax.core import precision, sharding, storage
+from bigmodel_jax.core import precision, storage
 from bigmodel_jax.core.params import Init
-from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.storage import Blocks, Half
-from bigmodel_jax.nn import linear, stack, stored
+from bigmodel_jax.nn import linear, stack
 from bigmodel_jax.nn.experts import moe
 
 LAYERS, WIDTH = 8, 128
@@ -42,28 +40,6 @@ def test_the_gradient_of_the_input_is_that_of_the_dense_weight(kind, matmul):
         )
     assert float(jnp.abs(theirs).max()) > 0.01
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
-@every_kind
-def test_flat_scales_change_no_dense_weight(kind):
-    stacked = HOW[kind].pack(weights(3, 6, 4, 64))
-    for node in ({"w": stacked}, {"w": jax.tree.map(lambda x: x[1], stacked)}):
-        flat = stored.flat_scales(node)["w"]
-        np.testing.assert_array_equal(flat.dense("float32"), node["w"].dense("float32"))
-        assert flat.scales is None or flat.scales.ndim == 2
-
-
-@pytest.mark.parametrize(("axes", "flat"), [(("tensor", None, None), True), ((None, "tensor", None), False)])
-def test_scales_stay_on_their_devices(axes, flat):
-    """The plan's shapes get the form and the sharding that the arrays get."""
-    mesh = sharding.make_mesh(ParallelConfig(data=1, fsdp=4, tensor=2))
-    place = NamedSharding(mesh, PartitionSpec(*axes))
-    node = jax.tree.map(lambda x: jax.device_put(x, place), Blocks("int8").pack(weights(6, 4, 64)))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), node)
-    real, planned = stored.flat_scales(node).scales, stored.flat_scales(shapes).scales
-    assert real.shape == planned.shape == ((24, 1) if flat else (6, 4, 1))
-    assert real.sharding.is_equivalent_to(planned.sharding, real.ndim)
-    np.testing.assert_array_equal(np.asarray(real).reshape(6, 4, 1), node.scales)
 
 
 def through_layers(unroll: bool, remat: str):

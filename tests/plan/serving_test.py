@@ -308,8 +308,9 @@ def test_the_compiled_programs_read_the_weights_as_they_are_stored(tmp_path):
     tables, norms = 2 * 512 * 512, 5 * 512
     assert wide["memory"]["weights_by_type"] == {"bfloat16": 2 * ((2 * layer + tables) / 2 + norms)}
     stored = (2 * layer + tables) / 2
-    # One scale of two bytes for 64 values; norms are not stored in blocks.
-    assert narrow["memory"]["weights_by_type"] == {"int8": stored, "bfloat16": 2 * (stored / 64 + norms)}
+    # One scale of two bytes for 256 values, or for a head's 128; norms are not stored in blocks.
+    scales = stored / 256 + 2 * 3 * 512 * 512 / 2 / 256
+    assert narrow["memory"]["weights_by_type"] == {"int8": stored, "bfloat16": 2 * (scales + norms)}
     places = 2 * 8 * 256 * 4 + 4
     assert wide["memory"]["parts"]["cache"] == 2 * 2 * 8 * 256 * 4 * 128 * 2 / 2 + places
     assert wide["largest"]["slots"] > 8
