@@ -148,13 +148,15 @@ def _rounded(storages: dict[str, Storage], tree: Tree, rng: Any, above: str = ""
     return params.from_paths({path: one(f"{above}{path}", x) for path, x in params.paths(tree).items()})
 
 
-def _read(made_dense: frozenset[str], last: dict[str, str], dtype: str, tree: Tree, rng: Any) -> Tree:
+def _read(made_dense: frozenset[str], last: dict[str, str], dtype: str, tree: Tree, rng: Any, above: str = "") -> Tree:
     def one(path: str, x: Any) -> Any:
+        if isinstance(x, tuple):  # unstacked layers (nn/stack.py)
+            return tuple(_read(made_dense, last, dtype, layer, rng, f"{path}/") for layer in x)
         if not stored(x):
             return x
         return dense(x, dtype) if path in made_dense else dataclasses.replace(x, rows_in=dtype, last=last[path])
 
-    return params.from_paths({path: one(path, x) for path, x in params.paths(tree).items()})
+    return params.from_paths({path: one(f"{above}{path}", x) for path, x in params.paths(tree).items()})
 
 
 def _read_all(read, before, tree: Tree, rng: Any) -> Tree:
