@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,15 +11,35 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bigmodel_jax.core import params, processes, sharding
 from bigmodel_jax.core.sharding import Rules
 from bigmodel_jax.inference.slots import Programs, Slots, trimmed
-from bigmodel_jax.models.quantize import flat_scales
+from bigmodel_jax.models.adapted import Matrix, matrix
 from bigmodel_jax.nn import stack
+from bigmodel_jax.nn.decode_forms import flat_scales, transposed
 
 # From this many bytes of weights on, a CPU decodes with unstacked layers. That halves the time per
 # token (SmolLM2-135M), but the program has a copy of the layer per layer and takes longer to
 # compile.
 APART_FROM = 1 << 26
-# A GPU would copy each layer out of its stack for every token, and read the weights three times.
-APART_ON = ("gpu", "cuda", "rocm")
+
+
+def _flat(p: params.Param, weight: Any) -> Any:
+    found = _matrix(p)
+    return flat_scales(weight, len(found.lead.shape) - 1, len(found.inner.shape)) if found else weight
+
+
+def _inputs_last(p: params.Param, weight: Any) -> Any:
+    found = _matrix(p)
+    is_one = found and len(found.lead.shape) == 1  # of a layer, which has no experts
+    return transposed(weight, len(found.inner.shape)) if is_one else weight
+
+
+def _matrix(p: params.Param) -> Matrix | None:
+    # A stored weight is a matrix, and has no decay that says so.
+    return matrix("", dataclasses.replace(p, decay=True))
+
+
+# The platforms that decode with unstacked layers, and the form of a weight there. A GPU or TPU
+# would copy each layer out of its stack for every token.
+APART_ON = {"gpu": _flat, "cuda": _flat, "rocm": _flat, "tpu": _inputs_last}
 
 
 class Layout(NamedTuple):
@@ -134,17 +155,24 @@ def on_layout(weights: Any, spec: params.Tree, layout: Layout) -> Any:
     return params.from_paths({path: jax.device_put(x, places[path]) for path, x in params.paths(weights).items()})
 
 
-def on_gpus(weights: Any) -> bool:
-    """Whether the weights are on GPUs, whose programs take unstacked layers only."""
-    return any(device.platform in APART_ON for x in _arrays(weights)[:1] for device in x.devices())
+def platform_of(weights: Any) -> str:
+    """The platform of the devices that hold the weights; "" without weights."""
+    return next((device.platform for x in _arrays(weights)[:1] for device in x.devices()), "")
 
 
-def apart_on_gpus(spec: params.Tree, weights: Any) -> Any:
-    """The weights for decoding: on GPUs with unstacked layers and flat scales, elsewhere unchanged.
+def is_apart(platform: str) -> bool:
+    """Whether all programs of an engine take unstacked layers on this platform."""
+    return platform in APART_ON
 
-    The memory of the stacks is free as soon as the caller drops them.
+
+def for_decoding(spec: params.Tree, weights: Any, platform: str, layers_of: Callable | None = None) -> Any:
+    """The weights in the form in which an engine's programs take them on this platform (APART_ON).
+
+    The memory of the stacks is free as soon as the caller drops them. layers_of: as in
+    `stack.apart`.
     """
-    return stack.apart(spec, flat_scales(spec, weights)) if on_gpus(weights) else weights
+    form = APART_ON.get(platform)
+    return stack.apart(spec, weights, layers_of, form) if form else weights
 
 
 def large_on_one_cpu(weights: Any) -> bool:

@@ -16,12 +16,13 @@ from bigmodel_jax.core import sharding
 from bigmodel_jax.inference.compiled import (
     Compiled,
     Layout,
-    apart_on_gpus,
     compiled,
+    for_decoding,
+    is_apart,
     large_on_one_cpu,
     mesh_of,
-    on_gpus,
     on_layout,
+    platform_of,
     uncut,
 )
 from bigmodel_jax.inference.mixed import check_names, using
@@ -100,9 +101,10 @@ class Engine:
         """
         weights = on_layout(weights, self._model.spec, self._layout) if self._layout else weights
         weights = widened(weights) if self._widen == "auto" else weights
-        self._weights = weights = apart_on_gpus(self._model.spec, weights)
+        platform = platform_of(weights)
+        self._weights = weights = for_decoding(self._model.spec, weights, platform)
         self._prefixes.clear()
-        apart = on_gpus(weights) or large_on_one_cpu(weights)
+        apart = is_apart(platform) or large_on_one_cpu(weights)
         self._layered = stack.apart(self._model.spec, weights) if apart else weights
         if self._compiled is None:
             self._programs = self._programs._replace(apart=apart)

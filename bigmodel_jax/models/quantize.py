@@ -6,19 +6,17 @@ bfloat16 scale (core/storage.py `Blocks`). Vectors, norms and routers stay as th
 
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel_jax.core import params
 from bigmodel_jax.core.channels import Channels
 from bigmodel_jax.core.params import Param, Tree
 from bigmodel_jax.core.ranges import CountOrZero
-from bigmodel_jax.core.storage import Blocked, Blocks, Dense, Storage, dense, stored
+from bigmodel_jax.core.storage import Blocks, Dense, Storage, dense, stored
 from bigmodel_jax.models.adapted import is_table, matrix
 from bigmodel_jax.models.base import Model
 from bigmodel_jax.models.bases import APART, is_stack_matrix
@@ -152,13 +150,15 @@ def _rounded(storages: dict[str, Storage], tree: Tree, rng: Any, above: str = ""
     return params.from_paths({path: one(f"{above}{path}", x) for path, x in params.paths(tree).items()})
 
 
-def _read(made_dense: frozenset[str], last: dict[str, str], dtype: str, tree: Tree, rng: Any) -> Tree:
+def _read(made_dense: frozenset[str], last: dict[str, str], dtype: str, tree: Tree, rng: Any, above: str = "") -> Tree:
     def one(path: str, x: Any) -> Any:
+        if isinstance(x, tuple):  # unstacked layers (nn/stack.py)
+            return tuple(_read(made_dense, last, dtype, layer, rng, f"{path}/") for layer in x)
         if not stored(x):
             return x
         return dense(x, dtype) if path in made_dense else dataclasses.replace(x, rows_in=dtype, last=last[path])
 
-    return params.from_paths({path: one(path, x) for path, x in params.paths(tree).items()})
+    return params.from_paths({path: one(f"{above}{path}", x) for path, x in params.paths(tree).items()})
 
 
 def _read_all(read, before, tree: Tree, rng: Any) -> Tree:
@@ -172,37 +172,3 @@ def _apply(read, apply, tree: Tree, batch: dict, *, rng=None, train=False, cache
 def _init(init, spec: Tree, rng: Any) -> Tree:
     """The model's own initial values, stored as `spec` says."""
     return params.map_spec(lambda p, x: p.storage.pack(x.astype(p.dtype)), spec, init(rng))
-
-
-def flat_scales(spec: Tree, weights: Tree) -> Tree:
-    """The weights with the scales of each `Blocked` reshaped to matrices (inputs, blocks).
-
-    The leaves are arrays, or their shapes for a plan. The dense weights stay the same. Flat scales
-    and unstacked layers keep their form.
-
-    Only in this form does XLA for GPUs make a weight of three dimensions inside the product that
-    reads it. Otherwise it writes the dense weight to memory for each token. Scales that are sharded
-    along another dimension than the first input or the first output keep their form, too.
-    """
-    specs = params.paths(spec)
-
-    def flat(path: str, node: Any) -> Any:
-        has_blocks = type(node) is Blocked and node.scales is not None and node.scales.ndim == node.ndim
-        found = has_blocks and path in specs and matrix(path, specs[path])
-        if not found:
-            return node
-        lead, inner = len(found.lead.shape), len(found.outer.shape if found.turned else found.inner.shape)
-        return dataclasses.replace(node, scales=_as_matrices(node.scales, lead, lead + inner))
-
-    return params.from_paths({path: flat(path, node) for path, node in params.paths(weights).items()})
-
-
-def _as_matrices(x: jax.Array | jax.ShapeDtypeStruct, lead: int, split: int) -> jax.Array | jax.ShapeDtypeStruct:
-    shape = (*x.shape[:lead], math.prod(x.shape[lead:split]), math.prod(x.shape[split:]))
-    axes = (*getattr(x.sharding, "spec", ()), *(None,) * x.ndim)[: x.ndim]
-    if any(axes[lead + 1 : split]) or any(axes[split + 1 :]):
-        return x
-    if isinstance(x, jax.Array):
-        return x.reshape(shape)
-    place = NamedSharding(x.sharding.mesh, PartitionSpec(*axes[:lead], axes[lead], axes[split]))
-    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)

@@ -10,6 +10,7 @@ from bigmodel_jax.core.channels import Channeled
 from bigmodel_jax.core.params import Init, Param, normal, zeros
 from bigmodel_jax.core.sharding import constrain
 from bigmodel_jax.nn import cpu, quantized, stored, table
+from bigmodel_jax.nn.decode_forms import rows_in_tiles
 from bigmodel_jax.nn.lora import Adapted
 
 
@@ -44,7 +45,8 @@ def project(x: jax.Array, w: jax.Array, num_dims: int = 1) -> jax.Array:
     if isinstance(w, Adapted):
         return w.project(x, num_dims, project)
     if isinstance(w, Channeled) and w.scales.shape[:num_dims] == (1,) * num_dims:
-        return quantized.project_stored(num_dims, x, w)
+        y = quantized.project_stored(num_dims, x, w)
+        return rows_in_tiles(y) if stored.platform() == "tpu" else y
     if storage.stored(w):
         return stored.project(project, num_dims, x, w)
     if precision.matmul() != "compute":

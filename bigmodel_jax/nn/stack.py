@@ -165,20 +165,25 @@ def num_layers(stacked: Any) -> int:
     return len(stacked) if isinstance(stacked, tuple) else jax.tree.leaves(stacked)[0].shape[0]
 
 
-def apart(spec: Tree, params: Tree, layers_of: Callable | None = None) -> Tree:
+def apart(
+    spec: Tree, params: Tree, layers_of: Callable | None = None, form: Callable[[Param, Any], Any] = lambda p, w: w
+) -> Tree:
     """`params` with every stack of layers unstacked into a tuple, for a loop around `run`.
 
-    XLA's backends for CPUs and GPUs would otherwise copy every layer out of its stack in every turn
-    of the loop. On a CPU the layers share the stack's memory. layers_of: as in `unstack`; None: for
-    arrays. Parameters that are unstacked stay as they are.
+    XLA would otherwise copy every layer out of its stack in every turn of the loop. On a CPU the
+    layers share the stack's memory. layers_of: as in `unstack`; None: for arrays. form: makes the
+    weight of one layer, given its stack's declaration and the layer of it. Parameters that are
+    unstacked stay as they are.
     """
     if isinstance(spec, Param) or isinstance(params, tuple):
         return params
-    inside = jax.tree.leaves(spec, is_leaf=lambda x: isinstance(x, Param))
+    inside, treedef = jax.tree.flatten(spec, is_leaf=lambda x: isinstance(x, Param))
     if inside and all(p.axes[:1] == ("layers",) for p in inside):
-        return unstack(params, layers_of or _views)
+        stacks = zip(inside, treedef.flatten_up_to(params), strict=True)
+        weights = [[form(p, w) for w in unstack(stacked, layers_of or _views)] for p, stacked in stacks]
+        return tuple(treedef.unflatten(layer) for layer in zip(*weights, strict=True))
     # Adapters are small and stored per weight; models/adapted.py unstacks them with the weights.
-    return {name: part if name == BRANCH else apart(spec[name], part, layers_of) for name, part in params.items()}
+    return {name: part if name == BRANCH else apart(spec[name], part, layers_of, form) for name, part in params.items()}
 
 
 def _views(stacked: jax.Array) -> Sequence[jax.Array]:

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.storage import Blocked, stored
+from bigmodel_jax.nn.decode_forms import TILE, Transposed
 from bigmodel_jax.nn.lora import Adapted
-
-TILE = 128  # rows of one pass of a TPU's matrix unit; each pass would make a fused weight again
 
 
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
@@ -28,6 +27,8 @@ def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> ja
     """
     if node.scales is None and node.values.dtype == x.dtype:  # the stored form is dense already
         return product(x, node.values, num_dims)
+    if isinstance(node, Transposed):
+        return node.project(x)
     rows = math.prod(x.shape[: x.ndim - num_dims])
     if _is_spread(node) and rows <= TILE:
         return product(x, spread(node, x.dtype), num_dims)
@@ -38,15 +39,15 @@ def _dense(node: Blocked, dtype: Any) -> jax.Array:
     return spread(node, dtype) if _is_spread(node) else node.dense(dtype)
 
 
-def _platform() -> str:
-    """The platform of the step being traced; "" outside a mesh."""
+def platform() -> str:
+    """The platform of the step being traced; outside a mesh, that of JAX's devices."""
     mesh = sharding.current_mesh()
-    return mesh.devices.flat[0].platform if mesh else ""
+    return mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
 
 def _is_spread(node: Blocked) -> bool:
     """Whether a TPU makes the dense weight inside the product that reads it (`spread`)."""
-    if _platform() != "tpu" or node.kind != "int8" or node.last is None:
+    if type(node) is not Blocked or platform() != "tpu" or node.kind != "int8" or node.last is None:
         return False
     # A TPU rounds the factors of a float32 product to bfloat16, so wider scales would lose bits.
     return node.scales.dtype == jnp.bfloat16

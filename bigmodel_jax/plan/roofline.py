@@ -1,7 +1,8 @@
 """Estimate how long a step takes, from arithmetic, memory and the two networks.
 
 The estimate combines the compiled program with the chips' published rates. For matrix products on a
-TPU it takes the compiler's estimates, which are longer. docs/results.md compares the estimate with
+TPU, and for all of a server's instructions, it takes the compiler's estimates where they are
+longer. docs/results.md compares the estimate with
 measured steps on GPUs and published ones on TPUs.
 """
 
@@ -21,7 +22,7 @@ class Roofline:
     compute, hbm, ici, dcn: each as if nothing else took time. ici is the network between chips
     (NVLink on GPUs), dcn the one between slices or hosts.
     busy: arithmetic and HBM together. Each instruction takes the longer of its two times.
-    expected: like busy, but matrix products take the time that the compiler expects.
+    expected: like busy, with the compiler's estimates (cost.py `Cost`).
     hidden: the lower bound, where all communication overlaps with `busy`.
     exposed: no communication overlaps with `expected`.
     step: the prediction by the program's own schedule. Asynchronous collectives overlap with

@@ -10,11 +10,10 @@ from bigmodel_jax.config import Config, SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.ranges import Count, CountOrZero
-from bigmodel_jax.inference.compiled import APART_ON, Layout, uncut
+from bigmodel_jax.inference.compiled import Layout, for_decoding, is_apart, uncut
 from bigmodel_jax.inference.prompts import bucket
 from bigmodel_jax.inference.slots import Programs
-from bigmodel_jax.models.quantize import QuantizeConfig, flat_scales
-from bigmodel_jax.nn import stack
+from bigmodel_jax.models.quantize import QuantizeConfig
 
 Weights = Literal["", "float32", "bfloat16", "int8", "int8_dynamic", "int4", "nf4"]
 DENSE = ("float32", "bfloat16")
@@ -78,12 +77,12 @@ def abstract_weights(config: Config, serving: Serving, layout: Layout) -> Any:
     shapes = jax.eval_shape(lambda tree: cast(tree, dtype), params.abstract(spec))
     places = sharding.shardings(spec, layout.mesh, layout.rules)
     weights = jax.tree.map(_placed, shapes, places)
-    return stack.apart(spec, flat_scales(spec, weights), _layers_of) if is_apart(layout) else weights
+    return for_decoding(spec, weights, platform_of(layout), _layers_of)
 
 
-def is_apart(layout: Layout) -> bool:
-    """Whether the server's programs take unstacked layers (`compiled.apart_on_gpus`)."""
-    return layout.mesh.devices.flat[0].platform in APART_ON
+def platform_of(layout: Layout) -> str:
+    """The platform of the server's devices."""
+    return layout.mesh.devices.flat[0].platform
 
 
 def _layers_of(stacked: jax.ShapeDtypeStruct) -> list[jax.ShapeDtypeStruct]:
@@ -107,7 +106,7 @@ def programs_of(config: Config, serving: Serving, layout: Layout) -> Programs:
     """
     model = stored_config(config, serving).make_model()
     programs = Programs.of(model, SampleConfig(), (), serving.slots, serving.length, 1, False)
-    return programs._replace(apart=is_apart(layout))
+    return programs._replace(apart=is_apart(platform_of(layout)))
 
 
 def layout_of(config: Config, devices: list) -> Layout:

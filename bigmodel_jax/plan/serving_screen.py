@@ -111,6 +111,6 @@ def notes(plan: dict) -> str:
     seconds = sum(one["compile_seconds"] for one in plan["compile"].values())
     how = "compiled before" if all(one["cached"] for one in plan["compile"].values()) else "compiled now"
     return (
-        f"{how} in {seconds:.0f} s. Rates are the published ones (matrix products on a TPU: the compiler's). Nothing was "
-        "measured. The host's time and the latency of each transfer between chips are not included."
+        f"{how} in {seconds:.0f} s. Rates are the published ones (on a TPU: the compiler's for each instruction, where they "
+        "are lower). Nothing was measured. The host's time and the latency of each transfer between chips are not included."
     )

@@ -42,7 +42,7 @@ def run(request: dict) -> dict:
         compile_into(folder, lowered, lower_seconds)
     program: dict[str, Any] = {}
     if (folder / "hlo.txt.gz").is_file():
-        program = analyse(folder, config, layout.mesh, topology)
+        program = analyse(folder, config, layout.mesh, topology, every=True)
     return {
         "program": program,
         "key": key,

@@ -159,12 +159,17 @@ def compile_into(folder: Path, lowered: Any, lower_seconds: float) -> None:
 # ------------------------------------------------------------ what the program says
 
 
-def analyse(folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology) -> dict:
-    """FLOPs, bytes, collectives and the largest buffers of the compiled program in `folder`."""
+def analyse(
+    folder: Path, config: Config, mesh: jax.sharding.Mesh, topology: topologies.Topology, every: bool = False
+) -> dict:
+    """FLOPs, bytes, collectives and the largest buffers of the compiled program in `folder`.
+
+    every: as in `cost.measure`.
+    """
     text = gzip.decompress((folder / "hlo.txt.gz").read_bytes()).decode()
     code = Code(text, causal=config.objective.causal)
     bandwidth = topology.chip.hbm_bandwidth / topology.chip.devices
-    measured = cost.measure(code, topology.chip.peak, bandwidth, topology.chip.clock, code.program.frames.line)
+    measured = cost.measure(code, topology.chip.peak, bandwidth, topology.chip.clock, code.program.frames.line, every)
     beside = asynchronous_channels(code)
     rows = []
     for one in hlo.collectives(text, mesh):

@@ -19,7 +19,7 @@ from bigmodel_jax.core.precision import cast
 from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.spelling import nearest
 from bigmodel_jax.data.tokenizers.tokenizers import Tokenizer
-from bigmodel_jax.inference.compiled import apart_on_gpus
+from bigmodel_jax.inference.compiled import for_decoding, platform_of
 from bigmodel_jax.inference.engine import Engine
 from bigmodel_jax.inference.mixed import why_apart
 from bigmodel_jax.inference.prompts import PROMPT_MULTIPLE
@@ -222,7 +222,7 @@ def open_served(config: Config, run_dir: Path, options: ServeConfig, which: str 
     mesh = sharding.make_mesh(config.parallel, jax.devices()[:1])
     weights, step = load_weights(config, run_dir, mesh, which)
     weights = cast(weights, config.precision.compute)
-    weights = apart_on_gpus(model.spec, weights) if model.make_cache else weights
+    weights = for_decoding(model.spec, weights, platform_of(weights)) if model.make_cache else weights
     template = run_dir / CHAT_TEMPLATE
     return Served(
         config,

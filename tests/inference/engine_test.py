@@ -12,10 +12,13 @@ from grids import few
 from bigmodel_jax.config import SampleConfig
 from bigmodel_jax.core import params, sharding
 from bigmodel_jax.core.sharding import ParallelConfig, Rules
+from bigmodel_jax.inference import compiled
 from bigmodel_jax.inference.engine import Engine, Layout
 from bigmodel_jax.inference.request import Request
 from bigmodel_jax.inference.sampling import Settings
 from bigmodel_jax.models import Gemma3Config, LlamaConfig, MLPConfig, RNNConfig, T5Config
+from bigmodel_jax.models.quantize import QuantizeConfig
+from bigmodel_jax.nn.decode_forms import Transposed
 
 LENGTH = 32
 GREEDY, SAMPLED = SampleConfig(temperature=0), SampleConfig(temperature=1.5, top_p=0.95)
@@ -190,17 +193,23 @@ def test_a_cache_that_is_not_declared_is_one_line(llama):
 @pytest.mark.parametrize("on_mesh", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_layers_that_lie_apart_say_what_a_stack_says(llama, on_mesh, monkeypatch):
     """The caches of separate layers are separate as well, and have the heads first. On the mesh,
-    prefill takes separate layers too, as it does on GPUs."""
+    prefill takes separate layers too, and int8 weights have the form for a TPU."""
     model, weights = llama
+    if on_mesh:
+        model = QuantizeConfig("int8").stored(model, "float32")
+        weights = params.map_spec(lambda p, x: p.storage.pack(x), model.spec, weights)
     stacked = texts(engine(model, weights, SAMPLED, slots=4, turns=3))
-    name, value = ("APART_ON", ("cpu",)) if on_mesh else ("APART_FROM", 0)
-    monkeypatch.setattr(f"bigmodel_jax.inference.compiled.{name}", value)
+    name, value = ("APART_ON", {"cpu": compiled.APART_ON["tpu"]}) if on_mesh else ("APART_FROM", 0)
+    monkeypatch.setattr(compiled, name, value)
     mesh = sharding.make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2)) if on_mesh else None
     there = jax.device_put(weights, sharding.shardings(model.spec, mesh, Rules())) if on_mesh else weights
     made = engine(model, there, SAMPLED, slots=4, turns=3, layout=mesh and Layout(mesh))
     assert texts(made) == stacked
     assert made._slots.cache.layers.layers[0].k.shape == (4, 2, LENGTH, 8)
     assert isinstance(made._weights["layers"], tuple) == on_mesh
+    if on_mesh:
+        attention = made._weights["layers"][1]["attn"]
+        assert [type(attention[name]) for name in "qk"] == [Transposed] * 2
 
 
 @pytest.mark.slow

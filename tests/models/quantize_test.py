@@ -7,18 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from models.adapters_test import batch_of
 
-from bigmodel_jax.core import params, sharding
+from bigmodel_jax.core import params
 from bigmodel_jax.core.channels import Channels
-from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.core.storage import Blocks, Dense, dense, stored
 from bigmodel_jax.models import MODELS, LlamaConfig
 from bigmodel_jax.models.adapters import Lora
 from bigmodel_jax.models.llama import PRESETS
 from bigmodel_jax.models.mixtral import MixtralConfig
-from bigmodel_jax.models.quantize import QuantizeConfig, flat_scales
+from bigmodel_jax.models.quantize import QuantizeConfig
 from bigmodel_jax.nn import linear, stack
 
 FAST = {"llama"}
@@ -154,37 +152,3 @@ def test_what_cannot_be_stored_is_one_line_that_says_the_way_out():
     assert storages(QuantizeConfig("int4", keep=".*/o|.*/down"), odd)["layers/attn/o"].storage == Dense()
     with pytest.raises(ValueError, match=r"quantize.keep = '\(' is not a regular expression"):
         storages(QuantizeConfig("int8", keep="("))
-
-
-@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
-def test_flat_scales_change_no_dense_weight(kind):
-    spec = QuantizeConfig(kind, block=8).stored(TINY.make(), "float32").spec
-    weights = params.map_spec(lambda p, x: p.storage.pack(x), spec, params.init(TINY.make().spec, jax.random.key(0)))
-    flat = flat_scales(spec, weights)
-    matrices = {path: x for path, x in params.paths(flat).items() if stored(x)}
-    for path, node in matrices.items():
-        before = params.paths(weights)[path]
-        np.testing.assert_array_equal(node.dense("float32"), before.dense("float32"))
-        assert node.scales.size == before.scales.size
-        assert node.scales.ndim == 2 + path.startswith("layers/")
-    # A head of 8 values has one block.
-    layers, embed = TINY.num_layers, TINY.embed_dim
-    assert matrices["layers/attn/q"].scales.shape == (layers, embed, TINY.num_heads)
-    assert matrices["layers/attn/o"].scales.shape == (layers, embed, embed // 8)
-    again = flat_scales(spec, flat)
-    assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, flat)
-
-
-@pytest.mark.parametrize(("axes", "flat"), [(("tensor", None, None), True), ((None, "tensor", None), False)])
-def test_flat_scales_stay_on_their_devices(axes, flat):
-    """The plan's shapes get the form and the sharding that the arrays get."""
-    mesh = sharding.make_mesh(ParallelConfig(data=1, fsdp=4, tensor=2))
-    place = NamedSharding(mesh, PartitionSpec(*axes))
-    spec = {"out": params.Param((6, 4, 64), ("heads", "head_dim", "embed"), params.normal(1.0))}
-    values = params.init(spec, jax.random.key(0))["out"]
-    node = {"out": jax.tree.map(lambda x: jax.device_put(x, place), Blocks("int8").pack(values))}
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), node)
-    real, planned = flat_scales(spec, node)["out"].scales, flat_scales(spec, shapes)["out"].scales
-    assert real.shape == planned.shape == ((24, 1) if flat else (6, 4, 1))
-    assert real.sharding.is_equivalent_to(planned.sharding, real.ndim)
-    np.testing.assert_array_equal(np.asarray(real).reshape(6, 4, 1), node["out"].scales)

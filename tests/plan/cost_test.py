@@ -276,3 +276,26 @@ def test_a_product_takes_what_the_compiler_states_where_that_is_longer(cycles, c
     by_memory = 4e-9 * (16 * 32 + 32 * 64 + 16 * 64), 4e-9 * 2 * 16 * 64
     assert found.busy == pytest.approx(sum(by_memory))
     assert found.expected == pytest.approx(max(product, by_memory[0]) + by_memory[1])
+
+
+SERVED = """HloModule m
+
+ENTRY %main (a: f32[256,1024], b: f32[256,1024]) -> f32[1024,256] {
+  %a = f32[256,1024]{1,0} parameter(0)
+  %b = f32[256,1024]{1,0} parameter(1)
+  %start = (f32[256,1024]{1,0:S(1)}, f32[256,1024]{1,0}, u32[]) copy-start(%b)
+  %done = f32[256,1024]{1,0:S(1)} copy-done(%start)
+  %sum = f32[256,1024]{1,0:S(1)} add(%done, %done), backend_config={"estimated_cycles":"1000"}
+  ROOT %turned = f32[1024,256]{0,1} copy(%a), backend_config={"estimated_cycles":"CYCLES"}
+}
+"""
+
+
+@pytest.mark.parametrize(("cycles", "expected"), [(9000, 10e-3), (500, 3.0 * 2**20 / 1e9)])
+def test_a_servers_instructions_take_what_the_compiler_states_and_no_less_than_the_memory(cycles, expected):
+    """The asynchronous copy overlaps with the others. In a plan of training, estimates count for
+    products alone."""
+    code = Code(SERVED.replace("CYCLES", str(cycles)))
+    found, training = (cost.measure(code, lambda kind: 1e12, 1e9, 1e6, every=every) for every in (True, False))
+    assert found.expected == pytest.approx(expected, rel=1e-5)
+    assert training.expected == training.busy == pytest.approx(3.0 * 2**20 / 1e9, rel=1e-5)

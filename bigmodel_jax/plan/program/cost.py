@@ -42,6 +42,7 @@ FREE = {
 } | {f"{kind}-done" for kind in KINDS}
 
 
+COPIES = {"copy-start", "slice-start", "dynamic-slice-start", "dynamic-update-slice-start"}  # asynchronous ones
 UNKNOWN = 2**62  # cycles; the compiler writes the largest integer where it has no estimate
 
 
@@ -53,7 +54,8 @@ class Cost:
     written in HBM.
     busy: seconds if only arithmetic and HBM took time. Each instruction takes the slower of the
     two.
-    expected: like busy, but matrix products take the time that the compiler expects.
+    expected: like busy, but matrix products take the time that the compiler expects. For a server:
+    as `measure` says of `every`.
     rows: the instructions that take most of `expected`: (operation, seconds, FLOPs, bytes).
     open_ended: loops whose length depends on data; one iteration of each is counted.
     """
@@ -73,12 +75,16 @@ def measure(
     bandwidth: float,
     clock: float = 0.0,
     line: Callable[[int], str] = lambda frame: "",
+    every: bool = False,
 ) -> Cost:
     """Add up the cost of all instructions, multiplied by how often loops run them.
 
     peak: FLOP/s of a device by operand type. bandwidth: bytes/s of its memory. clock: its cycles/s
-    where the compiler states cycles, else 0. line: the source line of a stack frame.
+    where the compiler states cycles, else 0. line: the source line of a stack frame. every: all
+    instructions take the time that the compiler expects, where it is the longer. Asynchronous
+    copies then overlap with all else, but `expected` is at least the time of the memory traffic.
     """
+    every = every and bool(clock)
     totals: dict[str, float] = collections.defaultdict(float)
     rows: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     kernels = moved = busy = expected = 0.0
@@ -96,7 +102,9 @@ def measure(
                 totals[kind] += times * n
             kernels += times * sum(products.values()) if one.opcode == "custom-call" else 0.0
             moved, busy = moved + times * size, busy + times * seconds
-            seconds = max(seconds, _stated(one, clock) if products else 0.0)
+            seconds = max(seconds, _stated(one, clock) if products or every else 0.0)
+            if every and one.opcode in COPIES:
+                seconds = 0.0
             expected += times * seconds
             row = rows[_label(one, line)]
             row[0], row[1], row[2] = (
@@ -104,15 +112,17 @@ def measure(
                 row[1] + times * sum(products.values()),
                 row[2] + times * size,
             )
+    expected = max(expected, moved / bandwidth) if every else expected
     top = sorted(((label, *row) for label, row in rows.items()), key=lambda row: -row[1])
     return Cost(dict(totals), kernels, moved, busy, expected, top[:20], code.program.open_ended)
 
 
 def _stated(one: Instruction, clock: float) -> float:
-    """Seconds of a matrix product by the TPU compiler's own model; 0 where it states none.
+    """Seconds of an instruction by the TPU compiler's own model; 0 where it states none.
 
-    The compiler's estimates for other instructions are not used: some are 2.5 times the time that
-    the memory traffic takes, and some are missing.
+    Plans of training take the estimates of matrix products only: some others are 2.5 times the time
+    that the memory traffic takes. Plans of servers take them all. A token's time is in hundreds of
+    short instructions, where the start of each counts, and in copies to another layout.
     """
     cycles = re.search(r'"estimated_cycles":"(\d+)"', one.rest) if clock else None
     return int(cycles[1]) / clock if cycles and int(cycles[1]) < UNKNOWN else 0.0
