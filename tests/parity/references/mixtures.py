@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GptOssConfig, MixtralConfig, Qwen3MoeConfig
+from transformers import GptOssConfig, MixtralConfig, Qwen3MoeConfig, Qwen3NextConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from references.decoders import SIZES, write
@@ -34,6 +34,35 @@ QWEN3_MOE = Qwen3MoeConfig(
     norm_topk_prob=True,
     tie_word_embeddings=True,
 )
+# Two blocks of layers, two value heads per key head, and values of other sizes than keys.
+QWEN3_NEXT = Qwen3NextConfig(
+    **SIZES | {"num_hidden_layers": 8},
+    **AUXILIARY,
+    head_dim=16,
+    moe_intermediate_size=12,
+    shared_expert_intermediate_size=20,
+    num_experts=4,
+    num_experts_per_tok=2,
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=8,
+    linear_value_head_dim=12,
+    linear_conv_kernel_dim=3,
+    rms_norm_eps=1e-3,  # outputs near zero, which a norm enlarges, hold little but rounding
+    rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25},
+)
+
+
+def remember(model) -> None:
+    """States that last for some tokens, and convolutions that pass on what they read."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("A_log"):
+                p -= 2.0
+            elif name.endswith("conv1d.weight"):
+                p *= 6.0
+
+
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10_000.0,
@@ -71,4 +100,5 @@ MIXTURES = {
     "gpt_oss": functools.partial(write, GPT_OSS, training=True, loss=loss),
     "mxfp4": write_mxfp4,
     "qwen3_moe": functools.partial(write, QWEN3_MOE, training=True, loss=loss),
+    "qwen3_next": functools.partial(write, QWEN3_NEXT, training=True, loss=loss, adjust=remember),
 }
