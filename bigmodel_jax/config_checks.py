@@ -167,7 +167,8 @@ def _check_pipeline(config: Config, stages: int) -> None:
         if num % (stages * rounds):
             product = f"parallel.stage = {stages}" + (f" x parallel.pipeline_rounds = {rounds}" if rounds > 1 else "")
             stack = path.split("/")[0] if path.split("/")[0] != "layers" else "the model"
-            raise ValueError(f"the {num} layers of {stack} are not divisible by {product}")
+            what = "layers" if config.model.BLOCK_LAYERS == 1 else f"blocks of {config.model.BLOCK_LAYERS} layers"
+            raise ValueError(f"the {num} {what} of {stack} are not divisible by {product}")
 
 
 def _check_1f1b(config: Config, layers: dict[str, int]) -> None:

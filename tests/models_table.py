@@ -121,7 +121,6 @@ the table.
 
 | family | what our code lacks for it |
 | --- | --- |
-| Qwen3-Next | Gated DeltaNet: a recurrent state in three of four layers, which must not pass between packed texts |
 | Mamba 2 | the state-space layer, and a decode cache of states instead of keys and values |
 | Llama 4 | attention in chunks, norms of queries and keys without scales, and a router that scales the inputs of its experts |
 | DeepSeek V3.2 | sparse attention: the indexer that chooses which keys a query sees |

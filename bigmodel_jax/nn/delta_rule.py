@@ -99,7 +99,7 @@ def token(q, k, v, log_decay, rate, number, state) -> tuple[jax.Array, jax.Array
 def chunked(q, k, v, log_decay, rate, number, state, size: int = CHUNK) -> tuple[jax.Array, jax.Array]:
     """`apply` in chunks: inside a chunk by a triangular system, between chunks by the state.
 
-    Decays between two tokens are differences of their sums, which count only within a document.
+    The decay between two tokens of a document is the difference of their sums of decays.
     """
     T, c = q.shape[1], min(size, q.shape[1])
     spare = -T % c
@@ -110,9 +110,10 @@ def chunked(q, k, v, log_decay, rate, number, state, size: int = CHUNK) -> tuple
     seen = (number[..., :, None] == number[..., None, :]) & jnp.tri(c, dtype=bool)
     first, last = (_of_heads(number == other) for other in (before, number[..., -1:]))
 
-    total = jnp.cumsum(log_decay, axis=-1)
+    # Sums over a token's own document in the chunk: no rounding depends on another document.
+    total = jnp.einsum("bnij,bnkgj->bnkgi", seen.astype(jnp.float32), log_decay)
     between = jnp.exp(jnp.where(_of_heads(seen), total[..., :, None] - total[..., None, :], -jnp.inf))
-    reads, writes = jnp.exp(total) * first, jnp.exp(total[..., -1:] - total) * last
+    reads, writes = jnp.exp(total) * first, jnp.exp(jnp.where(last, total[..., -1:] - total, -jnp.inf))
     kept = reads[..., -1, None, None]
 
     system = jnp.einsum("bnkid,bnkjd->bnkij", k, k)[:, :, :, None] * between * rate[..., None]

@@ -53,14 +53,18 @@ QWEN3_NEXT = Qwen3NextConfig(
 )
 
 
-def remember(model) -> None:
-    """States that last for some tokens, and convolutions that pass on what they read."""
+def settled(model) -> None:
+    """States that last for some tokens, convolutions that pass on what they read, and a stream that
+    each layer changes a little.
+
+    Otherwise this model, of eight layers with norms inside, is chaotic: two copies in torch, one with
+    weights of another last bit, differ by 0.4 in their losses after 20 steps.
+    """
+    factors = {"conv1d.": 6.0, "embed_tokens.": 5.0, "out_proj.": 0.5, "o_proj.": 0.5, "down_proj": 0.5}
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if name.endswith("A_log"):
-                p -= 2.0
-            elif name.endswith("conv1d.weight"):
-                p *= 6.0
+            p *= next((factor for part, factor in factors.items() if part in name), 1.0)
+            p -= 2.0 if name.endswith("A_log") else 0.0
 
 
 YARN = {
@@ -100,5 +104,5 @@ MIXTURES = {
     "gpt_oss": functools.partial(write, GPT_OSS, training=True, loss=loss),
     "mxfp4": write_mxfp4,
     "qwen3_moe": functools.partial(write, QWEN3_MOE, training=True, loss=loss),
-    "qwen3_next": functools.partial(write, QWEN3_NEXT, training=True, loss=loss, adjust=remember),
+    "qwen3_next": functools.partial(write, QWEN3_NEXT, training=True, loss=loss, adjust=settled),
 }
