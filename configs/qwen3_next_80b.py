@@ -1,5 +1,5 @@
-"""Qwen3-Next 80B-A3B from scratch on your own text, for 256 TPU v5p chips: FSDP over 16, experts over
-16.
+"""Qwen3-Next 80B-A3B from scratch on your own text, for 256 TPU v5p chips: FSDP over 16, experts
+over 16.
 
 `launch.py plan configs/qwen3_next_80b.py --topology v5p:4x8x8` shows its needs and cost
 (docs/plan.md).

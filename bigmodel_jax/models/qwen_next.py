@@ -165,7 +165,7 @@ def layer_spec(cfg: Qwen3NextConfig, name: str) -> params.Tree:
         "router": moe.router_spec(D, cfg.num_experts, init=init),
         "experts": moe.spec(cfg.num_experts, D, cfg.mlp_dim, init=init, out_init=init),
         "shared": feedforward.swiglu_spec(D, cfg.shared_dim, init=init, out_init=init),
-        "shared_gate": linear.linear_spec(D, 1, axes=("embed", None), init=init),
+        "shared_gate": Param((D,), ("embed",), init, decay=True),
     }
 
 
@@ -235,8 +235,8 @@ def mixture(cfg: Qwen3NextConfig, p, h_BTD, mask_BT, *, train: bool):
     routing = moe.route(p["router"], h_BTD, cfg.experts_per_token, normalize=cfg.normalized_weights)
     # Only training drops tokens: elsewhere the output must not depend on other rows.
     y = moe.experts(p["experts"], h_BTD, routing, mask_BT, buffer=cfg.expert_buffer if train else 0.0)
-    gate = jax.nn.sigmoid(linear.linear(p["shared_gate"], h_BTD))
-    return y + gate * feedforward.swiglu(p["shared"], h_BTD), moe.load(routing, mask_BT)
+    gate = jax.nn.sigmoid(linear.project(h_BTD, p["shared_gate"]))
+    return y + gate[..., None] * feedforward.swiglu(p["shared"], h_BTD), moe.load(routing, mask_BT)
 
 
 def block(cfg: Qwen3NextConfig, p, x_BTD, xs, q_where, *where, train: bool):

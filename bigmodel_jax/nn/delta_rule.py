@@ -22,8 +22,11 @@ EPS = 1e-6
 
 
 class Documents(NamedTuple):
-    """real: (B, T) bool, False for padding. number: (B, T) int32, how many documents have begun up to
-    this token; 0 continues the document of a state."""
+    """The documents of a row, by token.
+
+    real: (B, T) bool, False for padding. number: (B, T) int32, how many documents have begun up to
+    this token; 0 continues the document of a state.
+    """
 
     real: jax.Array
     number: jax.Array
@@ -56,12 +59,12 @@ def short_convolution(
         # With padding first, the tokens of a prompt's next piece follow those of the state.
         order = jnp.argsort(jnp.pad(docs.real, ((0, 0), (W - 1, 0)), constant_values=True), axis=1, stable=True)
         x, number = jnp.take_along_axis(x, order[:, :, None, None], axis=1), jnp.take_along_axis(number, order, axis=1)
-        ends = number[:, 1 - W :] == number[:, -1:]
-        state = jnp.where(ends[:, :, None, None], x[:, 1 - W :], 0).astype(state.dtype)
-    y = jnp.zeros((), jnp.float32)
+        ends = number[:, T:] == number[:, -1:]
+        state = jnp.where(ends[:, :, None, None], x[:, T:], 0).astype(state.dtype)
+    y, taps = jnp.zeros((), jnp.float32), kernel.astype(jnp.float32)
     for i in range(W):
         same = number[:, i : i + T] == number[:, W - 1 :]
-        y += jnp.where(same[:, :, None, None], x[:, i : i + T].astype(jnp.float32), 0) * kernel[..., i]
+        y += jnp.where(same[:, :, None, None], x[:, i : i + T].astype(jnp.float32), 0) * taps[..., i]
     if state is not None:
         places = jnp.maximum(jnp.argsort(order, axis=1)[:, W - 1 :] - (W - 1), 0)
         y = jnp.take_along_axis(y, places[:, :, None, None], axis=1)
@@ -73,8 +76,8 @@ def apply(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (outputs (B, T, K, G, v), the state after the last token), float32.
 
-    q, k: (B, T, K, k), normalised here. v: (B, T, K, G, v). log_decay (at most 0) and rate (0 to 1):
-    (B, T, K, G). state: (B, K, G, k, v).
+    q, k: (B, T, K, k), normalised here. v: (B, T, K, G, v). log_decay (at most 0) and rate (0 to
+    1): (B, T, K, G). state: (B, K, G, k, v).
     """
     # A state sums over a whole text, so it and all products with it are float32.
     q, k, v, log_decay, rate, state = (x.astype(jnp.float32) for x in (q, k, v, log_decay, rate, state))

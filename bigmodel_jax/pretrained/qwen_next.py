@@ -8,13 +8,15 @@ from bigmodel_jax.pretrained.names import SAME, Layout, Row, linear
 
 # Theirs (channels, 1, taps), ours (heads, dimensions, taps).
 CONV = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(-1, 1, x.shape[-1]))
+# Theirs (1, D), ours (D,).
+GATE = Layout(ours=lambda x, shape: x.reshape(shape), theirs=lambda x: x.reshape(1, -1))
 MLP = {"experts": "experts.{e}", "shared": "shared_expert"}
 # Our path in a layer -> their name, and the layout.
 COMMON = {
     "mixer_norm/scale": ("input_layernorm.weight", SAME),
     "mlp_norm/scale": ("post_attention_layernorm.weight", SAME),
     "router/kernel": ("mlp.gate.weight", linear()),
-    "shared_gate/kernel": ("mlp.shared_expert_gate.weight", linear()),
+    "shared_gate": ("mlp.shared_expert_gate.weight", GATE),
     **{
         f"{ours}/{name}": (f"mlp.{theirs}.{name}_proj.weight", linear())
         for ours, theirs in MLP.items()

@@ -51,11 +51,13 @@ ABSENT = config_keys.words("""
 # These keys are read, and another value means the same.
 # A conformer computes distances of any length, and each of its queries has keys of its own.
 # A Phi-3 has the length of pretraining beside the table of rotary settings; transformers ignores
-# the one inside it. The fixture of Phi-3 rotates whole heads, as a file without the share does. A
-# Qwen3 MoE whose layers all have experts has no dense MLP; latent attention has as many keys as
-# queries.
+# the one inside it. The fixtures of Phi-3 and Qwen3-Next rotate the share that a file without it
+# means. A Qwen3 MoE or Qwen3-Next whose layers all have experts has no dense MLP; latent attention
+# has as many keys as queries.
 NOTES = {
     ("qwen3_moe", "intermediate_size"),
+    ("qwen3_next", "intermediate_size"),
+    ("qwen3_next", "partial_rotary_factor"),
     ("segformer", "layer_norm_eps"),
     ("phi3", "original_max_position_embeddings"),
     ("phi3", "partial_rotary_factor"),

@@ -79,7 +79,8 @@ def greedy(model) -> dict[str, np.ndarray]:
 
 
 def train(model, next_token_loss=next_token_loss) -> dict[str, np.ndarray]:
-    """20 AdamW steps, decay on matrices alone (stacked biases and a channel's taps are none), clipped."""
+    """20 AdamW steps, decay on matrices alone (stacked biases and a channel's taps are none),
+    clipped."""
     vectors = ("bias", "conv1d.weight")
     matrix = {name: p.ndim >= 2 and not name.endswith(vectors) for name, p in model.named_parameters()}
     decay = [p for name, p in model.named_parameters() if matrix[name]]

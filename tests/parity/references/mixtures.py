@@ -57,8 +57,8 @@ def settled(model) -> None:
     """States that last for some tokens, convolutions that pass on what they read, and a stream that
     each layer changes a little.
 
-    Otherwise this model, of eight layers with norms inside, is chaotic: two copies in torch, one with
-    weights of another last bit, differ by 0.4 in their losses after 20 steps.
+    Otherwise this model, of eight layers with norms inside, is chaotic: two copies in torch, one
+    with weights of another last bit, differ by 0.4 in their losses after 20 steps.
     """
     factors = {"conv1d.": 6.0, "embed_tokens.": 5.0, "out_proj.": 0.5, "o_proj.": 0.5, "down_proj": 0.5}
     with torch.no_grad():
