@@ -41,7 +41,8 @@ class Qwen3NextConfig(ModelConfig):
     """Qwen3-Next, with Gated DeltaNet in three of four layers; defaults: 80B-A3B.
 
     The reference implementation is transformers' `Qwen3NextForCausalLM`, without the published
-    files' module for multi-token prediction.
+    files' module for multi-token prediction. What counts the layers of a stack counts blocks of
+    four: stages of a pipeline, taps, stochastic depth.
     """
 
     vocab_size: Count = 151_936  # tokens in the vocabulary

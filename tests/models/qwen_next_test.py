@@ -100,7 +100,7 @@ def test_texts_in_slots_and_prompts_in_pieces_have_states_of_their_own():
     weights = params.init(model.spec, jax.random.key(0))
     begin = [(7 * i) % 50 + 3 for i in range(40)]
     requests = [Request(p, 6) for p in (begin, [5, 9], [*begin[:36], 11, 12], [*begin, 21, 22, 23])]
-    alone = [texts(model, weights, [request], slots=1)[0][0] for request in requests]
+    alone = [texts(model, weights, [request], slots=3)[0][0] for request in requests]
     assert len({token for text in alone for token in text}) > 3, "the model says one thing only"
     assert texts(model, weights, requests, slots=3) == (alone, 0)
     assert texts(model, weights, requests, slots=3, piece=16, prefixes=3) == (alone, len(begin))
