@@ -158,16 +158,16 @@ def _check_pipeline(config: Config, stages: int) -> None:
     spec = params.paths(config.make_model().spec)
     layers = {path: p.shape[p.axes.index("layers")] for path, p in spec.items() if "layers" in p.axes}
     if not layers:
-        raise ValueError(
-            f"parallel.stage = {stages}: {type(config.model).__name__} has no stack of equal layers to cut"
-        )
+        name = type(config.model).__name__
+        raise ValueError(f"parallel.stage = {stages}: {name} has no stack of equal layers to cut")
     if parallel.pipeline_schedule == "1f1b":
         _check_1f1b(config, layers)
     for path, num in layers.items():
         if num % (stages * rounds):
-            product = f"parallel.stage = {stages}" + (f" x parallel.pipeline_rounds = {rounds}" if rounds > 1 else "")
-            stack = path.split("/")[0] if path.split("/")[0] != "layers" else "the model"
-            raise ValueError(f"the {num} layers of {stack} are not divisible by {product}")
+            product = f"parallel.stage = {stages}" + f" x parallel.pipeline_rounds = {rounds}" * (rounds > 1)
+            stack, size = path.split("/")[0].removeprefix("layers") or "the model", config.model.BLOCK_LAYERS
+            what = f"blocks of {size} layers" if size > 1 else "layers"
+            raise ValueError(f"the {num} {what} of {stack} are not divisible by {product}")
 
 
 def _check_1f1b(config: Config, layers: dict[str, int]) -> None:

@@ -37,8 +37,8 @@ OF_KIN = {"test_logits", "test_outputs", "test_an_export_reloaded_computes_the_s
 FURTHER_HEADS = {"roberta", "distilbert", "electra", "modernbert"}
 OF_FURTHER_HEADS = {"test_outputs", "test_an_architecture_is_a_head"}
 TWICE = {
-    "llama", "llama31", "qwen2", "qwen3_moe", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare", "alexnet", "vgg",
-    "vgg_bn", "resnet", "resnet_basic", "efficientnet",
+    "llama", "llama31", "qwen2", "qwen3_moe", "qwen3_next", "gemma", "moonlight", "t5_v11", "rnn", "conformer_bare",
+    "alexnet", "vgg", "vgg_bn", "resnet", "resnet_basic", "efficientnet",
 }  # fmt: skip
 CACHE = Path(__file__).parents[1] / ".jax_cache"
 

@@ -6,7 +6,7 @@ ROOT = Path(__file__).parents[1]
 
 # The quick tests of models and of their published forms, whose mirrors are slow.
 FAMILIES = {
-    "decoders": ("mistral", "qwen", "qwen_moe", "smollm3", "olmo", "granite", "glm", "phi3"),
+    "decoders": ("mistral", "qwen", "qwen_moe", "qwen_next", "smollm3", "olmo", "granite", "glm", "phi3"),
     "encoders": ("roberta", "distilbert", "electra", "modernbert", "deberta"),
     "encoder_decoders": ("encoder_decoder", "t5", "transformer", "bart"),
     "vision": ("vit", "resnet", "efficientnet", "vgg", "alexnet"),
@@ -25,6 +25,7 @@ PUBLISHED = {
         "qwen",
         "mixtral",
         "qwen_moe",
+        "qwen_next",
         "gpt_oss",
         "deepseek",
         "smollm3",

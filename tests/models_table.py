@@ -111,6 +111,10 @@ uv run --group dev pytest tests/parity tests/contract -m "slow or not slow" --mo
 - LongRoPE (phi3) has two sets of frequencies. transformers selects one by the longest text of a
   batch, and computes a text again where its answer passes the length of pretraining. Here the
   length of a row selects the set, and in decoding that of the cache: prompt and answer together.
+- The stack of qwen3_next consists of blocks of four layers: three of Gated DeltaNet and one of
+  attention. Stages of a pipeline, `explain`, `report.watch`, `train.stochastic_depth` and the
+  layers of distillation count these blocks. Its states cannot be cut back, so the server reuses a
+  kept prompt as a whole or not at all.
 
 """
 TAIL = """
@@ -121,7 +125,6 @@ the table.
 
 | family | what our code lacks for it |
 | --- | --- |
-| Qwen3-Next | Gated DeltaNet: a recurrent state in three of four layers, which must not pass between packed texts |
 | Mamba 2 | the state-space layer, and a decode cache of states instead of keys and values |
 | Llama 4 | attention in chunks, norms of queries and keys without scales, and a router that scales the inputs of its experts |
 | DeepSeek V3.2 | sparse attention: the indexer that chooses which keys a query sees |

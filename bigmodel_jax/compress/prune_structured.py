@@ -25,7 +25,7 @@ def check_layers(model: ModelConfig) -> None:
         )
     if not model.LAYERS_ALIKE:
         raise ValueError(
-            f"--kind structured_layers: some layers of {name} have positions or a norm and some have none; "
+            f"--kind structured_layers: the layers of {name} are of several kinds (mixers, positions, norms); "
             "pruning layers would change their order"
         )
     # Compare with a model of one layer less: a parameter whose other sizes change cannot be cut by

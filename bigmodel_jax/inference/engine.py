@@ -109,7 +109,9 @@ class Engine:
         if self._compiled is None:
             self._programs = self._programs._replace(apart=apart)
             self._programs.check(cache_dtype(weights))
-            self._by_rows &= isinstance(self._programs.declared(1, cache_dtype(weights)), decoder.Cache)
+            declared = self._programs.declared(1, cache_dtype(weights))
+            self._by_rows &= isinstance(declared, decoder.Cache)
+            self._prefixes.whole = self._by_rows and not decoder.can_be_cut(declared)
             self._compiled = compiled(self._programs, self._layout, mesh_of(weights), cache_dtype(weights))
         if self._slots is None or fresh:
             assert not (fresh and self.num_unfinished), "texts that have begun have keys and values"

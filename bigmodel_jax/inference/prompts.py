@@ -50,10 +50,13 @@ class Read(NamedTuple):
 
 
 class Prefixes:
-    """The cache rows of the last `most` prompts. A row becomes the newest when it is used."""
+    """The cache rows of the last `most` prompts. A row becomes the newest when it is used.
+
+    whole: a row serves only prompts that begin with all of its tokens (`decoder.can_be_cut`).
+    """
 
     def __init__(self, most: int):
-        self._most, self._kept = most, collections.OrderedDict()
+        self._most, self._kept, self.whole = most, collections.OrderedDict(), False
 
     def keep(self, read: Read) -> None:
         """Stores the row of a complete prompt, and drops the oldest if there are too many."""
@@ -78,7 +81,9 @@ class Prefixes:
         for read in (read for read in self._kept.values() if read.adapters == adapters):
             # At least one token must be read, because its logits start the answer.
             shared = min(_shared(read.tokens, prompt), len(prompt) - 1)
-            fits = read.columns(shared) + len(prompt) - shared <= room
+            fits = read.columns(shared) + len(prompt) - shared <= room and (
+                not self.whole or shared == len(read.tokens)
+            )
             # A longer prefix may not fit, because the padding between its pieces takes columns too.
             if shared > max(num, LEAST_SHARED - 1) and fits:
                 found, num = read, shared

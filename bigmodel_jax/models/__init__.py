@@ -43,6 +43,7 @@ from bigmodel_jax.models.phi3 import Phi3Config
 from bigmodel_jax.models.pixart import PixArtConfig, TextToImageConfig
 from bigmodel_jax.models.qwen import Qwen2Config, Qwen3Config
 from bigmodel_jax.models.qwen_moe import Qwen3MoeConfig
+from bigmodel_jax.models.qwen_next import Qwen3NextConfig
 from bigmodel_jax.models.resnet import ResNetConfig
 from bigmodel_jax.models.rnn import RNNClassifierConfig, RNNConfig
 from bigmodel_jax.models.roberta import RobertaConfig
@@ -74,6 +75,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "gemma3": Gemma3Config,
     "mixtral": MixtralConfig,
     "qwen3_moe": Qwen3MoeConfig,
+    "qwen3_next": Qwen3NextConfig,
     "gpt_oss": GptOssConfig,
     "deepseek": DeepseekConfig,
     "t5": T5Config,
@@ -166,6 +168,7 @@ __all__ = [
     "Qwen2Config",
     "Qwen3Config",
     "Qwen3MoeConfig",
+    "Qwen3NextConfig",
     "RNNClassifierConfig",
     "RNNConfig",
     "ResNetConfig",

@@ -163,6 +163,7 @@ class ModelConfig:
 
     RENAMED: ClassVar[dict[str, str]] = compute.MOVED
     LAYERS_ALIKE: ClassVar[bool] = True  # layers differ in their weights and windows alone
+    BLOCK_LAYERS: ClassVar[int] = 1  # layers in one block of the stack, which runs its blocks in turn
     SIZES: ClassVar[tuple] = ()  # which fields must fit each other and the mesh: sizes.py
 
     def make(self) -> Model:

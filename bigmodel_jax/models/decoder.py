@@ -155,6 +155,15 @@ def apart(cache: Any) -> Any:
     return cache.replace(layers=stack.Apart(layers))
 
 
+def can_be_cut(cache: Cache) -> bool:
+    """Whether a row of a declared cache can be cut back to its first tokens.
+
+    An array of rows without columns is a state of all tokens, from which none can be taken.
+    """
+    arrays = jax.tree.leaves(cache, is_leaf=lambda x: isinstance(x, Param))
+    return all("seq" in p.axes for p in arrays if "batch" in p.axes)
+
+
 def narrowed(cache: Any) -> Any:
     """The declaration of a cache with int8 keys and values.
 
@@ -162,7 +171,9 @@ def narrowed(cache: Any) -> Any:
     and values by heads.
     """
     if not isinstance(cache, Cache) or not isinstance(cache.layers, dict) or cache.layers.keys() != {"k", "v"}:
-        raise ValueError("cache = 'int8': this model keeps no keys and values by heads; it must be 'compute'")
+        raise ValueError(
+            "cache = 'int8': this model's cache is not keys and values by heads alone; it must be 'compute'"
+        )
 
     def one(p: Param) -> Blocked:
         scales = dataclasses.replace(p, shape=(*p.shape[:-1], 1), axes=(*p.axes[:-1], None), dtype="bfloat16")

@@ -107,10 +107,9 @@ class Distillation(NextToken):
             ("student", self.student_layers, model),
             ("teacher", self.teacher_layers, teacher),
         ):
-            if wrong := [n for n in layers if not 0 <= n < config.num_layers]:
-                raise ValueError(
-                    f"objective.{name}_layers = {layers}: {wrong[0]} is not from 0 to {config.num_layers - 1}"
-                )
+            num = config.num_layers // config.BLOCK_LAYERS  # the states after each block
+            if wrong := [n for n in layers if not 0 <= n < num]:
+                raise ValueError(f"objective.{name}_layers = {layers}: {wrong[0]} is not from 0 to {num - 1}")
         if self.top_k and self.top_k >= sizes[0]:
             raise ValueError(f"objective.top_k = {self.top_k}: it must be below the vocabulary, {sizes[0]}; 0 = all")
 

@@ -39,6 +39,7 @@ from bigmodel_jax.pretrained.phi3 import PHI3
 from bigmodel_jax.pretrained.pixart import PIXART
 from bigmodel_jax.pretrained.qwen import QWEN2, QWEN3
 from bigmodel_jax.pretrained.qwen_moe import QWEN3_MOE
+from bigmodel_jax.pretrained.qwen_next import QWEN3_NEXT
 from bigmodel_jax.pretrained.resnet import RESNET
 from bigmodel_jax.pretrained.roberta import ROBERTA
 from bigmodel_jax.pretrained.segformer import SEGFORMER
@@ -77,6 +78,7 @@ FAMILIES: dict[str, Family] = {
         GEMMA3_IMAGE_TEXT,
         MIXTRAL,
         QWEN3_MOE,
+        QWEN3_NEXT,
         GPT_OSS,
         DEEPSEEK_V3,
         VIT,

@@ -79,6 +79,18 @@ DEFAULTS: dict[type[ModelConfig], dict[str, Any]] = {
     models.MixtralConfig: LLAMA
     | {"rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0, "num_key_value_heads": 8, "sliding_window": None},
     models.Qwen3MoeConfig: LLAMA | {"num_key_value_heads": 4, "norm_topk_prob": False},
+    models.Qwen3NextConfig: LLAMA
+    | {
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "norm_topk_prob": True,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 32,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+        "shared_expert_intermediate_size": 512,
+    },
     models.GptOssConfig: LLAMA
     | {
         "rms_norm_eps": 1e-5,

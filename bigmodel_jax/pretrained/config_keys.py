@@ -79,10 +79,12 @@ _KINDS: dict[Kind, str] = {
         sliding_window_pattern position_buckets embed_dim num_classes stem_channels feature_channels num_mel_bins
         subsampling_factor subsampling_conv_channels subsampling_conv_kernel_size subsampling_conv_stride
         conv_kernel_size max_source_positions max_target_positions no_rope_layer_interval scale_factor
-        latent_channels pooled_side norm_num_groups layers_per_block local_attention global_attn_every_n_layers""",
+        latent_channels pooled_side norm_num_groups layers_per_block local_attention global_attn_every_n_layers
+        linear_num_key_heads linear_num_value_heads linear_key_head_dim linear_value_head_dim linear_conv_kernel_dim
+        shared_expert_intermediate_size""",
     COUNT_OR_NULL: """num_key_value_heads num_experts num_local_experts num_experts_per_tok
         experts_per_token q_lora_rank head_dim projection_size n_inner d_head sliding_window original_max_position_embeddings
-        decoder_vocab_size num_labels""",
+        decoder_vocab_size num_labels full_attention_interval""",
     DEPTH: "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers",
     DEPTH_OR_NULL: "num_decoder_layers",
     DEPTH_OR_ZERO: "first_k_dense_replace",

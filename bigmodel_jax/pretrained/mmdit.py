@@ -64,7 +64,7 @@ def from_hf(hf: dict) -> MMDiTConfig:
     width = hf["num_attention_heads"] * hf["attention_head_dim"]
     fixed = {"caption_projection_dim": width, "out_channels": (channels, None), "qk_norm": tuple(NORMS.values())}
     check_fixed(hf, **fixed)
-    if hf.get("dual_attention_layers"):
+    if hf.get("dual_attention_layers") not in (None, [], ()):
         raise ValueError(
             f"config.json: dual_attention_layers = {hf['dual_attention_layers']} is not supported (a second attention in "
             "each of these layers); supported: []"

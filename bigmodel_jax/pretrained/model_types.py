@@ -25,6 +25,7 @@ MODEL_TYPES = {
     "Gemma3Config": ("gemma3_text", "gemma3"),
     "MixtralConfig": ("mixtral",),
     "Qwen3MoeConfig": ("qwen3_moe",),
+    "Qwen3NextConfig": ("qwen3_next",),
     "GptOssConfig": ("gpt_oss",),
     "DeepseekConfig": ("deepseek_v3",),
     "ViTConfig": ("vit", "dinov2", "dinov2_with_registers"),

@@ -69,7 +69,8 @@ class Row:
     - ours: our parameter's path, or the paths that lie in one tensor, joined along `axis` of it.
     - theirs: the tensor's name, with {i} for a layer and {e} for an expert.
     - layout: how the values lie on both sides.
-    - start: the name of the config field with the value of {i} at our first layer; "" means 0.
+    - start: the value of {i} at our first layer, or the name of the config field with it; "" means
+      0. every: the step of {i} from one of our layers to the next.
     - interleaved: several parameters alternate entry by entry along `axis`, instead of one after
       another.
     """
@@ -78,8 +79,9 @@ class Row:
     theirs: str
     layout: Layout = SAME
     axis: int = 0
-    start: str = ""
+    start: str | int = ""
     interleaved: bool = False
+    every: int = 1
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -135,11 +137,11 @@ def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterat
         if row.paths[0] not in spec:
             continue
         shape = spec[row.paths[0]].shape
-        start = getattr(cfg, row.start) if row.start else 0
+        start = getattr(cfg, row.start) if row.start and isinstance(row.start, str) else row.start or 0
         # A table has {e} only beside {i}, so the axis of experts is always the second one.
         stacked = [shape[n] for n, mark in enumerate(("{i}", "{e}")) if mark in row.theirs]
         for index in np.ndindex(*stacked):
-            marks = {"i": index[0] + start if index else 0, "e": index[1] if len(index) > 1 else 0}
+            marks = {"i": start + index[0] * row.every if index else 0, "e": index[1] if len(index) > 1 else 0}
             yield Piece(row.theirs.format(**marks), row, index)
 
 

@@ -73,6 +73,7 @@ CASES = {
     "llama_remat": (tiny("llama", num_layers=8, compute=Compute(remat="full")), NextToken(), text),
     "llama_unrolled": (tiny("llama", num_layers=8, compute=Compute(unroll=True)), NextToken(), text),
     "mixtral": (tiny("mixtral", num_layers=4), NextToken(), text),
+    "qwen3_next": (tiny("qwen3_next", num_layers=8), NextToken(), text),
     "deepseek": (tiny("deepseek", num_layers=5, num_mtp_layers=1), NextToken(), text),
     "gemma3": (tiny("gemma3", num_layers=4), NextToken(), text),
     "bert": (tiny("bert", num_layers=4), MaskedLanguageModel(), text),
@@ -157,7 +158,7 @@ def test_every_layout_equals_one_device(name, note):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", few([case for case in CASES if case != "llama"], "t5"))
 def test_every_kind_of_model_equals_one_device(case, note):
-    parallel = layout(2, 4, 1 if case in ("t5", "deepseek") else 2, fsdp=2)
+    parallel = layout(2, 4, 1 if case in ("t5", "deepseek", "qwen3_next") else 2, fsdp=2)
     note("gpipe", case, parallel, *check(case, parallel))
 
 

@@ -37,11 +37,12 @@ FAMILIES = [
     "gemma3",
     "mixtral",
     "qwen3_moe",
+    "qwen3_next",
     "gpt_oss",
     "deepseek",
     "moonlight",
 ]
-TRAINED = ["gpt2", "llama", "phi3", "mixtral", "qwen3_moe", "gpt_oss"]
+TRAINED = ["gpt2", "llama", "phi3", "mixtral", "qwen3_moe", "qwen3_next", "gpt_oss"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -52,7 +53,7 @@ def logits(ref, tokens, **batch):
 
 
 # Families whose packed documents the quick suite does not compare, and one of those that it does.
-@pytest.mark.few("llama", "llama31", "qwen2", "gemma", "qwen3_moe", "moonlight", "gpt2")
+@pytest.mark.few("llama", "llama31", "qwen2", "gemma", "qwen3_moe", "qwen3_next", "moonlight", "gpt2")
 @every_family
 def test_logits(name, reference, measured):
     ref = reference(name)
@@ -99,7 +100,7 @@ def test_hidden_states(name, reference, measured, monkeypatch):
     stacks = record_layers(monkeypatch)
     ref.model.apply(ref.tree, {"tokens": jnp.asarray(ref.arrays["tokens"], jnp.int32)})
     states = [x for states in stacks for x in states[:-1]]
-    theirs = ref.arrays["hidden_states"][:-1]
+    theirs = ref.arrays["hidden_states"][: -1 : ref.cfg.BLOCK_LAYERS]
     assert len(states) == len(theirs)
     worst = max(distance(a, b) for a, b in zip(states, theirs, strict=True))
     assert measured(name, "forward", worst) <= TOLERANCE
@@ -110,20 +111,25 @@ def language_model_batch(tokens):
     return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones(tokens[:, 1:].shape)}
 
 
-def mean_loss(model, tree, tokens):
-    loss = NextToken().loss(model, tree, language_model_batch(tokens), rng=None, train=True)
+def mean_loss(model, tree, tokens, batch_of=language_model_batch):
+    loss = NextToken().loss(model, tree, batch_of(tokens), rng=None, train=True)
     return loss.mean.total / loss.mean.count
 
 
-@pytest.mark.slow
-@every_family
-def test_gradients_of_every_parameter(name, reference, measured):
-    """Errors are relative to the norm of the parameter's gradient."""
-    ref = reference(name)
+def packed(tokens):
+    """The same tokens and targets as documents of one row."""
+    rows, length = tokens[:, 1:].shape
+    places = {"positions": np.tile(np.arange(length), rows), "segment_ids": np.repeat(np.arange(rows) + 1, length)}
+    batch = {key: x.reshape(1, -1) for key, x in language_model_batch(tokens).items()}
+    return batch | {key: jnp.asarray(x, jnp.int32)[None] for key, x in places.items()}
+
+
+def gradient_error(ref, batch_of) -> tuple[str, float]:
+    """The parameter whose gradient differs most, relative to its norm, and that difference."""
     trainable, frozen = params.partition(ref.tree, ref.model.spec)
 
     def loss(tree):
-        return mean_loss(ref.model, params.merge(tree, frozen), ref.arrays["tokens"])
+        return mean_loss(ref.model, params.merge(tree, frozen), ref.arrays["tokens"], batch_of)
 
     value, ours = jax.jit(jax.value_and_grad(loss))(trainable)
     assert abs(float(value) - float(ref.arrays["loss"])) <= TOLERANCE
@@ -135,7 +141,22 @@ def test_gradients_of_every_parameter(name, reference, measured):
         # scale.
         errors[path] = distance(gradient, theirs[path]) / max(scale, 1e-3)
     worst = max(errors, key=errors.get)
-    assert measured(name, "backward", errors[worst]) <= TOLERANCE, worst
+    return worst, errors[worst]
+
+
+@pytest.mark.slow
+@every_family
+def test_gradients_of_every_parameter(name, reference, measured):
+    worst, error = gradient_error(reference(name), language_model_batch)
+    assert measured(name, "backward", error) <= TOLERANCE, worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3_next"])
+def test_gradients_of_packed_documents(name, reference, measured):
+    """States pass from token to token, but not from one document of a row to the next."""
+    worst, error = gradient_error(reference(name), packed)
+    assert measured(name, "backward", error) <= TOLERANCE, worst
 
 
 @pytest.mark.slow

@@ -107,6 +107,11 @@ VARIANTS = {
         "bare": BARE | {"normalized_weights": False, "load_balancing_loss": 0.0},
         "tied": {"tied_embeddings": True, "normalized_weights": True, "rope_scaling": YARN},
     },
+    "qwen3_next": {
+        "bare": BARE
+        | {"normalized_weights": False, "load_balancing_loss": 0.0, "rotary_dim": 16, "num_value_heads": 2},
+        "other": {"tied_embeddings": True, "rotary_dim": 6, "conv_width": 4, "num_layers": 4, "rope_scaling": YARN},
+    },
     "gpt_oss": {
         "bare": BARE | {"window": 3, "load_balancing_loss": 0.0},
         "other": {"swiglu_alpha": 0.4, "swiglu_limit": 0.3, "tied_embeddings": True, "experts_per_token": 3},

@@ -25,6 +25,7 @@ BY_MODEL_TYPE = {
     "qwen2_moe": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "qwen3_moe": "Qwen2Tokenizer",
+    "qwen3_next": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
     "siglip": "SiglipTokenizer",
     "t5": "T5Tokenizer",

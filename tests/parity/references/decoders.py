@@ -79,8 +79,10 @@ def greedy(model) -> dict[str, np.ndarray]:
 
 
 def train(model, next_token_loss=next_token_loss) -> dict[str, np.ndarray]:
-    """20 AdamW steps, decay on matrices alone (stacked biases are none), clipped."""
-    matrix = {name: p.ndim >= 2 and not name.endswith("bias") for name, p in model.named_parameters()}
+    """20 AdamW steps, decay on matrices alone (stacked biases and a channel's taps are none),
+    clipped."""
+    vectors = ("bias", "conv1d.weight")
+    matrix = {name: p.ndim >= 2 and not name.endswith(vectors) for name, p in model.named_parameters()}
     decay = [p for name, p in model.named_parameters() if matrix[name]]
     rest = [p for name, p in model.named_parameters() if not matrix[name]]
     optimizer = torch.optim.AdamW(
@@ -98,10 +100,11 @@ def train(model, next_token_loss=next_token_loss) -> dict[str, np.ndarray]:
     return {"train/tokens": batches.numpy(), "train/losses": np.array(losses)}
 
 
-def write(config, folder: Path, *, training: bool = False, loss=next_token_loss) -> None:
+def write(config, folder: Path, *, training: bool = False, loss=next_token_loss, adjust=lambda model: None) -> None:
     torch.manual_seed(0)  # vectors that start at random (sinks) keep their start under the noise of randomize
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     randomize(model)
+    adjust(model)
     save_weights(model, folder)
     arrays = forward(model) | greedy(model)
     value = loss(model, tokens(1, 2, 13))

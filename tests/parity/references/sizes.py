@@ -26,6 +26,7 @@ DEFAULTS = (
     "GemmaForCausalLM",
     "Gemma2ForCausalLM",
     "MixtralForCausalLM",
+    "Qwen3NextForCausalLM",
     "GptOssForCausalLM",
     "DeepseekV3ForCausalLM",
     "T5ForConditionalGeneration",
