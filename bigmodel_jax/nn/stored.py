@@ -19,7 +19,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.storage import Blocked, stored
 from bigmodel_jax.nn.lora import Adapted
-from bigmodel_jax.nn.transposed import TILE, Transposed
+from bigmodel_jax.nn.transposed import Transposed
+
+TILE = 128  # rows of one pass of a TPU's matrix unit; each pass would make a fused weight again
 
 
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:
