@@ -1,7 +1,7 @@
-"""int8 blocks with the inputs as the last dimension, for products on a TPU.
+"""Forms of a layer's stored weight that GPUs and TPUs read without making it dense in memory.
 
-A TPU makes such a weight dense inside the product that reads it. A block lies along the outputs, so
-it has one input, and its scale may also multiply the rows of the product instead of the weight.
+On a GPU the scales are a matrix (`flat_scales`). On a TPU an int8 weight has its inputs last
+(`Transposed`).
 """
 
 import dataclasses
@@ -14,8 +14,6 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bigmodel_jax.core.storage import Blocked
-
-TILE = 128  # rows of one pass of a TPU's matrix unit; each pass would make a fused weight again
 
 
 @jax.tree_util.register_dataclass
@@ -42,21 +40,16 @@ class Transposed(Blocked):
         return len(self.shape)
 
     def dense(self, dtype: Any) -> jax.Array:
-        return jnp.moveaxis(self._scaled(dtype), -1, 0).reshape(self.shape)
-
-    def _scaled(self, dtype: Any) -> jax.Array:
-        return (self.values.astype(jnp.float32) * self.scales.astype(jnp.float32)[..., None, :]).astype(dtype)
+        w = self.values.astype(jnp.float32) * self.scales.astype(jnp.float32)[..., None, :]
+        return jnp.moveaxis(w.astype(dtype), -1, 0).reshape(self.shape)
 
     def project(self, x: jax.Array) -> jax.Array:
         """x (..., *inputs) -> (..., *O, n)."""
         kept = x.shape[: x.ndim - len(self.inputs)]
         rows = x.reshape(math.prod(kept), -1)
-        if len(rows) <= TILE:
-            scaled = rows * self.scales.astype(x.dtype)[..., None, :]  # (*O, blocks, rows, I)
-            y = jnp.moveaxis(jnp.matmul(scaled, self.values.swapaxes(-1, -2).astype(x.dtype)), -2, 0)
-        else:
-            y = jnp.tensordot(rows, self._scaled(x.dtype), axes=(-1, -1))
-        return rows_in_tiles(y.reshape(*kept, *self.shape[len(self.inputs) :]))
+        scaled = rows * self.scales.astype(x.dtype)[..., None, :]  # (*O, blocks, rows, I)
+        y = jnp.matmul(scaled, self.values.swapaxes(-1, -2).astype(x.dtype))
+        return rows_in_tiles(jnp.moveaxis(y, -2, 0).reshape(*kept, *self.shape[len(self.inputs) :]))
 
 
 def rows_in_tiles(x: jax.Array) -> jax.Array:

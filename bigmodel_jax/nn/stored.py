@@ -16,8 +16,10 @@ import jax.numpy as jnp
 
 from bigmodel_jax.core import sharding
 from bigmodel_jax.core.storage import Blocked, stored
-from bigmodel_jax.nn.decode_forms import TILE, Transposed
+from bigmodel_jax.nn.decode_forms import Transposed
 from bigmodel_jax.nn.lora import Adapted
+
+TILE = 128  # rows of one pass of a TPU's matrix unit; each pass would make a fused weight again
 
 
 def project(product: Callable, num_dims: int, x: jax.Array, node: Blocked) -> jax.Array:

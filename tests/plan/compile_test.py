@@ -40,7 +40,7 @@ def test_a_program_of_the_cache_has_the_times_of_its_own_compilation(module, tmp
     monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path))
     monkeypatch.setattr(worker.topologies, "compile_devices", lambda topology: jax.devices()[:1])
     monkeypatch.setattr(module, "cache_key", lambda *args: "key")
-    monkeypatch.setattr(module, "analyse", lambda *args: {})
+    monkeypatch.setattr(module, "analyse", lambda *args, **options: {})
     request = {"config": config_file.to_json(CONFIG), "topology": "v5e:1x1", "cache": str(compiling.root())}
     first, second = (compiling.read(module.run(request | REQUESTS[module]), 0.5) for _ in range(2))
     assert (first.cached, second.cached) == (False, True)
