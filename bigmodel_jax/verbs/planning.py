@@ -210,7 +210,8 @@ VERBS = {
         "  --prompt           tokens of a prompt; without it: half of --length\n"
         "  --weights          float32, bfloat16, int8, int4 or nf4; without it: as the\n"
         "                     config computes\n"
-        "  --block            weights that share one scale; without it: 256 for int8, 32 for int4, otherwise 64\n\n"
+        "  --block            weights that share one scale; without it: 256 for int8, 32 for\n"
+        "                     int4, otherwise 64\n\n"
         "Compiles the train step, or a server's prefill and decode, with the machine's own\n"
         "compiler. The folder gets plan.json and plan.html. The exit code is 0 where the\n"
         "plan fits in memory, and 3 where it does not.",
