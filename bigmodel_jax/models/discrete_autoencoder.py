@@ -33,7 +33,7 @@ class Coded:
     num_codes: int = dataclasses.field(metadata={"static": True})
 
 
-MOST_CODES = 1 << 20  # more would be no vocabulary for a decoder, and soon no int32
+MOST_CODES = 1 << 20  # a decoder's vocabulary has no more, and numbers of codes are int32
 
 
 @dataclasses.dataclass(frozen=True)

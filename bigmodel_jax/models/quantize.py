@@ -28,7 +28,7 @@ TableKind = Literal["int8", "bfloat16", "float32"]
 
 # Tables that nn/linear.py `embed` and nn/head.py read in their stored form.
 TABLES = ("embed/table", "head/table")
-# Values per scale. Rounding to 8 bits loses so little that larger blocks cost no accuracy.
+# Values per scale, where it is not 64. docs/quantize.md says what blocks of 256 lose in int8.
 BLOCK = {"int8": 256, "int4": 32}
 # The smallest block: in smaller ones, the scales take more memory than the values save.
 LEAST = 8

@@ -2,8 +2,8 @@
 
 The estimate combines the compiled program with the chips' published rates. For matrix products on a
 TPU, and for all of a server's instructions, it takes the compiler's estimates where they are
-longer. docs/results.md compares the estimate with
-measured steps on GPUs and published ones on TPUs.
+longer. docs/results.md compares the estimate with measured steps on GPUs and published ones on
+TPUs.
 """
 
 import dataclasses

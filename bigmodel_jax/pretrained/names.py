@@ -69,8 +69,8 @@ class Row:
     - ours: our parameter's path, or the paths that lie in one tensor, joined along `axis` of it.
     - theirs: the tensor's name, with {i} for a layer and {e} for an expert.
     - layout: how the values lie on both sides.
-    - start: the value of {i} at our first layer, or the name of the config field with it; "" means
-      0. every: the step of {i} from one of our layers to the next.
+    - start: the value of {i} at our first layer, or the name of the config field that holds it.
+    - every: the step of {i} from one of our layers to the next.
     - interleaved: several parameters alternate entry by entry along `axis`, instead of one after
       another.
     """
@@ -79,7 +79,7 @@ class Row:
     theirs: str
     layout: Layout = SAME
     axis: int = 0
-    start: str | int = ""
+    start: str | int = 0
     interleaved: bool = False
     every: int = 1
 
@@ -137,7 +137,7 @@ def pieces(rows: tuple[Row, ...], spec: Mapping[str, Param], cfg: Any) -> Iterat
         if row.paths[0] not in spec:
             continue
         shape = spec[row.paths[0]].shape
-        start = getattr(cfg, row.start) if row.start and isinstance(row.start, str) else row.start or 0
+        start = getattr(cfg, row.start) if isinstance(row.start, str) else row.start
         # A table has {e} only beside {i}, so the axis of experts is always the second one.
         stacked = [shape[n] for n, mark in enumerate(("{i}", "{e}")) if mark in row.theirs]
         for index in np.ndindex(*stacked):

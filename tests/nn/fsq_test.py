@@ -23,7 +23,7 @@ def test_each_number_stands_for_another_code_and_comes_back_from_it():
     ids = np.arange(4**3)
     codes = fsq.codes_of(ids, 4, 3)
     assert len(np.unique(codes, axis=0)) == len(ids)
-    # Where tanh reaches 1 only at infinity, a value near it is rounded to it.
+    # tanh reaches 1 only at infinity, so values slightly below the levels must be rounded to them.
     np.testing.assert_array_equal(fsq.quantize(np.arctanh(0.99 * np.asarray(codes)), 4).ids, ids)
 
 
