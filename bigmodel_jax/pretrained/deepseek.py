@@ -14,10 +14,10 @@ from bigmodel_jax.pretrained.names import Row, linear
 LAYER = "model.layers.{i}."
 
 
-def attention(ours: str, start: str) -> tuple[Row, ...]:
+def attention(ours: str, start: str | int) -> tuple[Row, ...]:
     """The name-table rows of latent attention and of the two norms of a block.
 
-    start: the name of the config field that holds the number of the stack's first layer.
+    start: the number of the stack's first layer, or the name of the config field that holds it.
     """
     theirs = f"{LAYER}self_attn."
     return (
@@ -36,7 +36,7 @@ def attention(ours: str, start: str) -> tuple[Row, ...]:
     )
 
 
-def feedforward(ours: str, theirs: str, start: str) -> tuple[Row, ...]:
+def feedforward(ours: str, theirs: str, start: str | int) -> tuple[Row, ...]:
     """The name-table rows of a gated MLP.
 
     theirs: the part of their names before `gate_proj`, `up_proj` and `down_proj`.
@@ -60,8 +60,8 @@ def sparse(ours: str, start: str) -> tuple[Row, ...]:
 
 ROWS = (
     *ENDS,
-    *attention("dense_layers", ""),
-    *feedforward("dense_layers/mlp", "", ""),
+    *attention("dense_layers", 0),
+    *feedforward("dense_layers/mlp", "", 0),
     *sparse("layers", "num_dense_layers"),
     # The modules for multi-token prediction have the layer numbers after the last layer's.
     *sparse("mtp", "num_layers"),
