@@ -10,12 +10,12 @@ IMAGE = ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k")
 TEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k")
 
 
-def stream_rows(ours: str, names: tuple[str, ...], suffix: str, start: str) -> tuple[Row, ...]:
+def stream_rows(ours: str, names: tuple[str, ...], suffix: str, start: str | int) -> tuple[Row, ...]:
     """The name-table rows of the image's or the text's stream, in the stack of layers or in the
     last layer.
 
     ours: the stream's path; names: IMAGE or TEXT; suffix: "" or "_context", which marks the text's
-    modules; start: the config field with the index of the stack's first layer.
+    modules; start: the number of the stack's first layer, or the config field that holds it.
     """
     layer = "transformer_blocks.{i}."
     attn = f"{layer}attn."
@@ -42,8 +42,8 @@ ROWS = (
     *dense("pooled/up", "time_text_embed.text_embedder.linear_1"),
     *dense("pooled/down", "time_text_embed.text_embedder.linear_2"),
     *dense("text_projection", "context_embedder"),
-    *stream_rows("layers/image", IMAGE, "", ""),
-    *stream_rows("layers/text", TEXT, "_context", ""),
+    *stream_rows("layers/image", IMAGE, "", 0),
+    *stream_rows("layers/text", TEXT, "_context", 0),
     *stream_rows("last/image", IMAGE, "", "last_layer"),
     *stream_rows("last/text", TEXT, "_context", "last_layer"),
     *modulation("modulation", "norm_out.linear"),

@@ -264,6 +264,14 @@ def test_the_spec_of_a_family_is_covered_by_its_table():
         assert spec <= rows | others, family.architecture
 
 
+def test_the_first_layer_is_a_number_or_a_name_of_the_config():
+    for family in FAMILIES.values():
+        fields = {f.name for f in dataclasses.fields(family.config)}
+        named = {row.start for row in family.rows if isinstance(row.start, str)}
+        unknown = {name for name in named if name not in fields and not hasattr(family.config, name)}
+        assert not unknown, f"{family.architecture}: {family.config.__name__} has no {unknown}"
+
+
 @pytest.mark.parametrize(
     ("architecture", "said"),
     [
