@@ -225,10 +225,10 @@ def test_a_run_of_before_a_field_was_renamed_still_opens(cls, old, now):
 @pytest.mark.parametrize(("cls", "old", "now"), RENAMED)
 def test_an_options_old_name_is_one_line_with_the_new_one(cls, old, now):
     base = Config(MLPConfig(), Classification(), now)
-    for name in old:
-        for args in ([f"--data.{name}", "x"], [f"--data.{name.replace('_', '-')}=x"]):
-            with pytest.raises(ValueError, match=rf"^--data\.[\w-]+ is now called --data\.{cls.RENAMED[name]}$"):
-                override(base, args)
+    first, second = old  # one in each of the two ways to write an option
+    for name, args in ((first, [f"--data.{first}", "x"]), (second, [f"--data.{second.replace('_', '-')}=x"])):
+        with pytest.raises(ValueError, match=rf"^--data\.[\w-]+ is now called --data\.{cls.RENAMED[name]}$"):
+            override(base, args)
 
 
 def test_a_python_files_old_name_is_one_line_with_the_new_one(tmp_path):

@@ -179,10 +179,15 @@ def parsed(path: Path) -> ast.Module:
 
 
 @functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(parsed(path)))
+
+
+@functools.cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """(line, module) of every import, those inside functions too."""
     found = []
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -251,9 +256,7 @@ def test_no_two_modules_import_each_other():
 
 def test_a_private_name_stays_in_its_file():
     for module, path in MODULES.items():
-        ours = [
-            n for n in ast.walk(parsed(path)) if isinstance(n, ast.ImportFrom) and n.module.startswith("bigmodel_jax")
-        ]
+        ours = [n for n in nodes(path) if isinstance(n, ast.ImportFrom) and n.module.startswith("bigmodel_jax")]
         assert [alias.name for node in ours for alias in node.names if alias.name.startswith("_")] == [], module
 
 
@@ -322,7 +325,7 @@ TABLES = {
 def words(path: Path) -> set[str]:
     """Every name and every whole text of a file."""
     found = set()
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         match node:
             case ast.Name(id=word) | ast.Attribute(attr=word) | ast.alias(name=word) | ast.Constant(value=str(word)):
                 found.add(word)

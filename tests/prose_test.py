@@ -2,11 +2,13 @@
 is."""
 
 import ast
+import functools
 import io
 import itertools
 import re
 import subprocess
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,22 @@ def tracked(pattern: str) -> list[Path]:
     return [ROOT / name for name in listed.stdout.decode().split() if (ROOT / name).exists()]
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements in it. Their expressions, which are most nodes, are left out."""
+    yield node
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, block, ()):
+            yield from statements(child)
+
+
 def docstring_lines(tree: ast.Module) -> set[int]:
     """The numbers of all lines that docstrings cover, those of a config's fields included."""
-    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | FUNCTION)]
+    bodies = [node.body for node in statements(tree) if isinstance(node, ast.Module | ast.ClassDef | FUNCTION)]
     return {
         number
         for statement in itertools.chain(*bodies)
@@ -59,7 +74,7 @@ def too_long(path: Path) -> list[str]:
         found = {n for n in long & prose_of_markdown(path) if not UNBROKEN.search(lines[n - 1])}
     else:  # few files have such a line, and fewer one that may be a comment
         noted = {n for n in long if lines[n - 1].lstrip().startswith("#")}
-        found = (long and long & docstring_lines(ast.parse(path.read_text()))) | (noted and noted & comment_lines(path))
+        found = (long and long & docstring_lines(parsed(path))) | (noted and noted & comment_lines(path))
     return [f"{path.relative_to(ROOT)}:{n}" for n in sorted(found)]
 
 
@@ -75,7 +90,7 @@ def test_a_line_of_prose_is_at_most_100_characters_long(pattern):
 def undocumented(path: Path) -> list[str]:
     """Public functions and classes of a file without a docstring."""
     found = []
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
         if named and not ast.get_docstring(node):
             found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")

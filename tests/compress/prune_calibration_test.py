@@ -2,6 +2,7 @@
 without."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ def opened(model, objective):
     return (
         config,
         sharding.make_mesh(config.parallel, jax.devices()[:1]),
-        params.init(model.make().spec, jax.random.key(0)),
+        jax.jit(functools.partial(params.init, model.make().spec))(jax.random.key(0)),
     )
 
 
@@ -92,10 +93,10 @@ def test_what_is_not_multiplied_where_it_can_be_seen_is_refused_in_one_line():
 def test_block_influence_is_one_minus_the_mean_cosine():
     config, mesh, weights = opened(LLAMA, NextToken())
     found = prune_calibration.block_influence(config, mesh, weights, [text(), text(1)])
-    wanted = []
+    apply, wanted = jax.jit(tapped(LLAMA.make().apply, "residual")), []
     for batch in (text(), text(1)):
         first = np.asarray(weights["embed"]["table"])[batch["tokens"]]
-        _, taps = jax.jit(tapped(LLAMA.make().apply, "residual"))(weights, batch)
+        _, taps = apply(weights, batch)
         x = np.concatenate([first[None], np.asarray(taps["residual"])]).astype(np.float64)
         a, b = x[:-1], x[1:]
         cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)

@@ -4,6 +4,7 @@ that went."""
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,10 +17,11 @@ VIT = MODELS["vit"].tiny()
 
 
 def weights_of(model, seed=0):
-    spec = model.make().spec
-    tree = params.init(spec, jax.random.key(seed))
-    leaves = {p: x + 0.01 * jax.random.normal(jax.random.key(1), x.shape) for p, x in params.paths(tree).items()}
-    return params.from_paths(leaves)  # biases that are not zero
+    """Values for every parameter, biases too; norms stay near 1."""
+    rng, spec = np.random.default_rng(seed), params.paths(model.make().spec)
+    means = {path: 1.0 if path.endswith("scale") else 0.0 for path in spec}
+    leaves = {path: means[path] + 0.05 * rng.standard_normal(p.shape, np.float32) for path, p in spec.items()}
+    return jax.tree.map(jnp.asarray, params.from_paths(leaves))
 
 
 def batch_of(model):

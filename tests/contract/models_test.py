@@ -118,15 +118,15 @@ UNREAD = ("last/text/attn/q",)
 
 
 def pairs(slow: set[str], left_out: set[str] = frozenset()) -> pytest.MarkDecorator:
-    """Marks every pair: pairs of the models in FAST are quick, those of the models in `slow` are
-    slow, and all others are exhaustive.
+    """Marks every pair: pairs of the models in FAST are quick, those of the models in `slow` and of
+    an objective in OF_DECODERS are slow, and all others are exhaustive.
 
     A pair with an objective of `left_out` is exhaustive whatever its model."""
 
     def marks(name: str, objective: str) -> list:
-        if name in FAST and objective not in left_out:
+        if name in FAST and objective not in left_out | OF_DECODERS:
             return []
-        return [pytest.mark.slow if name in slow and objective not in left_out else pytest.mark.exhaustive]
+        return [pytest.mark.slow if name in slow | FAST and objective not in left_out else pytest.mark.exhaustive]
 
     return pytest.mark.parametrize("pair", [pytest.param(p, marks=marks(*p), id="-".join(p)) for p in PAIRS])
 

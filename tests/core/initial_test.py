@@ -133,6 +133,10 @@ SHAPES = {
 }
 
 
+# One of each way from axes to fans.
+@pytest.mark.few(
+    "kernel", "convolution", "queries", "keys of a latent", "out of attention", "table of a head", "experts of layers"
+)
 @pytest.mark.parametrize("case", SHAPES)
 def test_fans_are_those_of_the_axes(case):
     axes, shape, fan_in, fan_out = SHAPES[case]

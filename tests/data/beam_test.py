@@ -17,8 +17,6 @@ import pytest
 
 LAUNCH = str(Path(__file__).parents[2] / "launch.py")
 HERE = [sys.executable, LAUNCH, "prepare", "own.py"]
-R = random.Random(0)
-TEXTS = [" ".join(R.choices([f"word{i}" for i in range(900)], k=R.randrange(10, 400))) for i in range(3000)]
 CONFIG = """
 from bigmodel_jax.config import Config
 from bigmodel_jax.data import Corpus, TableFiles, TextData, TokenizerConfig
@@ -60,10 +58,12 @@ def corpus(tmp_path_factory):
     Twins lie within files, across files and across splits, under two labels.
     """
     pytest.importorskip("rensa")
-    folder = tmp_path_factory.mktemp("corpus")
-    everything = R.sample(TEXTS[20:] + [t.replace(" word", " other", 1) for t in TEXTS[:1500]] + TEXTS[20:800], 5000)
-    for name, texts in (("held", TEXTS[:40]), ("train-0", everything[:1500]), ("train-1", everything[1500:])):
-        rows = [json.dumps({"text": text, "label": R.randrange(8) // 7}) for text in texts]
+    folder, draw = tmp_path_factory.mktemp("corpus"), random.Random(0)
+    words = [f"word{i}" for i in range(900)]
+    own = [" ".join(draw.choices(words, k=draw.randrange(10, 400))) for _ in range(3000)]
+    everything = draw.sample(own[20:] + [t.replace(" word", " other", 1) for t in own[:1500]] + own[20:800], 5000)
+    for name, texts in (("held", own[:40]), ("train-0", everything[:1500]), ("train-1", everything[1500:])):
+        rows = [json.dumps({"text": text, "label": draw.randrange(8) // 7}) for text in texts]
         (folder / f"{name}.jsonl").write_text("\n".join([*rows, "{"]))
     (folder / "own.py").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patch:

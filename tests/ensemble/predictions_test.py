@@ -1,5 +1,7 @@
 """An ensemble's figures are those that numpy finds of the members' own predictions."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -22,12 +24,13 @@ def evaluated(model, objective, trees, batch, how):
     mesh, made = sharding.make_mesh(config.parallel, jax.devices()[:1]), config.make_model()
     ensemble = predictions.combined([made] * len(trees), objective.predicts, how)
     weights = {predictions.name_of(i): tree for i, tree in enumerate(trees)}
-    sums = make_eval_step(config, mesh, ensemble)(weights, batch)
-    return float(sums["loss"].compute()), [np.asarray(made.apply(t, batch).value, np.float64) for t in trees]
+    sums, apply = make_eval_step(config, mesh, ensemble)(weights, batch), jax.jit(made.apply)
+    return float(sums["loss"].compute()), [np.asarray(apply(t, batch).value, np.float64) for t in trees]
 
 
 def trees_of(model, n=3):
-    return [params.init(model.make().spec, jax.random.key(seed)) for seed in range(n)]
+    draw = jax.jit(functools.partial(params.init, model.make().spec))
+    return [draw(jax.random.key(seed)) for seed in range(n)]
 
 
 @pytest.mark.parametrize("how", ["predictions", "logits"])

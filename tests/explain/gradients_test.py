@@ -16,7 +16,7 @@ from bigmodel_jax.explain.integrated_gradients import complete
 from bigmodel_jax.models import MODELS
 
 DRAW = np.random.default_rng(0)
-W, X, BASE = (jnp.asarray(DRAW.normal(size=(3, 4)), jnp.float32) for _ in range(3))
+W, X, BASE = (jnp.asarray(np.float32(DRAW.normal(size=(3, 4)))) for _ in range(3))
 
 
 def linear(x):

@@ -50,7 +50,7 @@ def make_template(folder: Path) -> Path:
     folder."""
     folder.mkdir()
     tiny = runs.write(folder)
-    cli.main(["train", str(tiny), "--run_dir", str(folder / "run"), "--train.steps", "4"])
+    cli.main(["train", str(tiny), "--run_dir", str(folder / "run"), "--train.steps", "4", *runs.BARE])
     text = tiny.read_text()
     head = DATA_CONFIG.format(tiny=str(tiny))
     csv, jsonl, cache = folder / "rows.csv", folder / "cut.jsonl", str(folder / "cache")

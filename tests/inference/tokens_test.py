@@ -49,6 +49,7 @@ def test_every_token_of_every_row_is_drawn_anew():
     assert len(set(drawn) & set(other)) <= 2
 
 
+@pytest.mark.few("stop0", "stop4")
 @pytest.mark.parametrize("stop", [(7, 9), (9, 7), (7,), (9,), ()])
 def test_each_of_several_stop_tokens_ends_a_row_where_it_comes(stop):
     """Rows begin at 3, 7 and 20. The first reaches 7, the second 9, and the third neither."""

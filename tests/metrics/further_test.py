@@ -9,7 +9,7 @@ import pytest
 from bigmodel_jax.core.metrics import Mean, Metric
 from bigmodel_jax.metrics import further
 
-OUT = types.SimpleNamespace(value=jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32))
+OUT = types.SimpleNamespace(value=jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(4, 3)))))
 BATCH = {"label": jnp.array([0, 1, 2, 1]), "weights": jnp.array([1.0, 1.0, 1.0, 0.0])}
 
 

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from bigmodel_jax.core import metrics
 from bigmodel_jax.core.metrics import Metric, Rows
@@ -12,11 +11,15 @@ from bigmodel_jax.metrics import groups
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 10), (812, 1000)])
 def test_wilsons_interval_is_scipys(hits, count):
+    from scipy import stats  # not when tests are collected: it takes long
+
     expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
     assert groups.wilson(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_a_bootstrap_is_scipys_and_alike_each_time():
+    from scipy import stats  # not when tests are collected: it takes long
+
     values = np.random.default_rng(0).exponential(size=60)
     expected = stats.bootstrap((values,), np.mean, method="percentile", rng=1, n_resamples=4000).confidence_interval
     found = groups.bootstrap(values, np.ones(60))

@@ -14,10 +14,10 @@ from bigmodel_jax.core.sharding import ParallelConfig
 from bigmodel_jax.models.bag_of_embeddings import BagOfEmbeddingsConfig, hash_pairs, mean, mean_ngrams
 
 CFG = BagOfEmbeddingsConfig.tiny()
-TOKENS = jnp.asarray(np.random.default_rng(0).integers(2, 64, (4, 7)), jnp.int32)
+TOKENS = jnp.asarray(np.int32(np.random.default_rng(0).integers(2, 64, (4, 7))))
 LENGTHS = (7, 1, 4, 2)
 # One bucket twice in a text, and padding.
-NGRAMS = jnp.asarray([[3, 3, 31, 0], [1, 0, 0, 0], [2, 9, 17, 4], [5, 6, 0, 0]], jnp.int32)
+NGRAMS = jnp.asarray(np.int32([[3, 3, 31, 0], [1, 0, 0, 0], [2, 9, 17, 4], [5, 6, 0, 0]]))
 BATCH = {"tokens": TOKENS, "segment_ids": jnp.asarray([[1] * n + [0] * (7 - n) for n in LENGTHS], jnp.int32)}
 
 

@@ -33,7 +33,7 @@ from bigmodel_jax.pretrained.smollm3 import SMOLLM3
 
 FAMILIES = (SMOLLM3, OLMO2, OLMO3, GRANITE, GLM4, PHI3)
 PRESETS = smollm3.PRESETS | olmo.PRESETS | granite.PRESETS | glm.PRESETS | phi3.PRESETS
-TOKENS = jnp.arange(12)[None]
+TOKENS = jnp.asarray(np.arange(12, dtype=np.int32)[None])
 
 
 def logits(cfg, seed: int = 0, **batch):

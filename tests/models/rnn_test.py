@@ -14,7 +14,7 @@ from bigmodel_jax.models import rnn
 from bigmodel_jax.models.rnn import CELLS, PRESETS, RNNClassifierConfig, RNNConfig
 
 B, T, V = 3, 9, 64
-TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, V, (B, T)), jnp.int32)
+TOKENS = jnp.asarray(np.int32(np.random.default_rng(0).integers(0, V, (B, T))))
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 

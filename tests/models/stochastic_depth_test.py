@@ -15,7 +15,7 @@ from bigmodel_jax.models import LlamaConfig, MLPConfig
 from bigmodel_jax.objectives import Classification, NextToken
 
 RATE = 0.6
-BATCH = {"tokens": jnp.arange(8)[None]}
+BATCH = {"tokens": jnp.asarray(np.arange(8, dtype=np.int32)[None])}
 
 
 def model(rate: float, cfg=LlamaConfig.tiny(), objective=NextToken()):

@@ -54,20 +54,22 @@ def test_an_activation_is_its_formula(name):
     np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(X, jnp.float32)), FORMULAS[name](X), rtol=1e-5, atol=1e-6)
 
 
-TOKENS = {"tokens": jnp.arange(24).reshape(3, 8) % 60}
+def image(*shape):
+    """Numbers from -1 to 1, by numpy: JAX would compile, in every process that collects tests."""
+    return {"image": jnp.asarray(np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape))}
+
+
+TOKENS = {"tokens": jnp.asarray(np.arange(24, dtype=np.int32).reshape(3, 8))}
 MODELS = {
-    "mlp": (MLPConfig.tiny(), {"image": jnp.linspace(-1, 1, 3 * 64).reshape(3, 8, 8, 1)}),
-    "cnn": (CNNConfig.tiny(), {"image": jnp.linspace(-1, 1, 3 * 64).reshape(3, 8, 8, 1)}),
-    "cnn in linen": (
-        dataclasses.replace(CNNConfig.tiny(), door="linen"),
-        {"image": jnp.linspace(-1, 1, 3 * 64).reshape(3, 8, 8, 1)},
-    ),
+    "mlp": (MLPConfig.tiny(), image(3, 8, 8, 1)),
+    "cnn": (CNNConfig.tiny(), image(3, 8, 8, 1)),
+    "cnn in linen": (dataclasses.replace(CNNConfig.tiny(), door="linen"), image(3, 8, 8, 1)),
     "bag": (BagOfEmbeddingsConfig(vocab_size=64, embed_dim=16, hidden_dim=24, bigram_buckets=32), TOKENS),
     "rnn": (dataclasses.replace(RNNConfig.tiny(), cell="rnn"), TOKENS),
     "lstm": (RNNConfig.tiny(), TOKENS),
     "gru": (RNNClassifierConfig.tiny(), TOKENS),
     "transformer": (TransformerConfig.tiny(), TOKENS | {"encoder_tokens": TOKENS["tokens"]}),
-    "vit": (ViTConfig.tiny(), {"image": jnp.linspace(-1, 1, 2 * 192).reshape(2, 8, 8, 3)}),
+    "vit": (ViTConfig.tiny(), image(2, 8, 8, 3)),
 }
 
 

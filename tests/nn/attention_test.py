@@ -32,8 +32,8 @@ DECODERS = [
 
 
 def random_qkv(T, S, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    return [jax.random.normal(k, (2, n, heads, 8)) for k, n, heads in zip(keys, (T, S, S), (4, 2, 2), strict=True)]
+    rng, shapes = np.random.default_rng(seed), ((2, T, 4, 8), (2, S, 2, 8), (2, S, 2, 8))
+    return [jnp.asarray(np.float32(rng.standard_normal(shape))) for shape in shapes]
 
 
 def where(length, seed=0):
@@ -201,9 +201,24 @@ REFUSALS = {
     "cudnn on tpu": ("cudnn", "tpu", {}, "runs on NVIDIA GPUs alone, and this is a tpu"),
     "cudnn in float32": ("cudnn", "gpu", {}, "precision.compute gives float32"),
     "cudnn, soft cap": ("cudnn", "gpu", {"rule": Rule(softcap=3.0)}, "has a soft cap"),
-    "splash, bias": ("splash", "tpu", {"bias": jnp.zeros((1, 4, 8, 8))}, "has an attention bias"),
-    "chunked, bias": ("chunked", "cpu", {"bias": jnp.zeros((1, 4, 8, 8))}, "has an attention bias"),
-    "dot_product, sinks": ("dot_product", "cpu", {"sinks": jnp.zeros(4)}, "has attention sinks"),
+    "splash, bias": (
+        "splash",
+        "tpu",
+        {"bias": jnp.asarray(np.zeros((1, 4, 8, 8), np.float32))},
+        "has an attention bias",
+    ),
+    "chunked, bias": (
+        "chunked",
+        "cpu",
+        {"bias": jnp.asarray(np.zeros((1, 4, 8, 8), np.float32))},
+        "has an attention bias",
+    ),
+    "dot_product, sinks": (
+        "dot_product",
+        "cpu",
+        {"sinks": jnp.asarray(np.zeros(4, np.float32))},
+        "has attention sinks",
+    ),
 }
 
 

@@ -19,10 +19,11 @@ B, T, D, E, V = 8, 6, 16, 24, 200  # E: the teacher's width
 # By numpy: JAX would compile, in every process that collects tests.
 RNG = np.random.default_rng(0)
 SHAPES = ((B, T, D), (V, D), (V,), (B, T, E), (V, E))
-X, TABLE, BIAS, X_TEACHER, TABLE_TEACHER = (jnp.asarray(RNG.standard_normal(s), jnp.float32) for s in SHAPES)
-TABLE_TEACHER = 0.5 * TABLE_TEACHER
-TARGETS = jnp.asarray(RNG.integers(0, V, (B, T)), jnp.int32)
-WEIGHTS = jnp.asarray(RNG.uniform(size=(B, T)), jnp.float32)
+X, TABLE, BIAS, X_TEACHER, TABLE_TEACHER = (
+    jnp.asarray(np.float32(scale * RNG.standard_normal(s))) for s, scale in zip(SHAPES, (1, 1, 1, 1, 0.5), strict=True)
+)
+TARGETS = jnp.asarray(np.int32(RNG.integers(0, V, (B, T))))
+WEIGHTS = jnp.asarray(np.float32(RNG.uniform(size=(B, T))))
 LAYOUTS = {
     "dp": {"data": 8},
     "fsdp": {"data": 1, "fsdp": 8},

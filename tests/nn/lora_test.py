@@ -16,15 +16,15 @@ from bigmodel_jax.nn.lora import Adapted, Low
 RANK = 3
 
 
-def draw(seed: int, *shape: int) -> jax.Array:
+def draw(seed: int, *shape: int, scale: float = 1.0) -> jax.Array:
     """Normal numbers, by numpy: some are drawn at import, where JAX would compile for each."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    return jnp.asarray(np.float32(scale * np.random.default_rng(seed).standard_normal(shape)))
 
 
 def node(inner: tuple, outer: tuple, *, lead: tuple = (), dora=False, turned=False, storage=None, **more) -> Adapted:
     """A random weight with one random adapter."""
     w = draw(0, *lead, *(outer + inner if turned else inner + outer))
-    magnitude = 0.1 * draw(3, *lead, *outer) if dora else None
+    magnitude = draw(3, *lead, *outer, scale=0.1) if dora else None
     low = Low(draw(1, *lead, *inner, RANK), draw(2, *lead, RANK, *outer), magnitude, scale=0.5, **more)
     return Adapted(storage.pack(w) if storage else w, (low,), len(inner), turned)
 

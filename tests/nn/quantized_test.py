@@ -12,8 +12,8 @@ from bigmodel_jax.nn import linear, quantized
 N, D, H, F = 48, 64, 4, 24
 # By numpy: JAX would compile, in every process that collects tests.
 RNG = np.random.default_rng(0)
-X = jnp.asarray(RNG.standard_normal((2, N // 2, D)), jnp.float32)
-W = jnp.asarray(RNG.standard_normal((D, H, F)) * D**-0.5, jnp.float32)
+X = jnp.asarray(np.float32(RNG.standard_normal((2, N // 2, D))))
+W = jnp.asarray(np.float32(RNG.standard_normal((D, H, F)) * D**-0.5))
 KINDS = ("int8", "float8")
 # Half a step of the largest value, as a share of it; of e4m3 (3 bits of mantissa) of each value.
 STEP = {"int8": 0.5 / 127, "float8": 2.0**-4}

@@ -17,11 +17,11 @@ L, N, D, F = 6, 64, 32, 128
 # By numpy: JAX would compile, in every process that collects tests.
 RNG = np.random.default_rng(0)
 P = {
-    "qkv": jnp.asarray(RNG.standard_normal((L, D, D)) * D**-0.5, jnp.float32),
-    "up": jnp.asarray(RNG.standard_normal((L, D, F)) * D**-0.5, jnp.float32),
-    "down": jnp.asarray(RNG.standard_normal((L, F, D)) * F**-0.5, jnp.float32),
+    "qkv": jnp.asarray(np.float32(RNG.standard_normal((L, D, D)) * D**-0.5)),
+    "up": jnp.asarray(np.float32(RNG.standard_normal((L, D, F)) * D**-0.5)),
+    "down": jnp.asarray(np.float32(RNG.standard_normal((L, F, D)) * F**-0.5)),
 }
-X = jnp.asarray(RNG.standard_normal((N, D)), jnp.float32)
+X = jnp.asarray(np.float32(RNG.standard_normal((N, D))))
 EVERY = typing.get_args(stack.Remat)
 
 

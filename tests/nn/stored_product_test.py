@@ -12,15 +12,20 @@ from bigmodel_jax.core.storage import Blocks
 from bigmodel_jax.nn import stored
 
 
+def packed(kind, block, *shape):
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return jax.jit(Blocks(kind, block, narrow=True).pack)(weight)
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_a_bfloat16_weight_is_the_float32_one_rounded_once(kind):
-    node = Blocks(kind, 16, narrow=True).pack(jax.random.normal(jax.random.key(0), (64, 96)))
+    node = packed(kind, 16, 64, 96)
     np.testing.assert_array_equal(node.dense("bfloat16"), node.dense("float32").astype("bfloat16"))
 
 
 @pytest.mark.parametrize(("shape", "block"), [((64, 96), 16), ((8, 4, 16), 8), ((8, 4, 16), 16)])
 def test_spread_scales_give_the_dense_weight_bit_for_bit(shape, block):
-    node = Blocks("int8", block, narrow=True).pack(jax.random.normal(jax.random.key(0), shape))
+    node = packed("int8", block, *shape)
     for dtype in ("float32", "bfloat16"):
         np.testing.assert_array_equal(stored.spread(node, dtype), node.dense(dtype))
 
@@ -30,7 +35,7 @@ def test_spread_scales_of_a_sharded_dimension_move_nothing():
 
     It gives the dense weight.
     """
-    node = Blocks("int8", 8, narrow=True).pack(jax.random.normal(jax.random.key(0), (64, 128)))
+    node = packed("int8", 8, 64, 128)
     mesh = sharding.make_mesh(ParallelConfig(data=2, tensor=4))
     places = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "tensor"))
     with sharding.use(mesh, Rules()):

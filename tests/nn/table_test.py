@@ -16,11 +16,11 @@ from bigmodel_jax.nn import linear, table
 B, T, D, V = 8, 4, 16, 96
 # By numpy: JAX would compile, in every process that collects tests.
 RNG = np.random.default_rng(0)
-TABLE = jnp.asarray(RNG.standard_normal((V, D)), jnp.float32)
+TABLE = jnp.asarray(np.float32(RNG.standard_normal((V, D))))
 IDS = RNG.integers(0, V // 4, (B, T))  # so that some come up more than once
 IDS[0] = [0, V // 2 - 1, V // 2, V - 1]  # the first and last rows of two parts
-IDS = jnp.asarray(IDS, jnp.int32)
-DX = jnp.asarray(RNG.standard_normal((B, T, D)), jnp.float32)
+IDS = jnp.asarray(np.int32(IDS))
+DX = jnp.asarray(np.float32(RNG.standard_normal((B, T, D))))
 LAYOUTS = {
     "fsdp": {"data": 1, "fsdp": 8},
     "fsdp_dp": {"data": 2, "fsdp": 4},

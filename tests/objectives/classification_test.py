@@ -1,5 +1,7 @@
 """Classification loss on a model whose logits are its parameters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,18 @@ from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.objectives import Classification
 
 RNG = np.random.default_rng(0)
-LOGITS = jnp.asarray(RNG.normal(size=(12, 3)), jnp.float32)
+LOGITS = jnp.asarray(np.float32(RNG.normal(size=(12, 3))))
 BATCH = {"label": RNG.integers(0, 3, 12).astype(np.int32), "weights": np.ones(12, np.float32)}
 MODEL = Model(spec={}, apply=lambda p, batch, **_: Out(p, updates={"norm/mean": jnp.ones(2)}))
 
 
+@functools.cache
+def compiled(train, **options):
+    return jax.jit(lambda logits, batch: Classification(**options).loss(MODEL, logits, batch, rng=None, train=train))
+
+
 def loss(logits=LOGITS, batch=BATCH, train=False, **options):
-    return Classification(**options).loss(MODEL, logits, batch, rng=None, train=train)
+    return compiled(train, **options)(logits, batch)
 
 
 @pytest.mark.slow

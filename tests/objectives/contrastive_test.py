@@ -1,5 +1,7 @@
 """The losses by their definitions, and rows that only fill a batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from bigmodel_jax.models.base import Model, Out
 from bigmodel_jax.objectives import Contrastive
 from bigmodel_jax.objectives.contrastive import BLOCK, ranks_of, retrieval
 
-PARAMS = {"logit_scale": jnp.array(1.2), "logit_bias": jnp.array([-0.7])}
+PARAMS = {"logit_scale": np.float32(1.2), "logit_bias": np.float32([-0.7])}
 
 
 def embeddings(rows, seed=0):
@@ -18,6 +20,7 @@ def embeddings(rows, seed=0):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+@functools.partial(jax.jit, static_argnames="kind")
 def loss(kind, x, weights):
     model = Model({}, lambda params, batch, **_: Out(batch["embeddings"]))
     batch = {"embeddings": jnp.asarray(x), "weights": jnp.asarray(weights, jnp.float32)}
@@ -59,11 +62,15 @@ def test_accuracy_counts_images_that_find_their_text():
     assert float(loss("softmax", x, np.ones(4)).metrics["accuracy"].compute()) == 0.5
 
 
-def evaluated(x, weights):
+@jax.jit
+def metrics_of(x, weights):
     model = Model({}, lambda params, batch, **_: Out(batch["embeddings"]))
     batch = {"embeddings": jnp.asarray(x), "weights": jnp.asarray(weights, jnp.float32)}
-    out = Contrastive().loss(model, PARAMS, batch, rng=None, train=False)
-    return jax.tree.map(np.asarray, out.metrics)
+    return Contrastive().loss(model, PARAMS, batch, rng=None, train=False).metrics
+
+
+def evaluated(x, weights):
+    return jax.tree.map(np.asarray, metrics_of(x, weights))
 
 
 def test_an_evaluation_ranks_among_all_texts_of_all_its_batches():

@@ -7,8 +7,8 @@ import pytest
 from bigmodel_jax.objectives.cross_entropy import cross_entropy
 
 RNG = np.random.default_rng(0)
-LOGITS = jnp.asarray(RNG.standard_normal((3, 5, 7)), jnp.float32)
-TARGETS = jnp.asarray(RNG.integers(0, 7, (3, 5)), jnp.int32)
+LOGITS = jnp.asarray(np.float32(RNG.standard_normal((3, 5, 7))))
+TARGETS = jnp.asarray(np.int32(RNG.integers(0, 7, (3, 5))))
 
 
 @pytest.mark.slow

@@ -38,16 +38,20 @@ def batch_of(seed: int, rows: int = B, most: int = M):
 def test_objects_take_the_queries_of_least_cost():
     value, batch = outputs(0), batch_of(1)
     here = batch["classes"] >= 0
-    found = np.asarray(match(value["logits"], value["boxes"], batch["boxes"], batch["classes"], here, 5.0, 2.0))
+    found = np.asarray(
+        jax.jit(match)(value["logits"], value["boxes"], batch["boxes"], batch["classes"], here, 5.0, 2.0)
+    )
     shares = np.asarray(jax.nn.softmax(value["logits"]))
+    corner = jax.tree.map(corners, (value["boxes"][:, :, None], batch["boxes"][:, None]))
+    overlaps = np.asarray(jax.jit(generalized_iou)(*corner))
+    boxes, classes = np.asarray(value["boxes"]), np.asarray(batch["classes"])
     for row in range(B):
         num = int(here[row].sum())
         assert len(set(found[row])) == M, "no query is taken twice"
         cost = np.zeros((Q, num))
         for q, m in np.ndindex(Q, num):
-            a, b = value["boxes"][row, q], batch["boxes"][row, m]
-            cost[q, m] = 5 * np.abs(a - b).sum() - shares[row, q, batch["classes"][row, m]]
-            cost[q, m] -= 2 * float(generalized_iou(corners(a), corners(b)))
+            distance = np.abs(boxes[row, q] - np.asarray(batch["boxes"])[row, m]).sum()
+            cost[q, m] = 5 * distance - shares[row, q, classes[row, m]] - 2 * overlaps[row, q, m]
         best = min(sum(cost[q, m] for m, q in enumerate(chosen)) for chosen in itertools.permutations(range(Q), num))
         assert sum(cost[found[row, m], m] for m in range(num)) == pytest.approx(best, abs=1e-5)
 

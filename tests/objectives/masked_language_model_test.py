@@ -8,9 +8,9 @@ import pytest
 from bigmodel_jax.models import Model, Out
 from bigmodel_jax.objectives import BertPretraining, MaskedLanguageModel
 
-LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 7)), jnp.float32)
-PAIRS = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2)), jnp.float32)
-TARGETS = jnp.asarray(np.random.default_rng(2).integers(0, 7, (3, 5)), jnp.int32)
+LOGITS = jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(3, 5, 7))))
+PAIRS = jnp.asarray(np.float32(np.random.default_rng(1).normal(size=(3, 2))))
+TARGETS = jnp.asarray(np.int32(np.random.default_rng(2).integers(0, 7, (3, 5))))
 # The last row fills up the batch.
 WEIGHTS = jnp.array([[1.0, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
 FOLLOWS = jnp.array([0, 1, 1])

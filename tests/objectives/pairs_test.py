@@ -2,6 +2,7 @@
 mistakes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -71,10 +72,16 @@ def losses(config: Config, batch: dict, steps: int = 3) -> list[float]:
     return found
 
 
-def of_loss(objective, batch):
+@functools.cache
+def compiled(objective):
+    """The loss of an objective's fresh model as a function of the batch."""
     model = config_of(objective).make_model()
-    tree = params.init(model.spec, jax.random.key(0))
-    return objective.loss(model, tree, batch, rng=None, train=False)
+    tree = jax.jit(functools.partial(params.init, model.spec))(jax.random.key(0))
+    return jax.jit(lambda batch: objective.loss(model, tree, batch, rng=None, train=False))
+
+
+def of_loss(objective, batch):
+    return compiled(objective)(batch)
 
 
 @pytest.mark.slow
@@ -129,7 +136,7 @@ def test_forms_by_hand(form, smoothing, expected):
 def test_the_log_of_one_minus_a_probability_keeps_its_digits():
     x = np.array([-1e-6, -0.1, -0.69, -0.7, -3.0, -9.0])
     np.testing.assert_allclose(log1mexp(jnp.asarray(x)), np.log(-np.expm1(x)), rtol=1e-5)
-    assert np.isfinite(jax.vmap(jax.grad(log1mexp))(jnp.asarray(x))).all()
+    assert np.isfinite(jax.jit(jax.vmap(jax.grad(log1mexp)))(jnp.asarray(x))).all()
 
 
 def test_the_odds_of_an_answer_of_probability_one_have_a_gradient():
@@ -137,7 +144,7 @@ def test_the_odds_of_an_answer_of_probability_one_have_a_gradient():
         texts = Texts(log_probs, jnp.ones((1, 2)), jnp.ones(1))
         return ORPO().terms(texts, jnp.zeros((2, 3)), {"segment_ids": jnp.ones((2, 3), jnp.int32)}).nats.sum()
 
-    assert np.isfinite(jax.grad(loss)(jnp.array([[0.0, -1.0]]))).all()
+    assert np.isfinite(jax.jit(jax.grad(loss))(jnp.array([[0.0, -1.0]]))).all()
 
 
 @pytest.mark.slow
@@ -166,12 +173,9 @@ def test_kto_by_hand():
 
 def test_the_reward_is_read_at_the_last_token():
     batch = make_batch()
-    model = config_of(RewardModel()).make_model()
-    tree = params.init(model.spec, jax.random.key(0))
 
     def rewards(batch):
-        found = RewardModel().loss(model, tree, batch, rng=None, train=False).metrics
-        return float(found["chosen_reward"].compute())
+        return float(of_loss(RewardModel(), batch).metrics["chosen_reward"].compute())
 
     last = batch["segment_ids"].sum(-1) - 1
     behind, changed = batch["tokens"].copy(), batch["tokens"].copy()

@@ -7,7 +7,7 @@ import pytest
 from bigmodel_jax.models import Model, Out
 from bigmodel_jax.objectives import QuestionAnswering
 
-LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 2)), jnp.float32)
+LOGITS = jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(3, 6, 2))))
 BATCH = {"start": jnp.array([1, 2, 0]), "end": jnp.array([3, 5, 0]), "weights": jnp.array([1.0, 1.0, 0.0])}
 
 

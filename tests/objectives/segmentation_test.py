@@ -1,6 +1,8 @@
 """The loss and the metrics of single pixels, against numpy's definitions, and as sums that add up
 over batches."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ MASK[0, 0], MASK[2, :, 3] = IGNORED, IGNORED
 WEIGHTS = np.ones(3, np.float32)
 
 
+@functools.partial(jax.jit, static_argnames=("objective", "train"))
 def score(objective, logits, mask, weights=WEIGHTS, train=False):
     batch = {"mask": jnp.asarray(mask), "weights": jnp.asarray(weights)}
     return objective.score(Out(jnp.asarray(logits)), batch, params=None, train=train)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import optax
-from sklearn.datasets import load_digits
 
 from bigmodel_jax.checkpoint import store
 from bigmodel_jax.config import Config, TrainConfig
@@ -43,6 +42,8 @@ def batches(task: str) -> dict[str, np.ndarray]:
     each followed by one of four, so that log 4 = 1.386 nats is the least loss."""
     rng = np.random.default_rng(0)
     if task == "digits":
+        from sklearn.datasets import load_digits  # not when tests are collected: it takes long
+
         images, labels = load_digits(return_X_y=True)
         chosen = rng.integers(0, len(images), (STEPS[task], 64))
         image = (images[chosen] / 8.0 - 1.0).reshape(*chosen.shape, 8, 8, 1).astype(np.float32)

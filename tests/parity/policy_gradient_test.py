@@ -75,7 +75,7 @@ def measured(cfg, objective, tree, batch, microbatches=1):
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=() if case in ("grpo", "dr_grpo", "gspo") else pytest.mark.slow) for case in CASES],
+    [pytest.param(case, marks=() if case in ("grpo", "gspo") else pytest.mark.slow) for case in CASES],
 )
 def test_loss_and_gradients_are_those_of_trl(theirs, case):
     family, cfg, tree, arrays = theirs
@@ -132,6 +132,7 @@ def test_microbatches_add_up_to_the_batch(theirs, case):
         assert reference.distance(gradient, params.paths(whole[1])[path]) < 1e-5, path
 
 
+@pytest.mark.slow
 def test_dr_grpo_and_gspo_as_their_papers_write_them(theirs):
     """The references are arXiv:2503.20783, equation 3 with its listing's constant, and
     arXiv:2507.18071, equations 5 to 7, in numpy."""

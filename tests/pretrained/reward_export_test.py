@@ -57,10 +57,11 @@ def test_the_head_is_one_score_and_no_token_has_logits(exported):
     assert (hf["architectures"], hf["id2label"]) == (["LlamaForSequenceClassification"], {"0": "LABEL_0"})
 
 
-def test_transformers_gives_our_rewards(exported, request):
+def test_transformers_gives_our_rewards(request):
     python = request.config.getoption("--reference-python")
     if not python:
         pytest.skip("live: --reference-python PATH")
+    exported = request.getfixturevalue("exported")  # not before it is known that the test runs
     np.save(exported[0] / "tokens.npy", np.asarray(TOKENS))
     path = exported[0] / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token_id": 0}))

@@ -4,7 +4,6 @@ import dataclasses
 import io
 
 import numpy as np
-from matplotlib.image import imread
 
 from bigmodel_jax.explain.arrays import ArrayExplanation
 from bigmodel_jax.explain.explained import Explained
@@ -101,6 +100,8 @@ def test_a_row_of_a_table_has_a_bar_for_each_column_the_largest_first(tmp_path):
 def test_values_are_scaled_by_their_largest_and_opacity_is_the_value():
     np.testing.assert_allclose(heat.scaled(np.array([1.0, -4.0, 0.0]), 100), [0.25, -1, 0])
     np.testing.assert_array_equal(heat.scaled(np.zeros(3)), 0)
+    from matplotlib.image import imread  # not when tests are collected: it takes long
+
     pixels = imread(io.BytesIO(heat.png(np.array([[1.0, -0.5]]))))
     np.testing.assert_allclose(pixels[0, :, 3], [1, 0.5], atol=0.01)
     assert pixels[0, 0, 0] > pixels[0, 0, 2], "orange speaks for it"

@@ -156,15 +156,16 @@ def test_a_tool_that_must_be_called_is_called(with_tools, choice):
     assert client.chat.completions.create(messages=messages, tools=TOOLS, **ASKED | {"max_tokens": 4}).choices
 
 
-def test_tools_that_cannot_be_are_named(server, with_tools):
+def test_tools_that_cannot_be_are_named(server):
     messages = [{"role": "user", "content": "x"}]
-    for where, more, said in (
-        (server, {"tools": TOOLS}, "chat template knows of no tools; leave tools out"),
-        (with_tools, {"tools": [{"type": "python"}]}, "tools[0] is not of the form"),
-        (with_tools, {"tool_choice": "required"}, "tool_choice asks for a call, and tools is empty"),
-        (with_tools, {"tools": TOOLS, "tool_choice": "third"}, "tool_choice is not 'none', 'auto', 'required'"),
-        (with_tools, {"tools": TOOLS, "tool_choice": "required", "regex": "a"}, "held to another form"),
-    ):
-        found = where.post("/v1/chat/completions", model="tiny", messages=messages, **more)
-        assert found.status_code == 400
-        assert said in found.json()["error"]["message"]
+    with running(tiny_served(template=TEMPLATE)) as with_tools:  # of the length, and so of the programs, of `server`
+        for where, more, said in (
+            (server, {"tools": TOOLS}, "chat template knows of no tools; leave tools out"),
+            (with_tools, {"tools": [{"type": "python"}]}, "tools[0] is not of the form"),
+            (with_tools, {"tool_choice": "required"}, "tool_choice asks for a call, and tools is empty"),
+            (with_tools, {"tools": TOOLS, "tool_choice": "third"}, "tool_choice is not 'none', 'auto', 'required'"),
+            (with_tools, {"tools": TOOLS, "tool_choice": "required", "regex": "a"}, "held to another form"),
+        ):
+            found = where.post("/v1/chat/completions", model="tiny", messages=messages, **more)
+            assert found.status_code == 400
+            assert said in found.json()["error"]["message"]

@@ -322,6 +322,7 @@ def test_another_run_starts_with_the_constants_of_the_first(kept, tmp_path, stat
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_constants_that_are_gone_or_damaged_are_one_line(kept, tmp_path):
     config, folder = kept
     shutil.copytree(folder, tmp_path / "run")

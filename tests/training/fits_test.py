@@ -25,13 +25,18 @@ def said(capsys, *args) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(config file, folder of a run of 2 steps, the same weights as a Hugging Face folder)."""
-    folder = tmp_path_factory.mktemp("fits")
-    tiny = runs.write(folder)
-    cli.main(["train", str(tiny), "--run_dir", str(folder / "run"), "--train.steps", "2", "--eval.baselines", "False"])
+def tiny(tmp_path_factory):
+    """The config file of a run."""
+    return runs.write(tmp_path_factory.mktemp("fits"))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny):
+    """(folder of a run of 2 steps, the same weights as a Hugging Face folder)."""
+    folder = tiny.parent
+    cli.main(["train", str(tiny), "--run_dir", str(folder / "run"), "--train.steps", "2", *runs.BARE])
     cli.main(["export", str(folder / "run"), str(folder / "exported")])
-    return tiny, folder / "run", folder / "exported"
+    return folder / "run", folder / "exported"
 
 
 def limit(monkeypatch, size: int) -> None:
@@ -54,32 +59,33 @@ def limit(monkeypatch, size: int) -> None:
         (("--eval.batch_size", 10**12), r"eval.batch_size = 1000000000000: [\d,.]+ GiB of memory needed"),
     ],
 )
-def test_a_size_beyond_any_host_is_refused_before_anything_is_made(trained, tmp_path, capsys, options, match):
-    line = said(capsys, "train", trained[0], "--run_dir", tmp_path / "run", *options)
+def test_a_size_beyond_any_host_is_refused_before_anything_is_made(tiny, tmp_path, capsys, options, match):
+    line = said(capsys, "train", tiny, "--run_dir", tmp_path / "run", *options)
     assert re.search(match, line)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_state_that_does_not_fit_though_its_weights_do(trained, tmp_path, capsys, monkeypatch):
+def test_a_state_that_does_not_fit_though_its_weights_do(tiny, tmp_path, capsys, monkeypatch):
     limit(monkeypatch, 2_000_000)  # 35,488 parameters of 4 bytes on 8 devices, and two moments each
-    line = said(capsys, "train", trained[0], "--run_dir", tmp_path / "run")
+    line = said(capsys, "train", tiny, "--run_dir", tmp_path / "run")
     assert "the train state of LlamaConfig" in line
     assert "hosts with parallel.fsdp" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_step_that_does_not_fit_leaves_the_folder_to_another_config(trained, tmp_path, capsys, monkeypatch):
+def test_a_step_that_does_not_fit_leaves_the_folder_to_another_config(tiny, tmp_path, capsys, monkeypatch):
     options = ("--run_dir", tmp_path / "run", "--train.steps", 2, "--eval.baselines", "False")
     limit(monkeypatch, 3_450_000)  # the state has 3,406,944 bytes
-    assert "the compiled step" in said(capsys, "train", trained[0], *options)
+    assert "the compiled step" in said(capsys, "train", tiny, *options)
     monkeypatch.undo()
-    cli.main([str(x) for x in ("train", trained[0], *options, "--optim.lr", 0.01)])
+    cli.main([str(x) for x in ("train", tiny, *options, "--optim.lr", 0.01)])
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
 
 
+@pytest.mark.slow
 def test_every_verb_that_makes_weights_asks(trained, tmp_path, capsys, monkeypatch):
-    _, run, exported = trained
+    run, exported = trained
     limit(monkeypatch, 50_000)
     for args in (
         ("train", run, "--train.steps", 3),
@@ -93,10 +99,10 @@ def test_every_verb_that_makes_weights_asks(trained, tmp_path, capsys, monkeypat
     assert not (tmp_path / "imported").exists()
 
 
-def test_memory_that_ran_out_is_one_line(trained, tmp_path, capsys, monkeypatch):
+def test_memory_that_ran_out_is_one_line(tiny, tmp_path, capsys, monkeypatch):
     def fails(*_, **__):
         raise MemoryError("Unable to allocate 5 TiB")
 
     monkeypatch.setattr("bigmodel_jax.training.run.train", fails)
-    line = said(capsys, "train", trained[0], "--run_dir", tmp_path / "run")
+    line = said(capsys, "train", tiny, "--run_dir", tmp_path / "run")
     assert line == "error: this host's memory is not enough (Unable to allocate 5 TiB)"

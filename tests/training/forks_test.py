@@ -53,6 +53,7 @@ def test_a_fork_of_weights_begins_at_step_0_with_those_of_that_step(source, tmp_
     jax.tree.map(np.testing.assert_array_equal, state.params, load_weights(source[0], source[1], mesh, "3")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "train", "changes", "says"),
     [
@@ -77,13 +78,14 @@ def test_what_cannot_be_forked_is_refused_in_one_line(source, tmp_path, which, t
     assert not (tmp_path / "fork").exists()
 
 
-def test_all_needs_a_run_to_take_it_from(source):
-    config, _ = source
+def test_all_needs_a_run_to_take_it_from(tmp_path):
+    config = config_of(tmp_path)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, init_state="all"))
     with pytest.raises(ValueError, match=r"train\.init_state = 'all' needs train\.init_from, such as"):
         validate(config)
 
 
+@pytest.mark.slow
 def test_a_changed_config_is_told_of_the_fork(source):
     config, folder = source
     changed = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=0.5))

@@ -77,6 +77,7 @@ def test_a_run_that_saved_it_with_the_rest_is_read_forked_and_goes_on(frozen, tm
     jax.tree.map(np.testing.assert_array_equal, all_of(config, tmp_path / "run"), all_of(config, straight))
 
 
+@pytest.mark.slow
 def test_what_was_frozen_trains_in_a_run_that_starts_from_there(frozen):
     config, folder = frozen
     train = dataclasses.replace(config.train, init_from=str(folder))

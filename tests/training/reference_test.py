@@ -263,6 +263,7 @@ def test_three_ways_to_a_reference_give_one_loss(layout, tmp_path):
         np.testing.assert_allclose(found[way], found["cached"], rtol=1e-6, err_msg=way)
 
 
+@pytest.mark.slow
 def test_a_plan_knows_what_is_computed(begun):
     config, _ = begun
     mesh = sharding.make_mesh(config.parallel)

@@ -111,6 +111,7 @@ def test_the_verb_evaluates_the_sets_as_the_run_did(whole):
             np.testing.assert_allclose(value, last[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_page_knows_the_sets_metrics_and_draws_them(whole):
     _, folder = whole
     found = load_run(folder)

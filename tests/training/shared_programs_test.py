@@ -27,9 +27,9 @@ CONFIG = Config(
 FIELDS = ("optim.lr", "optim.weight_decay", "train.seed")
 RNG = np.random.default_rng(0)
 BATCH = {
-    "image": jnp.asarray(RNG.normal(size=(8, 8, 8, 1)), jnp.float32),
-    "label": jnp.arange(8) % 10,
-    "weights": jnp.ones(8),
+    "image": jnp.asarray(np.float32(RNG.normal(size=(8, 8, 8, 1)))),
+    "label": jnp.asarray(np.arange(8, dtype=np.int32)),
+    "weights": jnp.asarray(np.ones(8, np.float32)),
 }
 
 

@@ -1,5 +1,7 @@
 """Search with a network that knows nothing, and the fixed players."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +24,19 @@ def after(moves):
     return board
 
 
-BOARDS = jax.tree.map(lambda *xs: jnp.stack(xs), *[after(moves) for moves, _ in (WIN, BLOCK, MIDDLE)])
+@functools.cache
+def boards():
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *[after(moves) for moves, _ in (WIN, BLOCK, MIDDLE)])
+
+
 RIGHT = [move for _, move in (WIN, BLOCK, MIDDLE)]
 
 
 def test_a_win_in_one_is_found_and_a_loss_in_one_is_blocked():
-    found = jax.jit(lambda boards: search.search(uniform, boards, 64))(BOARDS)
+    found = jax.jit(lambda boards: search.search(uniform, boards, 64))(boards())
     assert np.argmax(found.visits, -1).tolist() == RIGHT
     assert found.visits.sum(-1).tolist() == [64] * 3
-    full = np.asarray(~connect_four.legal(BOARDS))
+    full = np.asarray(~connect_four.legal(boards()))
     assert full.any()
     assert not np.asarray(found.visits)[full].any()
     assert found.value[0] > 0.5
@@ -41,7 +47,7 @@ def test_a_win_in_one_is_found_and_a_loss_in_one_is_blocked():
 def test_minimax_sees_two_moves():
     minimax = jax.jit(players.minimax_player)
     for seed in range(4):
-        assert minimax(jax.random.key(seed), BOARDS).tolist() == RIGHT
+        assert minimax(jax.random.key(seed), boards()).tolist() == RIGHT
 
 
 def test_the_random_player_keeps_to_the_rules():
