@@ -2,7 +2,8 @@
 over 16.
 
 `launch.py plan configs/qwen3_next_80b.py --topology v5p:4x8x8` shows its needs and cost
-(docs/plan.md).
+(docs/plan.md): 52.3 GiB a chip, and 4.5 s a step of 2.1 million tokens. The MFU is 9.5 %, because
+reading and writing HBM takes five times as long as the products.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """A ViT whose patches predict the logits of their own pixels, on the scenes of segment_digits.py.
 
-It takes 4,000 steps on 2 cores. No complete run has been measured.
+It takes 16 minutes on 2 cores. The mean intersection over union on 500 held-out scenes is 0.772;
+the goal of 0.85 is not met (one seed). After 900 steps it is 0.46, and AdamW reaches 0.17 in 750.
 """
 
 import dataclasses
@@ -27,6 +28,6 @@ def get_config() -> Config:
             head="pixels",
             compute=Compute(unroll=True),
         ),
-        optim=OptimConfig(lr=2e-3, warmup_steps=100, weight_decay=0.05, final_lr_ratio=0.0),
-        train=TrainConfig(steps=4000, batch_size=32),
+        optim=OptimConfig(name="muon", lr=1e-2, warmup_steps=100, weight_decay=0.05, final_lr_ratio=0.0),
+        train=TrainConfig(steps=3600, batch_size=32),
     )
